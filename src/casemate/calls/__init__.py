@@ -1,0 +1,1 @@
+"""The closed list of requests, replies and events of each process, and its framing: pure."""

@@ -1,0 +1,1 @@
+"""The commands casemate and esxcli: the only place that puts processes together."""

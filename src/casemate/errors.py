@@ -1,0 +1,248 @@
+"""The one error family.
+
+Every error that leaves a room of Casemate is one of these. Each class names the vSphere fault
+it becomes on the wire (``fault``) and a stable reason code (``code``); each instance carries a
+sentence (``reason``), what a person can do (``remedy``), and the component it is about.
+
+    CasemateError                    SystemError
+    ├── FormatError                  InvalidRequest      bytes that are not what they claim
+    │   └── LimitError                                   a stated limit was passed
+    ├── VerificationError            InvalidArgument     well-formed, but not to be trusted
+    │   ├── SignatureError                               missing, wrong, or by a stranger
+    │   ├── DigestError                                  content is not what was signed
+    │   ├── AcceptanceError                              level not allowed or not backed
+    │   └── AppraisalError                               evidence does not prove the claim
+    ├── BootError                    SystemError         no bank could be booted
+    ├── HostError                    HostConfigFault     this machine lacks something
+    ├── TpmError                     SystemError         the TPM refused or went away
+    ├── StateError                   InvalidState        not in this state
+    │   └── PowerStateError          InvalidPowerState   carries requested and existing state
+    ├── AdmissionError               InsufficientResourcesFault
+    ├── ArgumentError                InvalidArgument     carries the property's name
+    ├── NotFoundError                ManagedObjectNotFound
+    ├── NotSupportedError            NotSupported
+    ├── BusyError                    TaskInProgress
+    └── AccessError                  SecurityError
+        ├── LoginError               InvalidLogin
+        ├── NotAuthenticatedError    NotAuthenticated
+        └── PermissionDeniedError    NoPermission        carries the missing privilege
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found wrong, as a value: stable code, what it is about, why, what to do."""
+
+    code: str
+    component: str
+    reason: str
+    remedy: str
+
+
+class CasemateError(Exception):
+    """Base of the family.
+
+    ``code`` may be narrowed per instance: ``SignatureError("...", code="signature-missing")``.
+    """
+
+    default_code: ClassVar[str] = "internal"
+    default_remedy: ClassVar[str] = "Look at the log of the process that reported this."
+    fault: ClassVar[str] = "SystemError"
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str | None = None,
+        component: str = "",
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code or self.default_code
+        self.component = component
+        self.remedy = remedy or self.default_remedy
+
+    def finding(self) -> Finding:
+        """Return the error as a value."""
+        return Finding(self.code, self.component, self.reason, self.remedy)
+
+
+class FormatError(CasemateError):
+    """Bytes that are not what they claim to be."""
+
+    default_code = "malformed"
+    default_remedy = "Get the file again from its source, or build it again."
+    fault = "InvalidRequest"
+
+
+class LimitError(FormatError):
+    """A stated limit of size, depth or count was passed."""
+
+    default_code = "limit"
+
+
+class VerificationError(CasemateError):
+    """Well-formed, but not to be trusted."""
+
+    default_code = "unverified"
+    default_remedy = "Do not use it; ask the provider for a good copy."
+    fault = "InvalidArgument"
+
+
+class SignatureError(VerificationError):
+    """A signature that is missing, wrong, or by somebody who is not trusted."""
+
+    default_code = "signature-invalid"
+
+
+class DigestError(VerificationError):
+    """Content that is not what was signed or announced."""
+
+    default_code = "digest-mismatch"
+
+
+class AcceptanceError(VerificationError):
+    """An acceptance level that is not allowed here, or not backed by the signer."""
+
+    default_code = "acceptance"
+
+
+class AppraisalError(VerificationError):
+    """Evidence that does not prove what it should prove."""
+
+    default_code = "evidence"
+
+
+class BootError(CasemateError):
+    """No boot bank could be booted."""
+
+    default_code = "boot"
+    default_remedy = "Install a good image: casemate image build, then casemate up."
+
+
+class HostError(CasemateError):
+    """The machine lacks something, or refuses it."""
+
+    default_code = "host"
+    default_remedy = "Run make up as root: it installs what is missing."
+    fault = "HostConfigFault"
+
+
+class TpmError(CasemateError):
+    """The TPM refused a command or went away."""
+
+    default_code = "tpm"
+    default_remedy = "Restart the host: casemate down, then casemate up."
+
+
+class StateError(CasemateError):
+    """The operation is not possible in the present state."""
+
+    default_code = "state"
+    default_remedy = "Bring it into the state that the operation needs."
+    fault = "InvalidState"
+
+
+class PowerStateError(StateError):
+    """The VM is not in the power state that the operation needs."""
+
+    default_code = "power-state"
+    fault = "InvalidPowerState"
+
+    def __init__(self, reason: str, *, requested: str, existing: str, component: str = "") -> None:
+        super().__init__(reason, component=component)
+        self.requested = requested
+        self.existing = existing
+
+
+class AdmissionError(CasemateError):
+    """The hardware does not suffice for what was asked; carries the numbers."""
+
+    default_code = "admission"
+    default_remedy = "Lower the reservation, power off another VM, or raise the pool's."
+    fault = "InsufficientResourcesFault"
+
+    def __init__(
+        self, reason: str, *, resource: str, requested: int, available: int, component: str = ""
+    ) -> None:
+        super().__init__(reason, component=component)
+        self.resource = resource
+        self.requested = requested
+        self.available = available
+
+
+class ArgumentError(CasemateError):
+    """An argument that cannot be accepted."""
+
+    default_code = "argument"
+    default_remedy = "Correct the named argument."
+    fault = "InvalidArgument"
+
+    def __init__(self, reason: str, *, argument: str, component: str = "") -> None:
+        super().__init__(reason, component=component)
+        self.argument = argument
+
+
+class NotFoundError(CasemateError):
+    """No such object."""
+
+    default_code = "not-found"
+    default_remedy = "List the objects first: it may have been removed."
+    fault = "ManagedObjectNotFound"
+
+
+class NotSupportedError(CasemateError):
+    """Known, but not offered by this host."""
+
+    default_code = "not-supported"
+    default_remedy = "This host does not offer it."
+    fault = "NotSupported"
+
+
+class BusyError(CasemateError):
+    """Another task holds the object."""
+
+    default_code = "busy"
+    default_remedy = "Wait for the running task, then try again."
+    fault = "TaskInProgress"
+
+
+class AccessError(CasemateError):
+    """Not allowed."""
+
+    default_code = "access"
+    default_remedy = "Ask the administrator of the host."
+    fault = "SecurityError"
+
+
+class LoginError(AccessError):
+    """Wrong user name or password, or the account is locked."""
+
+    default_code = "login"
+    default_remedy = "Check user name and password; after many failures wait and try again."
+    fault = "InvalidLogin"
+
+
+class NotAuthenticatedError(AccessError):
+    """There is no such session (any more)."""
+
+    default_code = "not-authenticated"
+    default_remedy = "Log in first."
+    fault = "NotAuthenticated"
+
+
+class PermissionDeniedError(AccessError):
+    """The session lacks a privilege."""
+
+    default_code = "no-permission"
+    fault = "NoPermission"
+
+    def __init__(self, reason: str, *, privilege: str, component: str = "") -> None:
+        super().__init__(reason, component=component)
+        self.privilege = privilege

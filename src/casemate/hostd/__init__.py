@@ -1,0 +1,1 @@
+"""The unprivileged vSphere front end."""

@@ -1,0 +1,1 @@
+"""Builds VIBs, image profiles, boot banks and reference manifests."""

@@ -1,0 +1,1 @@
+"""The privileged process: boot, store, TPM, cells, pools."""

@@ -1,0 +1,1 @@
+"""One QEMU per VM in a cell of its own."""

@@ -1,0 +1,1 @@
+"""The only place that forks, mounts, maps memory or issues ioctls."""

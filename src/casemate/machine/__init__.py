@@ -1,0 +1,1 @@
+"""The nouns of a host and their next step, with plans as data: pure."""

@@ -1,0 +1,1 @@
+"""Values to verdicts: acceptance, measurement layout, replay, appraisal, hardening: pure."""

@@ -1,0 +1,1 @@
+"""Resource mathematics of shares, reservations, limits and pool trees: pure."""

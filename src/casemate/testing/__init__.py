@@ -1,0 +1,1 @@
+"""Fakes, simulators and Hypothesis strategies, shipped for others to use."""

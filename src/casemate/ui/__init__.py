@@ -1,0 +1,1 @@
+"""Pages and assets for host and verifier."""

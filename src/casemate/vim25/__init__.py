@@ -1,0 +1,1 @@
+"""vSphere types and wire codec over plain values: pure."""
