@@ -1,0 +1,152 @@
+"""Accounts and sessions: argon2id hashes, lockout with back-off, idle time.
+
+Session handles are 256 random bits; only their SHA-256 is kept, and compared by lookup of that
+digest, so nothing secret is ever compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+
+from casemate.errors import LoginError, NotAuthenticatedError
+from casemate.kernel.store import Account, Store, StoredSession
+from casemate.policy.privileges import Role, role_named
+
+IDLE_SECONDS = 1800.0
+"""A session idle for longer is ended: ESXi's default of 30 minutes."""
+
+SESSION_LIMIT = 500
+"""Sessions at once: hostd of ESXi refuses more than some hundreds as well."""
+
+FREE_FAILURES = 5
+"""Wrong passwords in a row before the account locks (ESXi: Security.AccountLockFailures)."""
+
+LOCK_SECONDS = 15.0
+"""First lock; doubled with each further failure, up to ``LOCK_LIMIT``."""
+
+LOCK_LIMIT = 900.0
+"""Longest lock: ESXi's Security.AccountUnlockTime of 15 minutes."""
+
+_WRONG = "Cannot complete login due to an incorrect user name or password."
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who is asking."""
+
+    key: str
+    user: str
+    full_name: str
+    role: Role
+    login_time: float
+
+
+LOCAL_ROOT = Session("local", "root", "Local administrator", role_named("Admin"), 0.0)
+"""The caller on the calls socket whose peer credentials say root."""
+
+
+def generate_password() -> str:
+    """Return a first password: 20 letters and digits, 119 bits, easy to type."""
+    alphabet = "".join(c for c in string.ascii_letters + string.digits if c not in "0O1lI")
+    return "-".join("".join(secrets.choice(alphabet) for _ in range(5)) for _ in range(4))
+
+
+class Accounts:
+    """Checks passwords and keeps the sessions. ``clock`` gives Unix seconds."""
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._hasher = PasswordHasher()
+        self._decoy = self._hasher.hash(secrets.token_urlsafe(16))
+        self._sessions = {session.digest: session for session in store.sessions()}
+
+    def set_password(self, user: str, full_name: str, password: str, role: str) -> None:
+        """Create or replace an account."""
+        self._store.put_account(
+            Account(user, full_name, self._hasher.hash(password), role, failures=0, locked_until=0)
+        )
+
+    def login(self, user: str, password: str, peer: str) -> tuple[str, Session]:
+        """Check the password and open a session; returns (handle, session).
+
+        Raises LoginError, with the same words whatever was wrong, and the same work done for
+        an unknown user as for a known one.
+        """
+        now = self._clock()
+        account = self._store.account(user)
+        locked = account is not None and account.locked_until > now
+        good = self._verify(account.hash if account else self._decoy, password)
+        if account is None or locked or not good:
+            if account is not None and not locked:
+                self._note_failure(account, now)
+            raise LoginError(_WRONG, component=user)
+        if account.failures:
+            self._store.put_account(replace(account, failures=0, locked_until=0.0))
+        self._expire(now)
+        if len(self._sessions) >= SESSION_LIMIT:
+            raise LoginError(
+                f"There are {SESSION_LIMIT} sessions already.",
+                component=user,
+                remedy="End idle sessions first.",
+            )
+        handle = secrets.token_hex(32)
+        session = StoredSession(
+            _digest(handle), secrets.token_hex(16), user, peer, login_time=now, last_active=now
+        )
+        self._sessions[session.digest] = session
+        self._store.put_session(session)
+        return handle, self._session(session, account)
+
+    def session(self, handle: str) -> Session:
+        """Return the session of a handle and note that it was used.
+
+        Raises NotAuthenticatedError when there is none, or it was idle for too long.
+        """
+        now = self._clock()
+        stored = self._sessions.get(_digest(handle))
+        account = self._store.account(stored.user) if stored else None
+        if stored is None or account is None or now - stored.last_active > IDLE_SECONDS:
+            raise NotAuthenticatedError("The session is not authenticated.")
+        self._sessions[stored.digest] = replace(stored, last_active=now)
+        return self._session(stored, account)
+
+    def logout(self, handle: str) -> None:
+        """End the session; an unknown handle is not an error."""
+        digest = _digest(handle)
+        self._sessions.pop(digest, None)
+        self._store.drop_sessions([digest])
+
+    def _verify(self, hashed: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(hashed, password)
+        except (VerifyMismatchError, VerificationError, InvalidHashError):
+            return False
+
+    def _note_failure(self, account: Account, now: float) -> None:
+        failures = account.failures + 1
+        over = failures - FREE_FAILURES
+        until = now + min(LOCK_LIMIT, LOCK_SECONDS * 2.0**over) if over >= 0 else 0.0
+        self._store.put_account(replace(account, failures=failures, locked_until=until))
+
+    def _expire(self, now: float) -> None:
+        old = [d for d, s in self._sessions.items() if now - s.last_active > IDLE_SECONDS]
+        for digest in old:
+            del self._sessions[digest]
+        self._store.drop_sessions(old)
+
+    def _session(self, stored: StoredSession, account: Account) -> Session:
+        return Session(
+            stored.key, stored.user, account.full_name, role_named(account.role), stored.login_time
+        )
+
+
+def _digest(handle: str) -> bytes:
+    return hashlib.sha256(handle.encode()).digest()

@@ -1,0 +1,135 @@
+"""The calls socket: one Unix socket, peer credentials checked, a closed list of requests.
+
+Root and hostd's own uid may connect; everybody else is cut off before a byte is read. A request
+that is not on the list, or not well-formed, ends the connection: both ends are ours, so a
+malformed frame means the other end is not what it should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.messages import REQUESTS, Refusal, Subscribe
+from casemate.errors import CasemateError, FormatError
+from casemate.kernel.stream import FactStream
+from casemate.kernel.tasks import fault_of
+
+CONCURRENT = 64
+"""Requests of one connection worked on at once; more wait in the socket."""
+
+_CHUNK = 1 << 16
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is on the other end of the socket."""
+
+    uid: int
+    pid: int
+
+
+Handler = Callable[[object, Caller], Awaitable[object]]
+
+
+class CallsServer:
+    """Serves the calls socket. ``handle`` answers one request or raises one of our errors."""
+
+    def __init__(
+        self, path: Path, allowed: frozenset[int], stream: FactStream, handle: Handler
+    ) -> None:
+        self._path = path
+        self._allowed = allowed
+        self._stream = stream
+        self._handle = handle
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self, group: int) -> None:
+        """Bind and listen; only root and ``group`` can reach the socket at all."""
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self._path))
+        os.chown(self._path, 0, group)
+        self._path.chmod(0o660)
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener)
+
+    async def stop(self) -> None:
+        """Close the socket and every connection."""
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            connection.cancel()
+        if self._connections:
+            await asyncio.wait(tuple(self._connections))
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raw = writer.get_extra_info("socket").getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        pid, uid, _ = struct.unpack("3i", raw)
+        if uid not in self._allowed:
+            _log.warning("uid %d (pid %d) refused on the calls socket", uid, pid)
+            writer.close()
+            return
+        connection = asyncio.ensure_future(self._serve(reader, writer, Caller(uid, pid)))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller
+    ) -> None:
+        frames = FrameReader()
+        gate = asyncio.Semaphore(CONCURRENT)
+        working: set[asyncio.Task[None]] = set()
+        try:
+            while data := await reader.read(_CHUNK):
+                frames.feed(data)
+                while (body := frames.next()) is not None:
+                    number, request = decode(body, REQUESTS)
+                    if isinstance(request, Subscribe):
+                        await self._stream_out(writer, number)
+                        return
+                    await gate.acquire()
+                    job = asyncio.ensure_future(self._answer(writer, number, request, caller))
+                    working.add(job)
+                    job.add_done_callback(working.discard)
+                    job.add_done_callback(lambda _: gate.release())
+        except FormatError as error:
+            _log.warning("calls connection of pid %d ended: %s", caller.pid, error.reason)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            for job in working:
+                job.cancel()
+            writer.close()
+
+    async def _answer(
+        self, writer: asyncio.StreamWriter, number: int, request: object, caller: Caller
+    ) -> None:
+        try:
+            reply = await self._handle(request, caller)
+            frame = encode(number, reply)
+        except CasemateError as error:
+            frame = encode(number, Refusal(fault_of(error)))
+        except Exception:  # noqa: BLE001  (every request gets an answer, whatever was forgotten)
+            _log.exception("%s failed", type(request).__name__)
+            frame = encode(number, Refusal(fault_of(CasemateError("A system error occurred"))))
+        writer.write(frame)
+
+    async def _stream_out(self, writer: asyncio.StreamWriter, number: int) -> None:
+        subscription = self._stream.subscribe()
+        try:
+            while (reply := await subscription.queue.get()) is not None:
+                writer.write(encode(number, reply))
+                await writer.drain()
+        finally:
+            self._stream.unsubscribe(subscription)

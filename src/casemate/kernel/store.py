@@ -1,0 +1,163 @@
+"""The host's store: one SQLite database, write-ahead logged, synchronised at every commit.
+
+It holds what must survive a restart: accounts, sessions (by hash), registered VMs, the audit
+log and a few named values. One connection, used from one thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from casemate.errors import HostError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS value (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS account (
+    name TEXT PRIMARY KEY, full_name TEXT NOT NULL, hash TEXT NOT NULL, role TEXT NOT NULL,
+    failures INTEGER NOT NULL DEFAULT 0, locked_until REAL NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS session (
+    digest BLOB PRIMARY KEY, key TEXT NOT NULL UNIQUE, user TEXT NOT NULL, peer TEXT NOT NULL,
+    login_time REAL NOT NULL, last_active REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS vm (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, vmx_path TEXT NOT NULL UNIQUE, pool TEXT NOT NULL,
+    running INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, user TEXT NOT NULL,
+    action TEXT NOT NULL, object TEXT NOT NULL, why TEXT NOT NULL, outcome TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A local account; ``hash`` is an argon2id string."""
+
+    name: str
+    full_name: str
+    hash: str
+    role: str
+    failures: int
+    locked_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session as stored: the handle itself is never stored, only its SHA-256."""
+
+    digest: bytes
+    key: str
+    user: str
+    peer: str
+    login_time: float
+    last_active: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVm:
+    """A registered VM: its number, its .vmx as a datastore path, its pool."""
+
+    number: int
+    vmx_path: str
+    pool: str
+    running: bool
+
+
+class Store:
+    """The open database. Raises HostError when it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise HostError(
+                f"the store {path} cannot be opened: {error}",
+                component=str(path),
+                remedy="Check the disk; the file may be restored from a backup.",
+            ) from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def value(self, name: str) -> str | None:
+        """Return a named value."""
+        row = self._db.execute("SELECT value FROM value WHERE name=?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_value(self, name: str, value: str) -> None:
+        """Set a named value."""
+        self._db.execute("INSERT OR REPLACE INTO value VALUES (?,?)", (name, value))
+
+    def account(self, name: str) -> Account | None:
+        """Return an account."""
+        row = self._db.execute("SELECT * FROM account WHERE name=?", (name,)).fetchone()
+        return None if row is None else Account(*row)
+
+    def put_account(self, account: Account) -> None:
+        """Add or replace an account."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO account VALUES (?,?,?,?,?,?)",
+            (
+                account.name,
+                account.full_name,
+                account.hash,
+                account.role,
+                account.failures,
+                account.locked_until,
+            ),
+        )
+
+    def sessions(self) -> list[StoredSession]:
+        """Return all sessions."""
+        return [StoredSession(*row) for row in self._db.execute("SELECT * FROM session")]
+
+    def put_session(self, session: StoredSession) -> None:
+        """Add or replace a session."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO session VALUES (?,?,?,?,?,?)",
+            (
+                session.digest,
+                session.key,
+                session.user,
+                session.peer,
+                session.login_time,
+                session.last_active,
+            ),
+        )
+
+    def drop_sessions(self, digests: Iterable[bytes]) -> None:
+        """Forget sessions."""
+        self._db.executemany("DELETE FROM session WHERE digest=?", [(d,) for d in digests])
+
+    def vms(self) -> list[StoredVm]:
+        """Return all registered VMs, in order of registration."""
+        rows = self._db.execute("SELECT id, vmx_path, pool, running FROM vm ORDER BY id")
+        return [StoredVm(n, path, pool, bool(running)) for n, path, pool, running in rows]
+
+    def add_vm(self, vmx_path: str, pool: str) -> int:
+        """Register a VM and return its number; numbers are never given twice."""
+        cursor = self._db.execute("INSERT INTO vm (vmx_path, pool) VALUES (?,?)", (vmx_path, pool))
+        return int(cursor.lastrowid or 0)
+
+    def set_running(self, number: int, *, running: bool) -> None:
+        """Remember whether the VM should be running."""
+        self._db.execute("UPDATE vm SET running=? WHERE id=?", (int(running), number))
+
+    def remove_vm(self, number: int) -> None:
+        """Forget a VM."""
+        self._db.execute("DELETE FROM vm WHERE id=?", (number,))
+
+    def audit(
+        self, time: float, user: str, action: str, thing: str, why: str, outcome: str
+    ) -> None:
+        """Append to the audit log."""
+        self._db.execute(
+            "INSERT INTO audit (time, user, action, object, why, outcome) VALUES (?,?,?,?,?,?)",
+            (time, user, action, thing, why, outcome),
+        )

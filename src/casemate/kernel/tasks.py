@@ -1,0 +1,95 @@
+"""Tasks: long operations, one at a time per object, each ending in success or a named fault."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from casemate.errors import BusyError, CasemateError, PowerStateError
+from casemate.kernel.stream import FactStream
+from casemate.machine.facts import FaultFact, TaskFact, TaskState
+
+KEPT = 200
+"""Finished tasks remembered: what an ESXi host's recent task list holds."""
+
+_log = logging.getLogger(__name__)
+
+
+def fault_of(error: CasemateError) -> FaultFact:
+    """Turn an error into the fault that goes out."""
+    details: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, PowerStateError):
+        details = (("requestedState", error.requested), ("existingState", error.existing))
+    elif argument := getattr(error, "argument", ""):
+        details = (("invalidProperty", str(argument)),)
+    elif privilege := getattr(error, "privilege", ""):
+        details = (("privilegeId", str(privilege)),)
+    return FaultFact(error.fault, error.code, error.reason, error.remedy, details)
+
+
+class Tasks:
+    """Starts tasks and publishes what becomes of them. ``clock`` gives Unix seconds."""
+
+    def __init__(self, stream: FactStream, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._number = 0
+        self._busy: dict[str, str] = {}
+        self._done: OrderedDict[str, None] = OrderedDict()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(
+        self,
+        entity: str,
+        entity_kind: str,
+        operation: str,
+        user: str,
+        work: Callable[[], Awaitable[str]],
+    ) -> str:
+        """Start the work as a task and return its id. Raises BusyError when the object is taken."""
+        if (holder := self._busy.get(entity)) is not None:
+            raise BusyError(f"Another task ({holder}) is already in progress.", component=entity)
+        self._number += 1
+        fact = TaskFact(
+            task=f"haTask-{entity}-vim.{entity_kind}.{operation}-{self._number}",
+            entity=entity,
+            entity_kind=entity_kind,
+            operation=operation,
+            state=TaskState.RUNNING,
+            progress=0,
+            queued=self._clock(),
+            user=user,
+            started=self._clock(),
+        )
+        self._busy[entity] = fact.task
+        self._stream.publish(fact)
+        running = asyncio.ensure_future(self._run(fact, work))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return fact.task
+
+    async def drain(self) -> None:
+        """Wait for all running tasks."""
+        while self._running:
+            await asyncio.wait(tuple(self._running))
+
+    async def _run(self, fact: TaskFact, work: Callable[[], Awaitable[str]]) -> None:
+        try:
+            result = await work()
+            fact = replace(fact, state=TaskState.SUCCESS, progress=100, result=result)
+        except CasemateError as error:
+            fact = replace(fact, state=TaskState.ERROR, error=fault_of(error))
+        except Exception:  # noqa: BLE001  (a task must always end, whatever was forgotten inside it)
+            _log.exception("task %s failed", fact.task)
+            error_fact = fault_of(CasemateError("A general system error occurred"))
+            fact = replace(fact, state=TaskState.ERROR, error=error_fact)
+        finally:
+            self._busy.pop(fact.entity, None)
+        self._stream.publish(replace(fact, completed=self._clock()))
+        self._done[fact.task] = None
+        while len(self._done) > KEPT:
+            old, _ = self._done.popitem(last=False)
+            self._stream.retract(TaskFact, old)
