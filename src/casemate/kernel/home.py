@@ -71,7 +71,7 @@ class Home:
 
     @property
     def tls(self) -> Path:
-        """hostd's certificate and key."""
+        """Certificate and key of hostd."""
         return self.state / "tls"
 
     @property

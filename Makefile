@@ -1,0 +1,38 @@
+# Two commands do everything: `make up` and `make test`. Both install what they need.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := /usr/bin/python3
+HOME_DIR ?= /var/lib/casemate
+PORT ?= 443
+
+.PHONY: help up down test check unit lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+
+up: $(VENV)/.ready ## Install what is needed, build the image, boot the host measured, run the demo VM
+	@$(VENV)/bin/casemate --home $(HOME_DIR) up --port $(PORT)
+
+down: ## Stop the host and everything on it
+	@$(VENV)/bin/casemate --home $(HOME_DIR) down
+
+test: $(VENV)/.tested ## Install what is needed, then run all checks and all tests
+	@tools/test
+
+check: $(VENV)/.tested ## Lint, types and import contracts only
+	@tools/test check
+
+unit: $(VENV)/.tested ## Unit tests only: no root, no network
+	@tools/test unit
+
+$(VENV)/.ready: packages.txt requirements/build.txt requirements/runtime.txt pyproject.toml tools/install
+	@tools/install runtime
+
+$(VENV)/.tested: $(VENV)/.ready packages.txt requirements/dev.txt
+	@tools/install dev
+
+lock: ## Resolve the dependencies again and pin them by hash
+	@tools/lock
+
+clean: ## Remove the virtual environment and what tools cached
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build

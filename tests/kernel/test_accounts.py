@@ -1,0 +1,104 @@
+"""Accounts, sessions and the lock against guessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from casemate.errors import LoginError, NotAuthenticatedError
+from casemate.kernel.accounts import (
+    FREE_FAILURES,
+    IDLE_SECONDS,
+    LOCK_SECONDS,
+    Accounts,
+    generate_password,
+)
+from casemate.kernel.store import Store
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "casemate.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def accounts(store: Store, clock: Clock) -> Accounts:
+    made = Accounts(store, clock)
+    made.set_password("root", "Administrator", "right", "Admin")
+    return made
+
+
+def test_a_good_password_opens_a_session_and_logout_ends_it(accounts: Accounts) -> None:
+    handle, session = accounts.login("root", "right", "192.0.2.1")
+    assert accounts.session(handle) == session
+    accounts.logout(handle)
+    with pytest.raises(NotAuthenticatedError):
+        accounts.session(handle)
+
+
+@pytest.mark.parametrize(("user", "password"), [("root", "wrong"), ("nobody", "right"), ("", "")])
+def test_unknown_user_and_wrong_password_are_told_in_the_same_words(
+    accounts: Accounts, user: str, password: str
+) -> None:
+    with pytest.raises(LoginError, match="incorrect user name or password"):
+        accounts.login(user, password, "")
+
+
+def test_guessing_locks_the_account_even_for_the_right_password_then_opens_again(
+    accounts: Accounts, clock: Clock
+) -> None:
+    for _ in range(FREE_FAILURES):
+        with pytest.raises(LoginError):
+            accounts.login("root", "guess", "")
+    with pytest.raises(LoginError):
+        accounts.login("root", "right", "")
+    clock.now += LOCK_SECONDS + 1
+    accounts.login("root", "right", "")
+
+
+def test_an_idle_session_ends_and_a_used_one_does_not(accounts: Accounts, clock: Clock) -> None:
+    idle, _ = accounts.login("root", "right", "")
+    used, _ = accounts.login("root", "right", "")
+    for _ in range(3):
+        clock.now += IDLE_SECONDS * 0.6
+        accounts.session(used)
+    with pytest.raises(NotAuthenticatedError):
+        accounts.session(idle)
+
+
+def test_sessions_outlive_the_kernel_but_no_handle_is_on_disk(
+    accounts: Accounts, store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    handle, session = accounts.login("root", "right", "")
+    assert Accounts(store, clock).session(handle) == session
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        assert handle.encode() not in content
+        assert b"right" not in content
+
+
+def test_the_public_key_of_a_session_opens_nothing(accounts: Accounts) -> None:
+    _, session = accounts.login("root", "right", "")
+    with pytest.raises(NotAuthenticatedError):
+        accounts.session(session.key)
+
+
+def test_first_passwords_differ() -> None:
+    assert len({generate_password() for _ in range(100)}) == 100
