@@ -1,0 +1,51 @@
+"""Opening files that others may have prepared: never through a link, never out of a directory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final
+
+from casemate.kernel.sys.libc import SYS_OPENAT2, syscall
+
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
+_RESOLVE_BENEATH: Final = 0x08
+
+
+class _OpenHow(ctypes.Structure):
+    """struct open_how of openat2(2)."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def open_beneath(directory: int, path: str, flags: int, *, mode: int = 0) -> int:
+    """Open ``path`` below the directory; no component may be a symbolic link or lead out.
+
+    Args:
+        directory: Descriptor of the directory.
+        path: Relative path.
+        flags: ``os.O_*``; close-on-exec and no-controlling-terminal are added.
+        mode: Permissions of a file that is made.
+
+    Raises:
+        HostError: ``host-eloop`` for a link, ``host-exdev`` for a way out, else the errno's.
+    """
+    how = _OpenHow(
+        flags=flags | os.O_CLOEXEC | os.O_NOCTTY,
+        mode=mode,
+        resolve=_RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
+    )
+    return syscall(
+        SYS_OPENAT2,
+        ctypes.c_int(directory),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
+        what=f"cannot open {path}",
+        component=path,
+    )
