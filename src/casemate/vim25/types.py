@@ -1,0 +1,357 @@
+"""The type table of the vSphere API, read from pyVmomi's own metadata; nothing is typed in twice.
+
+pyVmomi registers every type as a plain definition and makes Python classes of it on demand. Only
+the definitions are read here, one type at a time when it is first asked for, so that no class is
+ever made and the table costs what is used of it. Names are WSDL names of ``urn:vim25``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+
+from pyVmomi import VmomiSupport
+
+from casemate.errors import NotFoundError
+
+NAMESPACE = "urn:vim25"
+_OPTIONAL: int = VmomiSupport.F_OPTIONAL
+_LINK: int = VmomiSupport.F_LINK
+
+PRIMITIVES: Mapping[str, str] = {
+    "boolean": "boolean",
+    "bool": "boolean",
+    "byte": "byte",
+    "short": "short",
+    "int": "int",
+    "long": "long",
+    "float": "float",
+    "double": "double",
+    "string": "string",
+    "Link": "string",
+    "vmodl.URI": "anyURI",
+    "vmodl.Binary": "base64Binary",
+    "vmodl.DateTime": "dateTime",
+    "vmodl.TypeName": "string",
+    "vmodl.MethodName": "string",
+    "vmodl.PropertyPath": "string",
+}
+"""pyVmomi's name of a primitive type, and the XML Schema type it has on the wire."""
+
+XSD_TYPES = frozenset(PRIMITIVES.values())
+
+
+class Kind(Enum):
+    """What a type is."""
+
+    PRIMITIVE = "primitive"
+    ENUM = "enum"
+    DATA = "data"
+    MOREF = "reference"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class TypeRef:
+    """A type where it is used: kind, WSDL name, and whether there are many of it."""
+
+    kind: Kind
+    name: str
+    array: bool = False
+
+    @property
+    def item(self) -> TypeRef:
+        """The type of one item."""
+        return TypeRef(self.kind, self.name)
+
+    @property
+    def wire_name(self) -> str:
+        """The name that an array of it carries in an xsi:type (without ``ArrayOf``)."""
+        if self.kind is Kind.MOREF:
+            return "ManagedObjectReference"
+        if self.kind is Kind.ANY:
+            return "anyType"
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A property of a data or managed type, or a parameter of a method."""
+
+    name: str
+    type: TypeRef
+    version: str
+    optional: bool
+    privilege: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnumType:
+    """An enumeration."""
+
+    name: str
+    version: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DataType:
+    """A data object type; ``fields`` holds the inherited ones first."""
+
+    name: str
+    version: str
+    parent: str | None
+    fields: tuple[Field, ...]
+    by_name: Mapping[str, Field] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method: where it is declared, what it takes and gives."""
+
+    name: str
+    owner: str
+    version: str
+    parameters: tuple[Field, ...]
+    result: TypeRef | None
+    result_optional: bool
+    privilege: str | None
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it answers a task."""
+        return self.name.endswith("_Task")
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedType:
+    """A managed object type; ``properties`` holds the inherited ones first."""
+
+    name: str
+    version: str
+    parent: str | None
+    properties: tuple[Field, ...]
+    by_name: Mapping[str, Field] = field(repr=False)
+
+
+def _definition(name: str) -> tuple[Kind, list[object]]:
+    found = VmomiSupport._wsdlDefMap.get((NAMESPACE, name))  # noqa: SLF001  (the raw definitions have no public door)
+    if found is None:
+        raise NotFoundError(f"there is no type {name} in {NAMESPACE}", component=name)
+    if len(found) == 4:  # noqa: PLR2004  (name, WSDL name, version, values)
+        return Kind.ENUM, found
+    return (Kind.DATA, found) if len(found) == 5 else (Kind.MOREF, found)  # noqa: PLR2004  (managed types have methods too)
+
+
+def _wsdl_name(vmodl: str) -> tuple[Kind, str]:
+    for kind, table in (
+        (Kind.DATA, VmomiSupport._dataDefMap),  # noqa: SLF001  (as above)
+        (Kind.MOREF, VmomiSupport._managedDefMap),  # noqa: SLF001  (as above)
+        (Kind.ENUM, VmomiSupport._enumDefMap),  # noqa: SLF001  (as above)
+    ):
+        if found := table.get(vmodl):
+            return kind, str(found[1])
+    raise NotFoundError(f"there is no type {vmodl}", component=vmodl)
+
+
+_SPECIAL: Mapping[str, tuple[Kind, str]] = {
+    "anyType": (Kind.ANY, "anyType"),
+    "vmodl.DataObject": (Kind.DATA, "DataObject"),
+    "vmodl.ManagedObject": (Kind.MOREF, "ManagedObject"),
+    # A fault inside data travels with its sentence (WSDL: LocalizedMethodFault).
+    "vmodl.MethodFault": (Kind.DATA, "LocalizedMethodFault"),
+}
+
+
+@cache
+def type_ref(vmodl: str, *, bare_fault: bool = False) -> TypeRef:
+    """Return the reference for pyVmomi's type name, such as ``vim.HostSystem[]``."""
+    array = vmodl.endswith("[]")
+    name = vmodl.removesuffix("[]")
+    if primitive := PRIMITIVES.get(name):
+        return TypeRef(Kind.PRIMITIVE, primitive, array)
+    if name == "vmodl.MethodFault" and bare_fault:
+        return TypeRef(Kind.DATA, "MethodFault", array)
+    kind, wsdl = _SPECIAL.get(name) or _wsdl_name(name)
+    if kind is Kind.DATA and not bare_fault and _is_fault(wsdl):
+        wsdl = "LocalizedMethodFault"
+    return TypeRef(kind, wsdl, array)
+
+
+def _is_fault(name: str) -> bool:
+    step: str | None = name
+    while step is not None:
+        if step == "MethodFault":
+            return True
+        step = _parent(step)
+    return False
+
+
+@cache
+def _parent(name: str) -> str | None:
+    if name == "LocalizedMethodFault":
+        return "DynamicData"
+    kind, definition = _definition(name)
+    above = definition[2]
+    if kind is Kind.ENUM or above is None:
+        return None
+    if above in {"vmodl.DataObject", "vmodl.ManagedObject"}:
+        return str(above).removeprefix("vmodl.")
+    return _wsdl_name(str(above))[1]
+
+
+def _field(entry: tuple[object, ...], *, bare_fault: bool = False) -> Field:
+    name, vmodl, version, flags = entry[:4]
+    privilege = entry[4] if len(entry) > 4 else None  # noqa: PLR2004  (data properties have no privilege)
+    if not isinstance(flags, int):
+        raise TypeError(f"flags of {name} are {flags!r}")
+    text = str(vmodl)
+    if flags & _LINK:
+        text = "Link[]" if text.endswith("[]") else "Link"
+    return Field(
+        str(name),
+        type_ref(text, bare_fault=bare_fault),
+        str(version),
+        bool(flags & _OPTIONAL),
+        None if privilege is None else str(privilege),
+    )
+
+
+@cache
+def enum_type(name: str) -> EnumType:
+    """Return the enumeration. Raises NotFoundError."""
+    kind, definition = _definition(name)
+    if kind is not Kind.ENUM or not isinstance(definition[3], list):
+        raise NotFoundError(f"{name} is not an enumeration", component=name)
+    return EnumType(name, str(definition[2]), tuple(map(str, definition[3])))
+
+
+@cache
+def data_type(name: str) -> DataType:
+    """Return the data object type. Raises NotFoundError."""
+    kind, definition = _definition(name)
+    if kind is not Kind.DATA:
+        raise NotFoundError(f"{name} is not a data object type", component=name)
+    above = _parent(name)
+    inherited = data_type(above).fields if above else ()
+    entries = definition[4] or ()
+    if not isinstance(entries, list | tuple):
+        raise TypeError(f"properties of {name} are {entries!r}")
+    own = tuple(
+        _field(tuple(entry), bare_fault=name == "LocalizedMethodFault")
+        for entry in entries
+        # pyVmomi keeps a fault's sentence in ``msg``, which is not on the wire.
+        if not (name == "MethodFault" and entry[0] == "msg")
+    )
+    fields = (*inherited, *own)
+    return DataType(name, str(definition[3]), above, fields, {f.name: f for f in fields})
+
+
+@cache
+def managed_type(name: str) -> ManagedType:
+    """Return the managed object type. Raises NotFoundError."""
+    kind, definition = _definition(name)
+    if kind is not Kind.MOREF:
+        raise NotFoundError(f"{name} is not a managed object type", component=name)
+    above = _parent(name)
+    inherited = managed_type(above).properties if above else ()
+    entries = definition[4] or ()
+    if not isinstance(entries, list | tuple):
+        raise TypeError(f"properties of {name} are {entries!r}")
+    fields = (*inherited, *(_field(tuple(entry)) for entry in entries))
+    return ManagedType(name, str(definition[3]), above, fields, {f.name: f for f in fields})
+
+
+def kind_of(name: str) -> Kind | None:
+    """Return what the WSDL name stands for in ``urn:vim25``, or None."""
+    try:
+        return _definition(name)[0]
+    except NotFoundError:
+        return None
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """Yield the type itself and everything it extends."""
+    step: str | None = name
+    while step is not None:
+        yield step
+        step = _parent(step)
+
+
+@cache
+def is_subtype(name: str, base: str) -> bool:
+    """Whether ``name`` is ``base`` or extends it."""
+    return name == base or base in ancestors(name)
+
+
+@cache
+def data_names() -> tuple[str, ...]:
+    """Return the names of all data object types, ascending."""
+    return _names(Kind.DATA)
+
+
+@cache
+def managed_names() -> tuple[str, ...]:
+    """Return the names of all managed object types, ascending."""
+    return _names(Kind.MOREF)
+
+
+def _names(kind: Kind) -> tuple[str, ...]:
+    every = VmomiSupport._wsdlDefMap  # noqa: SLF001  (as above)
+    return tuple(
+        sorted(name for space, name in every if space == NAMESPACE and kind_of(name) is kind)
+    )
+
+
+@cache
+def subtypes(base: str) -> frozenset[str]:
+    """Return ``base`` and every data type that extends it."""
+    return frozenset(name for name in data_names() if is_subtype(name, base))
+
+
+@cache
+def method_owners() -> Mapping[str, tuple[str, int]]:
+    """Return for every method of vim25 its declaring type and its place in the definition."""
+    found: dict[str, tuple[str, int]] = {}
+    for owner in managed_names():
+        methods = _definition(owner)[1][5] or ()
+        if isinstance(methods, list | tuple):
+            found.update({str(m[1]): (owner, place) for place, m in enumerate(methods)})
+    return found
+
+
+@cache
+def method(name: str) -> Method:
+    """Return the method with this WSDL name. Raises NotFoundError."""
+    if name == "Fetch":
+        return FETCH
+    if name not in method_owners():
+        raise NotFoundError(f"there is no method {name} in {NAMESPACE}", component=name)
+    owner, place = method_owners()[name]
+    methods = _definition(owner)[1][5]
+    if not isinstance(methods, list | tuple):
+        raise TypeError(f"methods of {owner} are {methods!r}")
+    _, wsdl, version, parameters, (flags, _, result), privilege, _ = methods[place]
+    return Method(
+        str(wsdl),
+        owner,
+        str(version),
+        tuple(_field(tuple(p)) for p in parameters),
+        None if result == "void" else type_ref(str(result)),
+        bool(flags & _OPTIONAL),
+        None if privilege is None else str(privilege),
+    )
+
+
+FETCH = Method(
+    "Fetch",
+    "ManagedObject",
+    "vmodl.version.version0",
+    (Field("prop", TypeRef(Kind.PRIMITIVE, "string"), "vmodl.version.version0", optional=False),),
+    TypeRef(Kind.ANY, "anyType"),
+    result_optional=True,
+    privilege=None,
+)
+"""The hidden method by which pyVmomi reads one property of one object."""
