@@ -1,0 +1,111 @@
+"""The one ordered description of a boot: the loader carries it out, prediction writes it down.
+
+Everything follows from VIBs (through the image database), boot.cfg and trust anchors: nothing in
+it needs a booted host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from casemate.errors import FormatError
+from casemate.formats.bootcfg import BootCfg, BootModule
+from casemate.formats.imgdb import ImageDb
+from casemate.formats.vib import parse_descriptor
+from casemate.policy.measure import (
+    BootComplete,
+    CommandLine,
+    Component,
+    Launch,
+    Option,
+    SecurityOption,
+    Signer,
+    Step,
+    SystemVersion,
+    TrustAnchor,
+    Version,
+    VibIdentity,
+)
+
+
+def boot_steps(
+    cfg: BootCfg,
+    db: ImageDb,
+    anchors: Iterable[TrustAnchor],
+    signers: Mapping[str, bytes],
+    *,
+    secure_boot: bool = False,
+) -> Iterator[Step]:
+    """List what a boot of this bank does, in order.
+
+    Args:
+        cfg: the bank's boot.cfg.
+        db: the bank's image database.
+        anchors: all trust anchors; their order does not matter.
+        signers: VIB id to the certificate (DER) that signed it; unsigned VIBs are absent.
+        secure_boot: whether firmware verified the loader.
+
+    Raises FormatError where two VIBs claim the same boot file, or a descriptor is malformed.
+    """
+    owners = _owners(db)
+    yield Launch(cfg.kernel)
+    yield from sorted(
+        (TrustAnchor(tuple(sorted(a.levels)), a.certificate) for a in anchors),
+        key=lambda anchor: (anchor.levels, anchor.certificate),
+    )
+    yield CommandLine(_command_line(cfg.kernel, cfg.kernelopt))
+    for text in security_options(cfg, db, secure_boot=secure_boot):
+        yield SecurityOption(text)
+    seen: set[bytes] = set()
+    for module in (BootModule(cfg.kernel, ""), *cfg.modules):
+        vib, payload = owners.get(module.name, (None, None))
+        signer = signers.get(vib.vib_id) if vib else None
+        if signer is not None and signer not in seen:
+            seen.add(signer)
+            yield Signer(signer)
+        if vib and module.name.partition(".")[0] in {"b", "k"}:
+            yield Version(module.name, vib.name, db.profile.name, vib.version)
+        if module.options:
+            yield CommandLine(_command_line(module.name, module.options))
+        kind = Option if module.name.endswith(".gz") else Component
+        yield kind(module.name, vib, payload)
+    yield SystemVersion(f"{db.profile.vendor} {db.profile.name} {cfg.build}")
+    yield BootComplete()
+
+
+def security_options(cfg: BootCfg, db: ImageDb, *, secure_boot: bool) -> tuple[str, ...]:
+    """Return the security options in force: what boot.cfg and the image profile decide."""
+    words = {w.partition("=")[0]: w.partition("=")[2] for w in cfg.kernelopt.split()}
+    exec_installed_only = words.get("execInstalledOnly", "TRUE").upper()
+    return (
+        f"acceptanceLevel = {db.profile.acceptance_level}",
+        f"execInstalledOnly = {'FALSE' if exec_installed_only == 'FALSE' else 'TRUE'}",
+        f"uefiSecureBootEnabled = {'TRUE' if secure_boot else 'FALSE'}",
+    )
+
+
+def _owners(db: ImageDb) -> dict[str, tuple[VibIdentity, str]]:
+    owners: dict[str, tuple[VibIdentity, str]] = {}
+    for vib in db.vibs:
+        descriptor = parse_descriptor(vib.descriptor_bytes)
+        identity = VibIdentity(
+            descriptor.vib_id,
+            descriptor.name,
+            descriptor.version,
+            descriptor.vendor,
+            str(descriptor.acceptance_level),
+        )
+        for payload, file_name in vib.files.items():
+            if file_name in owners:
+                other = owners[file_name][0].vib_id
+                raise FormatError(
+                    f"{file_name} is claimed by {other} and by {identity.vib_id}",
+                    component=file_name,
+                    code="duplicate-owner",
+                )
+            owners[file_name] = (identity, payload)
+    return owners
+
+
+def _command_line(file_name: str, options: str) -> str:
+    return f"{file_name} {options}" if options else file_name
