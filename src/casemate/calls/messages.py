@@ -112,6 +112,13 @@ class FactReply:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotReply:
+    """All present facts."""
+
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A refused request: the fault it becomes, and why."""
 
@@ -258,7 +265,17 @@ class Quote:
 class Status:
     """The host in short."""
 
+    session: str = ""
     reply: ClassVar = StatusReply
+    privilege: ClassVar[str] = "System.Read"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All present facts at once, for the local command line."""
+
+    session: str = ""
+    reply: ClassVar = SnapshotReply
     privilege: ClassVar[str] = "System.Read"
 
 
@@ -274,6 +291,7 @@ REQUESTS: tuple[type, ...] = (
     Reset,
     ResumeSession,
     ShutdownGuest,
+    Snapshot,
     Status,
     Subscribe,
     UnregisterVm,
