@@ -1,0 +1,136 @@
+"""The launcher: from nothing to the loader, in namespaces of the host's own.
+
+It does what firmware and the D-RTM launch do on bare metal: starts the TPM, reads b.b00 once into
+sealed memory, has the TPM hash it at locality 4 (PCR 17), and runs it from that very copy. The
+host's first process becomes number 1 of a new pid namespace: when it ends, everything ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from casemate.errors import BootError
+from casemate.kernel.boot.component import SIZE_LIMIT
+from casemate.kernel.boot.progress import Progress
+from casemate.kernel.boot.settings import Settings
+from casemate.kernel.home import Home
+from casemate.kernel.sys import mounts, spawn
+from casemate.kernel.sys.libc import from_os_error
+from casemate.kernel.sys.memfd import mapped, sealed_copy
+from casemate.kernel.sys.namespaces import Namespace, unshare
+from casemate.kernel.tpm import swtpm
+from casemate.kernel.tpm.control import Control
+from casemate.policy.measure import BANKS
+
+_STUB = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1));"
+    "from casemate.kernel.boot.stage import main; sys.exit(main())"
+)
+START_SECONDS = 120.0
+"""Until the loader runs: a TPM that is manufactured first takes some seconds of RSA keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The host's first process, as the machine sees it."""
+
+    pid: int
+    pidfd: int
+
+
+def listen(port: int) -> socket.socket:
+    """Open the API's listening socket (IPv6 and IPv4). Raises HostError with a remedy."""
+    try:
+        opened = socket.create_server(
+            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512
+        )
+    except OSError:
+        try:
+            opened = socket.create_server(("0.0.0.0", port), backlog=512)  # noqa: S104 (the API is meant to be reached)
+        except OSError as error:
+            raise from_os_error(
+                f"port {port} cannot be opened for the API", error, component="api"
+            ) from error
+    opened.set_inheritable(True)
+    return opened
+
+
+def launch(home: Home, settings: Settings, loader_file: str, tell: Progress) -> Launched:
+    """Start the TPM, launch the loader of the bank, and return once the loader runs.
+
+    Raises HostError or TpmError where a step fails; nothing stays then.
+    """
+    sealed, digests = _seal_loader(home.path / settings.bank / loader_file)
+    try:
+        tell.tell("launch", file=loader_file, sha256=digests["sha256"])
+        settings = replace(settings, loader=sealed, launch_digests=digests)
+        child = spawn.spawn_detached(
+            lambda: unshare(Namespace.MOUNT | Namespace.PID | Namespace.IPC | Namespace.UTS),
+            _first_process(home, settings),
+            what="the loader",
+            timeout=START_SECONDS,
+        )
+    finally:
+        os.close(sealed)
+    return Launched(child.pid, child.pidfd)
+
+
+def _seal_loader(path: Path) -> tuple[int, dict[str, str]]:
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise BootError(
+            f"{path.name} cannot be read: {error.strerror}",
+            code="component-missing",
+            component=path.name,
+        ) from error
+    try:
+        sealed = sealed_copy(source, path.name, limit=SIZE_LIMIT)
+    finally:
+        os.close(source)
+    with mapped(sealed) as view:
+        digests = {name: hashlib.new(name, view).hexdigest() for name in BANKS}
+    return sealed, digests
+
+
+def _first_process(home: Home, settings: Settings) -> Callable[[int], None]:
+    def run(_report: int) -> None:
+        os.setsid()
+        _redirect(home.log / "boot.log")
+        mounts.make_private()
+        mounts.proc("/proc")
+        socket.sethostname(settings.host_name)
+        tpm = swtpm.start(home)
+        with mapped(settings.loader) as view, Control(tpm.control) as control:
+            control.launch(view)
+        for descriptor in (settings.loader, settings.progress, settings.listener):
+            if descriptor >= 0:
+                os.set_inheritable(descriptor, True)
+        path = f"/proc/self/fd/{settings.loader}"
+        argv = [sys.executable, "-I", "-B", "-c", _STUB, path, settings.dump()]
+        environment = {"PATH": os.environ.get("PATH", "/usr/bin"), "LANG": "C.UTF-8"}
+        os.execve(sys.executable, argv, environment)  # noqa: S606 (no shell is the point)
+
+    return run
+
+
+def _redirect(log: Path) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(null)
+    os.close(handle)
+
+
+def boot_time() -> float:
+    """Return the wall clock at launch, in Unix seconds."""
+    return time.time()

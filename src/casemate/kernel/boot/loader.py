@@ -1,0 +1,252 @@
+"""The loader: from a boot bank to a visor root, one pass per component.
+
+It is what the D-RTM launch measures: it runs from the sealed copy of b.b00 that was hashed into
+PCR 17. For each component, in boot.cfg's order:
+
+    (1) read it once into sealed memory and hash it there, all banks at once
+    (2) measure: extend the PCRs and append to the log, from one and the same value
+    (3) verify: signature, acceptance level and payload hash
+    (4) mount the sealed bytes as a layer of the visor root
+
+A component that fails (3) has been measured, then is refused, and the boot of this bank ends.
+Which events (2) leaves, and in which order, is decided by ``policy.measure`` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from casemate.errors import BootError, VerificationError
+from casemate.formats.bootcfg import BootCfg, parse_bootcfg
+from casemate.formats.eventlog import write_event
+from casemate.formats.imgdb import ImageDb, parse_imgdb
+from casemate.kernel.boot.component import Sealed, read_component
+from casemate.kernel.boot.layers import VisorRoot, magic_of
+from casemate.kernel.boot.progress import Progress
+from casemate.kernel.sys.memfd import mapped
+from casemate.machine.facts import ComponentFact
+from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
+from casemate.policy.levels import Level
+from casemate.policy.measure import (
+    LOCALITY_LAUNCH,
+    BootComplete,
+    BootMeasurer,
+    Component,
+    Launch,
+    Option,
+    PlannedEvent,
+    Step,
+    TrustAnchor,
+    boot_steps,
+    module_pcrs,
+)
+from casemate.policy.trust import TrustStore, trust_from_files
+
+IMAGE_DATABASE = "imgdb.tgz"
+_CFG_LIMIT = 1 << 16  # bytes: ESXi's boot.cfg is below 16 KiB with 200 modules
+
+
+class Extender(Protocol):
+    """What the loader needs of a TPM."""
+
+    def extend(self, pcr: int, digests: Mapping[str, bytes], locality: int = 0) -> None:
+        """Extend one PCR in every bank."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The result: the log so far, the table of components, and where the layers lie."""
+
+    cfg: BootCfg
+    db: ImageDb
+    log: bytearray
+    components: list[ComponentFact] = field(default_factory=list)
+
+
+def read_bootcfg(bank: Path) -> BootCfg:
+    """Read the bank's boot.cfg. Raises BootError where there is none, FormatError where bad."""
+    try:
+        with (bank / "boot.cfg").open("rb") as file:
+            return parse_bootcfg(file.read(_CFG_LIMIT + 1))
+    except OSError as error:
+        raise BootError(
+            f"{bank.name} has no readable boot.cfg: {error.strerror}",
+            code="bank-empty",
+            component=bank.name,
+        ) from error
+
+
+def read_trust(directory: Path) -> tuple[TrustStore, tuple[TrustAnchor, ...]]:
+    """Read the anchors: one PEM file each, in a directory named after the level it may give.
+
+    Returns the store, and the anchors as they are measured (levels and DER).
+    """
+    entries: list[tuple[Level, bytes]] = []
+    for level in Level:
+        place = directory / level.value
+        entries += [(level, path.read_bytes()) for path in sorted(place.glob("*.pem"))]
+    if not entries:
+        raise BootError(
+            "there is no trust anchor at all",
+            code="no-anchors",
+            component=str(directory.name),
+            remedy="Run casemate trust init, or put a certificate into trust/<level>/.",
+        )
+    store = trust_from_files(entries)
+    anchors = tuple(
+        TrustAnchor(tuple(sorted(level.value for level in anchor.levels)), anchor.der)
+        for anchor in store.anchors
+    )
+    return store, anchors
+
+
+class Loader:
+    """Boots one bank into ``visor``. ``now`` is the wall clock, for signers' validity."""
+
+    def __init__(
+        self,
+        bank: Path,
+        trust: Path,
+        tpm: Extender,
+        measurer: BootMeasurer,
+        now: dt.datetime,
+        progress: Progress,
+    ) -> None:
+        self._bank = bank
+        self._trust = trust
+        self._tpm = tpm
+        self._measurer = measurer
+        self._now = now
+        self._progress = progress
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="hash")
+        self._refusals: dict[str, VerificationError] = {}
+        self._verdicts: dict[str, VibVerdict] = {}
+
+    def load(self, visor: VisorRoot, launch: Mapping[str, bytes]) -> Loaded:
+        """Do it. ``launch`` holds the digests of b.b00 that the D-RTM launch used.
+
+        Raises the error of the first component that fails, after measuring it.
+        """
+        with self._workers, contextlib.ExitStack() as stack:
+            cfg = read_bootcfg(self._bank)
+            database = stack.enter_context(self._read(IMAGE_DATABASE))
+            db = parse_imgdb(database.content())
+            store, anchors = read_trust(self._trust)
+            self._verify_signatures(db, store)
+            loaded = Loaded(cfg, db, bytearray(self._measurer.header()))
+            signers = {
+                vib_id: verdict.signer_certificate_der
+                for vib_id, verdict in self._verdicts.items()
+                if verdict.signer_certificate_der
+            }
+            steps = tuple(boot_steps(cfg, db, anchors, signers))
+            total = sum(isinstance(step, Component | Option) for step in steps)
+            for step in steps:
+                match step:
+                    case BootComplete():
+                        break
+                    case Launch():
+                        self._measure(loaded, step, launch)
+                    case Component() | Option():
+                        with contextlib.ExitStack() as inner:
+                            sealed = (
+                                database
+                                if step.file_name == IMAGE_DATABASE
+                                else inner.enter_context(self._read(step.file_name))
+                            )
+                            self._measure(loaded, step, sealed.digests)
+                            self._verify(step, sealed)
+                            with mapped(sealed.descriptor) as view:
+                                magic = magic_of(view)
+                            visor.add(sealed, magic)
+                            self._note(loaded, step, sealed, total)
+                    case _:
+                        self._measure(loaded, step, None)
+            return loaded
+
+    def _read(self, name: str) -> contextlib.AbstractContextManager[Sealed]:
+        return read_component(self._bank, name, self._measurer.algorithms, self._workers)
+
+    def _verify_signatures(self, db: ImageDb, store: TrustStore) -> None:
+        """Judge every descriptor; a refusal is kept until its first file has been measured."""
+        host_level = Level(db.profile.acceptance_level)
+        for vib in db.vibs:
+            try:
+                verdict = verify_vib(
+                    vib.descriptor_bytes, vib.signature, store, host_level, self._now
+                )
+            except VerificationError as error:
+                for file_name in vib.files.values():
+                    self._refusals[file_name] = error
+            else:
+                self._verdicts[verdict.descriptor.vib_id] = verdict
+
+    def _measure(self, loaded: Loaded, step: Step, digests: Mapping[str, bytes] | None) -> None:
+        for planned in self._measurer.measure(step, digests):
+            extend(self._tpm, planned)
+            loaded.log += write_event(planned.event)
+
+    def _verify(self, step: Component | Option, sealed: Sealed) -> None:
+        if (refusal := self._refusals.get(step.file_name)) is not None:
+            raise refusal
+        if step.vib is None or step.payload is None:
+            if step.file_name != IMAGE_DATABASE:
+                raise BootError(
+                    f"no VIB of the image brings {step.file_name}",
+                    code="unrecognized-tardisk",
+                    component=step.file_name,
+                    remedy="Remove it from boot.cfg, or install the VIB that it belongs to.",
+                )
+            return
+        verdict = self._verdicts[step.vib.vib_id]
+        verify_payload(
+            verdict.descriptor,
+            step.payload,
+            size=sealed.size,
+            sha256=sealed.sha256,
+            uncompressed_sha256=sealed.digests["sha256"],
+        )
+
+    def _note(self, loaded: Loaded, step: Component | Option, sealed: Sealed, total: int) -> None:
+        verdict = self._verdicts.get(step.vib.vib_id) if step.vib else None
+        static, drtm = (14, 21) if isinstance(step, Option) else module_pcrs(step.file_name)
+        fact = ComponentFact(
+            file_name=step.file_name,
+            vib_id=step.vib.vib_id if step.vib else "",
+            vib_name=step.vib.name if step.vib else "",
+            vib_version=step.vib.version if step.vib else "",
+            vib_vendor=step.vib.vendor if step.vib else "",
+            acceptance_level=verdict.level.value if verdict else "",
+            signer=verdict.signer if verdict else "",
+            pcr=static,
+            drtm_pcr=drtm,
+            sha256=sealed.digests.get("sha256", b""),
+            sha384=sealed.digests.get("sha384", b""),
+            size=sealed.size,
+        )
+        loaded.components.append(fact)
+        self._progress.tell(
+            "component",
+            number=len(loaded.components),
+            total=total,
+            file=fact.file_name,
+            vib=fact.vib_name,
+            version=fact.vib_version,
+            provider=fact.signer,
+            level=fact.acceptance_level,
+            pcr=f"{fact.pcr} {fact.drtm_pcr}",
+            sha256=fact.sha256.hex(),
+            size=fact.size,
+        )
+
+
+def extend(tpm: Extender, planned: PlannedEvent) -> None:
+    """Extend what the event says; the launch was extended by the TPM itself."""
+    if planned.locality != LOCALITY_LAUNCH:
+        tpm.extend(planned.event.pcr, dict(planned.event.digests), planned.locality)

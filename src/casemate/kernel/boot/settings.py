@@ -1,0 +1,48 @@
+"""What travels along the chain launcher, loader, init, kernel: plain values, one JSON argument."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from casemate.errors import BootError
+from casemate.kernel.home import INSIDE, Home
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One boot. Descriptors are inherited: the progress pipe, the API's socket, sealed b.b00."""
+
+    home: str
+    bank: str
+    host_name: str
+    api: str
+    progress: int
+    listener: int
+    loader: int
+    boot_time: float
+    launch_digests: dict[str, str]
+    drtm: bool = True
+
+    def dump(self) -> str:
+        """Return the JSON text."""
+        return json.dumps(asdict(self))
+
+    @property
+    def home_inside(self) -> Home:
+        """The home as seen inside the visor root, with the identifier of the real one."""
+        return Home(INSIDE)
+
+    @property
+    def identifier(self) -> str:
+        """The identifier of the home."""
+        return Home(Path(self.home)).identifier
+
+
+def load_settings(text: str) -> Settings:
+    """Parse the JSON text. Raises BootError."""
+    try:
+        return Settings(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise BootError(f"the boot settings cannot be read: {error}") from error

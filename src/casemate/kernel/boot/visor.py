@@ -1,0 +1,53 @@
+"""Moving into the visor root: what a booted host sees, and nothing else.
+
+The joined layers become ``/``; the rest is mounted so that nothing else can be executed:
+
+    /                   the layers: read-only, nosuid, nodev
+    /proc /sys          of the host's own pid namespace; noexec
+    /dev                null zero full random urandom, kvm where there is one
+    /tmp /run /dev/shm  RAM, noexec
+    /var/lib/casemate   the home, noexec
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from casemate.kernel.home import INSIDE, Home
+from casemate.kernel.sys import mounts
+from casemate.kernel.sys.namespaces import restrict_memfd_execution
+
+_RAM = 64 << 20  # bytes: /tmp, /run and /dev/shm of the host's own processes hold next to nothing
+_DEVICES = ("null", "zero", "full", "random", "urandom", "kvm")
+_NODE_SPACE = 1 << 20
+
+
+def enter_visor(root: Path, home: Home) -> None:
+    """Make ``root`` the root of this mount namespace, dressed as above.
+
+    Raises HostError where the kernel refuses a mount.
+    """
+    mounts.proc(root / "proc")
+    mounts.bind("/sys", root / "sys", mounts.DATA, recursive=True)
+    _devices(root / "dev")
+    for name, mode in (("tmp", 0o1777), ("run", 0o755), ("dev/shm", 0o1777)):
+        mounts.tmpfs(root / name, size=_RAM, mode=mode)
+    mounts.bind(home.path, root / INSIDE.relative_to("/"), mounts.DATA)
+    mounts.pivot_root(root)
+    restrict_memfd_execution()
+
+
+def _devices(target: Path) -> None:
+    mounts.tmpfs(
+        target, size=_NODE_SPACE, mode=0o755, access=mounts.Access.NO_SUID | mounts.Access.NO_EXEC
+    )
+    for name in _DEVICES:
+        source = Path("/dev") / name
+        if source.is_char_device():
+            facts = source.stat()
+            os.mknod(target / name, stat.S_IFCHR | 0o666, facts.st_rdev)
+            (target / name).chmod(0o660 if name == "kvm" else 0o666)
+    (target / "shm").mkdir()
+    (target / "fd").symlink_to("/proc/self/fd")

@@ -1,0 +1,309 @@
+"""The kernel: answers the calls, one handler a request, each checked for session and privilege.
+
+Reads go to hostd's replica and never come here. What changes something runs as a task; a refusal
+is typed and already names its fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from casemate import __version__
+from casemate.calls import messages as m
+from casemate.errors import (
+    CasemateError,
+    NotAuthenticatedError,
+    PowerStateError,
+)
+from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
+from casemate.kernel.cells.cell import Cells, CellState, ExitInfo
+from casemate.kernel.inventory import Inventory
+from casemate.kernel.measurements import Measurements
+from casemate.kernel.server import Caller
+from casemate.kernel.store import Store
+from casemate.kernel.stream import FactStream
+from casemate.kernel.tasks import Tasks
+from casemate.machine.facts import PowerState, VmFact
+from casemate.policy.privileges import ANONYMOUS, demand
+
+SAMPLE_SECONDS = 20.0
+"""Between two looks at usage: ESXi's real-time interval."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the kernel says of itself."""
+
+    home: str
+    api: str
+    boot_time: float
+
+
+class Kernel:
+    """Everything behind the calls socket. ``clock`` gives Unix seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        stream: FactStream,
+        accounts: Accounts,
+        inventory: Inventory,
+        measurements: Measurements,
+        cells: Cells,
+        about: About,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._stream = stream
+        self._accounts = accounts
+        self._inventory = inventory
+        self._measurements = measurements
+        self._cells = cells
+        self._about = about
+        self._clock = clock
+        self._tasks = Tasks(stream, clock)
+        self._handlers: dict[type, Callable[..., Awaitable[object]]] = {
+            m.Login: self._login,
+            m.Logout: self._logout,
+            m.ResumeSession: self._resume,
+            m.PowerOn: self._power_on,
+            m.PowerOff: self._power_off,
+            m.Reset: self._reset,
+            m.ShutdownGuest: self._shutdown_guest,
+            m.RegisterVm: self._register,
+            m.UnregisterVm: self._unregister,
+            m.Identity: self._identity,
+            m.ActivateCredential: self._activate,
+            m.Quote: self._quote,
+            m.Status: self._status,
+            m.Snapshot: self._snapshot,
+        }
+
+    async def handle(self, request: object, caller: Caller) -> object:
+        """Answer one request. Raises our errors; every other escape is a defect."""
+        kind = type(request)
+        privilege: str = kind.privilege  # type: ignore[attr-defined]  # every request has one
+        session = None
+        if privilege != ANONYMOUS:
+            session = self._session(getattr(request, "session", ""), caller)
+            demand(session.role, privilege, getattr(request, "vm", "ha-host"))
+        try:
+            reply = await self._handlers[kind](request, session)
+        except CasemateError as error:
+            self._audit(request, session, f"refused: {error.code}")
+            raise
+        self._audit(request, session, "ok")
+        return reply
+
+    async def adopt(self) -> None:
+        """Find the VMs that ran before this life of the kernel."""
+        for state in await self._cells.adopt_all():
+            fact = self._inventory.vm(state.vm)
+            self._inventory.update(_running(fact, state, fact.boot_time or self._clock()))
+            _log.info("VM %s (%s) adopted", state.vm, fact.config.name)
+
+    async def sample(self) -> None:
+        """Publish usage of running VMs and free space, for ever."""
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            self._inventory.refresh_datastores()
+            for fact in self._inventory.vms():
+                if fact.power is PowerState.POWERED_ON:
+                    self._sample(fact)
+
+    async def stop(self) -> None:
+        """Power off every VM, asking the guests first; ends when all are off."""
+        running = [f for f in self._inventory.vms() if f.power is PowerState.POWERED_ON]
+        await asyncio.gather(*(self._stop_vm(fact) for fact in running))
+        await self._tasks.drain()
+
+    def exited(self, info: ExitInfo) -> None:
+        """Take note that a cell has ended by itself."""
+        try:
+            fact = self._inventory.vm(info.vm)
+        except CasemateError:
+            return
+        _log.info("VM %s (%s) ended: %s", info.vm, fact.config.name, info.reason)
+        self._off(fact)
+
+    def _session(self, handle: str, caller: Caller) -> Session:
+        if handle:
+            return self._accounts.session(handle)
+        if caller.uid == 0:
+            return LOCAL_ROOT
+        raise NotAuthenticatedError("The session is not authenticated.")
+
+    def _audit(self, request: object, session: Session | None, outcome: str) -> None:
+        if isinstance(request, m.Snapshot | m.Status | m.ResumeSession | m.Identity | m.Quote):
+            return
+        user = session.user if session else getattr(request, "user", "")
+        thing = str(getattr(request, "vm", "") or getattr(request, "path", ""))
+        why = str(getattr(request, "why", "") or getattr(request, "peer", ""))
+        self._store.audit(self._clock(), user, type(request).__name__, thing, why, outcome)
+
+    async def _login(self, request: m.Login, _: None) -> m.SessionReply:
+        handle, session = await asyncio.to_thread(
+            self._accounts.login, request.user, request.password, request.peer
+        )
+        return _session_reply(handle, session)
+
+    async def _logout(self, request: m.Logout, _: Session) -> m.Empty:
+        self._accounts.logout(request.session)
+        return m.Empty()
+
+    async def _resume(self, request: m.ResumeSession, session: Session) -> m.SessionReply:
+        return _session_reply(request.session, session)
+
+    async def _power_on(self, request: m.PowerOn, session: Session) -> m.TaskReply:
+        fact = self._demand(request.vm, PowerState.POWERED_OFF, PowerState.POWERED_ON)
+
+        async def work() -> str:
+            place = self._inventory.directory(fact)
+            state = await self._cells.power_on(fact.vm, fact.config, place)
+            self._store.set_running(int(fact.vm), running=True)
+            self._inventory.update(_running(fact, state, self._clock()))
+            return ""
+
+        return self._start(fact, "powerOn", session, work)
+
+    async def _power_off(self, request: m.PowerOff, session: Session) -> m.TaskReply:
+        fact = self._demand(request.vm, PowerState.POWERED_ON, PowerState.POWERED_OFF)
+
+        async def work() -> str:
+            await self._cells.power_off(fact.vm)
+            self._off(self._inventory.vm(fact.vm))
+            return ""
+
+        return self._start(fact, "powerOff", session, work)
+
+    async def _reset(self, request: m.Reset, session: Session) -> m.TaskReply:
+        fact = self._demand(request.vm, PowerState.POWERED_ON, PowerState.POWERED_ON)
+
+        async def work() -> str:
+            await self._cells.reset(fact.vm)
+            self._inventory.update(replace(self._inventory.vm(fact.vm), boot_time=self._clock()))
+            return ""
+
+        return self._start(fact, "reset", session, work)
+
+    async def _shutdown_guest(self, request: m.ShutdownGuest, _: Session) -> m.Empty:
+        fact = self._demand(request.vm, PowerState.POWERED_ON, PowerState.POWERED_OFF)
+        await self._cells.shutdown_guest(fact.vm)
+        return m.Empty()
+
+    async def _register(self, request: m.RegisterVm, session: Session) -> m.TaskReply:
+        async def work() -> str:
+            return self._inventory.register(request.path)
+
+        self._inventory.resolve(request.path)
+        task = self._tasks.start("ha-folder-vm", "Folder", "registerVm", session.user, work)
+        return m.TaskReply(task)
+
+    async def _unregister(self, request: m.UnregisterVm, _: Session) -> m.Empty:
+        self._demand(request.vm, PowerState.POWERED_OFF, PowerState.POWERED_OFF)
+        self._inventory.unregister(request.vm)
+        return m.Empty()
+
+    async def _identity(self, _request: m.Identity, _: None) -> m.IdentityReply:
+        return await self._measurements.identity()
+
+    async def _activate(self, request: m.ActivateCredential, _: None) -> m.ActivationReply:
+        return await self._measurements.activate(request)
+
+    async def _quote(self, request: m.Quote, _: None) -> m.EvidenceReply:
+        return await self._measurements.quote(request)
+
+    async def _snapshot(self, _request: m.Snapshot, _: Session) -> m.SnapshotReply:
+        return m.SnapshotReply(self._stream.facts())
+
+    async def _status(self, _request: m.Status, _: Session) -> m.StatusReply:
+        record = self._measurements.record
+        return m.StatusReply(
+            state="running" if self._measurements.complete else "starting",
+            home=self._about.home,
+            api=self._about.api,
+            version=__version__,
+            boot_bank=record.bank,
+            boot_time=self._about.boot_time,
+            tpm=self._measurements.lost or "ok",
+            findings=(),
+            processes=tuple(
+                (fact.config.name, fact.pid, fact.domain)
+                for fact in self._inventory.vms()
+                if fact.pid is not None
+            ),
+        )
+
+    def _demand(self, vm: str, existing: PowerState, wanted: PowerState) -> VmFact:
+        fact = self._inventory.vm(vm)
+        if fact.power is not existing:
+            raise PowerStateError(
+                "The attempted operation cannot be performed in the current state"
+                f" ({'Powered on' if fact.power is PowerState.POWERED_ON else 'Powered off'}).",
+                requested=wanted.value,
+                existing=fact.power.value,
+                component=fact.config.name,
+            )
+        return fact
+
+    def _start(
+        self, fact: VmFact, operation: str, session: Session, work: Callable[[], Awaitable[str]]
+    ) -> m.TaskReply:
+        task = self._tasks.start(fact.vm, "VirtualMachine", operation, session.user, work)
+        return m.TaskReply(task)
+
+    def _off(self, fact: VmFact) -> None:
+        self._store.set_running(int(fact.vm), running=False)
+        self._inventory.update(
+            VmFact(fact.vm, fact.config, PowerState.POWERED_OFF, fact.pool, fact.datastore)
+        )
+
+    def _sample(self, fact: VmFact) -> None:
+        usage = self._cells.usage(fact.vm)
+        if usage is not None:
+            self._inventory.update(
+                replace(
+                    fact,
+                    cpu_usage_mhz=usage.cpu_mhz,
+                    host_memory_mib=usage.memory_mib,
+                    uptime_seconds=int(self._clock() - (fact.boot_time or self._clock())),
+                )
+            )
+
+    async def _stop_vm(self, fact: VmFact) -> None:
+        try:
+            await self._cells.shutdown_guest(fact.vm)
+            for _ in range(50):
+                await asyncio.sleep(0.2)
+                if self._inventory.vm(fact.vm).power is PowerState.POWERED_OFF:
+                    return
+            await self._cells.power_off(fact.vm)
+        except CasemateError as error:
+            _log.warning("VM %s did not stop in order: %s", fact.vm, error.reason)
+
+
+def _session_reply(handle: str, session: Session) -> m.SessionReply:
+    return m.SessionReply(
+        handle=handle,
+        key=session.key,
+        user=session.user,
+        full_name=session.full_name,
+        privileges=tuple(sorted(session.role.privileges)) or (session.role.name,),
+        login_time=session.login_time,
+    )
+
+
+def _running(fact: VmFact, state: CellState, boot_time: float) -> VmFact:
+    return replace(
+        fact,
+        power=PowerState.POWERED_ON,
+        pid=state.pid,
+        uid=state.uid,
+        accelerator=state.accelerator,
+        boot_time=boot_time,
+    )

@@ -1,0 +1,182 @@
+"""What the host has: its VMs, its pool, its datastores, kept in the store and told as facts.
+
+Datastore paths are vSphere's: ``[datastore1] demo/demo.vmx``. They are resolved below the
+datastore's directory; no component may be a link or lead out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from casemate.errors import ArgumentError, CasemateError, NotFoundError
+from casemate.formats.vmx import parse_vmx
+from casemate.kernel.store import Store, StoredVm
+from casemate.kernel.stream import FactStream
+from casemate.machine.facts import (
+    Allocation,
+    DatastoreFact,
+    PoolFact,
+    PowerState,
+    VmConfig,
+    VmFact,
+)
+from casemate.machine.vmconfig import vm_config
+
+ROOT_POOL = "ha-root-pool"
+VMX_LIMIT = 1 << 18
+"""Bytes of a .vmx file: real ones have some kilobytes."""
+
+_PATH = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] ?([^\x00-\x1f]{1,255})")
+
+
+class Inventory:
+    """Publishes and finds the objects of the host. ``volumes`` holds one directory a datastore."""
+
+    def __init__(self, store: Store, stream: FactStream, volumes: Path, host_uuid: str) -> None:
+        self._store = store
+        self._stream = stream
+        self._volumes = volumes
+        self._host_uuid = host_uuid
+        self._vms: dict[str, VmFact] = {}
+
+    def publish_all(self, cpu_mhz: int, memory_mib: int) -> None:
+        """Publish pool, datastores and every registered VM (as powered off)."""
+        self._stream.publish(
+            PoolFact(
+                ROOT_POOL,
+                "Resources",
+                "",
+                Allocation(reservation=cpu_mhz, expandable=True),
+                Allocation(reservation=memory_mib, expandable=True),
+            )
+        )
+        self.refresh_datastores()
+        for stored in self._store.vms():
+            self._publish_stored(stored)
+
+    def refresh_datastores(self) -> None:
+        """Publish size and free space of every datastore."""
+        for place in sorted(p for p in self._volumes.iterdir() if p.is_dir()):
+            space = os.statvfs(place)
+            self._stream.publish(
+                DatastoreFact(
+                    datastore=str(uuid.uuid5(uuid.UUID(self._host_uuid), place.name)),
+                    name=place.name,
+                    path=str(place),
+                    capacity=space.f_blocks * space.f_frsize,
+                    free=space.f_bavail * space.f_frsize,
+                )
+            )
+
+    def vm(self, vm: str) -> VmFact:
+        """Return a VM. Raises NotFoundError."""
+        try:
+            return self._vms[vm]
+        except KeyError:
+            raise NotFoundError(
+                "The object has already been deleted or has not been completely created",
+                component=vm,
+            ) from None
+
+    def vms(self) -> tuple[VmFact, ...]:
+        """Return all VMs."""
+        return tuple(self._vms.values())
+
+    def update(self, fact: VmFact) -> None:
+        """Publish a VM as it is now."""
+        self._vms[fact.vm] = fact
+        self._stream.publish(fact)
+
+    def register(self, path: str) -> str:
+        """Register the VM of a .vmx file and return its id. Raises our errors; then nothing is."""
+        if any(stored.vmx_path == path for stored in self._store.vms()):
+            raise ArgumentError(f"{path} is registered already", argument="path", component=path)
+        config = self._read(path)
+        if any(fact.config.uuid == config.uuid for fact in self._vms.values()):
+            raise ArgumentError(
+                f"a VM with the uuid {config.uuid} is registered already",
+                argument="path",
+                component=path,
+            )
+        number = self._store.add_vm(path, ROOT_POOL)
+        self.update(self._fact(str(number), config, ROOT_POOL))
+        return str(number)
+
+    def unregister(self, vm: str) -> None:
+        """Forget a VM; its files stay. Raises NotFoundError."""
+        self.vm(vm)
+        self._store.remove_vm(int(vm))
+        del self._vms[vm]
+        self._stream.retract(VmFact, vm)
+
+    def directory(self, fact: VmFact) -> Path:
+        """Return the directory of a VM's files."""
+        return self.resolve(fact.config.vmx_path).parent
+
+    def resolve(self, path: str) -> Path:
+        """Return the file of a datastore path. Raises ArgumentError where it leads elsewhere."""
+        found = _PATH.fullmatch(path)
+        parts = found[2].split("/") if found else []
+        if not found or any(part in ("", ".", "..") for part in parts):
+            raise ArgumentError(
+                f"{path!r} is not a datastore path like [datastore1] folder/file.vmx",
+                argument="path",
+                component=path,
+            )
+        place = self._volumes / found[1]
+        for part in parts:
+            if place.is_symlink():
+                break
+            place /= part
+        if place.is_symlink() or not place.resolve().is_relative_to(self._volumes.resolve()):
+            raise ArgumentError(f"{path} leads out of the datastore", argument="path")
+        return place
+
+    def _read(self, path: str) -> VmConfig:
+        place = self.resolve(path)
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise NotFoundError(f"{path}: {error.strerror}", component=path) from error
+        with open(handle, "rb") as file:  # noqa: PTH123  (a descriptor, not a path)
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ArgumentError(f"{path} is not a file", argument="path", component=path)
+            return vm_config(parse_vmx(file.read(VMX_LIMIT + 1)), path)
+
+    def _publish_stored(self, stored: StoredVm) -> None:
+        try:
+            config = self._read(stored.vmx_path)
+        except CasemateError as error:
+            config = replace(
+                _unreadable(stored), annotation=f"{error.reason} {error.remedy}".strip()
+            )
+        self.update(self._fact(str(stored.number), config, stored.pool))
+
+    def _fact(self, vm: str, config: VmConfig, pool: str) -> VmFact:
+        found = _PATH.fullmatch(config.vmx_path)
+        name = found[1] if found else ""
+        return VmFact(
+            vm=vm,
+            config=config,
+            power=PowerState.POWERED_OFF,
+            pool=pool,
+            datastore=str(uuid.uuid5(uuid.UUID(self._host_uuid), name)),
+        )
+
+
+def _unreadable(stored: StoredVm) -> VmConfig:
+    name = stored.vmx_path.rpartition("/")[2].removesuffix(".vmx")
+    return VmConfig(
+        name=name or "unreadable",
+        uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, stored.vmx_path)),
+        vmx_path=stored.vmx_path,
+        guest_id="otherGuest",
+        cpus=1,
+        memory_mib=0,
+        firmware="bios",
+    )

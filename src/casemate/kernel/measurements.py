@@ -1,0 +1,151 @@
+"""The measurements of the running host: the log, what was loaded, and proofs by the TPM.
+
+One lock around the TPM: a quote and the log that explains it are taken together, so a verifier
+never sees a log that is behind its quote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from casemate.calls.messages import (
+    ActivateCredential,
+    ActivationReply,
+    BankValues,
+    EvidenceReply,
+    IdentityReply,
+    Quote,
+)
+from casemate.errors import ArgumentError, CasemateError, TpmError
+from casemate.formats.eventlog import write_event
+from casemate.kernel.boot.loader import extend
+from casemate.kernel.boot.record import read_record
+from casemate.kernel.files import write_file
+from casemate.kernel.tpm.device import Tpm
+from casemate.policy.measure import BootMeasurer, PlannedEvent
+
+NONCE_LIMIT = 64
+"""Bytes of qualifying data that every TPM 2.0 accepts (the size of its largest digest)."""
+
+PCRS = range(24)
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+class Measurements:
+    """The boot's record, continued; ``open_tpm`` connects to the TPM."""
+
+    def __init__(self, place: Path, open_tpm: Callable[[], Tpm]) -> None:
+        self.record, self.components, log = read_record(place)
+        self._place = place
+        self._log = bytearray(log)
+        self._open_tpm = open_tpm
+        self._tpm: Tpm | None = None
+        self._lock = asyncio.Lock()
+        self._measurer = BootMeasurer(self.record.banks, drtm=self.record.drtm)
+        self.complete = (place / "complete").exists()
+        self.lost = ""
+
+    async def boot_complete(self) -> None:
+        """Measure that the boot is complete; a second life of the kernel does not repeat it."""
+        if not self.complete:
+            await self._append(self._measurer.boot_complete())
+            write_file(self._place / "complete", b"")
+            self.complete = True
+
+    async def identity(self) -> IdentityReply:
+        """Return the TPM's identity. Raises TpmError."""
+
+        def read(tpm: Tpm) -> IdentityReply:
+            endorsement, maker = tpm.ek(), tpm.maker()
+            return IdentityReply(
+                ek_certificate=endorsement.certificate,
+                ek_public=endorsement.public,
+                ak_public=tpm.ak(),
+                manufacturer=maker.manufacturer,
+                firmware_version=maker.firmware_version,
+                kind=tpm.kind,
+            )
+
+        return await self._with_tpm(read)
+
+    async def activate(self, request: ActivateCredential) -> ActivationReply:
+        """Answer a credential challenge. Raises TpmError when it is not for this TPM."""
+        return await self._with_tpm(
+            lambda tpm: ActivationReply(
+                tpm.activate_credential(request.credential_blob, request.encrypted_secret)
+            )
+        )
+
+    async def quote(self, request: Quote) -> EvidenceReply:
+        """Return fresh evidence. Raises ArgumentError, TpmError."""
+        if not 8 <= len(request.nonce) <= NONCE_LIMIT:  # noqa: PLR2004  (shorter proves no freshness)
+            raise ArgumentError(
+                f"a nonce has 8 to {NONCE_LIMIT} bytes, this one {len(request.nonce)}",
+                argument="nonce",
+            )
+        if not request.banks or not set(request.banks) <= set(self.record.banks):
+            raise ArgumentError(
+                f"this host measures into {', '.join(self.record.banks)}", argument="banks"
+            )
+        pcrs = tuple(sorted(set(request.pcrs)))
+        if not pcrs or not set(pcrs) <= set(PCRS):
+            raise ArgumentError("PCRs are numbered 0 to 23", argument="pcrs")
+
+        def take(tpm: Tpm) -> EvidenceReply:
+            values = tpm.read_pcrs(request.banks, pcrs)
+            return EvidenceReply(
+                quotes=tuple(tpm.quote(request.nonce, bank, pcrs) for bank in request.banks),
+                pcrs=tuple(
+                    BankValues(bank, tuple(sorted(values[bank].items()))) for bank in request.banks
+                ),
+                log=bytes(self._log),
+                components=self.components,
+                boot_complete=self.complete,
+                taken=time.time(),
+            )
+
+        return await self._with_tpm(take)
+
+    async def _append(self, planned: tuple[PlannedEvent, ...]) -> None:
+        def work(tpm: Tpm) -> None:
+            for one in planned:
+                extend(tpm, one)
+                self._log += write_event(one.event)
+
+        await self._with_tpm(work)
+        write_file(self._place / "eventlog.bin", bytes(self._log))
+
+    async def _with_tpm(self, work: Callable[[Tpm], _Result]) -> _Result:
+        async with self._lock:
+            if self.lost:
+                raise TpmError(self.lost, component="tpm")
+            try:
+                return await asyncio.to_thread(self._work, work)
+            except TpmError as error:
+                self._close()
+                if error.code == "tpm-gone":
+                    self.lost = (
+                        "The TPM went away; what was measured went with it."
+                        " VMs go on, but nothing can be proven until the host is booted again."
+                    )
+                    _log.error("%s", self.lost)
+                raise
+
+    def _work(self, work: Callable[[Tpm], _Result]) -> _Result:
+        if self._tpm is None:
+            self._tpm = self._open_tpm()
+        return work(self._tpm)
+
+    def _close(self) -> None:
+        if self._tpm is not None:
+            try:
+                self._tpm.close()
+            except CasemateError as error:
+                _log.warning("the TPM did not close: %s", error.reason)
+            self._tpm = None

@@ -1,0 +1,125 @@
+"""Init's main program: the first process inside the visor root.
+
+    casemate-python -I -B -m casemate.kernel.start SETTINGS
+
+It starts two processes and keeps them running: the kernel, which stays root, and hostd, which
+runs as its own user, without capabilities, and sees of the home only the calls socket and its
+certificate.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from pathlib import Path
+
+from casemate.kernel.boot.settings import Settings, load_settings
+from casemate.kernel.boot.stage import ENVIRONMENT, PYTHON
+from casemate.kernel.home import HOSTD_UID, INSIDE, Home
+from casemate.kernel.init import Init, Service, configure_log
+from casemate.kernel.sys import mounts
+from casemate.kernel.sys.namespaces import Namespace, unshare
+from casemate.kernel.sys.process import (
+    no_new_privileges,
+    randomize_addresses,
+    refuse_writable_code,
+)
+from casemate.kernel.sys.spawn import Identity, Program, spawn
+
+_LISTENER = 3
+_PROGRESS = 4
+_HOSTD_LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: 4096}
+_PLACES = 1 << 16  # bytes: a tmpfs that only holds mount points
+
+
+def _log_file(home: Home, name: str) -> int:
+    return os.open(
+        home.log / f"{name}.log",
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o644,
+    )
+
+
+def _start(program: Program, log: int, **more: object) -> int:
+    try:
+        child = spawn(program, **more)  # type: ignore[arg-type]  # passed through as given
+    finally:
+        os.close(log)
+    os.close(child.pidfd)
+    return child.pid
+
+
+def start_kernel(settings: Settings, home: Home) -> int:
+    """Start the kernel: root, but no writable code and no way to gain more."""
+
+    def prepare() -> None:
+        randomize_addresses()
+        no_new_privileges()
+        refuse_writable_code()
+
+    log = _log_file(home, "kernel")
+    fds = {1: log, 2: log}
+    if settings.progress >= 0:
+        fds[_PROGRESS] = settings.progress
+    argv = (PYTHON, "-I", "-B", "-m", "casemate.kernel", settings.dump())
+    return _start(Program(argv, ENVIRONMENT, fds), log, prepare=prepare)
+
+
+def start_hostd(settings: Settings, home: Home) -> int:
+    """Start hostd in its own user, without capabilities, with next to nothing of the home."""
+    log = _log_file(home, "hostd")
+    argv = (
+        PYTHON,
+        "-I",
+        "-B",
+        "-m",
+        "casemate.hostd",
+        "--socket-fd",
+        str(_LISTENER),
+        "--calls",
+        str(home.calls_socket),
+        "--tls",
+        str(home.tls),
+    )
+    program = Program(argv, ENVIRONMENT, {1: log, 2: log, _LISTENER: settings.listener})
+    return _start(
+        program,
+        log,
+        identity=Identity(HOSTD_UID, HOSTD_UID),
+        rlimits=_HOSTD_LIMITS,
+        prepare=lambda: _hide_all_but(home.calls_socket.parent, home.tls),
+    )
+
+
+def _hide_all_but(*kept: Path) -> None:
+    unshare(Namespace.MOUNT | Namespace.IPC | Namespace.UTS)
+    mounts.make_private()
+    handles = [os.open(place, os.O_PATH | os.O_DIRECTORY) for place in kept]
+    for hidden in (INSIDE, Path("/sys"), Path("/run")):
+        mounts.tmpfs(hidden, size=_PLACES, mode=0o755)
+    for place, handle in zip(kept, handles, strict=True):
+        place.mkdir(parents=True)
+        source = f"/proc/self/fd/{handle}"
+        mounts.bind(source, place, mounts.DATA)
+    mounts.restrict(INSIDE, mounts.READ_ONLY_DATA)
+    mounts.tmpfs("/proc", size=_PLACES, mode=0o755)
+
+
+def main() -> int:
+    """Run init until told to stop."""
+    configure_log("init")
+    settings = load_settings(sys.argv[1])
+    home = settings.home_inside
+    services = [
+        Service("kernel", lambda: start_kernel(settings, home)),
+        Service("hostd", lambda: start_hostd(settings, home)),
+    ]
+    logging.getLogger("init").info("visor root entered, bank %s", settings.bank)
+    Init(services).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
