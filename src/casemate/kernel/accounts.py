@@ -80,10 +80,25 @@ class Accounts:
         Raises LoginError, with the same words whatever was wrong, and the same work done for
         an unknown user as for a known one.
         """
+        return self.conclude(user, peer, good=self.verify(self.hash_of(user), password))
+
+    def hash_of(self, user: str) -> str:
+        """Return the hash to check a password against; for an unknown user, one that fits none."""
+        account = self._store.account(user)
+        return account.hash if account else self._decoy
+
+    def verify(self, hashed: str, password: str) -> bool:
+        """Do the costly part (tens of milliseconds); safe in any thread."""
+        try:
+            return self._hasher.verify(hashed, password)
+        except (VerifyMismatchError, VerificationError, InvalidHashError):
+            return False
+
+    def conclude(self, user: str, peer: str, *, good: bool) -> tuple[str, Session]:
+        """Open a session after a good check, or note the failure. Raises LoginError."""
         now = self._clock()
         account = self._store.account(user)
         locked = account is not None and account.locked_until > now
-        good = self._verify(account.hash if account else self._decoy, password)
         if account is None or locked or not good:
             if account is not None and not locked:
                 self._note_failure(account, now)
@@ -123,12 +138,6 @@ class Accounts:
         digest = _digest(handle)
         self._sessions.pop(digest, None)
         self._store.drop_sessions([digest])
-
-    def _verify(self, hashed: str, password: str) -> bool:
-        try:
-            return self._hasher.verify(hashed, password)
-        except (VerifyMismatchError, VerificationError, InvalidHashError):
-            return False
 
     def _note_failure(self, account: Account, now: float) -> None:
         failures = account.failures + 1

@@ -31,6 +31,7 @@ class FactStream:
 
     def __init__(self) -> None:
         self.epoch = secrets.token_hex(8)
+        self.subscribed = asyncio.Event()
         self._sequence = 0
         self._facts: dict[tuple[str, str], Fact] = {}
         self._subscriptions: set[Subscription] = set()
@@ -60,6 +61,7 @@ class FactStream:
         ]
         subscription = Subscription(backlog)
         self._subscriptions.add(subscription)
+        self.subscribed.set()
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:

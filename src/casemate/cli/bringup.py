@@ -1,0 +1,345 @@
+"""Bringing a host up: image, TPM, launch, services, demo VM, proof; told as it happens."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import select
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from casemate.calls import messages as m
+from casemate.cli import vm as vm_commands
+from casemate.cli.attest import attest_once
+from casemate.cli.calls import Calls
+from casemate.errors import BootError, CasemateError, Finding
+from casemate.image.build import build_image
+from casemate.image.demo import write_demo
+from casemate.image.reference import write_reference
+from casemate.kernel.accounts import Accounts, generate_password
+from casemate.kernel.boot import running
+from casemate.kernel.boot.bank import Candidate, candidates, mark_invalid, step_state
+from casemate.kernel.boot.launch import boot_time, launch, listen
+from casemate.kernel.boot.progress import Progress as Teller
+from casemate.kernel.boot.settings import Settings
+from casemate.kernel.home import Home
+from casemate.kernel.store import Store
+from casemate.kernel.sys import spawn
+from casemate.kernel.tpm import swtpm
+from casemate.machine.facts import PowerState
+
+BOOT_SECONDS = 180.0
+"""Silence on the progress pipe for longer than this means that the boot hangs."""
+
+DEMO = "[datastore1] demo/demo.vmx"
+
+
+@dataclass(slots=True)
+class Result:
+    """What ``casemate up`` did."""
+
+    home: str
+    api: str = ""
+    bank: str = ""
+    password: str = ""
+    components: list[dict[str, object]] = field(default_factory=list)
+    stages: list[tuple[str, float]] = field(default_factory=list)
+    vms: list[tuple[str, str]] = field(default_factory=list)
+    verdict: str = "undecided"
+    findings: list[Finding] = field(default_factory=list)
+
+    def as_json(self, seconds: float) -> dict[str, object]:
+        """Return the shape that ``casemate up --json`` prints."""
+        return {
+            "state": "running",
+            "home": self.home,
+            "api": self.api,
+            "bank": self.bank,
+            "user": "root",
+            "password": self.password or None,
+            "seconds": round(seconds, 3),
+            "stages": {name: round(taken, 3) for name, taken in self.stages},
+            "components": self.components,
+            "vms": [{"name": name, "power": power} for name, power in self.vms],
+            "attestation": self.verdict,
+            "findings": [
+                {"code": f.code, "component": f.component, "reason": f.reason, "remedy": f.remedy}
+                for f in self.findings
+            ],
+        }
+
+
+class BringUp:
+    """One run of ``casemate up``. Raises our errors; what was started is ended then."""
+
+    def __init__(self, home: Home, console: Console, *, port: int, host_name: str) -> None:
+        self._home = home
+        self._console = console
+        self._port = port
+        self._host_name = host_name
+        self._result = Result(str(home.path))
+
+    def run(self, *, demo: bool) -> Result:
+        """Do everything that is lacking and return what was done."""
+        home = self._home
+        home.create()
+        running.clean(home)
+        if not any((bank / "boot.cfg").exists() for bank in home.banks):
+            with self._stage("image"):
+                self._build()
+        with self._stage("account"):
+            self._first_account()
+        if not swtpm.is_manufactured(home):
+            with self._stage("TPM manufactured"):
+                self._say("Manufacturing the embedded TPM with its EK certificate")
+                swtpm.manufacture(home)
+        self._boot()
+        if demo:
+            with self._stage("demo VM"):
+                self._demo()
+        with self._stage("attestation"):
+            self._attest()
+        return self._result
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._result.stages.append((name, time.monotonic() - began))
+
+    def _say(self, words: str) -> None:
+        self._console.print(f"[bold]==>[/] {words}", highlight=False)
+
+    def _build(self) -> None:
+        home = self._home
+        self._say("Building and signing the image (development keys, kept in the home)")
+        now = dt.datetime.now(dt.UTC)
+        with _bar(self._console) as bar:
+            task = bar.add_task("image", total=None)
+
+            def show(what: str, done: int, of: int) -> None:
+                bar.update(task, completed=done, total=of, description=Path(what).name)
+
+            build_image(home.path, home.path / "vibs", now=now, progress=show)
+        write_reference(home.path, home.path / "bootbank", home.reference, now=now)
+
+    def _first_account(self) -> None:
+        store = Store(self._home.database)
+        try:
+            if store.account("root") is None:
+                self._result.password = generate_password()
+                Accounts(store, time.time).set_password(
+                    "root", "Administrator", self._result.password, "Admin"
+                )
+        finally:
+            store.close()
+
+    def _boot(self) -> None:
+        reasons: list[CasemateError] = []
+        for candidate in candidates(self._home):
+            try:
+                self._boot_bank(candidate)
+            except CasemateError as error:
+                reasons.append(error)
+                mark_invalid(candidate, self._home)
+                running.clean(self._home)
+                self._console.print(
+                    f"[bold red]refused[/] {candidate.name}: {error.reason}", highlight=False
+                )
+            else:
+                return
+        raise BootError(
+            "no boot bank could be booted: "
+            + "; ".join(f"{r.component or 'boot'}: {r.reason}" for r in reasons),
+            code=reasons[-1].code if len(reasons) == 1 else "both-banks-bad",
+            component=reasons[-1].component if reasons else "bootbank",
+            remedy=reasons[-1].remedy if reasons else "Build an image: casemate image build.",
+        )
+
+    def _boot_bank(self, candidate: Candidate) -> None:
+        home = self._home
+        step_state(candidate, home)
+        listener = listen(self._port)
+        port = listener.getsockname()[1]
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        api = f"https://{self._host_name}:{port}/sdk"
+        settings = Settings(
+            home=str(home.path),
+            bank=candidate.name,
+            host_name=self._host_name,
+            api=api,
+            progress=writer,
+            listener=listener.fileno(),
+            loader=-1,
+            boot_time=boot_time(),
+            launch_digests={},
+        )
+        began = time.monotonic()
+        pidfd = -1
+        try:
+            child = launch(home, settings, candidate.cfg.kernel, Teller(writer))
+            pidfd = child.pidfd
+            ticks = running.start_time(child.pid) or 0
+            running.note(
+                home,
+                running.Running(child.pid, ticks, api, port, self._host_name, candidate.name),
+            )
+            os.close(writer)
+            writer = -1
+            self._follow(reader, began)
+        except BaseException:
+            if pidfd >= 0:
+                spawn.kill(pidfd)
+                spawn.wait_gone(pidfd, running.KILL_SECONDS)
+            raise
+        finally:
+            listener.close()
+            for descriptor in (reader, writer, pidfd):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        self._result.api = api
+        self._result.bank = candidate.name
+
+    def _follow(self, reader: int, began: float) -> None:
+        with _bar(self._console) as bar:
+            task = bar.add_task("launch", total=None)
+            last = began
+            for told in _lines(reader):
+                stage = str(told["stage"])
+                if stage == "component":
+                    self._component(bar, task, told)
+                    continue
+                if stage == "refused":
+                    raise BootError(
+                        str(told["reason"]),
+                        code=str(told["code"]),
+                        component=str(told["component"]),
+                        remedy=str(told["remedy"]),
+                    )
+                bar.update(task, description=stage)
+                at = float(str(told["at"]))
+                self._result.stages.append((stage, at - last))
+                last = at
+                if stage == "ready":
+                    return
+        raise BootError(
+            "the boot ended without a word",
+            code="boot-died",
+            remedy="Look at run/log/boot.log, init.log, kernel.log and hostd.log in the home.",
+        )
+
+    def _component(self, bar: Progress, task: TaskID, told: dict[str, object]) -> None:
+        bar.update(
+            task,
+            completed=int(str(told["number"])),
+            total=int(str(told["total"])),
+            description=f"{told['file']} verified, measured, mounted",
+        )
+        self._result.components.append(
+            {k: v for k, v in told.items() if k not in ("stage", "at", "number", "total")}
+        )
+
+    def _demo(self) -> None:
+        home = self._home
+        vms = vm_commands.vms_of(home)
+        if not vms:
+            place = home.volumes / "datastore1" / "demo"
+            if not (place / "demo.vmx").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                write_demo(place)
+            with Calls(home.calls_socket) as calls:
+                task = calls.ask(m.RegisterVm("", DEMO, "casemate up"), m.TaskReply).task
+            vm_commands.wait(home, task)
+            vms = vm_commands.vms_of(home)
+        for fact in vms:
+            if fact.config.vmx_path == DEMO and fact.power is PowerState.POWERED_OFF:
+                with Calls(home.calls_socket) as calls:
+                    task = calls.ask(m.PowerOn("", fact.vm, "casemate up"), m.TaskReply).task
+                vm_commands.wait(home, task)
+        self._result.vms = [
+            (fact.config.name, fact.power.value) for fact in vm_commands.vms_of(home)
+        ]
+
+    def _attest(self) -> None:
+        port = int(self._result.api.rpartition(":")[2].partition("/")[0])
+        if not self._home.reference.exists():
+            return
+        appraisal = attest_once(
+            "localhost", port, self._home.reference, self._home.trust / "ek", time.time()
+        )
+        self._result.verdict = appraisal.verdict
+        self._result.findings = list(appraisal.findings)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("    {task.description:<44}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed:>3.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _lines(reader: int) -> Iterator[dict[str, object]]:
+    waiting = b""
+    while True:
+        ready, _, _ = select.select([reader], [], [], BOOT_SECONDS)
+        if not ready:
+            raise BootError(
+                f"the boot has been silent for {BOOT_SECONDS:.0f} s",
+                code="boot-hangs",
+                remedy="Look at the logs under run/log in the home.",
+            )
+        data = os.read(reader, 1 << 16)
+        if not data:
+            return
+        *lines, waiting = (waiting + data).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+
+def print_summary(console: Console, result: Result, seconds: float) -> None:
+    """Print what was done: components, stages, VMs, verdict, address, first password."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2), title_justify="left")
+    for title in ("component", "VIB", "provider", "level", "PCRs", "sha256"):
+        table.add_column(title, no_wrap=title != "provider")
+    for row in result.components:
+        table.add_row(
+            str(row["file"]),
+            f"{row['vib']} {row['version']}".strip(),
+            str(row["provider"]),
+            str(row["level"]),
+            str(row["pcr"]),
+            str(row["sha256"])[:16] + "…",
+        )
+    console.print()
+    console.print(table)
+    console.print()
+    stages = "  ".join(f"{name} {taken:.2f}s" for name, taken in result.stages)
+    console.print(f"[dim]{stages}  total {seconds:.1f}s[/]", highlight=False)
+    for name, power in result.vms:
+        console.print(f"VM {name}: {power}", highlight=False)
+    colour = "green" if result.verdict == "trusted" else "red"
+    console.print(f"Attestation: [bold {colour}]{result.verdict}[/]", highlight=False)
+    for finding in result.findings:
+        console.print(
+            f"  {finding.code} {finding.component}: {finding.reason} {finding.remedy}",
+            highlight=False,
+            markup=False,
+        )
+    console.print(
+        f"[bold]Casemate is up.[/]   API [bold]{result.api}[/]   user root", highlight=False
+    )
+    if result.password:
+        console.print(f"First password, shown once: [bold]{result.password}[/]", highlight=False)

@@ -1,0 +1,139 @@
+"""``casemate vm``: the virtual machines of the host on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from casemate.calls import messages as m
+from casemate.cli.calls import Calls
+from casemate.errors import CasemateError, NotFoundError
+from casemate.kernel.home import Home, find_home
+from casemate.machine.facts import TaskState, VmFact
+
+TASK_SECONDS = 120.0
+"""Longest wait for a task: a power-on takes tenths of a second."""
+
+_TASKS = {"on": m.PowerOn, "off": m.PowerOff, "reset": m.Reset}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands."""
+    vm = commands.add_parser("vm", help="list, power, register virtual machines")
+    actions = vm.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="all registered VMs")
+    listing.set_defaults(func=_list)
+    for name, words in (
+        ("on", "power on"),
+        ("off", "power off at once"),
+        ("reset", "reset"),
+        ("shutdown", "ask the guest to shut down"),
+        ("unregister", "forget a VM; its files stay"),
+        ("console", "what the guest wrote to its serial port"),
+    ):
+        parser = actions.add_parser(name, help=words)
+        parser.add_argument("vm", help="name or id")
+        parser.set_defaults(func=_one, action=name)
+    register = actions.add_parser("register", help="register a .vmx file")
+    register.add_argument("path", help="datastore path, e.g. '[datastore1] demo/demo.vmx'")
+    register.set_defaults(func=_register)
+    for parser in actions.choices.values():
+        parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def vms_of(home: Home) -> list[VmFact]:
+    """Return the VMs of the running host."""
+    with Calls(home.calls_socket) as calls:
+        facts = calls.ask(m.Snapshot(), m.SnapshotReply).facts
+    return [fact for fact in facts if isinstance(fact, VmFact)]
+
+
+def wait(home: Home, task: str) -> str:
+    """Wait for a task and return its result. Raises what it failed with."""
+    with Calls(home.calls_socket) as calls:
+        fact = calls.finished(task, TASK_SECONDS)
+    if fact.state is TaskState.ERROR and fact.error is not None:
+        raise CasemateError(fact.error.reason, code=fact.error.code, remedy=fact.error.remedy)
+    return fact.result
+
+
+def _find(home: Home, wanted: str) -> VmFact:
+    for fact in vms_of(home):
+        if wanted in (fact.vm, fact.config.name):
+            return fact
+    raise NotFoundError(
+        f"there is no VM {wanted!r}", component=wanted, remedy="casemate vm list shows them."
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    vms = vms_of(find_home(options.home))
+    if options.json:
+        print(json.dumps([asdict(fact) for fact in vms]))
+        return 0
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for title in ("id", "name", "power", "vCPUs", "memory", "guest", "domain", "file"):
+        table.add_column(title, justify="right" if title in ("vCPUs", "memory") else "left")
+    for fact in vms:
+        table.add_row(
+            fact.vm,
+            fact.config.name,
+            fact.power.value,
+            str(fact.config.cpus),
+            f"{fact.config.memory_mib} MiB",
+            fact.config.guest_id,
+            fact.domain,
+            fact.config.vmx_path,
+        )
+    Console(highlight=False).print(table if vms else "No VM is registered.", markup=False)
+    return 0
+
+
+def _one(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    fact = _find(home, options.vm)
+    if options.action == "console":
+        return _console(home, fact, as_json=options.json)
+    with Calls(home.calls_socket) as calls:
+        if options.action in _TASKS:
+            request = _TASKS[options.action](session="", vm=fact.vm, why="command line")
+            reply = calls.ask(request, m.TaskReply)
+        else:
+            kind = m.ShutdownGuest if options.action == "shutdown" else m.UnregisterVm
+            calls.ask(kind(session="", vm=fact.vm, why="command line"), m.Empty)
+            reply = None
+    if reply is not None:
+        wait(home, reply.task)
+    _say(options, f"{fact.config.name}: {options.action} done", {"vm": fact.vm})
+    return 0
+
+
+def _register(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    with Calls(home.calls_socket) as calls:
+        reply = calls.ask(m.RegisterVm("", options.path, "command line"), m.TaskReply)
+    vm = wait(home, reply.task)
+    _say(options, f"registered as {vm}", {"vm": vm})
+    return 0
+
+
+def _console(home: Home, fact: VmFact, *, as_json: bool) -> int:
+    path = home.volumes / fact.config.vmx_path.replace("[", "").replace("] ", "/", 1)
+    try:
+        text = (path.parent / "serial.log").read_text(errors="backslashreplace")
+    except OSError as error:
+        raise NotFoundError(
+            f"{fact.config.name} has no serial log: {error.strerror}",
+            remedy="Give it serial0.fileType = file in its .vmx.",
+        ) from error
+    shown = "".join(c if c.isprintable() or c == "\n" else "" for c in text)
+    print(json.dumps({"vm": fact.vm, "serial": shown}) if as_json else shown)
+    return 0
+
+
+def _say(options: argparse.Namespace, words: str, values: dict[str, str]) -> None:
+    print(json.dumps({"done": options.action, **values}) if options.json else words)

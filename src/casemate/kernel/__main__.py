@@ -1,0 +1,150 @@
+"""The kernel's main program: puts store, TPM, cells and calls together and serves.
+
+    casemate-python -I -B -m casemate.kernel SETTINGS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from casemate import __version__
+from casemate.kernel.accounts import Accounts
+from casemate.kernel.boot.bank import mark_valid
+from casemate.kernel.boot.progress import Progress
+from casemate.kernel.boot.settings import Settings, load_settings
+from casemate.kernel.cells.cell import Cells
+from casemate.kernel.cells.cgroups import find_cgroups
+from casemate.kernel.cells.probe import choose_accelerator
+from casemate.kernel.certificate import ensure_certificate
+from casemate.kernel.hardware import Hardware, read_hardware
+from casemate.kernel.home import HOSTD_UID, Home
+from casemate.kernel.host import About, Kernel
+from casemate.kernel.init import configure_log
+from casemate.kernel.inventory import Inventory
+from casemate.kernel.measurements import Measurements
+from casemate.kernel.server import CallsServer
+from casemate.kernel.store import Store
+from casemate.kernel.stream import FactStream
+from casemate.kernel.tpm.device import Tpm
+from casemate.kernel.tpm.swtpm import socket_path
+from casemate.machine.facts import HostFact
+
+_PROGRESS = 4
+_HOSTD_SECONDS = 30.0
+_log = logging.getLogger("kernel")
+
+
+def host_fact(
+    settings: Settings, hardware: Hardware, measurements: Measurements, accelerator: tuple[str, str]
+) -> HostFact:
+    """Describe the host as it is now."""
+    record = measurements.record
+    return HostFact(
+        name=settings.host_name,
+        uuid=hardware.uuid,
+        product_version=__version__,
+        build=record.build,
+        boot_time=record.boot_time,
+        cpu_model=hardware.cpu_model,
+        cpu_vendor=hardware.cpu_vendor,
+        cpu_mhz=hardware.cpu_mhz,
+        cpu_packages=hardware.packages,
+        cpu_cores=hardware.cores,
+        cpu_threads=hardware.threads,
+        memory_size=hardware.memory_size,
+        numa_nodes=hardware.numa_nodes,
+        acceptance_level=record.acceptance_level,
+        image_profile=record.profile,
+        image_vendor=record.vendor,
+        tpm_version="2.0",
+        drtm_type="none",
+        accelerator=accelerator[0],
+        accelerator_reason=accelerator[1],
+        taints=record.taints,
+    )
+
+
+async def serve(settings: Settings, home: Home) -> None:
+    """Serve until TERM; then power the VMs off and return."""
+    progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    store, stream = Store(home.database), FactStream()
+    hardware = read_hardware(settings.identifier)
+    measurements = Measurements(home.boot_record, lambda: Tpm.embedded(socket_path(home)))
+    inventory = Inventory(store, stream, home.volumes, hardware.uuid)
+    accelerator = await asyncio.to_thread(choose_accelerator)
+    cells = Cells(
+        home.cells,
+        visor_root=Path("/"),
+        cgroups=find_cgroups(f"casemate-{settings.identifier}"),
+        accelerator=accelerator,
+    )
+    kernel = Kernel(
+        store,
+        stream,
+        Accounts(store, time.time),
+        inventory,
+        measurements,
+        cells,
+        About(settings.home, settings.api, settings.boot_time),
+        time.time,
+    )
+    cells.on_exit = kernel.exited
+    stream.publish(
+        host_fact(settings, hardware, measurements, (accelerator.name, accelerator.reason))
+    )
+    for component in measurements.components:
+        stream.publish(component)
+    inventory.publish_all(hardware.cpu_mhz * hardware.cores, hardware.memory_size >> 20)
+    await kernel.adopt()
+    ensure_certificate(home.tls, settings.host_name, HOSTD_UID, dt.datetime.now(dt.UTC))
+    server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
+    await server.start(HOSTD_UID)
+    sampler = asyncio.ensure_future(kernel.sample())
+    try:
+        if not measurements.complete:
+            await _complete(home, settings, stream, measurements, progress)
+        await stopping.wait()
+        _log.info("stopping")
+        await kernel.stop()
+    finally:
+        sampler.cancel()
+        await server.stop()
+        store.close()
+
+
+async def _complete(
+    home: Home,
+    settings: Settings,
+    stream: FactStream,
+    measurements: Measurements,
+    progress: Progress,
+) -> None:
+    """Wait for hostd to listen to the stream, measure Boot Complete, mark the bank as good."""
+    progress.tell("services")
+    async with asyncio.timeout(_HOSTD_SECONDS):
+        await stream.subscribed.wait()
+    await measurements.boot_complete()
+    mark_valid(home.path / settings.bank)
+    progress.tell("ready", api=settings.api)
+    _log.info("boot complete")
+
+
+def main() -> int:
+    """Run the kernel."""
+    configure_log("kernel")
+    settings = load_settings(sys.argv[1])
+    asyncio.run(serve(settings, settings.home_inside))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The record of the running host, and how to end it without leaving anything.
+
+``run/host.json`` names the host's first process by pid and start time, so that a number that
+was given to another process in the meantime is never taken for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from casemate.errors import HostError
+from casemate.kernel.cells.cgroups import remove_all
+from casemate.kernel.files import write_file
+from casemate.kernel.home import Home
+from casemate.kernel.sys import spawn
+
+KILL_SECONDS = 10.0
+"""For a killed process to be gone; longer means it hangs in the machine's kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The host's first process, and where the API listens."""
+
+    pid: int
+    start_time: int
+    api: str
+    port: int
+    host_name: str
+    bank: str
+
+
+def start_time(pid: int) -> int | None:
+    """Return the start time of a process in clock ticks since boot, or None."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def note(home: Home, running: Running) -> None:
+    """Write the record."""
+    write_file(home.running, json.dumps(asdict(running), indent=1).encode())
+
+
+def recorded(home: Home) -> Running | None:
+    """Return the record, whether or not the host still runs."""
+    try:
+        return Running(**json.loads(home.running.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def find(home: Home) -> Running | None:
+    """Return the running host of this home, or None."""
+    running = recorded(home)
+    if running is None or start_time(running.pid) != running.start_time:
+        return None
+    return running
+
+
+def end(home: Home, seconds: float) -> bool:
+    """End the host: in order within ``seconds``, else by force; then remove what is left.
+
+    Returns whether a host was running. Raises HostError when it cannot be ended.
+    """
+    running = find(home)
+    if running is not None:
+        with contextlib.suppress(HostError):
+            pidfd = spawn.open_process(running.pid)
+            try:
+                _end(pidfd, seconds)
+            finally:
+                os.close(pidfd)
+        if find(home) is not None:
+            raise HostError(
+                "the host's first process does not end",
+                code="does-not-end",
+                component=str(running.pid),
+                remedy="Look at what it waits for: /proc/PID/stack.",
+            )
+    clean(home)
+    return running is not None
+
+
+def clean(home: Home) -> None:
+    """Remove what a host leaves behind when it is killed: cgroups, sockets, run-time state."""
+    remove_all(f"casemate-{home.identifier}")
+    for place in (home.cells, home.run / "tpm", home.boot_record, home.calls_socket.parent):
+        shutil.rmtree(place, ignore_errors=True)
+    (home.run / "visor").mkdir(parents=True, exist_ok=True)
+    (home.run / "visor").rmdir()
+    home.running.unlink(missing_ok=True)
+    home.create()
+
+
+def _end(pidfd: int, seconds: float) -> None:
+    if not spawn.kill(pidfd, signal.SIGTERM):
+        return
+    if not spawn.wait_gone(pidfd, seconds):
+        spawn.kill(pidfd)
+        spawn.wait_gone(pidfd, KILL_SECONDS)
