@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from casemate.errors import FormatError
 from casemate.formats.bootcfg import BootCfg, BootModule
 from casemate.formats.imgdb import ImageDb
-from casemate.formats.vib import parse_descriptor
-from casemate.policy.measure import (
+from casemate.policy.steps import (
     BootComplete,
     CommandLine,
     Component,
@@ -44,8 +42,6 @@ def boot_steps(
         anchors: all trust anchors; their order does not matter.
         signers: VIB id to the certificate (DER) that signed it; unsigned VIBs are absent.
         secure_boot: whether firmware verified the loader.
-
-    Raises FormatError where two VIBs claim the same boot file, or a descriptor is malformed.
     """
     owners = _owners(db)
     yield Launch(cfg.kernel)
@@ -86,24 +82,10 @@ def security_options(cfg: BootCfg, db: ImageDb, *, secure_boot: bool) -> tuple[s
 
 def _owners(db: ImageDb) -> dict[str, tuple[VibIdentity, str]]:
     owners: dict[str, tuple[VibIdentity, str]] = {}
-    for vib in db.vibs:
-        descriptor = parse_descriptor(vib.descriptor_bytes)
-        identity = VibIdentity(
-            descriptor.vib_id,
-            descriptor.name,
-            descriptor.version,
-            descriptor.vendor,
-            str(descriptor.acceptance_level),
-        )
-        for payload, file_name in vib.files.items():
-            if file_name in owners:
-                other = owners[file_name][0].vib_id
-                raise FormatError(
-                    f"{file_name} is claimed by {other} and by {identity.vib_id}",
-                    component=file_name,
-                    code="duplicate-owner",
-                )
-            owners[file_name] = (identity, payload)
+    for file_name, (vib, payload) in db.owners().items():
+        one = vib.descriptor
+        identity = VibIdentity(one.vib_id, one.name, one.version, one.vendor, one.acceptance_level)
+        owners[file_name] = (identity, payload.name)
     return owners
 
 
