@@ -1,0 +1,189 @@
+"""VMDK descriptors: which files make up a virtual disk.
+
+Only disks whose data is plain sectors in one file beside the descriptor are read: createType
+``monolithicFlat`` (extent type FLAT) and ``vmfs`` (extent type VMFS). A descriptor comes from
+strangers and names files that a privileged process will open, so it may name nothing but a plain
+file in its own directory: no path, no device (raw device mappings), no parent.
+
+Source: "Virtual Disk Format 5.0" (VMware, 2011).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from casemate.errors import FormatError, LimitError, NotSupportedError
+
+# Bytes: a descriptor is a page of text; sparse disks have it inside and are not read here.
+SIZE_LIMIT: Final = 65536
+LINE_LIMIT: Final = 1024
+SECTOR: Final = 512
+# Sectors: 62 TiB, the largest disk of vSphere.
+CAPACITY_LIMIT: Final = (62 << 40) // SECTOR
+_SIGNATURE: Final = "# Disk DescriptorFile"
+_NO_PARENT: Final = "ffffffff"
+_EXTENT: Final = re.compile(
+    r"(RW|RDONLY|NOACCESS)[ \t]+([0-9]{1,18})[ \t]+([A-Z0-9]+)"
+    r"(?:[ \t]+\"([^\"]*)\"(?:[ \t]+([0-9]{1,18}))?)?",
+    re.ASCII,
+)
+_ENTRY: Final = re.compile(r"([A-Za-z0-9_.]+)[ \t]*=[ \t]*(?:\"([^\"]*)\"|([^\"]*))")
+_PLAIN_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
+_ADAPTERS: Final = frozenset({"ide", "buslogic", "lsilogic", "legacyESX", "pvscsi", "nvme"})
+
+
+class CreateType(StrEnum):
+    """The kinds of disks that are read."""
+
+    MONOLITHIC_FLAT = "monolithicFlat"
+    VMFS = "vmfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Vmdk:
+    """A flat disk: ``sectors`` of 512 bytes from sector ``offset`` on in ``extent``.
+
+    ``extent`` is the plain name of a file in the descriptor's directory.
+    """
+
+    create_type: CreateType
+    extent: str
+    sectors: int
+    offset: int = 0
+    read_only: bool = False
+    cid: str = "fffffffe"
+    adapter: str = "lsilogic"
+    ddb: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def capacity(self) -> int:
+        """Size of the disk in bytes."""
+        return self.sectors * SECTOR
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether ``name`` can only be a file of the directory that it is looked up in."""
+    return bool(_PLAIN_NAME.fullmatch(name)) and name not in {".", ".."}
+
+
+def parse(data: bytes) -> Vmdk:
+    """Parse a descriptor.
+
+    Raises:
+        FormatError: Not a descriptor, or it names something outside its directory.
+        LimitError: Too long, or a disk over 62 TiB.
+        NotSupportedError: A kind of disk that is not read: sparse, delta, mapped devices.
+    """
+    if len(data) > SIZE_LIMIT:
+        raise LimitError(f"a vmdk descriptor of {len(data)} bytes is too large", component="vmdk")
+    try:
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise _malformed("it is not text; a sparse disk holds its descriptor inside") from error
+    if not lines or lines[0] != _SIGNATURE:
+        raise _malformed(f"it does not start with {_SIGNATURE!r}")
+    if len(lines) > LINE_LIMIT:
+        raise LimitError(f"a vmdk descriptor of {len(lines)} lines is too long", component="vmdk")
+    extents: list[re.Match[str]] = []
+    entries: dict[str, str] = {}
+    for line in lines:
+        if not line or line.startswith("#"):
+            continue
+        if extent := _EXTENT.fullmatch(line):
+            extents.append(extent)
+        elif entry := _ENTRY.fullmatch(line):
+            if entry[1] in entries:
+                raise _malformed(f"{entry[1]} occurs twice")
+            entries[entry[1]] = entry[2] if entry[2] is not None else entry[3].strip()
+        else:
+            raise _malformed(f"{line[:60]!r} is neither an entry nor an extent")
+    return _disk(entries, extents)
+
+
+def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
+    """Check what the lines say together."""
+    if entries.get("version") not in {"1", "2", "3", "4"}:
+        raise _malformed(f"its version is {entries.get('version')!r}")
+    try:
+        create_type = CreateType(entries.get("createType", ""))
+    except ValueError:
+        raise NotSupportedError(
+            f"a disk of type {entries.get('createType', '')!r} cannot be used",
+            component="vmdk",
+            code="vmdk-type",
+            remedy="Convert it to a flat disk: vmkfstools -i, or qemu-img convert -f vmdk -O raw.",
+        ) from None
+    if entries.get("parentCID", _NO_PARENT) != _NO_PARENT or "parentFileNameHint" in entries:
+        raise NotSupportedError(
+            "a disk with a parent (a snapshot's delta) cannot be used",
+            component="vmdk",
+            code="vmdk-parent",
+            remedy="Consolidate the snapshots first.",
+        )
+    if len(extents) != 1:
+        raise NotSupportedError(
+            f"a disk of {len(extents)} extents cannot be used",
+            component="vmdk",
+            code="vmdk-extents",
+            remedy="Convert it to a disk in one file.",
+        )
+    access, sectors, kind, name, offset = extents[0].groups()
+    if kind != {CreateType.MONOLITHIC_FLAT: "FLAT", CreateType.VMFS: "VMFS"}[create_type]:
+        raise _malformed(f"a {create_type} disk cannot have an extent of type {kind}")
+    if access == "NOACCESS":
+        raise _malformed("its extent may not be accessed")
+    if name is None or not is_plain_name(name):
+        raise FormatError(
+            f"a vmdk descriptor names {name!r}, which is not a file of its own directory",
+            component="vmdk",
+            code="vmdk-path",
+            remedy="Put the extent beside the descriptor and name it without a path.",
+        )
+    if not 0 < int(sectors) <= CAPACITY_LIMIT or int(offset or 0) > CAPACITY_LIMIT:
+        raise LimitError(f"a disk of {sectors} sectors is out of range", component="vmdk")
+    adapter = entries.get("ddb.adapterType", "lsilogic")
+    if adapter not in _ADAPTERS:
+        raise _malformed(f"its adapter is {adapter[:40]!r}")
+    return Vmdk(
+        create_type=create_type,
+        extent=name,
+        sectors=int(sectors),
+        offset=int(offset or 0),
+        read_only=access == "RDONLY",
+        cid=entries.get("CID", "fffffffe"),
+        adapter=adapter,
+        ddb=tuple(
+            (key, value)
+            for key, value in entries.items()
+            if key.startswith("ddb.") and key != "ddb.adapterType"
+        ),
+    )
+
+
+def write(disk: Vmdk) -> bytes:
+    """Write a descriptor; ``parse`` gives the same disk back."""
+    kind = "FLAT" if disk.create_type is CreateType.MONOLITHIC_FLAT else "VMFS"
+    access = "RDONLY" if disk.read_only else "RW"
+    place = f" {disk.offset}" if disk.offset or kind == "FLAT" else ""
+    lines = (
+        _SIGNATURE,
+        "version=1",
+        f"CID={disk.cid}",
+        f"parentCID={_NO_PARENT}",
+        f'createType="{disk.create_type}"',
+        "",
+        "# Extent description",
+        f'{access} {disk.sectors} {kind} "{disk.extent}"{place}',
+        "",
+        "# The Disk Data Base",
+        f'ddb.adapterType = "{disk.adapter}"',
+        *(f'{key} = "{value}"' for key, value in disk.ddb),
+    )
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _malformed(why: str) -> FormatError:
+    return FormatError(f"not a vmdk descriptor: {why}", component="vmdk", code="vmdk-malformed")

@@ -1,0 +1,116 @@
+"""The plan of a cell: everything that starting a VM's process will do, as one value.
+
+``machine.plan`` makes plans, ``machine.planaudit`` judges them, and the kernel carries out what
+the audit finds nothing in. Nothing about a cell's confinement is decided anywhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Isolation(StrEnum):
+    """Namespaces of its own that a cell has."""
+
+    MOUNT = "mnt"
+    PID = "pid"
+    NET = "net"
+    IPC = "ipc"
+    UTS = "uts"
+    CGROUP = "cgroup"
+
+
+class Hardening(StrEnum):
+    """What is done to the process before the program runs."""
+
+    OWN_IDENTITY = "own-identity"
+    NO_CAPABILITIES = "no-capabilities"
+    NO_NEW_PRIVILEGES = "no-new-privileges"
+    NO_WRITABLE_CODE = "no-writable-code"
+    NO_EXECUTABLE_MEMFD = "no-executable-memfd"
+    RANDOM_ADDRESSES = "random-addresses"
+    NOT_DUMPABLE = "not-dumpable"
+    ONLY_LISTED_DESCRIPTORS = "only-listed-descriptors"
+
+
+class Limit(StrEnum):
+    """Resource limits by their names in setrlimit(2)."""
+
+    CORE = "core"
+    NOFILE = "nofile"
+    NPROC = "nproc"
+    FSIZE = "fsize"
+    MEMLOCK = "memlock"
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """An empty RAM file system in the cell, without execution, set-uid and device nodes."""
+
+    target: str
+    size: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFile:
+    """A file of the VM's directory that the cell sees at ``target``, read-only."""
+
+    file_name: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassedFile:
+    """A file of the VM's directory that the cell gets as an open descriptor."""
+
+    fd: int
+    file_name: str
+    writable: bool
+    minimum_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening Unix socket that the cell gets; ``name`` is its file in the run directory."""
+
+    fd: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupTargets:
+    """What the cell's control group is set to.
+
+    ``cpu_shares`` counts as ESXi's shares do; the backend scales them. ``cpu_quota`` is
+    microseconds of CPU per 100 ms, or -1.
+    """
+
+    cpu_shares: int
+    cpu_quota: int
+    memory_bytes: int
+    pids: int
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """How to start the process of one VM."""
+
+    vm: str
+    domain: str
+    accelerator: str
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    uid: int
+    gid: int
+    cwd: str
+    isolation: frozenset[Isolation]
+    hardening: frozenset[Hardening]
+    scratch: tuple[Scratch, ...]
+    devices: tuple[str, ...]
+    shown: tuple[ShownFile, ...]
+    passed: tuple[PassedFile, ...]
+    listeners: tuple[Listener, ...]
+    rlimits: tuple[tuple[Limit, int], ...]
+    cgroup: CgroupTargets

@@ -1,0 +1,233 @@
+"""From the entries of a vmx file to what a VM is made of."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from casemate.errors import ArgumentError, LimitError
+from casemate.formats.vmdk import is_plain_name
+from casemate.formats.vmx import Vmx
+from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.guestcpu import check_masks
+
+CPU_LIMIT: Final = 255
+"""vCPUs: what QEMU's q35 machine takes without an interrupt remapping unit."""
+MEMORY_LIMIT: Final = 6128 << 10
+"""MiB: the largest VM of vSphere 8."""
+_MEMORY_STEP: Final = 4
+# Characters: what vSphere allows for the name of a VM.
+_NAME_LIMIT: Final = 80
+# Sockets of each kind of controller: controllers, units on each.
+_BUSES: Final = {
+    "ide": (2, 2),
+    "sata": (4, 30),
+    "scsi": (4, 16),
+    "nvme": (4, 15),
+    "virtio": (1, 16),
+}
+_NICS: Final = 10
+_SHARES: Final = {"low": 500, "normal": 1000, "high": 2000}
+_MEMORY_SHARES: Final = {"low": 5, "normal": 10, "high": 20}
+_SHARES_LIMIT: Final = 1_000_000
+_UUID: Final = re.compile(r"[0-9a-f]{32}")
+_MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
+_GUEST: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_SCSI_MODELS: Final = frozenset({"lsilogic", "lsisas1068", "pvscsi"})
+_NIC_MODELS: Final = frozenset({"e1000", "e1000e", "vmxnet3", "virtio"})
+_DISK_KINDS: Final = {
+    "": "disk",
+    "disk": "disk",
+    "scsi-harddisk": "disk",
+    "ata-harddisk": "disk",
+    "rawdisk": "raw",
+    "cdrom-image": "cdrom",
+    "cdrom-raw": "host-cdrom",
+    "atapi-cdrom": "host-cdrom",
+}
+
+
+def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
+    """Read a VM's configuration.
+
+    Args:
+        vmx: The parsed file.
+        vmx_path: Its datastore path, ``[datastore1] demo/demo.vmx``.
+
+    Returns:
+        The configuration; ``extra`` holds every entry that no other field shows. Capacities of
+        disks are 0 until their descriptors are read.
+
+    Raises:
+        ArgumentError: A value is out of range, names a file outside of the VM's directory, or
+            takes protection from the guest; ``argument`` is the entry's name.
+        LimitError: A number of more than 18 digits.
+    """
+    entries = _Entries(vmx.lowered())
+    check_masks(entries.values)
+    name = entries.take("displayname") or vmx_path.rpartition("/")[2].removesuffix(".vmx")
+    if not name or len(name) > _NAME_LIMIT or not name.isprintable():
+        raise entries.wrong("displayname", f"not 1 to {_NAME_LIMIT} printable characters")
+    cpus = entries.number("numvcpus", 1, 1, CPU_LIMIT)
+    memory = entries.number("memsize", 32, _MEMORY_STEP, MEMORY_LIMIT)
+    if memory % _MEMORY_STEP:
+        raise entries.wrong("memsize", f"{memory} MiB is not a multiple of {_MEMORY_STEP}")
+    firmware = entries.choice("firmware", "bios", frozenset({"bios", "efi"}))
+    guest = entries.take("guestos") or "otherguest"
+    if not _GUEST.fullmatch(guest):
+        raise entries.wrong("guestos", f"{guest!r} is not a guest id")
+    return VmConfig(
+        name=name,
+        uuid=_uuid(entries),
+        vmx_path=vmx_path,
+        guest_id=guest,
+        cpus=cpus,
+        memory_mib=memory,
+        firmware=firmware,
+        disks=tuple(_disks(entries)),
+        nics=tuple(_nics(entries)),
+        cpu_allocation=_allocation(entries, "sched.cpu", _SHARES, cpus),
+        memory_allocation=_allocation(entries, "sched.mem", _MEMORY_SHARES, memory),
+        annotation=entries.take("annotation"),
+        extra=tuple(entries.rest(vmx)),
+    )
+
+
+class _Entries:
+    """The entries by lower-case name, remembering which were used."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+        self._taken: set[str] = set()
+
+    def take(self, name: str, default: str = "") -> str:
+        self._taken.add(name)
+        return self.values.get(name, default)
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        value = self.take(name, "TRUE" if default else "FALSE").lower()
+        if value not in {"true", "false", "yes", "no", "1", "0"}:
+            raise self.wrong(name, f"{value[:40]!r} is neither TRUE nor FALSE")
+        return value in {"true", "yes", "1"}
+
+    def number(self, name: str, default: int, low: int, high: int) -> int:
+        value = self.take(name, str(default))
+        if not re.fullmatch(r"-?[0-9]{1,18}", value, re.ASCII):
+            if re.fullmatch(r"-?[0-9]+", value, re.ASCII):
+                raise LimitError(f"{name} has too many digits", component=name)
+            raise self.wrong(name, f"{value[:40]!r} is not a number")
+        if not low <= int(value) <= high:
+            raise self.wrong(name, f"{value} is not between {low} and {high}")
+        return int(value)
+
+    def choice(self, name: str, default: str, allowed: frozenset[str]) -> str:
+        value = (self.take(name) or default).lower()
+        if value not in allowed:
+            raise self.wrong(name, f"{value[:40]!r} is none of {', '.join(sorted(allowed))}")
+        return value
+
+    def wrong(self, name: str, why: str) -> ArgumentError:
+        return ArgumentError(f"the vmx entry {name}: {why}", argument=name)
+
+    def rest(self, vmx: Vmx) -> list[tuple[str, str]]:
+        return [(name, value) for name, value in vmx.entries if name.lower() not in self._taken]
+
+
+def _uuid(entries: _Entries) -> str:
+    """Return uuid.bios in the usual form; ``56 4d ... -...`` is how VMware writes it."""
+    given = entries.take("uuid.bios").lower()
+    digits = re.sub(r"[ \-]", "", given)
+    if not given:
+        return ""
+    if not _UUID.fullmatch(digits):
+        raise entries.wrong("uuid.bios", f"{given[:60]!r} is not a UUID")
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return "-".join(parts)
+
+
+def _disks(entries: _Entries) -> list[DiskSpec]:
+    """Collect disks and CD images in order of bus, controller and unit."""
+    found = []
+    for bus, (controllers, units) in _BUSES.items():
+        for controller in (f"{bus}{number}" for number in range(controllers)):
+            if bus in {"scsi", "sata", "nvme"} and not entries.flag(f"{controller}.present"):
+                continue
+            if bus == "scsi":
+                model = entries.values.get(f"{controller}.virtualdev", "lsilogic").lower()
+                if model not in _SCSI_MODELS:
+                    raise entries.wrong(f"{controller}.virtualdev", f"no controller {model[:40]!r}")
+            for unit in range(units):
+                disk = _disk(entries, controller, unit)
+                if disk is not None:
+                    found.append(disk)
+    return found
+
+
+def _disk(entries: _Entries, controller: str, unit: int) -> DiskSpec | None:
+    """Read one slot; None where it is empty or a drive without a medium."""
+    slot = f"{controller}:{unit}"
+    if not entries.flag(f"{slot}.present"):
+        return None
+    file_name = entries.take(f"{slot}.filename")
+    device_type = entries.take(f"{slot}.devicetype").lower()
+    kind = _DISK_KINDS.get(device_type)
+    if kind is None or kind == "raw":
+        raise entries.wrong(f"{slot}.devicetype", f"no device of type {device_type[:40]!r}")
+    if kind == "host-cdrom" or (
+        kind == "cdrom" and not entries.flag(f"{slot}.startconnected", default=True)
+    ):
+        return None
+    if not is_plain_name(file_name):
+        raise entries.wrong(
+            f"{slot}.filename", f"{file_name[:80]!r} is not a file of the VM's own directory"
+        )
+    return DiskSpec(
+        file_name=file_name,
+        kind=kind,
+        format=_disk_format(entries, slot, file_name, kind),
+        capacity=0,
+        controller=controller,
+        unit=unit,
+    )
+
+
+def _disk_format(entries: _Entries, slot: str, file_name: str, kind: str) -> str:
+    """Tell the format by the file's name; a disk is never probed by its content."""
+    suffix = file_name.rpartition(".")[2].lower()
+    known = {"iso": "raw", "img": "raw"} if kind == "cdrom" else {"vmdk": "vmdk", "img": "raw"}
+    if suffix not in known:
+        raise entries.wrong(f"{slot}.filename", f"no {kind} is read from a .{suffix[:20]} file")
+    return known[suffix]
+
+
+def _nics(entries: _Entries) -> list[NicSpec]:
+    """Collect the network cards."""
+    found = []
+    for slot in (f"ethernet{number}" for number in range(_NICS)):
+        if not entries.flag(f"{slot}.present"):
+            continue
+        generated = entries.take(f"{slot}.generatedaddress")
+        mac = (entries.take(f"{slot}.address") or generated).lower()
+        if mac and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
+            raise entries.wrong(f"{slot}.address", f"{mac[:40]!r} is not a station address")
+        network = entries.take(f"{slot}.networkname") or entries.take(f"{slot}.connectiontype")
+        model = entries.choice(f"{slot}.virtualdev", "e1000", _NIC_MODELS)
+        found.append(NicSpec(mac=mac, network=network or "VM Network", model=model))
+    return found
+
+
+def _allocation(entries: _Entries, prefix: str, levels: dict[str, int], units: int) -> Allocation:
+    """Read reservation, limit and shares; named shares count per vCPU or MiB."""
+    limit = MEMORY_LIMIT if prefix == "sched.mem" else 1 << 31
+    reservation = entries.number(f"{prefix}.min", 0, 0, limit)
+    ceiling = -1
+    if entries.values.get(f"{prefix}.max", "").lower() == "unlimited":
+        entries.take(f"{prefix}.max")
+    else:
+        ceiling = entries.number(f"{prefix}.max", -1, -1, limit)
+    level = entries.values.get(f"{prefix}.shares", "normal").lower()
+    if level in levels:
+        entries.take(f"{prefix}.shares")
+        return Allocation(reservation, ceiling, level, levels[level] * units)
+    shares = entries.number(f"{prefix}.shares", 0, 1, _SHARES_LIMIT)
+    return Allocation(reservation, ceiling, "custom", shares)
