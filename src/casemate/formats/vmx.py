@@ -30,6 +30,12 @@ _ENCODINGS: Final = {
 }
 _BOM: Final = b"\xef\xbb\xbf"
 _ENCODING_NAME: Final = ".encoding"
+# Possessive quantifiers: no line, however made, takes more than linear time.
+_LINE: Final = re.compile(
+    rb"[ \t]*+([A-Za-z0-9_.:\-]++)[ \t]*+=[ \t]*+"
+    rb"(?:\"([^\"]*+)\"|([^\" \t#](?:[^\"#]*[^\" \t#])?)?)[ \t]*+(?:#.*+)?"
+)
+_NAME: Final = ".encoding"
 _LINE: Final = re.compile(
     rb"[ \t]*([A-Za-z0-9_.:\-]+)[ \t]*=[ \t]*(?:\"([^\"]*)\"|([^\" \t#][^\"#]*?)?)[ \t]*(?:#.*)?"
 )
