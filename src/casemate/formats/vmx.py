@@ -30,6 +30,7 @@ _ENCODINGS: Final = {
 }
 _BOM: Final = b"\xef\xbb\xbf"
 _ENCODING_NAME: Final = ".encoding"
+_NAME: Final = ".encoding"
 # Possessive quantifiers: no line, however made, takes more than linear time.
 _LINE: Final = re.compile(
     rb"[ \t]*+([A-Za-z0-9_.:\-]++)[ \t]*+=[ \t]*+"
@@ -40,6 +41,7 @@ _LINE: Final = re.compile(
     rb"[ \t]*([A-Za-z0-9_.:\-]+)[ \t]*=[ \t]*(?:\"([^\"]*)\"|([^\" \t#][^\"#]*?)?)[ \t]*(?:#.*)?"
 )
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
+_BLANKS: Final = b" \t"
 _ESCAPE: Final = re.compile(rb"\|(..?)?", re.DOTALL)
 _HEX: Final = re.compile(rb"[0-9A-Fa-f]{2}")
 # Characters that would end a line or a value; "|" is the escape itself.
@@ -116,16 +118,23 @@ def _lines(entries: Iterable[tuple[str, str]]) -> Iterable[bytes]:
 
 
 def _entry(line: bytes, number: int) -> tuple[str, bytes]:
-    """Split one line into name and raw value."""
-    match = _LINE.fullmatch(line)
-    if match is None:
+    """Split one line into name and raw value, in linear time."""
+    left, equals, right = line.partition(b"=")
+    name, right = left.strip(_BLANKS).decode("latin-1"), right.strip(_BLANKS)
+    if right.startswith(b'"'):
+        value, closing, tail = right[1:].partition(b'"')
+        tail = tail.strip(_BLANKS)
+        good = bool(closing) and (not tail or tail.startswith(b"#"))
+    else:
+        value = right.partition(b"#")[0].strip(_BLANKS)
+        good = b'"' not in value
+    if not (good and equals and _NAME.fullmatch(name)):
         raise FormatError(
             f'line {number} is not of the form name = "value"',
             component=_COMPONENT,
             code="vmx-line",
             remedy="Correct the line.",
         )
-    name, value = match[1].decode(), match[2] if match[2] is not None else (match[3] or b"")
     if len(name) > NAME_LIMIT or len(value) > VALUE_LIMIT:
         raise LimitError(f"line {number} is too long", component=_COMPONENT)
     return name, value
