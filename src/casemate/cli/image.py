@@ -1,0 +1,145 @@
+"""``casemate image``: builds the host's image and says what a boot bank holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from casemate.cli.progress import steps
+from casemate.cli.trust import add_common
+from casemate.errors import ArgumentError
+from casemate.formats.descriptor import parse_descriptor
+from casemate.image.build import RELEASED, Image, build_image
+from casemate.image.profile import read_bank
+from casemate.kernel.home import find_home
+
+MEBIBYTE = 1 << 20
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``image`` with its commands."""
+    parser = commands.add_parser("image", help="build the host's image and look at it")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    build = actions.add_parser("build", help="build all VIBs, sign them, fill the boot bank")
+    build.add_argument("--out", type=Path, help="where the VIBs go (default: <home>/image)")
+    build.set_defaults(func=_build)
+    profile = actions.add_parser("profile", help="show the image profile of a boot bank")
+    profile.add_argument("--bank", choices=("bootbank", "altbootbank"), default="bootbank")
+    profile.set_defaults(func=_profile)
+    for action in (build, profile):
+        add_common(action)
+
+
+def released() -> datetime:
+    """Return the release date: SOURCE_DATE_EPOCH where it is set, else this version's own.
+
+    Raises:
+        ArgumentError: SOURCE_DATE_EPOCH is no number of seconds.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return RELEASED
+    try:
+        return datetime.fromtimestamp(int(text), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ArgumentError(
+            "SOURCE_DATE_EPOCH must be a number of seconds since 1970.",
+            argument="SOURCE_DATE_EPOCH",
+        ) from error
+
+
+def _build(options: argparse.Namespace) -> int:
+    home = find_home(options.home).path
+    began = time.monotonic()
+    with steps("Building the image", quiet=options.json) as progress:
+        image = build_image(
+            home,
+            options.out or home / "image",
+            now=datetime.now(UTC),
+            released=released(),
+            progress=progress,
+        )
+    seconds = time.monotonic() - began
+    if options.json:
+        print(json.dumps(_facts(image, seconds)))
+        return 0
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, justify in (("VIB", "left"), ("Level", "left"), ("File", "left"), ("MiB", "right")):
+        table.add_column(title, justify="right" if justify == "right" else "left")
+    for recipe, payload in image.payloads:
+        name = f"{recipe.name} {recipe.version}"
+        size = f"{payload.size / MEBIBYTE:.1f}"
+        table.add_row(name, recipe.level, recipe.boot_name, size)
+    Console().print(table)
+    print(f"Image {image.build} in {image.bank}, {seconds:.1f} s")
+    return 0
+
+
+def _facts(image: Image, seconds: float) -> dict[str, object]:
+    return {
+        "build": image.build,
+        "bank": str(image.bank),
+        "written": image.written,
+        "seconds": round(seconds, 2),
+        "vibs": [
+            {
+                "name": recipe.name,
+                "version": recipe.version,
+                "level": recipe.level,
+                "file": recipe.boot_name,
+                "size": payload.size,
+                "sha256": payload.sha256,
+                "cached": payload.cached,
+                "depends": sorted(recipe.requires),
+            }
+            for recipe, payload in image.payloads
+        ],
+    }
+
+
+def _profile(options: argparse.Namespace) -> int:
+    home = find_home(options.home).path
+    configuration, database = read_bank(home / options.bank)
+    profile = database.profile
+    rows = []
+    for vib in database.vibs:
+        known = parse_descriptor(vib.descriptor_bytes)
+        files = ", ".join(vib.files.values())
+        rows.append(
+            {
+                "name": known.name,
+                "version": known.version,
+                "vendor": known.vendor,
+                "level": known.acceptance_level,
+                "file": files,
+            }
+        )
+    if options.json:
+        facts = {
+            "name": profile.name,
+            "vendor": profile.vendor,
+            "level": str(profile.acceptance_level),
+            "created": profile.creation_time.isoformat(),
+            "build": configuration.build,
+            "bootstate": configuration.bootstate.name,
+            "vibs": rows,
+        }
+        print(json.dumps(facts))
+        return 0
+    state = configuration.bootstate.name
+    print(f"{profile.name} ({profile.vendor}), {profile.acceptance_level}, bank {state}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("Name", "Version", "Vendor", "Level", "File"):
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+    return 0
