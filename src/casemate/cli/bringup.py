@@ -10,7 +10,7 @@ import select
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +27,7 @@ from casemate.image.demo import write_demo
 from casemate.image.reference import write_reference
 from casemate.kernel.accounts import Accounts, generate_password
 from casemate.kernel.boot import running
-from casemate.kernel.boot.bank import Candidate, candidates, mark_invalid, step_state
+from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.boot.launch import boot_time, launch, listen
 from casemate.kernel.boot.progress import Progress as Teller
 from casemate.kernel.boot.settings import Settings
@@ -36,6 +36,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.sys import spawn
 from casemate.kernel.tpm import swtpm
 from casemate.machine.facts import PowerState
+from casemate.policy.banks import Bank, after_failure, plan_boot
 
 BOOT_SECONDS = 180.0
 """Silence on the progress pipe for longer than this means that the boot hangs."""
@@ -144,37 +145,33 @@ class BringUp:
             store.close()
 
     def _boot(self) -> None:
-        reasons: list[CasemateError] = []
-        for candidate in candidates(self._home):
-            try:
-                self._boot_bank(candidate)
-            except CasemateError as error:
-                reasons.append(error)
-                mark_invalid(candidate, self._home)
-                running.clean(self._home)
+        home = self._home
+        plan = plan_boot(read_banks(home))
+        while True:
+            write_states(home, plan.states)
+            for finding in plan.findings:
                 self._console.print(
-                    f"[bold red]refused[/] {candidate.name}: {error.reason}", highlight=False
+                    f"[bold red]refused[/] {finding.component}: {finding.reason}", highlight=False
                 )
+            try:
+                self._boot_bank(plan.bank)
+            except CasemateError as error:
+                running.clean(home)
+                plan = after_failure(plan, _told(error))
             else:
                 return
-        raise BootError(
-            "no boot bank could be booted: "
-            + "; ".join(f"{r.component or 'boot'}: {r.reason}" for r in reasons),
-            code=reasons[-1].code if len(reasons) == 1 else "both-banks-bad",
-            component=reasons[-1].component if reasons else "bootbank",
-            remedy=reasons[-1].remedy if reasons else "Build an image: casemate image build.",
-        )
 
-    def _boot_bank(self, candidate: Candidate) -> None:
+    def _boot_bank(self, bank: Bank) -> None:
         home = self._home
-        step_state(candidate, home)
+        if bank.config is None:
+            raise BootError(f"{bank.name} has no boot.cfg", component=bank.name)
         listener = listen(self._port)
         port = listener.getsockname()[1]
         reader, writer = os.pipe2(os.O_CLOEXEC)
         api = f"https://{self._host_name}:{port}/sdk"
         settings = Settings(
             home=str(home.path),
-            bank=candidate.name,
+            bank=bank.name,
             host_name=self._host_name,
             api=api,
             progress=writer,
@@ -186,12 +183,12 @@ class BringUp:
         began = time.monotonic()
         pidfd = -1
         try:
-            child = launch(home, settings, candidate.cfg.kernel, Teller(writer))
+            child = launch(home, settings, bank.config.kernel, Teller(writer))
             pidfd = child.pidfd
             ticks = running.start_time(child.pid) or 0
             running.note(
                 home,
-                running.Running(child.pid, ticks, api, port, self._host_name, candidate.name),
+                running.Running(child.pid, ticks, api, port, self._host_name, bank.name),
             )
             os.close(writer)
             writer = -1
@@ -207,7 +204,7 @@ class BringUp:
                 if descriptor >= 0:
                     os.close(descriptor)
         self._result.api = api
-        self._result.bank = candidate.name
+        self._result.bank = bank.name
 
     def _follow(self, reader: int, began: float) -> None:
         with _bar(self._console) as bar:
@@ -278,6 +275,11 @@ class BringUp:
         )
         self._result.verdict = appraisal.verdict
         self._result.findings = list(appraisal.findings)
+
+
+def _told(error: CasemateError) -> Finding:
+    about = f"{error.component}: " if error.component else ""
+    return replace(error.finding(), reason=f"{about}{error.reason}")
 
 
 def _bar(console: Console) -> Progress:

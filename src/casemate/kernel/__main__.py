@@ -1,6 +1,6 @@
 """The kernel's main program: puts store, TPM, cells and calls together and serves.
 
-    casemate-python -I -B -m casemate.kernel SETTINGS
+casemate-python -I -B -m casemate.kernel SETTINGS
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 from casemate import __version__
+from casemate.formats.bootcfg import BootState
 from casemate.kernel.accounts import Accounts
-from casemate.kernel.boot.bank import mark_valid
+from casemate.kernel.boot.bank import write_states
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
 from casemate.kernel.cells.cell import Cells
@@ -133,7 +134,7 @@ async def _complete(
     async with asyncio.timeout(_HOSTD_SECONDS):
         await stream.subscribed.wait()
     await measurements.boot_complete()
-    mark_valid(home.path / settings.bank)
+    write_states(home, [(settings.bank, BootState.VALID)])
     progress.tell("ready", api=settings.api)
     _log.info("boot complete")
 

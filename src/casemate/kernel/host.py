@@ -16,7 +16,6 @@ from casemate.calls import messages as m
 from casemate.errors import (
     CasemateError,
     NotAuthenticatedError,
-    PowerStateError,
 )
 from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
 from casemate.kernel.cells.cell import Cells, CellState, ExitInfo
@@ -27,6 +26,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
 from casemate.machine.facts import PowerState, VmFact
+from casemate.machine.power import Operation, next_state
 from casemate.policy.privileges import ANONYMOUS, demand
 
 SAMPLE_SECONDS = 20.0
@@ -165,7 +165,7 @@ class Kernel:
         return _session_reply(request.session, session)
 
     async def _power_on(self, request: m.PowerOn, session: Session) -> m.TaskReply:
-        fact = self._demand(request.vm, PowerState.POWERED_OFF, PowerState.POWERED_ON)
+        fact = self._demand(request.vm, Operation.POWER_ON)
 
         async def work() -> str:
             place = self._inventory.directory(fact)
@@ -174,30 +174,30 @@ class Kernel:
             self._inventory.update(_running(fact, state, self._clock()))
             return ""
 
-        return self._start(fact, "powerOn", session, work)
+        return self._start(fact, Operation.POWER_ON, session, work)
 
     async def _power_off(self, request: m.PowerOff, session: Session) -> m.TaskReply:
-        fact = self._demand(request.vm, PowerState.POWERED_ON, PowerState.POWERED_OFF)
+        fact = self._demand(request.vm, Operation.POWER_OFF)
 
         async def work() -> str:
             await self._cells.power_off(fact.vm)
             self._off(self._inventory.vm(fact.vm))
             return ""
 
-        return self._start(fact, "powerOff", session, work)
+        return self._start(fact, Operation.POWER_OFF, session, work)
 
     async def _reset(self, request: m.Reset, session: Session) -> m.TaskReply:
-        fact = self._demand(request.vm, PowerState.POWERED_ON, PowerState.POWERED_ON)
+        fact = self._demand(request.vm, Operation.RESET)
 
         async def work() -> str:
             await self._cells.reset(fact.vm)
             self._inventory.update(replace(self._inventory.vm(fact.vm), boot_time=self._clock()))
             return ""
 
-        return self._start(fact, "reset", session, work)
+        return self._start(fact, Operation.RESET, session, work)
 
     async def _shutdown_guest(self, request: m.ShutdownGuest, _: Session) -> m.Empty:
-        fact = self._demand(request.vm, PowerState.POWERED_ON, PowerState.POWERED_OFF)
+        fact = self._demand(request.vm, Operation.SHUTDOWN_GUEST)
         await self._cells.shutdown_guest(fact.vm)
         return m.Empty()
 
@@ -210,7 +210,7 @@ class Kernel:
         return m.TaskReply(task)
 
     async def _unregister(self, request: m.UnregisterVm, _: Session) -> m.Empty:
-        self._demand(request.vm, PowerState.POWERED_OFF, PowerState.POWERED_OFF)
+        self._demand(request.vm, Operation.UNREGISTER)
         self._inventory.unregister(request.vm)
         return m.Empty()
 
@@ -244,16 +244,9 @@ class Kernel:
             ),
         )
 
-    def _demand(self, vm: str, existing: PowerState, wanted: PowerState) -> VmFact:
+    def _demand(self, vm: str, operation: Operation) -> VmFact:
         fact = self._inventory.vm(vm)
-        if fact.power is not existing:
-            raise PowerStateError(
-                "The attempted operation cannot be performed in the current state"
-                f" ({'Powered on' if fact.power is PowerState.POWERED_ON else 'Powered off'}).",
-                requested=wanted.value,
-                existing=fact.power.value,
-                component=fact.config.name,
-            )
+        next_state(operation, fact.power, component=fact.config.name)
         return fact
 
     def _start(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from casemate.errors import ArgumentError, CasemateError, NotFoundError
-from casemate.formats.vmx import parse_vmx
+from casemate.formats import vmx
 from casemate.kernel.store import Store, StoredVm
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import (
@@ -146,7 +146,7 @@ class Inventory:
         with open(handle, "rb") as file:  # noqa: PTH123  (a descriptor, not a path)
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise ArgumentError(f"{path} is not a file", argument="path", component=path)
-            return vm_config(parse_vmx(file.read(VMX_LIMIT + 1)), path)
+            return vm_config(vmx.parse(file.read(VMX_LIMIT + 1)), path)
 
     def _publish_stored(self, stored: StoredVm) -> None:
         try:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from casemate.errors import BootError, VerificationError
+from casemate.errors import BootError, CasemateError
 from casemate.formats.bootcfg import BootCfg, parse_bootcfg
 from casemate.formats.eventlog import write_event
 from casemate.formats.imgdb import ImageDb, parse_imgdb
@@ -32,20 +32,10 @@ from casemate.kernel.boot.progress import Progress
 from casemate.kernel.sys.memfd import mapped
 from casemate.machine.facts import ComponentFact
 from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
+from casemate.policy.bootsteps import boot_steps
 from casemate.policy.levels import Level
-from casemate.policy.measure import (
-    LOCALITY_LAUNCH,
-    BootComplete,
-    BootMeasurer,
-    Component,
-    Launch,
-    Option,
-    PlannedEvent,
-    Step,
-    TrustAnchor,
-    boot_steps,
-    module_pcrs,
-)
+from casemate.policy.measure import LOCALITY_LAUNCH, BootMeasurer, PlannedEvent, module_pcrs
+from casemate.policy.steps import BootComplete, Component, Launch, Option, Step, TrustAnchor
 from casemate.policy.trust import TrustStore, trust_from_files
 
 IMAGE_DATABASE = "imgdb.tgz"
@@ -125,7 +115,7 @@ class Loader:
         self._now = now
         self._progress = progress
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="hash")
-        self._refusals: dict[str, VerificationError] = {}
+        self._refusals: dict[str, CasemateError] = {}
         self._verdicts: dict[str, VibVerdict] = {}
 
     def load(self, visor: VisorRoot, launch: Mapping[str, bytes]) -> Loaded:
@@ -181,7 +171,7 @@ class Loader:
                 verdict = verify_vib(
                     vib.descriptor_bytes, vib.signature, store, host_level, self._now
                 )
-            except VerificationError as error:
+            except CasemateError as error:
                 for file_name in vib.files.values():
                     self._refusals[file_name] = error
             else:

@@ -1,0 +1,140 @@
+"""The calls socket: who may connect, what ends a connection, and the event stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import cbor2
+
+from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.messages import Empty, FactReply, Logout, PowerOn, Refusal, Subscribe
+from casemate.errors import PermissionDeniedError
+from casemate.kernel.server import Caller, CallsServer
+from casemate.kernel.stream import QUEUE_LIMIT, FactStream
+from casemate.machine.facts import Allocation, PoolFact
+
+HERE = frozenset({os.geteuid()})
+Handle = Callable[[object, Caller], Awaitable[object]]
+
+
+async def agree(_request: object, _caller: Caller) -> object:
+    return Empty()
+
+
+@asynccontextmanager
+async def served(
+    place: Path, *, allowed: frozenset[int] = HERE, handle: Handle = agree
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, FactStream]]:
+    stream = FactStream()
+    server = CallsServer(place / "calls.sock", allowed, stream, handle)
+    await server.start(os.getegid())
+    reader, writer = await asyncio.open_unix_connection(str(place / "calls.sock"))
+    try:
+        yield reader, writer, stream
+    finally:
+        writer.close()
+        await server.stop()
+
+
+async def receive(reader: asyncio.StreamReader, frames: FrameReader) -> object:
+    while (body := frames.next()) is None:
+        data = await asyncio.wait_for(reader.read(1 << 16), 5)
+        assert data, "connection ended"
+        frames.feed(data)
+    return decode(body, (Empty, Refusal, FactReply))[1]
+
+
+def test_a_stranger_is_cut_off_before_a_byte_is_answered(tmp_path: Path) -> None:
+    async def attack() -> None:
+        nobody = frozenset({os.geteuid() + 1})
+        async with served(tmp_path, allowed=nobody) as (reader, writer, _):
+            writer.write(encode(1, Logout("x")))
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                answer = await asyncio.wait_for(reader.read(), 5)
+            assert answer == b""
+
+    asyncio.run(attack())
+
+
+def test_a_request_off_the_list_ends_the_connection(tmp_path: Path) -> None:
+    async def attack() -> None:
+        async with served(tmp_path) as (reader, writer, _):
+            body = cbor2.dumps({"id": 1, "is": "ReadFile", "of": {"path": "/etc/shadow"}})
+            writer.write(len(body).to_bytes(4, "big") + body)
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+
+    asyncio.run(attack())
+
+
+def test_a_refusal_carries_fault_reason_and_privilege(tmp_path: Path) -> None:
+    async def refuse(_request: object, _caller: Caller) -> object:
+        raise PermissionDeniedError("no", privilege="VirtualMachine.Interact.PowerOn")
+
+    async def attack() -> None:
+        async with served(tmp_path, handle=refuse) as (reader, writer, _):
+            writer.write(encode(1, PowerOn("s", "1")))
+            answer = await receive(reader, FrameReader())
+            assert isinstance(answer, Refusal)
+            assert answer.fault.fault == "NoPermission"
+            assert dict(answer.fault.details)["privilegeId"] == "VirtualMachine.Interact.PowerOn"
+
+    asyncio.run(attack())
+
+
+def test_a_defect_in_a_handler_is_answered_without_its_words(tmp_path: Path) -> None:
+    async def stumble(_request: object, _caller: Caller) -> object:
+        raise KeyError("secret")
+
+    async def attack() -> None:
+        async with served(tmp_path, handle=stumble) as (reader, writer, _):
+            writer.write(encode(1, Logout("x")))
+            answer = await receive(reader, FrameReader())
+            assert isinstance(answer, Refusal)
+            assert "secret" not in answer.fault.reason
+
+    asyncio.run(attack())
+
+
+def pool(number: int) -> PoolFact:
+    return PoolFact("ha-root-pool", str(number), "", Allocation(), Allocation())
+
+
+def test_a_subscriber_gets_what_is_true_then_each_change_once(tmp_path: Path) -> None:
+    async def follow() -> None:
+        async with served(tmp_path) as (reader, writer, stream):
+            stream.publish(pool(1))
+            writer.write(encode(7, Subscribe()))
+            frames = FrameReader()
+            first = await receive(reader, frames)
+            assert isinstance(first, FactReply)
+            assert first.fact == pool(1)
+            stream.publish(pool(1))
+            stream.publish(pool(2))
+            second = await receive(reader, frames)
+            assert isinstance(second, FactReply)
+            assert (second.fact, second.sequence) == (pool(2), first.sequence + 1)
+            stream.retract(PoolFact, "ha-root-pool")
+            third = await receive(reader, frames)
+            assert isinstance(third, FactReply)
+            assert (third.gone, third.fact, third.sequence) == (True, None, first.sequence + 2)
+
+    asyncio.run(follow())
+
+
+def test_a_subscriber_that_does_not_read_is_cut_off_and_costs_bounded_memory() -> None:
+    async def lag() -> None:
+        stream = FactStream()
+        lazy = stream.subscribe()
+        for number in range(QUEUE_LIMIT * 2):
+            stream.publish(pool(number))
+        assert lazy.queue.qsize() <= QUEUE_LIMIT + 1
+        items = [lazy.queue.get_nowait() for _ in range(lazy.queue.qsize())]
+        assert items[-1] is None
+
+    asyncio.run(lag())
