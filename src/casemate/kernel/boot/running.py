@@ -37,12 +37,13 @@ class Running:
 
 
 def start_time(pid: int) -> int | None:
-    """Return the start time of a process in clock ticks since boot, or None."""
+    """Return the start time of a process in clock ticks since boot; None once it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19])
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def note(home: Home, running: Running) -> None:
