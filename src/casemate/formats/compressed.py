@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import zlib
+from collections.abc import Iterator
 from typing import Final
 
 from casemate.errors import FormatError, LimitError
@@ -14,6 +16,8 @@ XZ_MEMORY: Final = 128 << 20
 """Bytes of memory an xz stream may ask for; its strongest preset needs 65 MiB."""
 
 _GZIP_WINDOW: Final = 31
+_SLICE: Final = 64 << 10
+_CHUNK: Final = 1 << 20
 
 
 def gunzip(data: bytes | memoryview, limit: int, *, component: str = "") -> bytes:
@@ -36,6 +40,32 @@ def gunzip(data: bytes | memoryview, limit: int, *, component: str = "") -> byte
     if unpacker.unused_data:
         raise FormatError("Bytes trail the gzip data.", code="gzip", component=component)
     return unpacked
+
+
+def content_digest(
+    data: bytes | memoryview, algorithm: str, limit: int, *, component: str = ""
+) -> bytes:
+    """Return the digest of what gzip data holds, of the data itself when it is not gzip.
+
+    Memory stays constant, whatever it unpacks to.
+
+    Raises:
+        FormatError: As in ``gunzip``.
+        LimitError: It holds more than ``limit`` bytes (code ``bomb``).
+    """
+    digest = hashlib.new(algorithm)
+    if bytes(data[:2]) != GZIP_MAGIC:
+        digest.update(data)
+        return digest.digest()
+    total = 0
+    for chunk in _unpacked(data, component):
+        total += len(chunk)
+        if total > limit:
+            raise LimitError(
+                f"It unpacks to more than {limit} bytes.", code="bomb", component=component
+            )
+        digest.update(chunk)
+    return digest.digest()
 
 
 def unxz(data: bytes | memoryview, limit: int, *, component: str = "") -> bytes:
@@ -64,6 +94,29 @@ def gzip(data: bytes) -> bytes:
     """Return the bytes as one gzip member without time or name: same input, same bytes."""
     packer = zlib.compressobj(9, zlib.DEFLATED, _GZIP_WINDOW)
     return packer.compress(data) + packer.flush()
+
+
+def _unpacked(data: bytes | memoryview, component: str) -> Iterator[bytes]:
+    """Yield what gzip data holds, piece by piece; input goes in by slices, never copied whole."""
+    view = memoryview(data)
+    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        for start in range(0, len(view), _SLICE):
+            rest: bytes | memoryview = view[start : start + _SLICE]
+            while rest and not unpacker.eof:
+                yield unpacker.decompress(rest, _CHUNK)
+                rest = unpacker.unconsumed_tail
+            if unpacker.eof:
+                if unpacker.unused_data or start + _SLICE < len(view):
+                    raise FormatError(
+                        "Bytes trail the gzip data.", code="gzip", component=component
+                    )
+                return
+    except zlib.error as error:
+        raise FormatError(
+            f"It is not sound gzip data: {error}.", code="gzip", component=component
+        ) from error
+    raise FormatError("The gzip data is cut short.", code="gzip", component=component)
 
 
 def _check(unpacked: bytes, limit: int, component: str) -> None:
