@@ -31,7 +31,8 @@ from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.boot.launch import boot_time, launch, listen
 from casemate.kernel.boot.progress import Progress as Teller
 from casemate.kernel.boot.settings import Settings
-from casemate.kernel.home import Home
+from casemate.kernel.certificate import ensure_certificate
+from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.store import Store
 from casemate.kernel.sys import spawn
 from casemate.kernel.tpm import swtpm
@@ -99,6 +100,7 @@ class BringUp:
                 self._build()
         with self._stage("account"):
             self._first_account()
+            ensure_certificate(home.tls, self._host_name, HOSTD_UID, dt.datetime.now(dt.UTC))
         if not swtpm.is_manufactured(home):
             with self._stage("TPM manufactured"):
                 self._say("Manufacturing the embedded TPM with its EK certificate")

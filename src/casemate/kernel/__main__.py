@@ -6,7 +6,6 @@ casemate-python -I -B -m casemate.kernel SETTINGS
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import signal
 import sys
@@ -22,7 +21,6 @@ from casemate.kernel.boot.settings import Settings, load_settings
 from casemate.kernel.cells.cell import Cells
 from casemate.kernel.cells.cgroups import find_cgroups
 from casemate.kernel.cells.probe import choose_accelerator
-from casemate.kernel.certificate import ensure_certificate
 from casemate.kernel.hardware import Hardware, read_hardware
 from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
@@ -106,7 +104,6 @@ async def serve(settings: Settings, home: Home) -> None:
         stream.publish(component)
     inventory.publish_all(hardware.cpu_mhz * hardware.cores, hardware.memory_size >> 20)
     await kernel.adopt()
-    ensure_certificate(home.tls, settings.host_name, HOSTD_UID, dt.datetime.now(dt.UTC))
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
     await server.start(HOSTD_UID)
     sampler = asyncio.ensure_future(kernel.sample())

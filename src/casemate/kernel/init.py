@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from casemate.errors import CasemateError
+
 STOP_SECONDS = 30.0
 """How long the kernel may take to power off the VMs before everything is killed."""
 
@@ -72,9 +74,13 @@ class Init:
     def _start_due(self, now: float) -> None:
         for service in self.services:
             if not service.pid and now >= service.due:
-                service.pid = service.start()
                 service.started = now
-                _log.info("%s started as pid %d", service.name, service.pid)
+                try:
+                    service.pid = service.start()
+                except CasemateError as error:
+                    self._later(service, f"did not start: {error.reason}")
+                else:
+                    _log.info("%s started as pid %d", service.name, service.pid)
 
     def _sleep(self, now: float) -> float:
         if self.stopping:
@@ -98,14 +104,17 @@ class Init:
                     self._ended(service, os.waitstatus_to_exitcode(status))
 
     def _ended(self, service: Service, code: int) -> None:
+        service.pid = 0
+        self._later(service, f"ended with {code}")
+
+    def _later(self, service: Service, why: str) -> None:
         now = time.monotonic()
         if now - service.started > STEADY_SECONDS:
             service.backoff = BACKOFF_START
-        service.pid = 0
         service.due = now + service.backoff
         service.backoff = min(service.backoff * 2, BACKOFF_LIMIT)
         if not self.stopping:
-            _log.warning("%s ended with %d; again in %.1f s", service.name, code, service.due - now)
+            _log.warning("%s %s; again in %.1f s", service.name, why, service.due - now)
 
     def _stop(self, *_: object) -> None:
         if not self.stopping:

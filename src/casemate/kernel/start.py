@@ -109,9 +109,13 @@ def _hide_all_but(*kept: Path) -> None:
 
 def main() -> int:
     """Run init until told to stop."""
-    configure_log("init")
     settings = load_settings(sys.argv[1])
     home = settings.home_inside
+    log = _log_file(home, "init")
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    configure_log("init")
     services = [
         Service("kernel", lambda: start_kernel(settings, home)),
         Service("hostd", lambda: start_hostd(settings, home)),
