@@ -1,0 +1,263 @@
+"""``casemate vib``: look into a VIB, and judge whether it may be used.
+
+Exit status: 0 good, 1 bad, 2 could not be decided. All text out of a VIB is escaped before it is
+printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from casemate.cli.trust import add_common
+from casemate.errors import CasemateError, Finding, HostError, LimitError, NotFoundError
+from casemate.formats.cms import verify_detached
+from casemate.formats.compressed import content_digest
+from casemate.formats.text import escape
+from casemate.formats.vib import Vib, parse_vib
+from casemate.kernel.home import find_home
+from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
+from casemate.policy.trust import Level, TrustStore, subject_of, trust_from_files
+
+GOOD: Final = 0
+BAD: Final = 1
+MAX_VIB: Final = 4 << 30
+"""Bytes of a VIB; it is read into memory."""
+MAX_UNPACKED: Final = 16 << 30
+"""Bytes that one payload may unpack to; it is hashed as it unpacks."""
+MAX_ANCHOR: Final = 1 << 20
+"""Bytes of one file with trust anchors."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``vib`` with its commands."""
+    parser = commands.add_parser("vib", help="look into VIBs and verify them")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspected = actions.add_parser("inspect", help="show what a VIB says about itself")
+    inspected.set_defaults(func=_inspect)
+    verified = actions.add_parser("verify", help="check signature, signer, level and payloads")
+    verified.add_argument(
+        "--trust", type=Path, default=None, help="directory of trust anchors (default: the home's)"
+    )
+    verified.add_argument(
+        "--level",
+        type=Level,
+        default=Level.PARTNER,
+        choices=list(Level),
+        help="acceptance level of the host that is to use it (default: partner)",
+    )
+    verified.set_defaults(func=_verify)
+    for action in (inspected, verified):
+        action.add_argument("file", type=Path, help="the VIB")
+        add_common(action)
+
+
+def load_trust(directory: Path) -> TrustStore:
+    """Read a directory of trust anchors: ``<level>/*.pem``.
+
+    Raises:
+        HostError: It cannot be read.
+        FormatError: A file in it holds no usable certificate.
+    """
+    return trust_from_files(
+        (level, _read(path, MAX_ANCHOR))
+        for level in Level
+        for path in sorted((directory / level).glob("*.pem"))
+    )
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    try:
+        vib = parse_vib(_read(options.file, MAX_VIB), component=options.file.name)
+    except HostError:
+        raise
+    except CasemateError as error:
+        return _refuse([error.finding()], {"id": ""}, as_json=options.json)
+    report = _describe(vib)
+    if options.json:
+        print(json.dumps(report))
+        return GOOD
+    console = _console()
+    for title, value in report.items():
+        if not isinstance(value, list | dict):
+            shown = escape("" if value is None else str(value))
+            console.print(Text.assemble((f"{title.replace('_', ' '):>24}  ", "bold"), shown))
+    table = _table("Payload", "Type", "Bytes", "Checksums")
+    for payload in report["payloads"]:
+        checksums = ", ".join(
+            f"{one['type']}{' of content' if one['process'] else ''}"
+            for one in payload["checksums"]
+        )
+        table.add_row(payload["name"], payload["type"], str(payload["size"]), checksums)
+    console.print(table)
+    return GOOD
+
+
+def _verify(options: argparse.Namespace) -> int:
+    directory = options.trust or find_home(options.home).trust
+    store = load_trust(directory)
+    data = _read(options.file, MAX_VIB)
+    report: dict[str, Any] = {"id": "", "level": "", "signer": ""}
+    findings: list[Finding] = []
+    try:
+        vib = parse_vib(data, component=options.file.name)
+        report |= {"id": vib.descriptor.vib_id, "level": vib.descriptor.acceptance_level}
+        findings += _payload_findings(vib)
+        verdict = verify_vib(
+            vib.descriptor_bytes, vib.signature, store, options.level, datetime.now(UTC)
+        )
+        report |= _verdict_json(verdict)
+    except CasemateError as error:
+        if error.code == "signer-untrusted" and not store.anchors:
+            raise NotFoundError(
+                f"There is no trust anchor in {directory}, so no signer can be judged.",
+                code="no-anchors",
+                component=str(directory),
+                remedy="Run casemate trust init, or name a directory with --trust.",
+            ) from error
+        findings.insert(0, error.finding())
+    if findings:
+        return _refuse(findings, report, as_json=options.json)
+    if options.json:
+        print(json.dumps({"verdict": "good", **report, "findings": []}))
+        return GOOD
+    signer = escape(report["signer"]) or "nobody (community VIBs need no signature)"
+    console = _console()
+    console.print(Text.assemble(("good", "bold green"), f"  {report['id']}"))
+    console.print(Text(f"level  {report['level']}\nsigner {signer}\nanchor {report['anchor']}"))
+    return GOOD
+
+
+def _payload_findings(vib: Vib) -> list[Finding]:
+    """Compare every payload with its checksums; all that differ are told, not only the first."""
+    findings = []
+    for name, data in vib.payloads.items():
+        try:
+            verify_payload(
+                vib.descriptor,
+                name,
+                size=len(data),
+                sha256=hashlib.sha256(data).digest(),
+                uncompressed_sha256=content_digest(
+                    data, "sha256", MAX_UNPACKED, component=f"{vib.descriptor.vib_id} {name}"
+                ),
+            )
+        except CasemateError as error:
+            findings.append(error.finding())
+    return findings
+
+
+def _describe(vib: Vib) -> dict[str, Any]:
+    descriptor = vib.descriptor
+    return {
+        "id": descriptor.vib_id,
+        "name": descriptor.name,
+        "version": descriptor.version,
+        "vendor": descriptor.vendor,
+        "type": descriptor.type.value,
+        "level": descriptor.acceptance_level,
+        "summary": descriptor.summary,
+        "description": descriptor.description,
+        "release_date": descriptor.release_date.isoformat(),
+        "live_install": descriptor.live_install_allowed,
+        "live_remove": descriptor.live_remove_allowed,
+        "stateless_ready": descriptor.stateless_ready,
+        "overlay": descriptor.overlay,
+        "install_needs_maintenance": descriptor.install_needs_maintenance,
+        "remove_needs_maintenance": descriptor.remove_needs_maintenance,
+        **_signature_json(vib),
+        "depends": [str(one) for one in descriptor.depends],
+        "conflicts": [str(one) for one in descriptor.conflicts],
+        "replaces": [str(one) for one in descriptor.replaces],
+        "provides": [str(one) for one in descriptor.provides],
+        "tags": list(descriptor.tags),
+        "files": list(descriptor.files),
+        "payloads": [
+            {
+                "name": payload.name,
+                "type": payload.type,
+                "size": payload.size,
+                "checksums": [
+                    {"type": one.type, "process": one.process, "value": one.value.hex()}
+                    for one in payload.checksums
+                ],
+            }
+            for payload in descriptor.payloads
+        ],
+    }
+
+
+def _signature_json(vib: Vib) -> dict[str, Any]:
+    """Say who signed, without judging whether to trust them."""
+    report: dict[str, Any] = {"signature": "absent", "claimed_signer": "", "signing_time": None}
+    if not vib.signature:
+        return report
+    try:
+        signed = verify_detached(vib.signature, vib.descriptor_bytes)
+    except CasemateError as error:
+        return report | {"signature": f"{error.code}: {error.reason}"}
+    return {
+        "signature": "fits the descriptor",
+        "claimed_signer": subject_of(signed.certificate),
+        "signing_time": signed.signing_time.isoformat() if signed.signing_time else None,
+    }
+
+
+def _verdict_json(verdict: VibVerdict) -> dict[str, Any]:
+    return {
+        "signer": verdict.signer,
+        "anchor": verdict.anchor,
+        "signing_time": verdict.signing_time.isoformat() if verdict.signing_time else None,
+    }
+
+
+def _refuse(findings: list[Finding], report: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        print(json.dumps({"verdict": "bad", **report, "findings": rows}))
+        return BAD
+    console = _console()
+    console.print(Text.assemble(("bad", "bold red"), f"  {report['id']}"))
+    table = _table("Code", "About", "Reason", "Remedy")
+    for finding in findings:
+        cells = (finding.code, finding.component, finding.reason, finding.remedy)
+        table.add_row(*(Text(escape(cell)) for cell in cells))
+    console.print(table)
+    return BAD
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise HostError(
+            f"{path.name} cannot be read: {error.strerror}.",
+            code="unreadable",
+            component=str(path),
+            remedy="Check the file's name and its permissions.",
+        ) from error
+    if len(data) > limit:
+        raise LimitError(f"It has more than {limit} bytes.", component=str(path))
+    return data
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
