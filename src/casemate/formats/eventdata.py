@@ -255,20 +255,21 @@ def describe(event: Event) -> str:
 
 def _line(payload: Payload) -> str:
     match payload:
-        case Text(text):
-            return text
+        case Text(line):
+            pass
         case Separator(value):
-            return "error" if value == SEPARATOR_ERROR else f"{value:08x}"
+            line = "error" if value == SEPARATOR_ERROR else f"{value:08x}"
         case StartupLocality(locality):
-            return f"startup locality {locality}"
+            line = f"startup locality {locality}"
         case Number(value):
-            return f"0x{value:x}"
+            line = f"0x{value:x}"
         case Opaque(data):
-            return data[: MAX_DESCRIPTION // 2].hex()
+            line = data[: MAX_DESCRIPTION // 2].hex()
         case TaggedEvent():
-            return _tagged_line(payload)
+            line = _tagged_line(payload)
         case _:
-            return _uefi_line(payload)
+            line = _uefi_line(payload)
+    return line
 
 
 def _uefi_line(payload: UefiPayload) -> str:

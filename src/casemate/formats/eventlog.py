@@ -32,7 +32,6 @@ PCR_COUNT: Final = 24
 SPEC_ID_SIGNATURE: Final = b"Spec ID Event03\0"
 STARTUP_LOCALITY_SIGNATURE: Final = b"StartupLocality\0"
 _LOCALITIES: Final = (0, 3, 4)
-_ALL_ONES: Final = b"\xff" * 8
 _LEGACY = struct.Struct("<II20sI")
 _AGILE = struct.Struct("<III")
 
@@ -273,7 +272,7 @@ def _legacy_events(raw: bytes, limits: Limits) -> tuple[tuple[Event, ...], int]:
 def _is_padding(raw: bytes, position: int, head_size: int) -> bool:
     """Tell whether what stands here can only be padding: no event begins with such a head."""
     head = raw[position : position + head_size]
-    return head.startswith(_ALL_ONES) or not head.strip(b"\0") or not head.strip(b"\xff")
+    return not head.strip(b"\0") or not head.strip(b"\xff")
 
 
 def _padding(raw: bytes, position: int) -> tuple[int, int]:
