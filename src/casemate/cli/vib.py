@@ -88,10 +88,13 @@ def _inspect(options: argparse.Namespace) -> int:
         print(json.dumps(report))
         return GOOD
     console = _console()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
     for title, value in report.items():
-        if not isinstance(value, list | dict):
-            shown = escape("" if value is None else str(value))
-            console.print(Text.assemble((f"{title.replace('_', ' '):>24}  ", "bold"), shown))
+        if not isinstance(value, list):
+            facts.add_row(title.replace("_", " "), Text(_shown(value)))
+    console.print(facts)
     table = _table("Payload", "Type", "Bytes", "Checksums")
     for payload in report["payloads"]:
         checksums = ", ".join(
@@ -228,12 +231,27 @@ def _refuse(findings: list[Finding], report: dict[str, Any], *, as_json: bool) -
         return BAD
     console = _console()
     console.print(Text.assemble(("bad", "bold red"), f"  {report['id']}"))
-    table = _table("Code", "About", "Reason", "Remedy")
     for finding in findings:
-        cells = (finding.code, finding.component, finding.reason, finding.remedy)
-        table.add_row(*(Text(escape(cell)) for cell in cells))
-    console.print(table)
+        about = f" ({finding.component})" if finding.component not in {"", report["id"]} else ""
+        console.print(
+            Text.assemble(
+                (f"{finding.code}: ", "bold"),
+                escape(finding.reason + about),
+                ("\n    remedy: ", "bold"),
+                escape(finding.remedy),
+            )
+        )
     return BAD
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case _:
+            return escape(str(value))
 
 
 def _read(path: Path, limit: int) -> bytes:
