@@ -80,10 +80,11 @@ def _print(anchors: Iterable[AnchorFile], *, as_json: bool, made: bool | None = 
         print(json.dumps({"anchors": rows} | ({} if made is None else {"made": made})))
         return 0
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("Level", "Name", "Subject", "Valid until", "SHA-256"):
-        table.add_column(title, overflow="fold")
+    for title in ("Level", "Name", "Valid until", "SHA-256", "Subject"):
+        table.add_column(title, no_wrap=title != "Subject")
     for row in rows:
         until = row["not_after"].partition("T")[0]
-        table.add_row(row["level"], row["name"], row["subject"], until, row["sha256"][:16])
+        subject = row["subject"].partition(",")[0].removeprefix("CN=")
+        table.add_row(row["level"], row["name"], until, row["sha256"][:16], subject)
     Console().print(table)
     return 0

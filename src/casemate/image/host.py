@@ -10,7 +10,7 @@ would tie the base to whatever else happens to be installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,6 +20,7 @@ import casemate
 from casemate.image.accounts import skeleton
 from casemate.image.debian import TRIPLET, Packages, vib_version
 from casemate.image.files import Recipe, assign
+from casemate.image.modules import closure
 from casemate.image.runtime import THIRD_PARTY, interpreter, third_party
 from casemate.image.tree import File, Node, by_path
 
@@ -27,23 +28,14 @@ LIBRARIES: Final = f"usr/lib/{TRIPLET}"
 BASE: Final = "base-libs"
 PROJECT_VERSION: Final = f"{casemate.__version__}-1"
 
-LOADER_ROOMS: Final = (
-    "formats",
-    "policy",
-    "machine",
-    "calls",
-    "kernel/boot",
-    "kernel/sys",
-    "kernel/tpm",
-)
-"""Packages of the loader: what is measured first, so no more than it needs."""
+LOADER: Final = "casemate.kernel.boot.stage"
+"""The loader's program. Its VIB holds what it imports and nothing else: it is measured first."""
 
-LOADER_FILES: Final = frozenset(
-    {"__init__.py", "errors.py", "kernel/__init__.py", "kernel/files.py", "kernel/home.py"}
-)
-KERNEL_ROOMS: Final = ("formats", "policy", "sched", "machine", "calls", "kernel")
+KERNEL_ROOMS: Final = ("formats", "vim25", "policy", "sched", "machine", "calls", "kernel")
+"""The kernel's room and those below it, which hostd shares."""
+
 KERNEL_FILES: Final = frozenset({"__init__.py", "errors.py"})
-HOSTD_ROOMS: Final = ("vim25", "hostd", "ui")
+HOSTD_ROOMS: Final = ("hostd", "ui")
 
 BASE_PACKAGES_FILES: Final = (
     f"{LIBRARIES}/ld-linux-x86-64.so.2",
@@ -115,6 +107,7 @@ def recipes(packages: Packages, scratch: Path) -> tuple[Recipe, ...]:
 
 def project_recipes() -> Iterator[Recipe]:
     """Yield the VIBs made of this project's own sources."""
+    own = dict(sources())
     yield Recipe(
         name="casemate-boot",
         boot_name="b.b00",
@@ -122,11 +115,7 @@ def project_recipes() -> Iterator[Recipe]:
         summary="Loader: verifies, measures and mounts every other component",
         description="The part of Casemate that a D-RTM launch measures. Needs Python alone.",
         level="certified",
-        nodes=by_path(
-            File(f"casemate/{path}", content)
-            for path, content in sources()
-            if path in LOADER_FILES or path.startswith(tuple(f"{r}/" for r in LOADER_ROOMS))
-        ),
+        nodes=by_path(File(f"casemate/{path}", own[path]) for path in closure(LOADER, own)),
         loader=True,
     )
     yield Recipe(
@@ -136,7 +125,7 @@ def project_recipes() -> Iterator[Recipe]:
         summary="Kernel: runs and isolates virtual machines, keeps the TPM and the store",
         description="The only process of a host with privileges, and what it is made of.",
         level="certified",
-        nodes=_modules(KERNEL_ROOMS, KERNEL_FILES),
+        nodes=_modules(own, KERNEL_ROOMS, KERNEL_FILES),
         requires=frozenset({"python", "python-libs", "qemu", "swtpm", BASE}),
         compiled=True,
     )
@@ -147,7 +136,7 @@ def project_recipes() -> Iterator[Recipe]:
         summary="Front end: serves the vSphere API and the pages of the host",
         description="Runs without privileges and reaches the kernel through its calls alone.",
         level="certified",
-        nodes=_modules(HOSTD_ROOMS),
+        nodes=_modules(own, HOSTD_ROOMS),
         requires=frozenset({"casemate-kernel", "python", "python-libs", BASE}),
         compiled=True,
     )
@@ -228,11 +217,13 @@ def sources() -> Iterator[tuple[str, bytes]]:
     yield from _walk(resources.files("casemate"), "")
 
 
-def _modules(rooms: Iterable[str], files: frozenset[str] = frozenset()) -> dict[str, Node]:
+def _modules(
+    own: Mapping[str, bytes], rooms: Iterable[str], files: frozenset[str] = frozenset()
+) -> dict[str, Node]:
     beginnings = tuple(f"{room}/" for room in rooms)
     return by_path(
         File(f"{THIRD_PARTY}/casemate/{path}", content)
-        for path, content in sources()
+        for path, content in own.items()
         if path in files or path.startswith(beginnings)
     )
 

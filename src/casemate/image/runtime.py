@@ -71,7 +71,6 @@ LAUNCHER_FLAGS: Final = (
     "-pie",
     "-D_FORTIFY_SOURCE=2",
     "-fstack-protector-strong",
-    "-fcf-protection=full",
     "-Wall",
     "-Werror",
     "-Wl,-z,relro",
