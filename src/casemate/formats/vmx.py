@@ -30,16 +30,6 @@ _ENCODINGS: Final = {
 }
 _BOM: Final = b"\xef\xbb\xbf"
 _ENCODING_NAME: Final = ".encoding"
-_NAME: Final = ".encoding"
-# Possessive quantifiers: no line, however made, takes more than linear time.
-_LINE: Final = re.compile(
-    rb"[ \t]*+([A-Za-z0-9_.:\-]++)[ \t]*+=[ \t]*+"
-    rb"(?:\"([^\"]*+)\"|([^\" \t#](?:[^\"#]*[^\" \t#])?)?)[ \t]*+(?:#.*+)?"
-)
-_NAME: Final = ".encoding"
-_LINE: Final = re.compile(
-    rb"[ \t]*([A-Za-z0-9_.:\-]+)[ \t]*=[ \t]*(?:\"([^\"]*)\"|([^\" \t#][^\"#]*?)?)[ \t]*(?:#.*)?"
-)
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _BLANKS: Final = b" \t"
 _ESCAPE: Final = re.compile(rb"\|(..?)?", re.DOTALL)
