@@ -127,6 +127,30 @@ def spawn_detached(
     return _fork(body, what=what, timeout=timeout, detached=True)
 
 
+def call_in_child(body: Callable[[], bytes], *, what: str, timeout: float) -> bytes:
+    """Run ``body`` in a forked child and return its result, of at most 16 KiB.
+
+    Raises:
+        HostError: It failed, ended without a result, or took longer than ``timeout`` seconds.
+    """
+    reader, writer = os.pipe()
+
+    def child(_report: int) -> None:
+        os.write(writer, body()[:_MESSAGE_LIMIT])
+
+    try:
+        started = _fork(child, what=what, timeout=timeout)
+        os.waitpid(started.pid, 0)
+        os.close(started.pidfd)
+    finally:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as stream:
+            result = stream.read()
+    if not result:
+        raise HostError(f"{what} ended without a result", component=what)
+    return result
+
+
 def execute(
     program: Program,
     *,
