@@ -27,8 +27,8 @@ from casemate.formats.eventdata import (
     describe,
     judge,
 )
-from casemate.formats.eventlog import Event, EventLog, parse
-from casemate.formats.eventreview import WARNINGS, review
+from casemate.formats.eventlog import Event, EventLog, SpecId, parse
+from casemate.formats.eventreview import MAX_FINDINGS, WARNINGS, review
 from casemate.formats.tagged import (
     TAG_CMD_OPT,
     TAG_MOD,
@@ -297,3 +297,24 @@ def test_version_strings_with_nul_or_too_long_cannot_be_written() -> None:
     for text in ("a\0b", "x" * 70_000):
         with pytest.raises(FormatError):
             write_version(VersionRecord(text, "", "", ""))
+
+
+def test_version_records_whose_strings_lie_outside_or_are_no_text() -> None:
+    good = bytearray(write_version(VersionRecord("a", "b", "c", "d")))
+    for position, value in ((16, 0xFF), (16, 0), (18, 0xFF), (32, 0xFF), (33, 1), (4, 9)):
+        bad = bytearray(good)
+        bad[position] = value
+        with pytest.raises(FormatError):
+            parse_version(bytes(bad))
+    with pytest.raises(FormatError):
+        parse_version(bytes(write_version(VersionRecord("ab", "", "", ""))).replace(b"ab", b"\0b"))
+
+
+def test_a_hostile_log_gives_a_bounded_number_of_findings() -> None:
+    event = _event(ev.EV_NO_ACTION, b"x")
+    assert len(review(_log(*[event] * 5000))) == MAX_FINDINGS
+
+
+def test_an_informative_spec_id_with_a_digest_is_worth_a_warning() -> None:
+    log = EventLog((ALGORITHMS["sha256"],), (), SpecId(digest=b"\1" * 20))
+    assert [finding.code for finding in review(log)] == ["no-action-digest"]

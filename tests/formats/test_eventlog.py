@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casemate.errors import CasemateError, FormatError, LimitError
-from casemate.formats.algorithms import ALGORITHMS, Algorithm
+from casemate.errors import CasemateError, FormatError, LimitError, NotSupportedError
+from casemate.formats.algorithms import ALGORITHMS, Algorithm, digest
 from casemate.formats.eventlog import (
     Event,
     EventLog,
@@ -327,3 +327,26 @@ def test_a_digest_of_the_wrong_size_cannot_be_written_or_replayed() -> None:
         replay(EventLog((ALGORITHMS["sha256"],), (bad,)))
     with pytest.raises(FormatError):
         write(EventLog((ALGORITHMS["sha1"],), (_entry(),), None))
+
+
+def test_a_legacy_log_cut_inside_an_event_or_too_long() -> None:
+    one = struct.pack("<II20sI", 0, 8, bytes(20), 0)
+    with pytest.raises(FormatError):
+        parse(one + b"\1" * 12)
+    with pytest.raises(LimitError):
+        parse(one * 3, limits=Limits(events=2))
+    with pytest.raises(FormatError):
+        parse(bytes(64))
+
+
+def test_every_bank_that_a_log_can_name_is_computed_or_refused_by_name() -> None:
+    expected = bytes.fromhex("66c7f0f462eeedd9d1f2d46bdc10e4e24167c4875cf2f7a2297da02b8f4ba8e0")
+    try:
+        assert digest("sm3_256", b"abc") == expected
+    except NotSupportedError as error:
+        assert error.component == "sm3_256"  # noqa: PT017
+    for name, algorithm in ALGORITHMS.items():
+        if name != "sm3_256":
+            assert len(digest(name, b"")) == algorithm.size
+    with pytest.raises(NotSupportedError):
+        digest("md0", b"")

@@ -10,14 +10,42 @@ prove anything, and event types and data never do by themselves (see ``eventdata
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from casemate.errors import FormatError, LimitError
-from casemate.formats.algorithms import ALGORITHMS, NAME_BY_ID, Algorithm, Hash, hash_function
-from casemate.formats.eventtypes import EV_EFI_HCRTM_EVENT, EV_NO_ACTION
+from casemate.formats.algorithms import ALGORITHMS, NAME_BY_ID, Algorithm
+from casemate.formats.eventrecords import Event, EventLog, SpecId
+from casemate.formats.eventreplay import (
+    PCR_COUNT,
+    STARTUP_LOCALITY_SIGNATURE,
+    incomplete_banks,
+    replay,
+    replay_events,
+)
+from casemate.formats.eventtypes import EV_NO_ACTION
 from casemate.formats.reader import Reader
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "MAX_LOG_SIZE",
+    "PCR_COUNT",
+    "SPEC_ID_SIGNATURE",
+    "STARTUP_LOCALITY_SIGNATURE",
+    "Event",
+    "EventLog",
+    "Limits",
+    "SpecId",
+    "incomplete_banks",
+    "parse",
+    "replay",
+    "replay_events",
+    "write",
+    "write_event",
+    "write_header",
+    "write_legacy_event",
+]
 
 MAX_LOG_SIZE: Final = 16 << 20
 """Bytes; the largest areas in the field are 1 MiB (CCEL)."""
@@ -27,88 +55,9 @@ MAX_ALGORITHMS: Final = 16
 """Banks of one log; the TPM library has no more than 16 in a selection."""
 MAX_DIGEST_SIZE: Final = 128
 """Bytes of a digest of an algorithm unknown to us; known ones end at 64."""
-PCR_COUNT: Final = 24
-"""PCRs of a PC Client TPM."""
 SPEC_ID_SIGNATURE: Final = b"Spec ID Event03\0"
-STARTUP_LOCALITY_SIGNATURE: Final = b"StartupLocality\0"
-_LOCALITIES: Final = (0, 3, 4)
 _LEGACY = struct.Struct("<II20sI")
 _AGILE = struct.Struct("<III")
-
-
-class Event(NamedTuple):
-    """One record of a log.
-
-    Attributes:
-        pcr: PCR index (measurement register in a CCEL), u32.
-        type: event type, u32; see ``eventtypes``.
-        digests: (algorithm, digest) pairs in log order; the algorithm is a name, or the bare
-            TPM_ALG_ID where the log announces one that we do not know.
-        data: the event's data, unverified.
-    """
-
-    pcr: int
-    type: int
-    digests: tuple[tuple[str | int, bytes], ...]
-    data: bytes
-
-    def digest(self, algorithm: str | int) -> bytes | None:
-        """Return the digest for one bank, or None."""
-        for name, value in self.digests:
-            if name == algorithm:
-                return value
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class SpecId:
-    """What a crypto-agile log's first event says beside the algorithms.
-
-    ``vendor_info`` is None where its size byte is missing, and ``vendor_outside`` is true where it
-    lies behind the event that announces it: both are found in the field, and written back so.
-    """
-
-    pcr: int = 0
-    digest: bytes = bytes(20)
-    platform_class: int = 0
-    version_minor: int = 0
-    version_major: int = 2
-    errata: int = 105
-    uintn_size: int = 2
-    vendor_info: bytes | None = b""
-    vendor_outside: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EventLog:
-    """A parsed log.
-
-    Attributes:
-        algorithms: the announced banks, in order; SHA-1 alone in a legacy log.
-        events: all events after the Spec ID event.
-        spec_id: the first event of a crypto-agile log; None: a legacy log.
-        padding: (byte, count) that fills the area behind the last event.
-    """
-
-    algorithms: tuple[Algorithm, ...]
-    events: tuple[Event, ...]
-    spec_id: SpecId | None = SpecId()
-    padding: tuple[int, int] = (0, 0)
-
-    @property
-    def format(self) -> str:
-        """``crypto-agile`` or ``tcg12``."""
-        return "tcg12" if self.spec_id is None else "crypto-agile"
-
-    @property
-    def count(self) -> int:
-        """Number of records, the Spec ID event included."""
-        return len(self.events) + (self.spec_id is not None)
-
-    @property
-    def banks(self) -> tuple[str, ...]:
-        """Names of the announced banks that we know."""
-        return tuple(name for a in self.algorithms if isinstance(name := a.name, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,79 +299,3 @@ def write_legacy_event(event: Event) -> bytes:
     if digest is None or len(digest) != ALGORITHMS["sha1"].size:
         raise FormatError("an event without a SHA-1 digest does not fit into a legacy log")
     return _LEGACY.pack(event.pcr, event.type, digest, len(event.data)) + event.data
-
-
-def replay(log: EventLog) -> dict[str, dict[int, bytes]]:
-    """Compute the PCR values that the log claims; see ``replay_events``."""
-    return replay_events(log.events, log.banks)
-
-
-def replay_events(events: Iterable[Event], banks: Iterable[str]) -> dict[str, dict[int, bytes]]:
-    """Compute bank → PCR → value for every PCR that an event extends.
-
-    EV_NO_ACTION never extends. PCR 0 starts at the locality that a StartupLocality event states,
-    or at 4 where the log has an H-CRTM event; all others start at zero, 17-22 too, because their
-    events exist only after a D-RTM launch has reset them. An event without a digest for a bank
-    leaves that bank's PCR alone: ask ``incomplete_banks`` before trusting such a bank.
-
-    Raises:
-        FormatError: ``pcr-index``, ``malformed-locality``, or a digest of a wrong size.
-        NotSupportedError: a bank whose hash this machine lacks.
-    """
-    events = tuple(events)
-    values: dict[str, dict[int, bytes]] = {name: {} for name in banks}
-    table: dict[str | int, tuple[Callable[[bytes], Hash], int, dict[int, bytes]]] = {
-        name: (hash_function(name), ALGORITHMS[name].size, bank) for name, bank in values.items()
-    }
-    locality = _startup_locality(events)
-    for pcr, event_type, digests, _ in events:
-        if event_type == EV_NO_ACTION:
-            continue
-        if pcr >= PCR_COUNT:
-            raise FormatError(f"event log: an event extends PCR {pcr}", code="pcr-index")
-        for name, digest in digests:
-            row = table.get(name)
-            if row is None:
-                continue
-            function, size, bank = row
-            if len(digest) != size:
-                raise FormatError(f"event log: a {name} digest of {len(digest)} bytes")
-            value = bank.get(pcr)
-            if value is None:
-                value = bytes(size - 1) + (locality if pcr == 0 else b"\0")
-            bank[pcr] = function(value + digest).digest()
-    return values
-
-
-def _startup_locality(events: tuple[Event, ...]) -> bytes:
-    """Return the last byte of PCR 0 at the start."""
-    stated: int | None = None
-    extended = launched = False
-    for pcr, event_type, _, data in events:
-        if event_type == EV_NO_ACTION:
-            if not data.startswith(STARTUP_LOCALITY_SIGNATURE[:-1]):
-                continue
-            value = data[len(STARTUP_LOCALITY_SIGNATURE) :]
-            well_placed = pcr == 0 and stated is None and not extended
-            well_formed = data.startswith(STARTUP_LOCALITY_SIGNATURE) and len(value) == 1
-            if not well_placed or not well_formed or value[0] not in _LOCALITIES:
-                raise FormatError(
-                    "event log: a StartupLocality event that is not the first word on PCR 0, "
-                    "comes twice, or states no possible locality",
-                    code="malformed-locality",
-                )
-            stated = value[0]
-        elif pcr == 0:
-            extended = True
-            launched = launched or event_type == EV_EFI_HCRTM_EVENT
-    return b"\4" if launched else bytes((stated or 0,))
-
-
-def incomplete_banks(log: EventLog) -> frozenset[str | int]:
-    """Return the announced banks for which an extending event carries no digest."""
-    announced = frozenset(a.name for a in log.algorithms)
-    missing: set[str | int] = set()
-    for event in log.events:
-        if event.type != EV_NO_ACTION:
-            missing |= announced.difference(name for name, _ in event.digests)
-    return frozenset(missing)
