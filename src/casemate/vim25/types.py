@@ -333,7 +333,7 @@ def method(name: str) -> Method:
     methods = _definition(owner)[1][5]
     if not isinstance(methods, list | tuple):
         raise TypeError(f"methods of {owner} are {methods!r}")
-    _, wsdl, version, parameters, (flags, _, result), privilege, _ = methods[place]
+    _, wsdl, version, parameters, (flags, result, _), privilege, _ = methods[place]
     return Method(
         str(wsdl),
         owner,
@@ -355,3 +355,15 @@ FETCH = Method(
     privilege=None,
 )
 """The hidden method by which pyVmomi reads one property of one object."""
+
+
+@cache
+def method_named(owner: str, vmodl: str) -> str | None:
+    """Return the WSDL name of a method by its type and short name (``powerOn``), or None."""
+    for name in ancestors(owner):
+        methods = _definition(name)[1][5] or ()
+        if isinstance(methods, list | tuple):
+            for entry in methods:
+                if vmodl in {entry[0], entry[1]}:
+                    return str(entry[1])
+    return None

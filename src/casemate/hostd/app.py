@@ -1,0 +1,108 @@
+"""The web application: SOAP, versions, attestation, landing page, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from casemate.calls.messages import EvidenceReply, Quote
+from casemate.errors import CasemateError
+from casemate.hostd.kernelclient import KernelLink
+from casemate.hostd.landing import STYLE_PATH, VERSIONS_PATH, LandingPage
+from casemate.hostd.methods.table import REGISTRY
+from casemate.hostd.methods.vm import ALL_PCRS, NONCE_SIZE, REPORT_BANK
+from casemate.hostd.proof import ProofEndpoint
+from casemate.hostd.replica import SETTLE_SECONDS, Replica
+from casemate.hostd.session import Sessions
+from casemate.hostd.soap import Hostd, SoapEndpoint
+from casemate.hostd.world import Endpoint
+from casemate.vim25 import versions
+
+REAP_SECONDS = 60.0
+"""How often idle sessions are looked for."""
+
+_log = logging.getLogger(__name__)
+
+
+def make_app(
+    link: KernelLink,
+    *,
+    clock: Callable[[], datetime],
+    ticks: Callable[[], float],
+    endpoint: Endpoint | None = None,
+) -> Starlette:
+    """Return the application. ``clock`` gives the time in UTC, ``ticks`` seconds that only grow."""
+    replica = Replica(clock, endpoint)
+    sessions = Sessions(link, clock)
+    soap = SoapEndpoint(Hostd(replica, sessions, link, REGISTRY))
+    landing = LandingPage(replica)
+
+    async def version_document(_request: object) -> Response:
+        return Response(versions.document(), media_type="text/xml")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        jobs = [
+            asyncio.ensure_future(_follow(link, replica)),
+            asyncio.ensure_future(_measure(link, replica)),
+            asyncio.ensure_future(_reap(sessions)),
+        ]
+        try:
+            yield
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            await link.close()
+
+    return Starlette(
+        routes=[
+            Route("/sdk", soap),
+            Route("/sdk/", soap),
+            Route(VERSIONS_PATH, version_document),
+            Mount("/attestation", ProofEndpoint(link, ticks)),
+            Route(STYLE_PATH, landing),
+            Route("/", landing),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def _follow(link: KernelLink, replica: Replica) -> None:
+    """Fold the kernel's stream for ever."""
+    settling: asyncio.TimerHandle | None = None
+    async for reply in link.facts():
+        if reply is None:
+            replica.restart()
+            if settling is not None:
+                settling.cancel()
+            loop = asyncio.get_running_loop()
+            settling = loop.call_later(SETTLE_SECONDS, replica.settle)
+        else:
+            replica.fold(reply)
+
+
+async def _measure(link: KernelLink, replica: Replica) -> None:
+    """Show the TPM's PCR values at the host, once it is known; reports bring newer ones."""
+    await replica.ready.wait()
+    quote = Quote(secrets.token_bytes(NONCE_SIZE), (REPORT_BANK,), ALL_PCRS)
+    try:
+        evidence = await link.ask(quote, EvidenceReply)
+    except CasemateError as error:
+        _log.warning("no PCR values yet: %s", error.reason)
+        return
+    replica.set_pcrs(evidence.pcrs)
+
+
+async def _reap(sessions: Sessions) -> None:
+    while True:
+        await asyncio.sleep(REAP_SECONDS)
+        sessions.reap()

@@ -1,0 +1,235 @@
+"""PropertyCollectors: filters, update sets and the versions between them, and paged retrievals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from casemate.hostd.reader import Reader
+from casemate.hostd.replica import Listener
+from casemate.hostd.selection import Selection, Selector
+from casemate.vim25.encode import escape
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import MoRef, Obj, Raw, Value
+
+PAGE_LIMIT = 1000
+"""Objects of one answer when the client names no number."""
+
+PENDING_LIMIT = 10
+"""Unfinished paged retrievals of one collector; the oldest is forgotten."""
+
+MakeReader = Callable[[], Reader]
+
+
+def reference(tag: str, ref: MoRef) -> str:
+    """Return a reference as an element."""
+    return f'<{tag} type="{ref.type}">{escape(ref.value)}</{tag}>'
+
+
+def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str:
+    """Return an ObjectContent as element ``tag``."""
+    out = [f"<{tag}>", reference("obj", ref)]
+    missing: list[str] = []
+    for path in wanted:
+        try:
+            value = reader.fragment(ref, path)
+        except FaultError as error:
+            missing.append(reader.missing(path, error))
+            continue
+        if value is not None:
+            out.append(f"<propSet><name>{escape(path)}</name>{value}</propSet>")
+    out += missing
+    out.append(f"</{tag}>")
+    return "".join(out)
+
+
+def retrieve(specs: tuple[Obj, ...], reader: Reader) -> dict[tuple[int, MoRef], tuple[str, ...]]:
+    """Return what several specs select, in order."""
+    found: dict[tuple[int, MoRef], tuple[str, ...]] = {}
+    for number, spec in enumerate(specs):
+        for ref, wanted in Selector(spec).select(reader).items():
+            found[number, ref] = wanted
+    return found
+
+
+class Filter:
+    """A PropertyFilter: remembers what the client was told of each object."""
+
+    def __init__(self, ref: MoRef, spec: Obj, *, partial: bool, make: MakeReader) -> None:
+        self.ref = ref
+        self._spec = spec
+        self._partial = partial
+        self._make = make
+        self._selector = Selector(spec)
+        self._told: dict[MoRef, dict[str, str | None]] = {}
+        self._selection: Selection = {}
+        self._dirty: set[MoRef] = set()
+        self._stale = True
+        self._listener: Listener = make().replica.listen()
+        # A spec that selects nothing that exists is refused when the filter is made.
+        self._selector.select(make())
+
+    def properties(self) -> Mapping[str, Value]:
+        """See ``Own``."""
+        return {"spec": self._spec, "partialUpdates": self._partial}
+
+    def close(self) -> None:
+        """See ``Own``."""
+        self._make().replica.forget(self._listener)
+
+    @property
+    def event(self) -> asyncio.Event:
+        """Set when something may have changed."""
+        return self._listener.event
+
+    def reset(self) -> None:
+        """Forget what the client was told."""
+        self._told = {}
+        self._stale = True
+
+    def updates(self) -> Iterator[str]:
+        """Yield the ObjectUpdates that the client does not know yet; each counts as told."""
+        reader = self._make()
+        listener = self._listener
+        listener.event.clear()
+        dirty, listener.dirty = listener.dirty, set()
+        structure, listener.structure = listener.structure, False
+        self._dirty |= dirty
+        if self._stale or structure or (dirty and self._selector.traverses):
+            try:
+                self._selection = self._selector.select(reader)
+            except FaultError:
+                self._selection = {}
+            self._stale = False
+        for ref in [ref for ref in self._told if ref not in self._selection]:
+            del self._told[ref]
+            yield f"<objectSet><kind>leave</kind>{reference('obj', ref)}</objectSet>"
+        for ref, wanted in self._selection.items():
+            if ref not in self._told:
+                yield self._enter(ref, wanted, reader)
+            elif ref in self._dirty and (update := self._modify(ref, wanted, reader)):
+                yield update
+            self._dirty.discard(ref)
+        self._dirty &= set(self._told)
+
+    def _enter(self, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str:
+        known, changes, missing = self._read(ref, wanted, reader)
+        self._told[ref] = known
+        body = "".join(changes) + "".join(missing)
+        return f"<objectSet><kind>enter</kind>{reference('obj', ref)}{body}</objectSet>"
+
+    def _modify(self, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str | None:
+        known = self._told[ref]
+        fresh, _, missing = self._read(ref, wanted, reader)
+        changed = [path for path in wanted if fresh.get(path) != known.get(path)]
+        self._told[ref] = fresh
+        if not changed:
+            return None
+        body = "".join(_change(path, fresh.get(path)) for path in changed) + "".join(missing)
+        return f"<objectSet><kind>modify</kind>{reference('obj', ref)}{body}</objectSet>"
+
+    def _read(
+        self, ref: MoRef, wanted: tuple[str, ...], reader: Reader
+    ) -> tuple[dict[str, str | None], list[str], list[str]]:
+        known: dict[str, str | None] = {}
+        missing: list[str] = []
+        for path in wanted:
+            try:
+                known[path] = reader.fragment(ref, path)
+            except FaultError as error:
+                missing.append(reader.missing(path, error))
+        changes = [_change(path, value) for path, value in known.items() if value is not None]
+        return known, changes, missing
+
+
+def _change(path: str, value: str | None) -> str:
+    return f"<changeSet><name>{escape(path)}</name><op>assign</op>{value or ''}</changeSet>"
+
+
+@dataclass(slots=True, eq=False)
+class Collector:
+    """A PropertyCollector of one session."""
+
+    ref: MoRef
+    filters: dict[MoRef, Filter] = field(default_factory=dict)
+    version: int = 0
+    waiting: asyncio.Event | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    pending: dict[str, list[tuple[MoRef, tuple[str, ...]]]] = field(default_factory=dict)
+    counter: int = 0
+
+    def properties(self) -> Mapping[str, Value]:
+        """See ``Own``."""
+        return {"filter": tuple(self.filters)}
+
+    def close(self) -> None:
+        """See ``Own``."""
+        self.cancel()
+        for one in self.filters.values():
+            one.close()
+        self.filters = {}
+
+    def add(self, one: Filter) -> None:
+        """Add a filter; a waiting call sees it at once."""
+        self.filters[one.ref] = one
+        self.changed.set()
+
+    def remove(self, ref: MoRef) -> None:
+        """Forget a filter, if it is one of this collector's."""
+        if self.filters.pop(ref, None) is not None:
+            self.changed.set()
+
+    def cancel(self) -> None:
+        """End a waiting call."""
+        if self.waiting is not None:
+            self.waiting.set()
+
+    def page(
+        self,
+        items: list[tuple[MoRef, tuple[str, ...]]],
+        limit: int,
+        reader: Reader,
+    ) -> Obj | None:
+        """Return one page as a RetrieveResult and remember the rest; None: nothing selected."""
+        if not items:
+            return None
+        now, rest = items[:limit], items[limit:]
+        token: str | None = None
+        if rest:
+            self.counter += 1
+            token = str(self.counter)
+            self.pending[token] = rest
+            while len(self.pending) > PENDING_LIMIT:
+                del self.pending[next(iter(self.pending))]
+        objects = "".join(content("objects", ref, wanted, reader) for ref, wanted in now)
+        return Obj("RetrieveResult", token=token, objects=Raw(objects))
+
+    def changes(self, limit: int | None) -> Obj | None:
+        """Return what is new as an UpdateSet, or None; ``limit`` is a number of objects."""
+        sets: list[str] = []
+        count = 0
+        truncated = False
+        for one in self.filters.values():
+            updates: list[str] = []
+            for update in one.updates():
+                updates.append(update)
+                count += 1
+                if limit is not None and count >= limit:
+                    truncated = True
+                    one.event.set()
+                    break
+            if updates:
+                filter_ref = reference("filter", one.ref)
+                sets.append(f"<filterSet>{filter_ref}{''.join(updates)}</filterSet>")
+            if truncated:
+                break
+        if not sets:
+            return None
+        self.version += 1
+        return Obj(
+            "UpdateSet",
+            version=str(self.version),
+            filterSet=Raw("".join(sets)),
+            truncated=truncated or None,
+        )

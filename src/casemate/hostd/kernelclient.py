@@ -1,0 +1,177 @@
+"""The way to the kernel: one connection for requests and replies, one for the event stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.messages import REQUESTS, FactReply, Refusal, Subscribe
+from casemate.errors import CasemateError, FormatError
+from casemate.machine.facts import FaultFact
+
+R = TypeVar("R")
+
+ANSWER_SECONDS = 60.0
+"""How long a request may take: the slowest (a quote over several banks) needs some seconds."""
+
+RETRY_START = 0.05
+RETRY_LIMIT = 2.0
+"""Seconds between attempts to reach the kernel: doubled each time, up to the limit."""
+
+_CHUNK = 1 << 16
+_REPLIES: tuple[type, ...] = (
+    *{kind for request in REQUESTS if isinstance(kind := vars(request)["reply"], type)},
+    Refusal,
+)
+_log = logging.getLogger(__name__)
+
+
+class RefusedError(CasemateError):
+    """The kernel refused a request; ``fact`` says with which fault and why."""
+
+    default_code = "refused"
+
+    def __init__(self, fact: FaultFact) -> None:
+        super().__init__(fact.reason, code=fact.code, remedy=fact.remedy)
+        self.fact = fact
+
+
+class KernelLink(ABC):
+    """All that hostd can ask of a kernel."""
+
+    @abstractmethod
+    async def ask(self, request: object, kind: type[R]) -> R:
+        """Send one of ``REQUESTS`` and return its reply, a ``kind``.
+
+        Raises RefusedError when the kernel refuses, CasemateError when it cannot be reached.
+        """
+
+    @abstractmethod
+    def facts(self) -> AsyncIterator[FactReply | None]:
+        """Yield the present facts and then every change, without end.
+
+        ``None`` means that the stream begins (again) and all present facts follow.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give up all connections."""
+
+
+class SocketLink(KernelLink):
+    """The kernel behind its calls socket; connects on demand and again after a loss."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number = 0
+        self._waiting: dict[int, asyncio.Future[object]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._receiver: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
+
+    async def ask(self, request: object, kind: type[R]) -> R:
+        """See ``KernelLink.ask``."""
+        writer = await self._connected()
+        self._number += 1
+        number = self._number
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        try:
+            writer.write(encode(number, request))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await writer.drain()
+                reply = await answer
+        except (OSError, TimeoutError) as error:
+            raise _unreachable() from error
+        finally:
+            self._waiting.pop(number, None)
+        if isinstance(reply, Refusal):
+            raise RefusedError(reply.fault)
+        if not isinstance(reply, kind):
+            raise FormatError(f"the kernel answered with a {type(reply).__name__}")
+        return reply
+
+    async def facts(self) -> AsyncIterator[FactReply | None]:
+        """See ``KernelLink.facts``."""
+        pause = RETRY_START
+        while True:
+            try:
+                async for reply in self._subscribed():
+                    pause = RETRY_START
+                    yield reply
+            except (OSError, FormatError) as error:
+                _log.debug("event stream: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_LIMIT)
+
+    async def _subscribed(self) -> AsyncIterator[FactReply | None]:
+        reader, writer = await asyncio.open_unix_connection(str(self._path))
+        try:
+            writer.write(encode(1, Subscribe()))
+            yield None
+            async for _, reply in _frames(reader, (FactReply,)):
+                if isinstance(reply, FactReply):
+                    yield reply
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        """See ``KernelLink.close``."""
+        if self._receiver is not None:
+            self._receiver.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._receiver
+        self._lost()
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        async with self._connecting:
+            if self._writer is None:
+                try:
+                    reader, self._writer = await asyncio.open_unix_connection(str(self._path))
+                except OSError as error:
+                    raise _unreachable() from error
+                self._receiver = asyncio.ensure_future(self._receive(reader))
+            return self._writer
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        try:
+            async for number, reply in _frames(reader, _REPLIES):
+                answer = self._waiting.get(number)
+                if answer is not None and not answer.done():
+                    answer.set_result(reply)
+        except (OSError, FormatError) as error:
+            _log.warning("calls connection: %s", error)
+        finally:
+            self._lost()
+
+    def _lost(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(_unreachable())
+
+
+def _unreachable() -> CasemateError:
+    return CasemateError(
+        "The kernel of this host cannot be reached.",
+        code="kernel-unreachable",
+        remedy="It is starting or stopping: try again, then look at the kernel's log.",
+    )
+
+
+async def _frames(
+    reader: asyncio.StreamReader, vocabulary: tuple[type, ...]
+) -> AsyncIterator[tuple[int, object]]:
+    frames = FrameReader()
+    while data := await reader.read(_CHUNK):
+        frames.feed(data)
+        while (body := frames.next()) is not None:
+            yield decode(body, vocabulary)

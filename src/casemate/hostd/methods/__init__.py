@@ -1,0 +1,1 @@
+"""The functions behind the served methods, and one table of them per subject."""

@@ -1,0 +1,92 @@
+"""SearchIndex: finding entities by name, path, UUID."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from casemate.hostd.objects.vm import vmx_path
+from casemate.hostd.registry import Context, Served
+from casemate.hostd.selection import text
+from casemate.hostd.world import HOST, ROOT_FOLDER
+from casemate.vim25.values import MoRef, Value
+
+
+def _child(context: Context, parent: MoRef, name: str) -> MoRef | None:
+    world = context.replica.world
+    for ref in world.inventory():
+        if world.parent(ref) == parent and world.entity_name(ref) == name:
+            return ref
+    return None
+
+
+def _virtual_machines(context: Context) -> bool:
+    return context.arguments.get("vmSearch") is True
+
+
+def _by_uuid(context: Context) -> tuple[MoRef, ...]:
+    world = context.replica.world
+    wanted = text(context.arguments.get("uuid")).lower()
+    if not _virtual_machines(context):
+        return (HOST,) if world.host.uuid.lower() == wanted else ()
+    return tuple(
+        MoRef("VirtualMachine", key)
+        for key, vm in world.vms.items()
+        if vm.config.uuid.lower() == wanted
+    )
+
+
+async def _find_by_uuid(context: Context) -> Value:
+    found = _by_uuid(context)
+    return found[0] if found else None
+
+
+async def _find_all_by_uuid(context: Context) -> Value:
+    return _by_uuid(context)
+
+
+async def _find_by_path(context: Context) -> Value:
+    step: MoRef | None = ROOT_FOLDER
+    for name in text(context.arguments.get("inventoryPath")).strip("/").split("/"):
+        if step is not None and name:
+            step = _child(context, step, unquote(name))
+    return step
+
+
+async def _find_by_datastore_path(context: Context) -> Value:
+    wanted = text(context.arguments.get("path"))
+    scope = context.reader.scope
+    for key, vm in scope.world.vms.items():
+        if vmx_path(scope, vm) == wanted:
+            return MoRef("VirtualMachine", key)
+    return None
+
+
+async def _find_child(context: Context) -> Value:
+    entity = context.arguments.get("entity")
+    if not isinstance(entity, MoRef):
+        return None
+    context.reader.require(entity)
+    return _child(context, entity, text(context.arguments.get("name")))
+
+
+async def _find_by_dns(context: Context) -> Value:
+    name = text(context.arguments.get("dnsName")).lower()
+    # Guests report no names here.
+    matches = not _virtual_machines(context) and context.replica.world.host.name.lower() == name
+    return HOST if matches else None
+
+
+async def _find_by_ip(_context: Context) -> Value:
+    # Neither the host nor its guests report addresses here.
+    return None
+
+
+SEARCH_METHODS = (
+    Served("SearchIndex", "FindByUuid", "System.View", _find_by_uuid),
+    Served("SearchIndex", "FindAllByUuid", "System.View", _find_all_by_uuid),
+    Served("SearchIndex", "FindByInventoryPath", "System.View", _find_by_path),
+    Served("SearchIndex", "FindByDatastorePath", "System.View", _find_by_datastore_path),
+    Served("SearchIndex", "FindChild", "System.View", _find_child),
+    Served("SearchIndex", "FindByDnsName", "System.View", _find_by_dns),
+    Served("SearchIndex", "FindByIp", "System.View", _find_by_ip),
+)

@@ -1,0 +1,60 @@
+"""ServiceInstance, SessionManager and Fetch."""
+
+from __future__ import annotations
+
+from casemate.calls.messages import Login, Logout, ResumeSession, SessionReply
+from casemate.hostd.objects.service import content
+from casemate.hostd.reader import ANONYMOUS
+from casemate.hostd.registry import Context, Served
+from casemate.hostd.selection import text
+from casemate.vim25.values import Raw, Value
+
+_TEXT_LIMIT = 256
+"""Characters of a user name or password that are passed on."""
+
+
+async def _content(context: Context) -> Value:
+    return content(context.reader.scope)
+
+
+async def _time(context: Context) -> Value:
+    return context.replica.clock()
+
+
+async def _login(context: Context) -> Value:
+    user = text(context.arguments.get("userName"))[:_TEXT_LIMIT]
+    password = text(context.arguments.get("password"))[:_TEXT_LIMIT]
+    reply = await context.link.ask(Login(user, password, context.peer), SessionReply)
+    if context.session is not None:
+        await context.sessions.end(context.session)
+    context.session = context.sessions.open(reply, context.peer, context.agent)
+    return context.session.user_session()
+
+
+async def _logout(context: Context) -> Value:
+    await context.sessions.end(context.who)
+    context.session = None
+    return None
+
+
+async def _is_active(context: Context) -> Value:
+    key, user = context.arguments.get("sessionID"), context.arguments.get("userName")
+    return any(one.key == key and one.user == user for one in context.sessions)
+
+
+async def _fetch(context: Context) -> Value:
+    value = context.reader.fragment(context.this, text(context.arguments.get("prop")))
+    if value is None:
+        return None
+    return Raw(f"<returnval{value.removeprefix('<val').removesuffix('</val>')}</returnval>")
+
+
+SERVICE_METHODS = (
+    Served("ServiceInstance", "RetrieveServiceContent", ANONYMOUS, _content),
+    Served("ServiceInstance", "CurrentTime", "System.View", _time),
+    Served("SessionManager", "Login", ANONYMOUS, _login, (Login, Logout)),
+    Served("SessionManager", "Logout", "System.View", _logout, (Logout, ResumeSession)),
+    Served("SessionManager", "SessionIsActive", "Sessions.ValidateSession", _is_active),
+    # Each property has a privilege of its own.
+    Served("ManagedObject", "Fetch", ANONYMOUS, _fetch),
+)

@@ -1,0 +1,56 @@
+"""Which objects exist, and the view of each property."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from casemate.hostd.objects.base import Getters
+from casemate.hostd.objects.host import CONFIG_MANAGERS, HOST_GETTERS
+from casemate.hostd.objects.inventory import INVENTORY_GETTERS, browser
+from casemate.hostd.objects.service import MANAGERS, SERVICE_GETTERS
+from casemate.hostd.objects.task import TASK_GETTERS
+from casemate.hostd.objects.vm import VM_GETTERS
+from casemate.hostd.world import ENVIRONMENT, HOST_BROWSER, ROOT_POOL, SERVICE, World
+from casemate.vim25.values import MoRef
+
+GETTERS: Mapping[str, Getters] = {
+    **SERVICE_GETTERS,
+    **INVENTORY_GETTERS,
+    **HOST_GETTERS,
+    "Task": TASK_GETTERS,
+    "VirtualMachine": VM_GETTERS,
+}
+
+SINGLETONS = frozenset({SERVICE, ENVIRONMENT, HOST_BROWSER, *MANAGERS, *CONFIG_MANAGERS})
+
+LIVE = frozenset(
+    {
+        ("ServiceInstance", "serverClock"),
+        ("SessionManager", "currentSession"),
+        ("SessionManager", "sessionList"),
+        ("PropertyCollector", "filter"),
+        ("ViewManager", "viewList"),
+    }
+)
+"""Properties that depend on the asker or the time: never kept."""
+
+
+def exists(world: World, ref: MoRef) -> bool:
+    """Tell whether the object exists."""
+    if ref in SINGLETONS or ref == ROOT_POOL:
+        return True
+    match ref.type:
+        case "Task":
+            return ref.value in world.tasks
+        case "HostDatastoreBrowser":
+            return any(ref == browser(key) for key in world.datastores)
+        case _:
+            return world.ready and world.entity_name(ref) is not None
+
+
+def objects(world: World) -> Iterator[MoRef]:
+    """Yield every object that does not belong to a session."""
+    yield from SINGLETONS
+    yield from world.inventory()
+    yield from (MoRef("Task", key) for key in world.tasks)
+    yield from map(browser, world.datastores)

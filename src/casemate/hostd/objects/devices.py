@@ -1,0 +1,191 @@
+"""A VM's virtual hardware: the devices with the keys that ESXi gives them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from casemate.machine.facts import DiskSpec, NicSpec, VmConfig
+from casemate.vim25.values import MoRef, Obj, Value
+
+KIB = 1024
+PCI_KEY = 100
+PS2_KEY = 300
+FIRST_NIC_KEY = 4000
+FIRST_NIC_UNIT = 7
+
+_NAME = re.compile(r"([a-z]+)([0-9]{0,2})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bus:
+    """A kind of controller: type, key of the first one, first disk key, slots on one."""
+
+    type: str
+    label: str
+    key: int
+    disk_key: int
+    slots: int
+
+
+_BUSES: Mapping[str, _Bus] = {
+    "ide": _Bus("VirtualIDEController", "IDE", 200, 3000, 2),
+    "scsi": _Bus("ParaVirtualSCSIController", "SCSI controller", 1000, 2000, 16),
+    "sata": _Bus("VirtualAHCIController", "SATA controller", 15000, 16000, 30),
+    "nvme": _Bus("VirtualNVMEController", "NVME controller", 31000, 32000, 15),
+}
+
+_NICS = {
+    "e1000": "VirtualE1000",
+    "e1000e": "VirtualE1000e",
+    "vmxnet3": "VirtualVmxnet3",
+}
+
+
+def _bus(controller: str) -> tuple[_Bus, int]:
+    match = _NAME.fullmatch(controller)
+    name, number = (match[1], int(match[2] or 0)) if match else ("scsi", 0)
+    return _BUSES.get(name, _BUSES["scsi"]), number
+
+
+def _fixed() -> Iterator[Obj]:
+    yield Obj(
+        "VirtualPCIController", key=PCI_KEY, deviceInfo=_info("PCI controller 0"), busNumber=0
+    )
+    yield Obj(
+        "VirtualPS2Controller",
+        key=PS2_KEY,
+        deviceInfo=_info("PS2 controller 0"),
+        busNumber=0,
+        device=(600, 700),
+    )
+    yield Obj(
+        "VirtualKeyboard",
+        key=600,
+        deviceInfo=_info("Keyboard"),
+        controllerKey=PS2_KEY,
+        unitNumber=0,
+    )
+    yield Obj(
+        "VirtualPointingDevice",
+        key=700,
+        deviceInfo=_info("Pointing device"),
+        backing=Obj(
+            "VirtualPointingDeviceDeviceBackingInfo", deviceName="", hostPointingDevice="autodetect"
+        ),
+        controllerKey=PS2_KEY,
+        unitNumber=1,
+    )
+    yield Obj(
+        "VirtualMachineVideoCard",
+        key=500,
+        deviceInfo=_info("Video card"),
+        controllerKey=PCI_KEY,
+        unitNumber=0,
+        videoRamSizeInKB=16384,
+        numDisplays=1,
+    )
+
+
+def _info(label: str, summary: str | None = None) -> Obj:
+    return Obj("Description", label=label, summary=summary or label)
+
+
+def _controllers(config: VmConfig) -> Iterator[Obj]:
+    used = sorted({_bus(disk.controller) for disk in config.disks}, key=lambda b: b[0].key + b[1])
+    for bus, number in used:
+        label = f"{bus.label} {number}"
+        attached = tuple(
+            disk_key(disk) for disk in config.disks if _bus(disk.controller) == (bus, number)
+        )
+        common: dict[str, Value] = {
+            "key": bus.key + number,
+            "deviceInfo": _info(label),
+            "controllerKey": PCI_KEY,
+            "busNumber": number,
+            "device": attached,
+        }
+        if bus.type == "ParaVirtualSCSIController":
+            yield Obj(bus.type, **common, sharedBus="noSharing", scsiCtlrUnitNumber=7)
+        else:
+            yield Obj(bus.type, **common)
+
+
+def disk_key(disk: DiskSpec) -> int:
+    """Return the device key of a disk or CD drive."""
+    bus, number = _bus(disk.controller)
+    return bus.disk_key + bus.slots * number + disk.unit
+
+
+def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) -> Obj:
+    bus, controller = _bus(disk.controller)
+    path = f"{directory}{disk.file_name}"
+    if disk.kind == "cdrom":
+        return Obj(
+            "VirtualCdrom",
+            key=disk_key(disk),
+            deviceInfo=_info(f"CD/DVD drive {number}", f"ISO {path}"),
+            backing=Obj("VirtualCdromIsoBackingInfo", fileName=path, datastore=datastore),
+            connectable=_connectable(),
+            controllerKey=bus.key + controller,
+            unitNumber=disk.unit,
+        )
+    kib = disk.capacity // KIB
+    return Obj(
+        "VirtualDisk",
+        key=disk_key(disk),
+        deviceInfo=_info(f"Hard disk {number}", f"{kib:,} KB"),
+        backing=Obj(
+            "VirtualDiskFlatVer2BackingInfo",
+            fileName=path,
+            datastore=datastore,
+            diskMode="persistent",
+            thinProvisioned=True,
+        ),
+        controllerKey=bus.key + controller,
+        unitNumber=disk.unit,
+        capacityInKB=kib,
+        capacityInBytes=disk.capacity,
+    )
+
+
+def _connectable() -> Obj:
+    return Obj(
+        "VirtualDeviceConnectInfo",
+        startConnected=True,
+        allowGuestControl=False,
+        connected=True,
+        status="ok",
+    )
+
+
+def _nic(nic: NicSpec, number: int) -> Obj:
+    return Obj(
+        _NICS.get(nic.model, "VirtualVmxnet3"),
+        key=FIRST_NIC_KEY + number,
+        deviceInfo=_info(f"Network adapter {number + 1}", nic.network),
+        backing=Obj(
+            "VirtualEthernetCardNetworkBackingInfo",
+            deviceName=nic.network,
+            useAutoDetect=False,
+            network=MoRef("Network", f"HaNetwork-{nic.network}"),
+        ),
+        connectable=_connectable(),
+        controllerKey=PCI_KEY,
+        unitNumber=FIRST_NIC_UNIT + number,
+        addressType="assigned",
+        macAddress=nic.mac,
+        wakeOnLanEnabled=False,
+    )
+
+
+def devices(config: VmConfig, directory: str, datastore: MoRef | None) -> tuple[Obj, ...]:
+    """Return all devices; ``directory`` is the VM's as a datastore path that ends in a slash."""
+    drives: list[Obj] = []
+    counts: dict[str, int] = {}
+    for disk in config.disks:
+        counts[disk.kind] = counts.get(disk.kind, 0) + 1
+        drives.append(_disk(disk, counts[disk.kind], directory, datastore))
+    nics = [_nic(nic, number) for number, nic in enumerate(config.nics)]
+    return (*_fixed(), *_controllers(config), *drives, *nics)

@@ -1,0 +1,271 @@
+"""The HostSystem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
+from casemate.hostd.objects.inventory import datastore_refs, network_refs, vm_refs
+from casemate.hostd.objects.service import about
+from casemate.hostd.world import HOST, HOST_BROWSER
+from casemate.machine.facts import HostFact, PowerState
+from casemate.policy.report import pcr_values
+from casemate.vim25.values import MoRef, Obj, Value
+
+MIB = 1 << 20
+MHZ = 1_000_000
+
+LONG_MODE = "--1-:----:----:----:----:----:----:----"
+"""CPUID 0x80000001 EDX with the bit that says 64-bit (libvirt reads it); the rest is not told."""
+
+_LONG_MODE_LEVEL = -0x7FFFFFFF
+
+_JUDGE = "A host does not judge itself: ask a verifier (casemate attest)."
+
+_CONFIG_MANAGER: Mapping[str, MoRef] = {
+    "advancedOption": MoRef("OptionManager", "ha-adv-options"),
+    "imageConfigManager": MoRef("HostImageConfigManager", "ha-image-config-manager"),
+    "kernelModuleSystem": MoRef("HostKernelModuleSystem", "kernelModuleSystem"),
+    "datastoreSystem": MoRef("HostDatastoreSystem", "ha-datastoresystem"),
+    "networkSystem": MoRef("HostNetworkSystem", "networkSystem"),
+    "hostAccessManager": MoRef("HostAccessManager", "ha-host-access-manager"),
+}
+
+CONFIG_MANAGERS = tuple(_CONFIG_MANAGER.values())
+
+_CAPABILITIES = (
+    "recursiveResourcePoolsSupported",
+    "cpuMemoryResourceConfigurationSupported",
+    "highGuestMemSupported",
+    "maintenanceModeSupported",
+    "perVmSwapFiles",
+    "tpmSupported",
+)
+
+
+def has_tpm(host: HostFact) -> bool:
+    """Tell whether the host was measured into a TPM."""
+    return host.tpm_version not in {"", "none"}
+
+
+def status(scope: Scope, _key: str = "") -> str:
+    """Return yellow when something weakens the host's promises (a taint), else green."""
+    return "yellow" if scope.world.host.taints else "green"
+
+
+def _hardware_summary(host: HostFact) -> Obj:
+    return Obj(
+        "HostHardwareSummary",
+        vendor="Casemate",
+        model=f"Linux host ({host.accelerator})",
+        uuid=host.uuid,
+        memorySize=host.memory_size,
+        cpuModel=host.cpu_model,
+        cpuMhz=host.cpu_mhz,
+        numCpuPkgs=host.cpu_packages,
+        numCpuCores=host.cpu_cores,
+        numCpuThreads=host.cpu_threads,
+        numNics=0,
+        numHBAs=0,
+    )
+
+
+def runtime(scope: Scope, _key: str = "") -> Obj:
+    """Return HostRuntimeInfo."""
+    host = scope.world.host
+    return Obj(
+        "HostRuntimeInfo",
+        connectionState="connected",
+        powerState="poweredOn",
+        standbyMode="none",
+        inMaintenanceMode=host.in_maintenance_mode,
+        inQuarantineMode=False,
+        bootTime=moment(host.boot_time),
+        tpmPcrValues=pcr_values(dict(_bank(scope))),
+        stateEncryption=Obj("HostRuntimeInfoStateEncryptionInfo", protectionMode="none"),
+    )
+
+
+def _bank(scope: Scope) -> tuple[tuple[int, bytes], ...]:
+    for bank in scope.world.pcrs:
+        if bank.algorithm == "sha256":
+            return bank.values
+    return ()
+
+
+def _quick_stats(scope: Scope) -> Obj:
+    host = scope.world.host
+    running = [vm for vm in scope.world.vms.values() if vm.power is PowerState.POWERED_ON]
+    return Obj(
+        "HostListSummaryQuickStats",
+        overallCpuUsage=sum(vm.cpu_usage_mhz for vm in running),
+        overallMemoryUsage=sum(vm.host_memory_mib for vm in running),
+        uptime=max(int(scope.now.timestamp() - host.boot_time), 0),
+    )
+
+
+def _attestation(host: HostFact) -> Obj | None:
+    if not has_tpm(host):
+        return None
+    return Obj(
+        "HostTpmAttestationInfo",
+        time=moment(host.boot_time),
+        status="notAccepted",
+        message=Obj("LocalizableMessage", key="casemate.attestation.verifier", message=_JUDGE),
+    )
+
+
+def summary(scope: Scope, _key: str = "") -> Obj:
+    """Return HostListSummary."""
+    host = scope.world.host
+    endpoint = scope.world.endpoint
+    return Obj(
+        "HostListSummary",
+        host=HOST,
+        hardware=_hardware_summary(host),
+        runtime=runtime(scope),
+        config=Obj(
+            "HostConfigSummary",
+            name=host.name,
+            port=endpoint.port,
+            sslThumbprint=endpoint.thumbprint or None,
+            product=about(scope),
+            vmotionEnabled=False,
+            faultToleranceEnabled=False,
+        ),
+        quickStats=_quick_stats(scope),
+        overallStatus=status(scope),
+        rebootRequired=False,
+        maintenanceModeRequired=False,
+        tpmAttestation=_attestation(host),
+    )
+
+
+def _hardware(scope: Scope, _key: str) -> Obj:
+    host = scope.world.host
+    hertz = host.cpu_mhz * MHZ
+    threads = tuple(range(host.cpu_threads))
+    packages = max(host.cpu_packages, 1)
+    return Obj(
+        "HostHardwareInfo",
+        systemInfo=Obj(
+            "HostSystemInfo",
+            vendor="Casemate",
+            model=f"Linux host ({host.accelerator})",
+            uuid=host.uuid,
+        ),
+        cpuInfo=Obj(
+            "HostCpuInfo",
+            numCpuPackages=host.cpu_packages,
+            numCpuCores=host.cpu_cores,
+            numCpuThreads=host.cpu_threads,
+            hz=hertz,
+        ),
+        cpuPkg=tuple(
+            Obj(
+                "HostCpuPackage",
+                index=index,
+                vendor=host.cpu_vendor,
+                hz=hertz,
+                busHz=100 * MHZ,
+                description=host.cpu_model,
+                threadId=threads[index::packages],
+            )
+            for index in range(packages)
+        ),
+        memorySize=host.memory_size,
+        numaInfo=Obj("HostNumaInfo", type="NUMA", numNodes=host.numa_nodes),
+        smcPresent=False,
+        cpuFeature=(Obj("HostCpuIdInfo", level=_LONG_MODE_LEVEL, edx=LONG_MODE),),
+    )
+
+
+def _capability(scope: Scope, _key: str) -> Obj:
+    host = scope.world.host
+    value = flags(
+        "HostCapability",
+        *_CAPABILITIES,
+        tpmVersion=host.tpm_version if has_tpm(host) else None,
+        txtEnabled=host.drtm_type == "intelTxt",
+        drtmType=host.drtm_type,
+        supportedCpuFeature=(),
+        maxSupportedVMs=1024,
+        maxRunningVMs=1024,
+        maxSupportedVcpus=255,
+        uefiSecureBoot=False,
+    )
+    return value.replace(tpmSupported=has_tpm(host))
+
+
+def dns(host: HostFact) -> Obj:
+    """Return HostDnsConfig."""
+    name, _, domain = host.name.partition(".")
+    return Obj("HostDnsConfig", dhcp=True, hostName=name, domainName=domain)
+
+
+def network_info(scope: Scope, _key: str = "") -> Obj:
+    """Return HostNetworkInfo."""
+    return Obj("HostNetworkInfo", vswitch=(), portgroup=(), dnsConfig=dns(scope.world.host))
+
+
+_DATASTORE_ABILITIES = flags("HostDatastoreSystemCapabilities", "localDatastoreSupported")
+
+
+def _config(scope: Scope, _key: str) -> Obj:
+    host = scope.world.host
+    return Obj(
+        "HostConfigInfo",
+        host=HOST,
+        product=about(scope),
+        hyperThread=Obj(
+            "HostHyperThreadScheduleInfo",
+            available=host.cpu_threads > host.cpu_cores,
+            active=host.cpu_threads > host.cpu_cores,
+            config=True,
+        ),
+        network=network_info(scope),
+        storageDevice=Obj("HostStorageDeviceInfo", softwareInternetScsiEnabled=False),
+        datastoreCapabilities=_DATASTORE_ABILITIES,
+        adminDisabled=False,
+        lockdownMode="lockdownDisabled",
+        certificate=scope.world.endpoint.certificate or None,
+    )
+
+
+def _licensable(scope: Scope, _key: str) -> Obj:
+    packages = Obj("KeyAnyValue", key="numCpuPackages", value=scope.world.host.cpu_packages)
+    return Obj("HostLicensableResourceInfo", resource=(packages,))
+
+
+def _vms(scope: Scope, _key: str) -> Value:
+    return vm_refs(scope)
+
+
+HOST_GETTERS: Mapping[str, Getters] = {
+    "HostSystem": {
+        **entity("HostSystem"),
+        "overallStatus": status,
+        "runtime": runtime,
+        "summary": summary,
+        "hardware": _hardware,
+        "capability": _capability,
+        "licensableResource": _licensable,
+        "configManager": lambda *_: Obj("HostConfigManager", **_CONFIG_MANAGER),
+        "config": _config,
+        "vm": _vms,
+        "datastore": datastore_refs,
+        "network": network_refs,
+        "datastoreBrowser": lambda *_: HOST_BROWSER,
+    },
+    "HostImageConfigManager": {},
+    "HostKernelModuleSystem": {},
+    "HostDatastoreSystem": {
+        "datastore": datastore_refs,
+        "capabilities": lambda *_: _DATASTORE_ABILITIES,
+    },
+    "HostNetworkSystem": {
+        "networkInfo": network_info,
+        "dnsConfig": lambda scope, _key: dns(scope.world.host),
+    },
+    "HostAccessManager": {"lockdownMode": lambda *_: "lockdownDisabled"},
+}

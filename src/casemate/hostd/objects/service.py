@@ -1,0 +1,201 @@
+"""ServiceInstance and the managers that are the same on every host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from casemate.hostd.objects.base import Getters, Scope, description, element, recent_tasks
+from casemate.hostd.world import (
+    PROPERTY_COLLECTOR,
+    ROOT_FOLDER,
+    SEARCH_INDEX,
+    SESSION_MANAGER,
+    TASK_MANAGER,
+    VIEW_MANAGER,
+)
+from casemate.vim25 import versions
+from casemate.vim25.values import MoRef, Obj, Value
+
+API_VERSION = versions.RELEASES[0]
+
+_CONTENT: Mapping[str, MoRef] = {
+    "rootFolder": ROOT_FOLDER,
+    "propertyCollector": PROPERTY_COLLECTOR,
+    "viewManager": VIEW_MANAGER,
+    "setting": MoRef("OptionManager", "HostAgentSettings"),
+    "userDirectory": MoRef("UserDirectory", "ha-user-directory"),
+    "sessionManager": SESSION_MANAGER,
+    "authorizationManager": MoRef("AuthorizationManager", "ha-authmgr"),
+    "serviceManager": MoRef("ServiceManager", "ha-servicemanager"),
+    "perfManager": MoRef("PerformanceManager", "ha-perfmgr"),
+    "eventManager": MoRef("EventManager", "ha-eventmgr"),
+    "taskManager": TASK_MANAGER,
+    "accountManager": MoRef("HostLocalAccountManager", "ha-localacctmgr"),
+    "diagnosticManager": MoRef("DiagnosticManager", "ha-diagnosticmgr"),
+    "licenseManager": MoRef("LicenseManager", "ha-license-manager"),
+    "searchIndex": SEARCH_INDEX,
+    "fileManager": MoRef("FileManager", "ha-nfc-file-manager"),
+    "virtualDiskManager": MoRef("VirtualDiskManager", "ha-vdiskmanager"),
+    "ovfManager": MoRef("OvfManager", "ha-ovf-manager"),
+}
+"""The managers, under the ids that they have on every ESXi host."""
+
+MANAGERS = tuple(ref for name, ref in _CONTENT.items() if name != "rootFolder")
+
+
+def about(scope: Scope) -> Obj:
+    """Return AboutInfo: what clients decide by (HostAgent, embeddedEsx), and our own name."""
+    host = scope.world.host
+    # Clients parse the build as a number.
+    build = "".join(filter(str.isdecimal, host.build))[:9] or "0"
+    return Obj(
+        "AboutInfo",
+        name="Casemate",
+        fullName=f"Casemate {host.product_version} build-{build}",
+        vendor="Casemate",
+        version=API_VERSION.rpartition(".")[0],
+        build=build,
+        localeVersion="INTL",
+        localeBuild="000",
+        osType="vmnix-x86",
+        productLineId="embeddedEsx",
+        apiType="HostAgent",
+        apiVersion=API_VERSION,
+        licenseProductName="Casemate",
+        licenseProductVersion=host.product_version,
+    )
+
+
+def content(scope: Scope, _key: str = "") -> Obj:
+    """Return ServiceContent."""
+    return Obj("ServiceContent", about=about(scope), **_CONTENT)
+
+
+def _capability(_scope: Scope, _key: str) -> Obj:
+    return Obj(
+        "Capability",
+        provisioningSupported=False,
+        multiHostSupported=False,
+        userShellAccessSupported=False,
+    )
+
+
+def _roles(_scope: Scope, _key: str) -> Value:
+    read = ("System.Anonymous", "System.Read", "System.View")
+    return tuple(
+        Obj(
+            "AuthorizationRole",
+            roleId=number,
+            system=True,
+            name=name,
+            info=description(label),
+            privilege=privileges,
+        )
+        for number, name, label, privileges in (
+            (-5, "NoAccess", "No access", ()),
+            (-4, "Anonymous", "Anonymous", read[:1]),
+            (-3, "View", "View", (read[0], read[2])),
+            (-2, "ReadOnly", "Read-only", read),
+            (-1, "Admin", "Administrator", read),
+        )
+    )
+
+
+def _evaluation(_scope: Scope, _key: str) -> Obj:
+    return Obj("LicenseManagerEvaluationInfo", properties=())
+
+
+def _licence(_scope: Scope, _key: str) -> Value:
+    return (
+        Obj(
+            "LicenseManagerLicenseInfo",
+            licenseKey="00000-00000-00000-00000-00000",
+            editionKey="casemate",
+            name="Casemate (Apache License 2.0)",
+            total=0,
+            costUnit="cpuPackage",
+        ),
+    )
+
+
+_TASK_STATES = ("queued", "running", "success", "error")
+
+
+def _task_description(_scope: Scope, _key: str) -> Obj:
+    return Obj(
+        "TaskDescription",
+        methodInfo=(element("VirtualMachine.powerOn", "Power on virtual machine"),),
+        state=tuple(element(state, state.capitalize()) for state in _TASK_STATES),
+        reason=(Obj("TypeDescription", label="User", summary="By a user", key="TaskReasonUser"),),
+    )
+
+
+def _locale(_scope: Scope, _key: str) -> str:
+    return "en_US"
+
+
+def _locales(_scope: Scope, _key: str) -> Value:
+    return ("en_US",)
+
+
+SERVICE_GETTERS: Mapping[str, Getters] = {
+    "ServiceInstance": {
+        "serverClock": lambda scope, _key: scope.now,
+        "capability": _capability,
+        "content": content,
+    },
+    "SessionManager": {
+        "sessionList": lambda scope, _key: scope.sessions,
+        "currentSession": lambda scope, _key: scope.session,
+        "message": lambda _scope, _key: "",
+        "messageLocaleList": _locales,
+        "supportedLocaleList": _locales,
+        "defaultLocale": _locale,
+    },
+    "TaskManager": {
+        "recentTask": lambda scope, _key: recent_tasks(scope),
+        "description": _task_description,
+        "maxCollector": lambda _scope, _key: 32,
+    },
+    "EventManager": {
+        "description": lambda _scope, _key: Obj(
+            "EventDescription", category=(element("info", "Information"),), eventInfo=()
+        ),
+        "maxCollector": lambda _scope, _key: 32,
+    },
+    "AuthorizationManager": {
+        "description": lambda _scope, _key: Obj(
+            "AuthorizationDescription",
+            privilege=(element("System.View", "View"), element("System.Read", "Read")),
+            privilegeGroup=(element("System", "System"),),
+        ),
+        "roleList": _roles,
+    },
+    "PerformanceManager": {
+        "description": lambda _scope, _key: Obj(
+            "PerformanceDescription",
+            counterType=(element("average", "Average"),),
+            statsType=(element("absolute", "Absolute"),),
+        ),
+        "historicalInterval": lambda _scope, _key: (),
+        "perfCounter": lambda _scope, _key: (),
+    },
+    "LicenseManager": {
+        "source": lambda _scope, _key: Obj("LocalLicenseSource", licenseKeys=""),
+        "sourceAvailable": lambda _scope, _key: True,
+        "licensedEdition": lambda _scope, _key: "casemate",
+        "licenses": _licence,
+        "evaluation": _evaluation,
+    },
+    "OptionManager": {"supportedOption": lambda *_: (), "setting": lambda *_: ()},
+    "PropertyCollector": {"filter": lambda scope, _key: scope.filters},
+    "ViewManager": {"viewList": lambda scope, _key: scope.views},
+    "UserDirectory": {"domainList": lambda *_: ()},
+    "ServiceManager": {"service": lambda *_: ()},
+    "SearchIndex": {},
+    "FileManager": {},
+    "VirtualDiskManager": {},
+    "OvfManager": {},
+    "HostLocalAccountManager": {},
+    "DiagnosticManager": {},
+}

@@ -1,0 +1,54 @@
+"""Tasks."""
+
+from __future__ import annotations
+
+from casemate.hostd.objects.base import Getters, Scope, moment
+from casemate.machine.facts import TaskFact, TaskState
+from casemate.vim25 import faults, types
+from casemate.vim25.values import MoRef, Obj, Value
+
+
+def _result(fact: TaskFact) -> Value:
+    if not fact.result:
+        return None
+    if fact.entity_kind == "Folder":
+        return MoRef("VirtualMachine", fact.result)
+    return fact.result
+
+
+def _error(fact: TaskFact) -> Obj | None:
+    if fact.error is None:
+        return None
+    this = MoRef(fact.entity_kind, fact.entity)
+    details = dict(fact.error.details)
+    return faults.from_details(fact.error.fault, fact.error.reason, details, this).localized()
+
+
+def info(scope: Scope, key: str) -> Obj:
+    """Return the TaskInfo of a task."""
+    fact = scope.world.tasks[key]
+    entity = MoRef(fact.entity_kind, fact.entity)
+    method = types.method_named(fact.entity_kind, fact.operation)
+    return Obj(
+        "TaskInfo",
+        key=fact.task,
+        task=MoRef("Task", fact.task),
+        name=method,
+        descriptionId=f"{fact.entity_kind}.{fact.operation}",
+        entity=entity,
+        entityName=scope.world.entity_name(entity),
+        state=fact.state.value,
+        cancelled=False,
+        cancelable=False,
+        error=_error(fact),
+        result=_result(fact),
+        progress=fact.progress if fact.state is TaskState.RUNNING else None,
+        reason=Obj("TaskReasonUser", userName=fact.user),
+        queueTime=moment(fact.queued),
+        startTime=None if fact.started is None else moment(fact.started),
+        completeTime=None if fact.completed is None else moment(fact.completed),
+        eventChainId=0,
+    )
+
+
+TASK_GETTERS: Getters = {"info": info}

@@ -1,0 +1,341 @@
+"""Virtual machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
+from casemate.hostd.objects.devices import devices
+from casemate.hostd.objects.inventory import allocation
+from casemate.hostd.world import ENVIRONMENT, HOST, network_ref
+from casemate.machine.facts import PowerState, VmFact
+from casemate.vim25.values import MoRef, Obj, Value
+
+HARDWARE_VERSION = "vmx-21"
+
+GUESTS: Mapping[str, str] = {
+    "debian12_64Guest": "Debian GNU/Linux 12 (64-bit)",
+    "debian11_64Guest": "Debian GNU/Linux 11 (64-bit)",
+    "other6xLinux64Guest": "Other 6.x or later Linux (64-bit)",
+    "other5xLinux64Guest": "Other 5.x Linux (64-bit)",
+    "otherLinux64Guest": "Other Linux (64-bit)",
+    "ubuntu64Guest": "Ubuntu Linux (64-bit)",
+    "rhel9_64Guest": "Red Hat Enterprise Linux 9 (64-bit)",
+    "windows2022srvNext_64Guest": "Microsoft Windows Server 2025 (64-bit)",
+    "otherGuest64": "Other (64-bit)",
+}
+"""Names of guest systems; an id that is not listed shows as itself."""
+
+_TOOLS = {
+    "toolsStatus": "toolsNotInstalled",
+    "toolsVersionStatus": "guestToolsNotInstalled",
+    "toolsVersionStatus2": "guestToolsNotInstalled",
+    "toolsRunningStatus": "guestToolsNotRunning",
+}
+
+
+def _vm(scope: Scope, key: str) -> VmFact:
+    return scope.world.vms[key]
+
+
+def _on(vm: VmFact) -> bool:
+    return vm.power is PowerState.POWERED_ON
+
+
+def _datastore(scope: Scope, vm: VmFact) -> MoRef | None:
+    found = scope.world.datastore_of(vm)
+    return None if found is None else MoRef("Datastore", found.datastore)
+
+
+def vmx_path(scope: Scope, vm: VmFact) -> str:
+    """Return the .vmx file as a datastore path: ``[datastore1] demo/demo.vmx``."""
+    path = vm.config.vmx_path
+    if path.startswith("["):
+        return path
+    found = scope.world.datastore_of(vm)
+    return f"[{found.name if found else vm.datastore}] {path}"
+
+
+def _directory(scope: Scope, vm: VmFact) -> str:
+    path = vmx_path(scope, vm)
+    head, slash, _ = path.rpartition("/")
+    return head + slash if slash else path.partition("] ")[0] + "] "
+
+
+def _guest_name(vm: VmFact) -> str:
+    return GUESTS.get(vm.config.guest_id, vm.config.guest_id)
+
+
+def _question(vm: VmFact) -> Obj | None:
+    if not vm.question:
+        return None
+    choice = Obj(
+        "ChoiceOption",
+        choiceInfo=(Obj("ElementDescription", label="OK", summary="OK", key="0"),),
+        defaultIndex=0,
+    )
+    return Obj("VirtualMachineQuestionInfo", id="0", text=vm.question, choice=choice)
+
+
+def runtime(scope: Scope, key: str) -> Obj:
+    """Return VirtualMachineRuntimeInfo."""
+    vm = _vm(scope, key)
+    return flags(
+        "VirtualMachineRuntimeInfo",
+        host=HOST,
+        connectionState="connected",
+        powerState=vm.power.value,
+        faultToleranceState="notConfigured",
+        bootTime=moment(vm.boot_time) if _on(vm) and vm.boot_time is not None else None,
+        question=_question(vm),
+        maxCpuUsage=scope.world.host.cpu_mhz * vm.config.cpus if _on(vm) else None,
+        maxMemoryUsage=vm.config.memory_mib if _on(vm) else None,
+        numMksConnections=0,
+        recordReplayState="inactive",
+        paused=False,
+    )
+
+
+def _config_summary(scope: Scope, vm: VmFact) -> Obj:
+    config = vm.config
+    return Obj(
+        "VirtualMachineConfigSummary",
+        name=config.name,
+        template=False,
+        vmPathName=vmx_path(scope, vm),
+        memorySizeMB=config.memory_mib,
+        cpuReservation=config.cpu_allocation.reservation,
+        memoryReservation=config.memory_allocation.reservation,
+        numCpu=config.cpus,
+        numEthernetCards=len(config.nics),
+        numVirtualDisks=sum(disk.kind != "cdrom" for disk in config.disks),
+        uuid=config.uuid,
+        instanceUuid=config.uuid,
+        guestId=config.guest_id,
+        guestFullName=_guest_name(vm),
+        annotation=config.annotation,
+        installBootRequired=False,
+        tpmPresent=False,
+        hwVersion=HARDWARE_VERSION,
+    )
+
+
+def _quick_stats(vm: VmFact) -> Obj:
+    return Obj(
+        "VirtualMachineQuickStats",
+        overallCpuUsage=vm.cpu_usage_mhz,
+        overallCpuDemand=vm.cpu_usage_mhz,
+        guestMemoryUsage=vm.guest_memory_mib,
+        hostMemoryUsage=vm.host_memory_mib,
+        guestHeartbeatStatus="gray",
+        uptimeSeconds=vm.uptime_seconds,
+    )
+
+
+def _usage(vm: VmFact, stamp: Value) -> Obj:
+    size = sum(disk.capacity for disk in vm.config.disks)
+    return Obj(
+        "VirtualMachineStorageSummary",
+        committed=size,
+        uncommitted=0,
+        unshared=size,
+        timestamp=stamp,
+    )
+
+
+def summary(scope: Scope, key: str) -> Obj:
+    """Return VirtualMachineSummary."""
+    vm = _vm(scope, key)
+    return Obj(
+        "VirtualMachineSummary",
+        vm=MoRef("VirtualMachine", key),
+        runtime=runtime(scope, key),
+        guest=Obj(
+            "VirtualMachineGuestSummary",
+            guestId=vm.config.guest_id,
+            guestFullName=_guest_name(vm),
+            **_TOOLS,
+        ),
+        config=_config_summary(scope, vm),
+        storage=_usage(vm, _stamp(scope)),
+        quickStats=_quick_stats(vm),
+        overallStatus="green",
+    )
+
+
+def _stamp(scope: Scope) -> Value:
+    return moment(scope.world.host.boot_time)
+
+
+def _config(scope: Scope, key: str) -> Obj:
+    vm = _vm(scope, key)
+    config = vm.config
+    directory = _directory(scope, vm)
+    return Obj(
+        "VirtualMachineConfigInfo",
+        changeVersion="1",
+        modified=_stamp(scope),
+        name=config.name,
+        guestFullName=_guest_name(vm),
+        version=HARDWARE_VERSION,
+        uuid=config.uuid,
+        instanceUuid=config.uuid,
+        template=False,
+        guestId=config.guest_id,
+        alternateGuestName="",
+        annotation=config.annotation,
+        files=Obj(
+            "VirtualMachineFileInfo",
+            vmPathName=vmx_path(scope, vm),
+            snapshotDirectory=directory,
+            suspendDirectory=directory,
+            logDirectory=directory,
+        ),
+        tools=Obj("ToolsConfigInfo", toolsVersion=0, syncTimeWithHost=False),
+        flags=Obj("VirtualMachineFlagInfo", enableLogging=True),
+        defaultPowerOps=Obj(
+            "VirtualMachineDefaultPowerOpInfo",
+            powerOffType="soft",
+            suspendType="hard",
+            resetType="soft",
+            defaultPowerOffType="soft",
+            defaultSuspendType="hard",
+            defaultResetType="soft",
+        ),
+        hardware=Obj(
+            "VirtualHardware",
+            numCPU=config.cpus,
+            numCoresPerSocket=1,
+            memoryMB=config.memory_mib,
+            device=devices(config, directory, _datastore(scope, vm)),
+        ),
+        cpuAllocation=allocation(config.cpu_allocation),
+        memoryAllocation=allocation(config.memory_allocation),
+        cpuHotAddEnabled=False,
+        memoryHotAddEnabled=False,
+        extraConfig=tuple(
+            Obj("OptionValue", key=name, value=value) for name, value in config.extra
+        ),
+        datastoreUrl=_datastore_urls(scope, vm),
+        bootOptions=Obj("VirtualMachineBootOptions", efiSecureBootEnabled=False),
+        firmware="efi" if config.firmware == "efi" else "bios",
+    )
+
+
+def _datastore_urls(scope: Scope, vm: VmFact) -> Value:
+    found = scope.world.datastore_of(vm)
+    if found is None:
+        return ()
+    url = f"/vmfs/volumes/{found.datastore}"
+    return (Obj("VirtualMachineConfigInfoDatastoreUrlPair", name=found.name, url=url),)
+
+
+def _resource_config(scope: Scope, key: str) -> Obj:
+    vm = _vm(scope, key)
+    return Obj(
+        "ResourceConfigSpec",
+        entity=MoRef("VirtualMachine", key),
+        cpuAllocation=allocation(vm.config.cpu_allocation),
+        memoryAllocation=allocation(vm.config.memory_allocation),
+    )
+
+
+def _guest(scope: Scope, key: str) -> Obj:
+    return Obj(
+        "GuestInfo",
+        guestState="running" if _on(_vm(scope, key)) else "notRunning",
+        guestOperationsReady=False,
+        guestStateChangeSupported=False,
+        toolsVersion="0",
+        **_TOOLS,
+    )
+
+
+def _layout(scope: Scope, key: str) -> Obj:
+    vm = _vm(scope, key)
+    drives = [disk for disk in vm.config.disks if disk.kind != "cdrom"]
+    return Obj(
+        "VirtualMachineFileLayout",
+        configFile=(vmx_path(scope, vm).rpartition("/")[2],),
+        disk=tuple(
+            Obj(
+                "VirtualMachineFileLayoutDiskLayout",
+                key=2000 + number,
+                diskFile=(f"{_directory(scope, vm)}{disk.file_name}",),
+            )
+            for number, disk in enumerate(drives)
+        ),
+    )
+
+
+def _layout_ex(scope: Scope, key: str) -> Obj:
+    vm = _vm(scope, key)
+    named = [(vmx_path(scope, vm), "config", 0)]
+    named += [
+        (f"{_directory(scope, vm)}{disk.file_name}", "diskDescriptor", disk.capacity)
+        for disk in vm.config.disks
+        if disk.kind != "cdrom"
+    ]
+    return Obj(
+        "VirtualMachineFileLayoutEx",
+        file=tuple(
+            Obj(
+                "VirtualMachineFileLayoutExFileInfo",
+                key=number,
+                name=name,
+                type=kind,
+                size=size,
+                uniqueSize=size,
+                accessible=True,
+            )
+            for number, (name, kind, size) in enumerate(named)
+        ),
+        timestamp=_stamp(scope),
+    )
+
+
+def _storage(scope: Scope, key: str) -> Obj:
+    vm = _vm(scope, key)
+    size = sum(disk.capacity for disk in vm.config.disks)
+    usage = Obj(
+        "VirtualMachineUsageOnDatastore",
+        datastore=_datastore(scope, vm),
+        committed=size,
+        uncommitted=0,
+        unshared=size,
+    )
+    known = usage.get("datastore") is not None
+    return Obj(
+        "VirtualMachineStorageInfo",
+        perDatastoreUsage=(usage,) if known else (),
+        timestamp=_stamp(scope),
+    )
+
+
+def _networks(scope: Scope, key: str) -> Value:
+    names = dict.fromkeys(nic.network for nic in _vm(scope, key).config.nics)
+    return tuple(map(network_ref, names))
+
+
+def _datastores(scope: Scope, key: str) -> Value:
+    found = _datastore(scope, _vm(scope, key))
+    return () if found is None else (found,)
+
+
+VM_GETTERS: Getters = {
+    **entity("VirtualMachine"),
+    "capability": lambda *_: flags("VirtualMachineCapability", "bootOptionsSupported"),
+    "config": _config,
+    "layout": _layout,
+    "layoutEx": _layout_ex,
+    "storage": _storage,
+    "environmentBrowser": lambda *_: ENVIRONMENT,
+    "resourcePool": lambda scope, key: MoRef("ResourcePool", _vm(scope, key).pool),
+    "resourceConfig": _resource_config,
+    "runtime": runtime,
+    "guest": _guest,
+    "summary": summary,
+    "datastore": _datastores,
+    "network": _networks,
+    "guestHeartbeatStatus": lambda *_: "gray",
+}

@@ -1,0 +1,113 @@
+"""Reading properties for one session: existence, rights, paths, encoded fragments."""
+
+from __future__ import annotations
+
+from casemate.hostd.objects import catalog
+from casemate.hostd.objects.base import Scope
+from casemate.hostd.replica import Replica
+from casemate.hostd.session import Session, Sessions
+from casemate.vim25 import encode, faults, paths, types, versions
+from casemate.vim25.faults import FaultError
+from casemate.vim25.types import TypeRef
+from casemate.vim25.values import MoRef, Value
+
+ANONYMOUS = "System.Anonymous"
+READ = "System.Read"
+
+
+class Reader:
+    """Reads as one session (None: nobody has logged in) in one API version."""
+
+    def __init__(
+        self, replica: Replica, sessions: Sessions, session: Session | None, version: str
+    ) -> None:
+        self.replica = replica
+        self.session = session
+        self.version = version
+        self._sessions = sessions
+        self._scope: Scope | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """What the views may look at."""
+        if self._scope is None:
+            session = self.session
+            self._scope = Scope(
+                self.replica.world,
+                self.replica.clock(),
+                session.user_session() if session else None,
+                tuple(one.user_session() for one in self._sessions) if session else (),
+                session.refs("PropertyFilter") if session else (),
+                session.refs("View") if session else (),
+            )
+        return self._scope
+
+    def exists(self, ref: MoRef) -> bool:
+        """Tell whether the object exists for this session."""
+        if self.session is not None and ref in self.session.own:
+            return True
+        return catalog.exists(self.replica.world, ref)
+
+    def require(self, ref: MoRef) -> None:
+        """Raise FaultError (ManagedObjectNotFound) unless the object exists."""
+        if not self.exists(ref):
+            raise faults.not_found(ref)
+
+    def allow(self, ref: MoRef, privilege: str) -> None:
+        """Raise FaultError (NotAuthenticated, NoPermission) unless the session may."""
+        if privilege == ANONYMOUS:
+            return
+        if self.session is None:
+            raise faults.not_authenticated(ref, privilege)
+        if not self.session.may(privilege):
+            raise faults.no_permission(ref, privilege)
+
+    def allow_property(self, ref: MoRef, name: str) -> None:
+        """Raise FaultError unless the session may read this property."""
+        declared = types.managed_type(ref.type).by_name.get(name)
+        if declared is None or not versions.visible(self.version, declared.version):
+            raise faults.invalid_property(name)
+        self.allow(ref, declared.privilege or READ)
+
+    def value(self, ref: MoRef, name: str) -> Value:
+        """Return the value of a property; None: unset."""
+        if self.session is not None and (own := self.session.own.get(ref)) is not None:
+            return own.properties().get(name)
+        return self.replica.value(ref, name, self.scope)
+
+    def resolve(self, ref: MoRef, path: str) -> tuple[Value, TypeRef]:
+        """Return value and type at a path. Raises FaultError (InvalidProperty, rights)."""
+        owner = types.managed_type(ref.type)
+        steps = paths.check(owner, path)
+        first = steps[0]
+        self.allow_property(ref, first.name)
+        value = self.value(ref, first.name)
+        return paths.resolve(value, owner.by_name[first.name].type, first.key, steps[1:])
+
+    def fragment(self, ref: MoRef, path: str) -> str | None:
+        """Return ``<val …>`` for a path, or None when it is unset. Raises FaultError."""
+        self.allow_property(ref, paths.check(types.managed_type(ref.type), path)[0].name)
+        if self.session is not None and ref in self.session.own:
+            return self._encode(ref, path)
+        return self.replica.fragment(ref, path, self.version, lambda: self._encode(ref, path))
+
+    def _encode(self, ref: MoRef, path: str) -> str | None:
+        value, declared = self.resolve(ref, path)
+        if value is None:
+            return None
+        return encode.encoder(self.version).any_element("val", value, declared)
+
+    def property_names(self, type_name: str) -> tuple[str, ...]:
+        """Return all properties of a type in this version."""
+        return tuple(
+            declared.name
+            for declared in types.managed_type(type_name).properties
+            if versions.visible(self.version, declared.version)
+        )
+
+    def missing(self, path: str, error: FaultError) -> str:
+        """Return the ``missingSet`` element for a property that cannot be read."""
+        fault = encode.encoder(self.version).element(
+            "fault", error.localized(), TypeRef(types.Kind.DATA, "LocalizedMethodFault")
+        )
+        return f"<missingSet><path>{encode.escape(path)}</path>{fault}</missingSet>"

@@ -1,0 +1,120 @@
+"""The table of served methods, and the order in which a call is decided.
+
+Every served method is declared once: on which type, with which privilege, by which function, and
+which requests it may send to the kernel. Everything else of the API's table is refused, and the
+same for everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from casemate.hostd.kernelclient import KernelLink
+from casemate.hostd.reader import ANONYMOUS, Reader
+from casemate.hostd.replica import Replica
+from casemate.hostd.session import Session, Sessions
+from casemate.vim25 import decode, faults, types
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import MoRef, Obj, Value
+
+
+@dataclass(slots=True)
+class Context:
+    """What a handler works with. ``session`` may be set by a login, and None by a logout."""
+
+    replica: Replica
+    sessions: Sessions
+    link: KernelLink
+    session: Session | None
+    version: str
+    peer: str
+    agent: str
+    this: MoRef
+    arguments: Mapping[str, Value]
+
+    @property
+    def reader(self) -> Reader:
+        """A reader for this call."""
+        return Reader(self.replica, self.sessions, self.session, self.version)
+
+    @property
+    def who(self) -> Session:
+        """The session. Raises FaultError (NotAuthenticated) when there is none."""
+        if self.session is None:
+            raise faults.not_authenticated(self.this, "System.View")
+        return self.session
+
+
+Handler = Callable[[Context], Awaitable[Value]]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One served method."""
+
+    owner: str
+    name: str
+    privilege: str
+    handler: Handler
+    calls: tuple[type, ...] = ()
+    waits: bool = False
+
+
+class Registry:
+    """All served methods by name."""
+
+    def __init__(self, served: Iterable[Served]) -> None:
+        self._served: dict[str, Served] = {}
+        for one in served:
+            if one.name in self._served:
+                raise ValueError(f"{one.name} is declared twice")
+            self._served[one.name] = one
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self._served.values())
+
+    def get(self, name: str) -> Served | None:
+        """Return the served method, or None."""
+        return self._served.get(name)
+
+    def decide(self, call: decode.Call, reader: Reader) -> Served:
+        """Return the method if this session may call it on this object. Raises FaultError."""
+        this, name = call.this, call.method.name
+        served = self._served.get(name)
+        needed = served.privilege if served else call.method.privilege or "System.View"
+        if reader.session is None and (served is None or needed != ANONYMOUS):
+            raise faults.not_authenticated(this, needed)
+        if served is None:
+            if name in VCENTER_ONLY:
+                raise FaultError(Obj("NotSupported"))
+            raise faults.method_not_found(this, name)
+        reader.require(this)
+        if not types.is_subtype(this.type, served.owner):
+            raise faults.invalid_argument("_this", f"A {this.type} has no method {name}.")
+        reader.allow(this, needed)
+        return served
+
+
+VCENTER_ONLY = frozenset(
+    {
+        "AddHost_Task",
+        "AddStandaloneHost_Task",
+        "CloneVM_Task",
+        "CreateCluster",
+        "CreateClusterEx",
+        "CreateDatacenter",
+        "CreateDVS_Task",
+        "CreateFolder",
+        "CreateStoragePod",
+        "DisconnectHost_Task",
+        "EnterLockdownMode",
+        "ExitLockdownMode",
+        "InstantClone_Task",
+        "MigrateVM_Task",
+        "MoveIntoFolder_Task",
+        "ReconnectHost_Task",
+        "RelocateVM_Task",
+    }
+)
+"""Methods that a host knows but leaves to a management server: NotSupported, as ESXi answers."""

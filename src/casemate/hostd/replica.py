@@ -1,0 +1,113 @@
+"""The read replica: managed objects as views of the facts, kept until their object changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from casemate.calls.messages import BankValues, FactReply
+from casemate.hostd.objects import catalog
+from casemate.hostd.objects.base import Scope
+from casemate.hostd.world import HOST, Endpoint, World
+from casemate.vim25.values import MoRef, Value
+
+SETTLE_SECONDS = 1.0
+"""After a new start of the stream: facts not stated again within this time are gone."""
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """Somebody who waits for changes: what was touched since it last looked."""
+
+    dirty: set[MoRef] = field(default_factory=set)
+    structure: bool = False
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Replica:
+    """Folds the stream, answers reads, wakes listeners. ``clock`` gives the time in UTC."""
+
+    def __init__(self, clock: Callable[[], datetime], endpoint: Endpoint | None = None) -> None:
+        self.world = World(endpoint)
+        self.clock = clock
+        self._values: dict[MoRef, dict[str, Value]] = {}
+        self._fragments: dict[MoRef, dict[tuple[str, str], str | None]] = {}
+        self._listeners: set[Listener] = set()
+        self._stale: set[tuple[str, str]] = set()
+        self.ready = asyncio.Event()
+
+    def restart(self) -> None:
+        """Note that the stream begins anew: what it does not state again is gone."""
+        self._stale = self.world.keys()
+
+    def settle(self) -> None:
+        """Drop the facts that a new stream did not state again."""
+        for kind, key in self._stale:
+            self._apply(FactReply("", 0, kind, key, None, gone=True))
+        self._stale = set()
+
+    def fold(self, reply: FactReply) -> None:
+        """Take in one entry of the stream."""
+        self._stale.discard((reply.kind, reply.key))
+        self._apply(reply)
+
+    def set_pcrs(self, values: tuple[BankValues, ...]) -> None:
+        """Take in the TPM's PCR values, which are shown at the host."""
+        if values != self.world.pcrs:
+            self.world.pcrs = values
+            self.touch({HOST})
+
+    def _apply(self, reply: FactReply) -> None:
+        change = self.world.fold(reply)
+        if self.world.ready:
+            self.ready.set()
+        self.touch(change.touched, structure=change.structure)
+
+    def touch(self, refs: Iterable[MoRef], *, structure: bool = False) -> None:
+        """Forget what was kept of these objects and wake the listeners."""
+        touched = set(refs)
+        for ref in touched:
+            self._values.pop(ref, None)
+            self._fragments.pop(ref, None)
+        if not touched and not structure:
+            return
+        for listener in self._listeners:
+            listener.dirty |= touched
+            listener.structure |= structure
+            listener.event.set()
+
+    def listen(self) -> Listener:
+        """Return a new listener; give it back with ``forget``."""
+        listener = Listener()
+        self._listeners.add(listener)
+        return listener
+
+    def forget(self, listener: Listener) -> None:
+        """Stop telling a listener."""
+        self._listeners.discard(listener)
+
+    def value(self, ref: MoRef, name: str, scope: Scope) -> Value:
+        """Return the value of a property; None: unset. The object must exist."""
+        getter = catalog.GETTERS.get(ref.type, {}).get(name)
+        if getter is None:
+            return None
+        if (ref.type, name) in catalog.LIVE:
+            return getter(scope, ref.value)
+        kept = self._values.setdefault(ref, {})
+        if name not in kept:
+            kept[name] = getter(scope, ref.value)
+        return kept[name]
+
+    def fragment(
+        self, ref: MoRef, path: str, version: str, make: Callable[[], str | None]
+    ) -> str | None:
+        """Return the encoded property, made at most once until the object changes."""
+        if (ref.type, path.partition(".")[0]) in catalog.LIVE:
+            return make()
+        kept = self._fragments.setdefault(ref, {})
+        key = (path, version)
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]

@@ -1,0 +1,174 @@
+"""Sessions as hostd keeps them: who is asking, and what belongs to the session.
+
+Accounts and rights live in the kernel, which checks every call again. The cookie holds the
+kernel's handle, so a session survives a restart of hostd; its public name is another value.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from casemate.calls.messages import Empty, Logout, ResumeSession, SessionReply
+from casemate.errors import CasemateError, LimitError
+from casemate.hostd.kernelclient import KernelLink
+from casemate.hostd.objects.base import moment
+from casemate.vim25.values import MoRef, Obj, Value
+
+COOKIE = "vmware_soap_session"
+
+IDLE_SECONDS = 1800.0
+"""A session idle for longer is ended: ESXi's default of 30 minutes."""
+
+OWN_LIMIT = 100
+"""Views, filters and collectors of one session: clients that forget to destroy theirs exist."""
+
+_COOKIE = re.compile(COOKIE + r'\s*=\s*"?([0-9A-Za-z_-]{16,256})"?(?![0-9A-Za-z_-])')
+
+
+class Own(Protocol):
+    """An object that belongs to a session: a view, a filter, a collector."""
+
+    @property
+    def ref(self) -> MoRef:
+        """Its reference."""
+
+    def properties(self) -> Mapping[str, Value]:
+        """Return its set properties."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One login."""
+
+    handle: str
+    key: str
+    user: str
+    full_name: str
+    privileges: frozenset[str]
+    login_time: float
+    last_active: datetime
+    peer: str
+    agent: str
+    calls: int = 0
+    own: dict[MoRef, Own] = field(default_factory=dict)
+
+    def may(self, privilege: str) -> bool:
+        """Tell whether the session has the privilege; ``*`` stands for all of them."""
+        return privilege in self.privileges or "*" in self.privileges
+
+    def new_id(self) -> str:
+        """Return an id for an object of this session. Raises LimitError."""
+        if len(self.own) >= OWN_LIMIT:
+            raise LimitError(
+                f"a session may hold {OWN_LIMIT} views, filters and collectors",
+                remedy="Destroy those that are no longer needed.",
+            )
+        return f"session[{self.key}]{secrets.token_hex(16)}"
+
+    def add(self, own: Own) -> None:
+        """Keep an object of the session."""
+        self.own[own.ref] = own
+
+    def drop(self, ref: MoRef) -> None:
+        """End an object of the session."""
+        if (own := self.own.pop(ref, None)) is not None:
+            own.close()
+
+    def refs(self, type_name: str) -> tuple[MoRef, ...]:
+        """Return the session's objects of one type family (by the end of its name)."""
+        return tuple(ref for ref in self.own if ref.type.endswith(type_name))
+
+    def user_session(self) -> Obj:
+        """Return the UserSession."""
+        return Obj(
+            "UserSession",
+            key=self.key,
+            userName=self.user,
+            fullName=self.full_name,
+            loginTime=moment(self.login_time),
+            lastActiveTime=self.last_active,
+            locale="en",
+            messageLocale="en",
+            extensionSession=False,
+            ipAddress=self.peer,
+            userAgent=self.agent,
+            callCount=self.calls,
+        )
+
+    def close(self) -> None:
+        """End everything that belongs to the session."""
+        for ref in tuple(self.own):
+            self.drop(ref)
+
+
+def cookie_handles(header: str) -> Iterator[str]:
+    """Yield the handles in a Cookie header, which some clients send back with its attributes."""
+    for match in _COOKIE.finditer(header):
+        yield match[1]
+
+
+class Sessions:
+    """All sessions. ``clock`` gives the time in UTC."""
+
+    def __init__(self, link: KernelLink, clock: Callable[[], datetime]) -> None:
+        self._link = link
+        self._clock = clock
+        self._by_handle: dict[str, Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._by_handle.values()))
+
+    def open(self, reply: SessionReply, peer: str, agent: str) -> Session:
+        """Keep the session that the kernel opened."""
+        session = Session(
+            reply.handle,
+            reply.key,
+            reply.user,
+            reply.full_name,
+            frozenset(reply.privileges),
+            reply.login_time,
+            self._clock(),
+            peer,
+            agent,
+        )
+        self._by_handle[reply.handle] = session
+        return session
+
+    async def find(self, header: str, peer: str, agent: str) -> Session | None:
+        """Return the session of a Cookie header and note that it was used."""
+        for handle in cookie_handles(header):
+            session = self._by_handle.get(handle) or await self._resume(handle, peer, agent)
+            if session is not None:
+                session.last_active = self._clock()
+                session.calls += 1
+                return session
+        return None
+
+    async def _resume(self, handle: str, peer: str, agent: str) -> Session | None:
+        try:
+            reply = await self._link.ask(ResumeSession(handle), SessionReply)
+        except CasemateError:
+            return None
+        return self.open(reply, peer, agent)
+
+    async def end(self, session: Session) -> None:
+        """Log the session out."""
+        self._by_handle.pop(session.handle, None)
+        session.close()
+        await self._link.ask(Logout(session.handle), Empty)
+
+    def reap(self) -> None:
+        """Forget the sessions that have been idle too long; the kernel ends them by itself."""
+        now = self._clock()
+        for session in tuple(self._by_handle.values()):
+            if (now - session.last_active).total_seconds() > IDLE_SECONDS:
+                del self._by_handle[session.handle]
+                session.close()

@@ -1,0 +1,232 @@
+"""The SOAP endpoint ``/sdk``: one call in, one answer out, status 200 or 500 and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from dataclasses import dataclass
+
+from starlette.types import Message, Receive, Scope, Send
+
+from casemate.errors import CasemateError, LimitError
+from casemate.hostd.kernelclient import KernelLink, RefusedError
+from casemate.hostd.reader import Reader
+from casemate.hostd.registry import Context, Registry, Served
+from casemate.hostd.replica import Replica
+from casemate.hostd.session import COOKIE, Session, Sessions
+from casemate.hostd.world import SERVICE
+from casemate.vim25 import decode, encode, faults, versions
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import MoRef, Value
+
+BODY_SECONDS = 30.0
+"""How long a client may take to send one request."""
+
+START_SECONDS = 10.0
+"""How long a call waits for the kernel's first facts."""
+
+GZIP_SIZE = 16 << 10
+"""Bytes from which on an answer is compressed: below, it costs more than it saves."""
+
+_GZIP_BITS = 31
+_AGENT_LIMIT = 256
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hostd:
+    """The parts that answer calls."""
+
+    replica: Replica
+    sessions: Sessions
+    link: KernelLink
+    registry: Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: whether it is a fault, the envelope, and a Set-Cookie value."""
+
+    good: bool
+    body: bytes
+    cookie: str | None = None
+
+
+class GoneError(Exception):
+    """The client went away."""
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Return the request's headers, names in lower case."""
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+    }
+
+
+def peer_of(scope: Scope) -> str:
+    """Return the client's address."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """Return the whole body. Raises LimitError, TimeoutError, GoneError."""
+    body = bytearray()
+    async with asyncio.timeout(BODY_SECONDS):
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise GoneError
+            body += message.get("body", b"")
+            if len(body) > limit:
+                raise LimitError(f"request of more than {limit} bytes")
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+class SoapEndpoint:
+    """ASGI application for ``/sdk``."""
+
+    def __init__(self, hostd: Hostd) -> None:
+        self._hostd = hostd
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = headers_of(scope)
+        if scope["method"] != "POST":
+            await send_response(send, 405, b"", {"allow": "POST"})
+            return
+        version = versions.negotiate(headers.get("soapaction"))
+        try:
+            body = await read_body(receive, decode.SIZE_LIMIT)
+        except GoneError:
+            return
+        except (CasemateError, TimeoutError) as error:
+            reason = getattr(error, "reason", "the request took too long")
+            fault = faults.invalid_request(reason)
+            envelope = encode.fault_envelope(fault.object, fault.reason, version)
+            await _reply(send, Answer(good=False, body=envelope), headers, close=True)
+            return
+        answer = await self._answer(body, version, headers, scope, receive)
+        if answer is not None:
+            await _reply(send, answer, headers)
+
+    async def _answer(
+        self, body: bytes, version: str, headers: dict[str, str], scope: Scope, receive: Receive
+    ) -> Answer | None:
+        this = SERVICE
+        cookie: str | None = None
+        try:
+            try:
+                call = decode.parse_envelope(body)
+            except CasemateError as error:
+                raise faults.invalid_request(error.reason) from error
+            this = call.this
+            context, served = await self._decide(call, version, headers, scope)
+            before = context.session
+            try:
+                value = await _run(served, context, receive)
+            except GoneError:
+                return None
+            if context.session is not before:
+                cookie = _cookie(context.session, secure=scope["scheme"] == "https")
+            return Answer(
+                good=True, body=encode.response(call.method, value, version), cookie=cookie
+            )
+        except CasemateError as error:
+            fault = fault_of(error, this)
+        except Exception:  # noqa: BLE001  (every request gets an answer, whatever was forgotten)
+            _log.exception("a call failed")
+            fault = faults.system_error("internal error")
+        envelope = encode.fault_envelope(fault.object, fault.reason, version)
+        return Answer(good=False, body=envelope, cookie=cookie)
+
+    async def _decide(
+        self, call: decode.Call, version: str, headers: dict[str, str], scope: Scope
+    ) -> tuple[Context, Served]:
+        hostd, peer = self._hostd, peer_of(scope)
+        agent = headers.get("user-agent", "")[:_AGENT_LIMIT]
+        session = await hostd.sessions.find(headers.get("cookie", ""), peer, agent)
+        reader = Reader(hostd.replica, hostd.sessions, session, version)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await hostd.replica.ready.wait()
+        except TimeoutError:
+            raise faults.system_error("the host is starting") from None
+        served = hostd.registry.decide(call, reader)
+        try:
+            arguments = decode.arguments(call)
+        except CasemateError as error:
+            raise faults.invalid_request(error.reason) from error
+        context = Context(
+            hostd.replica,
+            hostd.sessions,
+            hostd.link,
+            session,
+            version,
+            peer,
+            agent,
+            call.this,
+            arguments,
+        )
+        return context, served
+
+
+async def _run(served: Served, context: Context, receive: Receive) -> Value:
+    """Run the handler; one that waits ends when its client goes away. Raises GoneError."""
+    if not served.waits:
+        return await served.handler(context)
+    work = asyncio.ensure_future(served.handler(context))
+    gone = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise GoneError
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+def fault_of(error: CasemateError, this: MoRef) -> FaultError:
+    """Return the fault for an error, also for a refusal by the kernel."""
+    if isinstance(error, RefusedError):
+        fact = error.fact
+        details = dict(fact.details)
+        if fact.fault == "NoPermission":
+            return faults.no_permission(this, details.get("privilegeId", "System.View"))
+        return faults.from_details(fact.fault, fact.reason, details, this)
+    return faults.from_error(error, this)
+
+
+def _cookie(session: Session | None, *, secure: bool) -> str:
+    tail = "; Path=/; HttpOnly;" + (" Secure;" if secure else "")
+    if session is None:
+        return f'{COOKIE}=""; Max-Age=0{tail}'
+    return f'{COOKIE}="{session.handle}"{tail}'
+
+
+async def _reply(
+    send: Send, answer: Answer, headers: dict[str, str], *, close: bool = False
+) -> None:
+    out = {"content-type": "text/xml; charset=utf-8", "cache-control": "no-cache"}
+    body = answer.body
+    if len(body) >= GZIP_SIZE and "gzip" in headers.get("accept-encoding", ""):
+        packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP_BITS)
+        body = packer.compress(body) + packer.flush()
+        out["content-encoding"] = "gzip"
+    if answer.cookie is not None:
+        out["set-cookie"] = answer.cookie
+    if close:
+        out["connection"] = "close"
+    await send_response(send, 200 if answer.good else 500, body, out)
+
+
+async def send_response(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
+    """Send one response."""
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    pairs.append((b"content-length", str(len(body)).encode()))
+    start: Message = {"type": "http.response.start", "status": status, "headers": pairs}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})

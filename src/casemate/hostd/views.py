@@ -1,0 +1,100 @@
+"""ContainerView and ListView: sets of objects for clients to walk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from casemate.hostd.reader import Reader
+from casemate.hostd.world import World
+from casemate.vim25 import types
+from casemate.vim25.values import MoRef, Value
+
+LIST_LIMIT = 10_000
+"""References in one list view."""
+
+
+class ContainerView:
+    """All entities below a container, of given types."""
+
+    def __init__(
+        self,
+        ref: MoRef,
+        world: World,
+        container: MoRef,
+        wanted: tuple[str, ...],
+        *,
+        recursive: bool,
+    ) -> None:
+        self.ref = ref
+        self._world = world
+        self._container = container
+        self._wanted = wanted
+        self._recursive = recursive
+
+    def properties(self) -> Mapping[str, Value]:
+        """See ``Own``."""
+        return {
+            "container": self._container,
+            "type": self._wanted,
+            "recursive": self._recursive,
+            "view": self.view(),
+        }
+
+    def close(self) -> None:
+        """See ``Own``."""
+
+    def view(self) -> tuple[MoRef, ...]:
+        """Return the entities that are in the view now."""
+        if not self._world.ready:
+            return ()
+        return tuple(
+            ref
+            for ref in self._world.inventory()
+            if self._inside(ref)
+            and (not self._wanted or any(types.is_subtype(ref.type, w) for w in self._wanted))
+        )
+
+    def _inside(self, ref: MoRef) -> bool:
+        above = self._above(ref)
+        return self._container in (above if self._recursive else above[:1])
+
+    def _above(self, ref: MoRef) -> list[MoRef]:
+        found: list[MoRef] = []
+        step = self._world.parent(ref)
+        while step is not None:
+            found.append(step)
+            step = self._world.parent(step)
+        if ref.type == "VirtualMachine" and (vm := self._world.vms.get(ref.value)):
+            # A pool contains its VMs, though the folder is their parent.
+            pool: MoRef | None = MoRef("ResourcePool", vm.pool)
+            while pool is not None and pool.type == "ResourcePool":
+                found.append(pool)
+                pool = self._world.parent(pool)
+        return found
+
+
+class ListView:
+    """A list of references that the client chose."""
+
+    def __init__(self, ref: MoRef, members: tuple[MoRef, ...]) -> None:
+        self.ref = ref
+        self.members = dict.fromkeys(members)
+
+    def properties(self) -> Mapping[str, Value]:
+        """See ``Own``."""
+        return {"view": tuple(self.members)}
+
+    def close(self) -> None:
+        """See ``Own``."""
+
+    def change(
+        self, add: tuple[MoRef, ...], remove: tuple[MoRef, ...], reader: Reader
+    ) -> tuple[MoRef, ...]:
+        """Add and remove references; returns those that do not exist."""
+        unknown = tuple(ref for ref in add if not reader.exists(ref))
+        for ref in add[:LIST_LIMIT]:
+            if ref not in unknown:
+                self.members[ref] = None
+        for ref in remove:
+            self.members.pop(ref, None)
+        return unknown

@@ -1,0 +1,254 @@
+"""The facts as they are now, folded from the kernel's stream, and the names of the objects.
+
+An ESXi host's inventory is nearly fixed: one datacenter with four folders, one compute resource,
+one host. Only VMs, pools, datastores, networks and tasks come and go. ``World.fold`` takes one
+entry of the stream and says which managed objects it touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from casemate.calls.messages import BankValues, FactReply
+from casemate.errors import NotFoundError
+from casemate.machine.facts import (
+    ComponentFact,
+    DatastoreFact,
+    HostFact,
+    PoolFact,
+    TaskFact,
+    VmFact,
+)
+from casemate.vim25.values import MoRef
+
+SERVICE = MoRef("ServiceInstance", "ServiceInstance")
+ROOT_FOLDER = MoRef("Folder", "ha-folder-root")
+DATACENTER = MoRef("Datacenter", "ha-datacenter")
+VM_FOLDER = MoRef("Folder", "ha-folder-vm")
+HOST_FOLDER = MoRef("Folder", "ha-folder-host")
+DATASTORE_FOLDER = MoRef("Folder", "ha-folder-datastore")
+NETWORK_FOLDER = MoRef("Folder", "ha-folder-network")
+COMPUTE = MoRef("ComputeResource", "ha-compute-res")
+HOST = MoRef("HostSystem", "ha-host")
+ROOT_POOL = MoRef("ResourcePool", "ha-root-pool")
+SESSION_MANAGER = MoRef("SessionManager", "ha-sessionmgr")
+PROPERTY_COLLECTOR = MoRef("PropertyCollector", "ha-property-collector")
+TASK_MANAGER = MoRef("TaskManager", "ha-taskmgr")
+VIEW_MANAGER = MoRef("ViewManager", "ViewManager")
+SEARCH_INDEX = MoRef("SearchIndex", "ha-searchindex")
+ENVIRONMENT = MoRef("EnvironmentBrowser", "envbrowser-1")
+HOST_BROWSER = MoRef("HostDatastoreBrowser", "ha-host-datastorebrowser")
+
+DEFAULT_NETWORK = "VM Network"
+
+_OWN_PARENTS = (DATACENTER, COMPUTE, HOST)
+_FOLDERS = (ROOT_FOLDER, VM_FOLDER, HOST_FOLDER, DATASTORE_FOLDER, NETWORK_FOLDER)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What hostd knows of itself: the port it is reached at and its certificate (PEM, SHA-1)."""
+
+    port: int = 443
+    certificate: bytes = b""
+    thumbprint: str = ""
+
+
+@dataclass(slots=True)
+class Change:
+    """What one entry of the stream touched; ``structure``: objects came, went or moved."""
+
+    touched: set[MoRef] = field(default_factory=set)
+    structure: bool = False
+
+
+class World:
+    """All present facts."""
+
+    def __init__(self, endpoint: Endpoint | None = None) -> None:
+        self.endpoint = endpoint or Endpoint()
+        self.hosts: dict[str, HostFact] = {}
+        self.components: dict[str, ComponentFact] = {}
+        self.vms: dict[str, VmFact] = {}
+        self.pools: dict[str, PoolFact] = {}
+        self.datastores: dict[str, DatastoreFact] = {}
+        self.tasks: dict[str, TaskFact] = {}
+        self.pcrs: tuple[BankValues, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the kernel has said which host this is."""
+        return bool(self.hosts)
+
+    @property
+    def host(self) -> HostFact:
+        """The host. Raises NotFoundError while the kernel has not said which."""
+        for host in self.hosts.values():
+            return host
+        raise NotFoundError("the host is starting", component="ha-host")
+
+    def keys(self) -> set[tuple[str, str]]:
+        """Return kind and key of every fact."""
+        return {(kind, key) for kind, table in self._tables().items() for key in table}
+
+    def _tables(self) -> dict[str, dict[str, object]]:
+        tables: dict[str, object] = {
+            "HostFact": self.hosts,
+            "ComponentFact": self.components,
+            "VmFact": self.vms,
+            "PoolFact": self.pools,
+            "DatastoreFact": self.datastores,
+            "TaskFact": self.tasks,
+        }
+        return {kind: table for kind, table in tables.items() if isinstance(table, dict)}
+
+    def fold(self, reply: FactReply) -> Change:
+        """Take in one entry of the stream. Unknown kinds change nothing."""
+        table = self._tables().get(reply.kind)
+        if table is None:
+            return Change()
+        before = table.get(reply.key)
+        networks = self.networks()
+        if reply.gone or reply.fact is None:
+            table.pop(reply.key, None)
+        else:
+            table[reply.key] = reply.fact
+        change = Change(set(self._affected(before)) | set(self._affected(table.get(reply.key))))
+        moved = _place(before) != _place(table.get(reply.key))
+        change.structure = moved or self.networks() != networks
+        if change.structure:
+            change.touched.update(_OWN_PARENTS, _FOLDERS)
+        return change
+
+    def _affected(self, fact: object) -> Iterator[MoRef]:
+        match fact:
+            case HostFact() | ComponentFact():
+                yield from (HOST, COMPUTE, ROOT_POOL, SERVICE)
+                yield from self.inventory()
+            case VmFact():
+                yield MoRef("VirtualMachine", fact.vm)
+                yield from self._around(fact)
+            case PoolFact():
+                yield MoRef("ResourcePool", fact.pool)
+                if fact.parent:
+                    yield MoRef("ResourcePool", fact.parent)
+            case DatastoreFact():
+                yield MoRef("Datastore", fact.datastore)
+            case TaskFact():
+                yield from (MoRef("Task", fact.task), TASK_MANAGER)
+                yield MoRef(fact.entity_kind, fact.entity)
+            case _:
+                return
+
+    def _around(self, vm: VmFact) -> Iterator[MoRef]:
+        yield MoRef("ResourcePool", vm.pool)
+        if (datastore := self.datastore_of(vm)) is not None:
+            yield MoRef("Datastore", datastore.datastore)
+        for nic in vm.config.nics:
+            yield network_ref(nic.network)
+
+    def inventory(self) -> Iterator[MoRef]:
+        """Yield every managed entity, parents before children."""
+        yield from (ROOT_FOLDER, DATACENTER, *_FOLDERS[1:], COMPUTE, HOST)
+        for kind, keys in (
+            ("ResourcePool", self.pool_ids()),
+            ("VirtualMachine", self.vms),
+            ("Datastore", self.datastores),
+        ):
+            yield from (MoRef(kind, key) for key in keys)
+        yield from map(network_ref, self.networks())
+
+    def pool_ids(self) -> tuple[str, ...]:
+        """Return the ids of all pools, the root first; it exists even before it is stated."""
+        root = ROOT_POOL.value
+        return (root, *(key for key in self.pools if key != root))
+
+    def networks(self) -> tuple[str, ...]:
+        """Return the names of all networks."""
+        named = {nic.network for vm in self.vms.values() for nic in vm.config.nics if nic.network}
+        return tuple(sorted(named | {DEFAULT_NETWORK}))
+
+    def datastore_of(self, vm: VmFact) -> DatastoreFact | None:
+        """Return the VM's datastore, found by id or name."""
+        for datastore in self.datastores.values():
+            if vm.datastore in {datastore.datastore, datastore.name}:
+                return datastore
+        return None
+
+    def entity_name(self, ref: MoRef) -> str | None:
+        """Return the name of a managed entity, or None when it does not exist."""
+        name = FIXED_NAMES.get(ref)
+        if ref in {HOST, COMPUTE}:
+            name = self.host.name
+        elif ref.type == "VirtualMachine" and (vm := self.vms.get(ref.value)):
+            name = vm.config.name
+        elif ref.type == "ResourcePool" and (pool := self.pools.get(ref.value)):
+            name = pool.name
+        elif ref.type == "Datastore" and (datastore := self.datastores.get(ref.value)):
+            name = datastore.name
+        elif ref.type == "Network" and ref in map(network_ref, self.networks()):
+            name = ref.value.removeprefix("HaNetwork-")
+        return name
+
+    def parent(self, ref: MoRef) -> MoRef | None:
+        """Return the parent of a managed entity."""
+        if ref in PARENTS:
+            return PARENTS[ref]
+        match ref.type:
+            case "ResourcePool":
+                pool = self.pools.get(ref.value)
+                return MoRef("ResourcePool", pool.parent) if pool and pool.parent else COMPUTE
+            case "VirtualMachine":
+                return VM_FOLDER
+            case "Datastore":
+                return DATASTORE_FOLDER
+            case "Network":
+                return NETWORK_FOLDER
+            case _:
+                return None
+
+
+FIXED_NAMES = {
+    ROOT_FOLDER: "ha-folder-root",
+    DATACENTER: "ha-datacenter",
+    VM_FOLDER: "vm",
+    HOST_FOLDER: "host",
+    DATASTORE_FOLDER: "datastore",
+    NETWORK_FOLDER: "network",
+    ROOT_POOL: "Resources",
+}
+
+PARENTS = {
+    ROOT_FOLDER: None,
+    DATACENTER: ROOT_FOLDER,
+    VM_FOLDER: DATACENTER,
+    HOST_FOLDER: DATACENTER,
+    DATASTORE_FOLDER: DATACENTER,
+    NETWORK_FOLDER: DATACENTER,
+    COMPUTE: HOST_FOLDER,
+    HOST: COMPUTE,
+    ROOT_POOL: COMPUTE,
+}
+
+
+def network_ref(name: str) -> MoRef:
+    """Return the reference of a network."""
+    return MoRef("Network", f"HaNetwork-{name}")
+
+
+def _place(fact: object) -> tuple[object, ...]:
+    """Return what decides where the fact's object stands in the inventory."""
+    match fact:
+        case VmFact():
+            return (fact.vm, fact.config.name, fact.pool, fact.datastore)
+        case PoolFact():
+            return (fact.pool, fact.name, fact.parent)
+        case DatastoreFact():
+            return (fact.datastore, fact.name)
+        case TaskFact():
+            return (fact.task,)
+        case HostFact():
+            return (fact.name,)
+        case _:
+            return ()
