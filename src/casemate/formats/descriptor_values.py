@@ -46,7 +46,7 @@ CHECKSUM_SIZES: Final = {"sha-1": 20, "sha-256": 32, "sha-384": 48, "sha-512": 6
 """Bytes of a checksum by its type; SHA-1 is read because real VIBs carry it, never relied on."""
 
 _NAME: Final = re.compile(r"[0-9A-Za-z_.-]+", re.ASCII)
-_VENDOR: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z _.,&+()-]*", re.ASCII)
+_VENDOR: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z .,&+()-]*", re.ASCII)
 _PAYLOAD: Final = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.+-]{0,14}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029]")
 _PROSE_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

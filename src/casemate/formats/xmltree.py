@@ -65,8 +65,9 @@ def parse_xml(data: bytes, *, component: str = "") -> Element:
     parser.CharacterDataHandler = builder.characters
     parser.StartDoctypeDeclHandler = builder.doctype
     try:
+        data.decode("utf-8")  # expat would follow the byte order mark of another encoding
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, UnicodeDecodeError) as error:
         raise FormatError(
             f"The XML is not well-formed: {error}.", code="xml-syntax", component=component
         ) from error
