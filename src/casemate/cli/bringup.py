@@ -34,7 +34,6 @@ from casemate.kernel.boot.settings import Settings
 from casemate.kernel.certificate import ensure_certificate
 from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.store import Store
-from casemate.kernel.sys import spawn
 from casemate.kernel.tpm import swtpm
 from casemate.machine.facts import PowerState
 from casemate.policy.banks import Bank, after_failure, plan_boot
@@ -197,8 +196,7 @@ class BringUp:
             self._follow(reader, began)
         except BaseException:
             if pidfd >= 0:
-                spawn.kill(pidfd)
-                spawn.wait_gone(pidfd, running.KILL_SECONDS)
+                running.abort(pidfd)
             raise
         finally:
             listener.close()

@@ -122,13 +122,14 @@ def _register(options: argparse.Namespace) -> int:
 
 
 def _console(home: Home, fact: VmFact, *, as_json: bool) -> int:
-    path = home.volumes / fact.config.vmx_path.replace("[", "").replace("] ", "/", 1)
+    path = home.log / f"vm-{fact.vm}-console.log"
     try:
-        text = (path.parent / "serial.log").read_text(errors="backslashreplace")
+        text = path.read_text(errors="backslashreplace")
     except OSError as error:
         raise NotFoundError(
-            f"{fact.config.name} has no serial log: {error.strerror}",
-            remedy="Give it serial0.fileType = file in its .vmx.",
+            f"{fact.config.name} has written nothing to its serial port: {error.strerror}",
+            component=fact.config.name,
+            remedy="Power it on; its guest needs a console on ttyS0.",
         ) from error
     shown = "".join(c if c.isprintable() or c == "\n" else "" for c in text)
     print(json.dumps({"vm": fact.vm, "serial": shown}) if as_json else shown)

@@ -18,9 +18,9 @@ from casemate.kernel.accounts import Accounts
 from casemate.kernel.boot.bank import write_states
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
-from casemate.kernel.cells.cell import Cells
-from casemate.kernel.cells.cgroups import find_cgroups
-from casemate.kernel.cells.probe import choose_accelerator
+from casemate.kernel.cells.cgroups import detect
+from casemate.kernel.cells.manager import Cells
+from casemate.kernel.cells.probe import probe_accelerator
 from casemate.kernel.hardware import Hardware, read_hardware
 from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
@@ -79,24 +79,20 @@ async def serve(settings: Settings, home: Home) -> None:
     hardware = read_hardware(settings.identifier)
     measurements = Measurements(home.boot_record, lambda: Tpm.embedded(socket_path(home)))
     inventory = Inventory(store, stream, home.volumes, hardware.uuid)
-    accelerator = await asyncio.to_thread(choose_accelerator)
-    cells = Cells(
-        home.cells,
-        visor_root=Path("/"),
-        cgroups=find_cgroups(f"casemate-{settings.identifier}"),
-        accelerator=accelerator,
-    )
+    accelerator = await asyncio.to_thread(probe_accelerator)
+    cgroups = detect(settings.identifier)
     kernel = Kernel(
         store,
         stream,
         Accounts(store, time.time),
         inventory,
         measurements,
-        cells,
-        About(settings.home, settings.api, settings.boot_time),
+        lambda on_exit: Cells(
+            home.run, Path("/"), cgroups, accelerator, on_exit, cpu_mhz=hardware.cpu_mhz
+        ),
+        About(settings.home, settings.api, settings.boot_time, hardware.cpu_mhz),
         time.time,
     )
-    cells.on_exit = kernel.exited
     stream.publish(
         host_fact(settings, hardware, measurements, (accelerator.name, accelerator.reason))
     )

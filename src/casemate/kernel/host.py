@@ -18,7 +18,9 @@ from casemate.errors import (
     NotAuthenticatedError,
 )
 from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
-from casemate.kernel.cells.cell import Cells, CellState, ExitInfo
+from casemate.kernel.cells.cell import CellExit
+from casemate.kernel.cells.cgroups import Usage
+from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
@@ -45,6 +47,7 @@ class About:
     home: str
     api: str
     boot_time: float
+    cpu_mhz: int
 
 
 class Kernel:
@@ -57,7 +60,7 @@ class Kernel:
         accounts: Accounts,
         inventory: Inventory,
         measurements: Measurements,
-        cells: Cells,
+        start_cells: Callable[[Callable[[CellExit], None]], Cells],
         about: About,
         clock: Callable[[], float],
     ) -> None:
@@ -66,7 +69,8 @@ class Kernel:
         self._accounts = accounts
         self._inventory = inventory
         self._measurements = measurements
-        self._cells = cells
+        self._cells = start_cells(self.exited)
+        self._used: dict[str, tuple[float, Usage]] = {}
         self._about = about
         self._clock = clock
         self._tasks = Tasks(stream, clock)
@@ -108,7 +112,7 @@ class Kernel:
         """Find the VMs that ran before this life of the kernel."""
         for state in await self._cells.adopt_all():
             fact = self._inventory.vm(state.vm)
-            self._inventory.update(_running(fact, state, fact.boot_time or self._clock()))
+            self._inventory.update(_running(fact, state))
             _log.info("VM %s (%s) adopted", state.vm, fact.config.name)
 
     async def sample(self) -> None:
@@ -126,7 +130,7 @@ class Kernel:
         await asyncio.gather(*(self._stop_vm(fact) for fact in running))
         await self._tasks.drain()
 
-    def exited(self, info: ExitInfo) -> None:
+    def exited(self, info: CellExit) -> None:
         """Take note that a cell has ended by itself."""
         try:
             fact = self._inventory.vm(info.vm)
@@ -171,7 +175,7 @@ class Kernel:
             place = self._inventory.directory(fact)
             state = await self._cells.power_on(fact.vm, fact.config, place)
             self._store.set_running(int(fact.vm), running=True)
-            self._inventory.update(_running(fact, state, self._clock()))
+            self._inventory.update(_running(fact, state))
             return ""
 
         return self._start(fact, Operation.POWER_ON, session, work)
@@ -256,22 +260,30 @@ class Kernel:
         return m.TaskReply(task)
 
     def _off(self, fact: VmFact) -> None:
+        self._used.pop(fact.vm, None)
         self._store.set_running(int(fact.vm), running=False)
         self._inventory.update(
             VmFact(fact.vm, fact.config, PowerState.POWERED_OFF, fact.pool, fact.datastore)
         )
 
     def _sample(self, fact: VmFact) -> None:
-        usage = self._cells.usage(fact.vm)
-        if usage is not None:
-            self._inventory.update(
-                replace(
-                    fact,
-                    cpu_usage_mhz=usage.cpu_mhz,
-                    host_memory_mib=usage.memory_mib,
-                    uptime_seconds=int(self._clock() - (fact.boot_time or self._clock())),
-                )
+        try:
+            usage = self._cells.usage(fact.vm)
+        except CasemateError as error:
+            _log.warning("usage of VM %s cannot be read: %s", fact.vm, error.reason)
+            return
+        now = self._clock()
+        before, last = self._used.get(fact.vm, (now, usage))
+        self._used[fact.vm] = (now, usage)
+        share = (usage.cpu_seconds - last.cpu_seconds) / (now - before) if now > before else 0.0
+        self._inventory.update(
+            replace(
+                fact,
+                cpu_usage_mhz=max(0, round(share * self._about.cpu_mhz)),
+                host_memory_mib=usage.memory_bytes >> 20,
+                uptime_seconds=int(now - (fact.boot_time or now)),
             )
+        )
 
     async def _stop_vm(self, fact: VmFact) -> None:
         try:
@@ -296,12 +308,13 @@ def _session_reply(handle: str, session: Session) -> m.SessionReply:
     )
 
 
-def _running(fact: VmFact, state: CellState, boot_time: float) -> VmFact:
+def _running(fact: VmFact, state: CellState) -> VmFact:
     return replace(
         fact,
         power=PowerState.POWERED_ON,
         pid=state.pid,
         uid=state.uid,
+        domain=state.domain,
         accelerator=state.accelerator,
-        boot_time=boot_time,
+        boot_time=state.started,
     )

@@ -1,17 +1,20 @@
-"""One component, read once: copied, sealed, hashed from the sealed copy.
+"""Components, each read once: copied, sealed, hashed from the sealed copy.
 
 From here on the bytes cannot change: what is hashed is what is verified, measured and loaded.
+Reading runs ahead of the loader on two threads (copying and hashing release the interpreter's
+lock), because the slow part is SHA-384 and machines have more than one core.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from casemate.errors import BootError
 from casemate.kernel.sys.memfd import mapped, sealed_copy
@@ -19,6 +22,9 @@ from casemate.policy.measure import measured_digests
 
 SIZE_LIMIT = 1 << 30
 """Bytes of one component: several times the largest payload of an image."""
+
+WORKERS = 2
+"""Components handled at once: more would only wait for memory bandwidth."""
 
 _GZIP = b"\x1f\x8b"
 
@@ -39,17 +45,13 @@ class Sealed:
             return bytes(view)
 
 
-@contextmanager
-def read_component(
-    directory: Path, name: str, algorithms: Sequence[str], workers: ThreadPoolExecutor
-) -> Iterator[Sealed]:
-    """Read a file of the bank once into sealed memory and hash it there, all banks at once.
+def read_component(directory: Path, name: str, algorithms: Sequence[str]) -> Sealed:
+    """Read a file of the bank once into sealed memory and hash it there; the caller closes it.
 
     Raises BootError (``component-missing``) when it cannot be read; LimitError when too large.
     """
-    path = directory / name
     try:
-        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        source = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise BootError(
             f"{name} cannot be read: {error.strerror}",
@@ -63,21 +65,59 @@ def read_component(
         os.close(source)
     try:
         with mapped(sealed) as view:
-            digests, own = _digests(view, algorithms, workers)
-        yield Sealed(name, sealed, os.fstat(sealed).st_size, digests, own)
-    finally:
+            digests, own = _digests(view, algorithms)
+            return Sealed(name, sealed, len(view), digests, own)
+    except BaseException:
         os.close(sealed)
+        raise
 
 
-def _digests(
-    view: memoryview, algorithms: Sequence[str], workers: ThreadPoolExecutor
-) -> tuple[dict[str, bytes], bytes]:
+class Reader:
+    """Reads components ahead, in the order in which they will be asked for."""
+
+    def __init__(self, directory: Path, algorithms: Sequence[str]) -> None:
+        self._directory = directory
+        self._algorithms = algorithms
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="component")
+        self._reads: dict[str, Future[Sealed]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for read in self._reads.values():
+            if not read.cancelled() and read.exception() is None:
+                os.close(read.result().descriptor)
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Begin to read these."""
+        for name in names:
+            if name not in self._reads:
+                self._reads[name] = self._pool.submit(
+                    read_component, self._directory, name, self._algorithms
+                )
+
+    def get(self, name: str) -> Sealed:
+        """Wait for a component. Raises what ``read_component`` raised."""
+        self.announce([name])
+        return self._reads[name].result()
+
+    def release(self, name: str) -> None:
+        """Give up a component that is mounted or parsed: its memory lives as long as its mount."""
+        read = self._reads.pop(name)
+        os.close(read.result().descriptor)
+
+
+def _digests(view: memoryview, algorithms: Sequence[str]) -> tuple[dict[str, bytes], bytes]:
+    own = hashlib.sha256(view).digest()
     if bytes(view[:2]) == _GZIP or not view:
-        own = hashlib.sha256(view).digest()
         return measured_digests(view, algorithms), own
-    jobs = {
-        name: workers.submit(lambda name=name: hashlib.new(name, view).digest())
-        for name in {*algorithms, "sha256"}
-    }
-    found = {name: job.result() for name, job in jobs.items()}
-    return {name: found[name] for name in algorithms}, found["sha256"]
+    return {
+        name: own if name == "sha256" else hashlib.new(name, view).digest() for name in algorithms
+    }, own

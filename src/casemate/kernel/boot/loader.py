@@ -14,10 +14,8 @@ Which events (2) leaves, and in which order, is decided by ``policy.measure`` al
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +24,7 @@ from casemate.errors import BootError, CasemateError
 from casemate.formats.bootcfg import BootCfg, parse_bootcfg
 from casemate.formats.eventlog import write_event
 from casemate.formats.imgdb import ImageDb, parse_imgdb
-from casemate.kernel.boot.component import Sealed, read_component
+from casemate.kernel.boot.component import Reader, Sealed
 from casemate.kernel.boot.layers import VisorRoot, magic_of
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.sys.memfd import mapped
@@ -114,7 +112,6 @@ class Loader:
         self._measurer = measurer
         self._now = now
         self._progress = progress
-        self._workers = ThreadPoolExecutor(2, thread_name_prefix="hash")
         self._refusals: dict[str, CasemateError] = {}
         self._verdicts: dict[str, VibVerdict] = {}
 
@@ -123,10 +120,10 @@ class Loader:
 
         Raises the error of the first component that fails, after measuring it.
         """
-        with self._workers, contextlib.ExitStack() as stack:
+        with Reader(self._bank, self._measurer.algorithms) as reader:
             cfg = read_bootcfg(self._bank)
-            database = stack.enter_context(self._read(IMAGE_DATABASE))
-            db = parse_imgdb(database.content())
+            reader.announce([IMAGE_DATABASE, cfg.kernel, *(m.name for m in cfg.modules)])
+            db = parse_imgdb(reader.get(IMAGE_DATABASE).content())
             store, anchors = read_trust(self._trust)
             self._verify_signatures(db, store)
             loaded = Loaded(cfg, db, bytearray(self._measurer.header()))
@@ -144,24 +141,17 @@ class Loader:
                     case Launch():
                         self._measure(loaded, step, launch)
                     case Component() | Option():
-                        with contextlib.ExitStack() as inner:
-                            sealed = (
-                                database
-                                if step.file_name == IMAGE_DATABASE
-                                else inner.enter_context(self._read(step.file_name))
-                            )
-                            self._measure(loaded, step, sealed.digests)
-                            self._verify(step, sealed)
-                            with mapped(sealed.descriptor) as view:
-                                magic = magic_of(view)
-                            visor.add(sealed, magic)
-                            self._note(loaded, step, sealed, total)
+                        sealed = reader.get(step.file_name)
+                        self._measure(loaded, step, sealed.digests)
+                        self._verify(step, sealed)
+                        with mapped(sealed.descriptor) as view:
+                            magic = magic_of(view)
+                        visor.add(sealed, magic)
+                        reader.release(step.file_name)
+                        self._note(loaded, step, sealed, total)
                     case _:
                         self._measure(loaded, step, None)
             return loaded
-
-    def _read(self, name: str) -> contextlib.AbstractContextManager[Sealed]:
-        return read_component(self._bank, name, self._measurer.algorithms, self._workers)
 
     def _verify_signatures(self, db: ImageDb, store: TrustStore) -> None:
         """Judge every descriptor; a refusal is kept until its first file has been measured."""
@@ -239,4 +229,5 @@ class Loader:
 def extend(tpm: Extender, planned: PlannedEvent) -> None:
     """Extend what the event says; the launch was extended by the TPM itself."""
     if planned.locality != LOCALITY_LAUNCH:
-        tpm.extend(planned.event.pcr, dict(planned.event.digests), planned.locality)
+        digests = {str(name): value for name, value in planned.event.digests}
+        tpm.extend(planned.event.pcr, digests, planned.locality)

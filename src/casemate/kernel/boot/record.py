@@ -54,14 +54,15 @@ def read_record(place: Path) -> tuple[BootRecord, tuple[ComponentFact, ...], byt
         record = BootRecord(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in head.items() if k in wanted}
         )
-        components = tuple(
-            ComponentFact(
-                **{k: bytes.fromhex(v) if k in ("sha256", "sha384") else v for k, v in row.items()}
-            )
-            for row in rows
-        )
+        components = tuple(_component(row) for row in rows)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BootError(
             f"the record of this boot cannot be read: {error}", component=str(place)
         ) from error
     return record, components, log
+
+
+def _component(row: dict[str, object]) -> ComponentFact:
+    plain = {k: v for k, v in row.items() if k not in ("sha256", "sha384")}
+    digests = {k: bytes.fromhex(str(row[k])) for k in ("sha256", "sha384")}
+    return ComponentFact(**plain, **digests)  # type: ignore[arg-type]  # checked by the constructor

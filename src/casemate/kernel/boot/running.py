@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from casemate.errors import HostError
-from casemate.kernel.cells.cgroups import remove_all
+from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
 from casemate.kernel.sys import spawn
@@ -93,13 +93,22 @@ def end(home: Home, seconds: float) -> bool:
 
 def clean(home: Home) -> None:
     """Remove what a host leaves behind when it is killed: cgroups, sockets, run-time state."""
-    remove_all(f"casemate-{home.identifier}")
+    groups = detect(home.identifier)
+    for name in groups.names():
+        groups.remove(name)
+    groups.close()
     for place in (home.cells, home.run / "tpm", home.boot_record, home.calls_socket.parent):
         shutil.rmtree(place, ignore_errors=True)
     (home.run / "visor").mkdir(parents=True, exist_ok=True)
     (home.run / "visor").rmdir()
     home.running.unlink(missing_ok=True)
     home.create()
+
+
+def abort(pidfd: int) -> None:
+    """Kill a host that did not come up, and wait until it is gone."""
+    spawn.kill(pidfd)
+    spawn.wait_gone(pidfd, KILL_SECONDS)
 
 
 def _end(pidfd: int, seconds: float) -> None:
