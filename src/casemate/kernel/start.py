@@ -80,8 +80,10 @@ def start_hostd(settings: Settings, home: Home) -> int:
         str(_LISTENER),
         "--calls",
         str(home.calls_socket),
-        "--tls",
-        str(home.tls),
+        "--cert",
+        str(home.tls / "rui.crt"),
+        "--key",
+        str(home.tls / "rui.key"),
     )
     program = Program(argv, ENVIRONMENT, {1: log, 2: log, _LISTENER: settings.listener})
     return _start(

@@ -50,16 +50,19 @@ def read_record(place: Path) -> tuple[BootRecord, tuple[ComponentFact, ...], byt
         head = json.loads((place / "boot.json").read_bytes())
         rows = json.loads((place / "components.json").read_bytes())
         log = (place / "eventlog.bin").read_bytes()
-        wanted = {f.name for f in fields(BootRecord)}
-        record = BootRecord(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in head.items() if k in wanted}
-        )
+        record = _record(head)
         components = tuple(_component(row) for row in rows)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BootError(
             f"the record of this boot cannot be read: {error}", component=str(place)
         ) from error
     return record, components, log
+
+
+def _record(head: dict[str, object]) -> BootRecord:
+    known = {f.name for f in fields(BootRecord)}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in head.items() if k in known}
+    return BootRecord(**values)  # type: ignore[arg-type]  # what is missing or odd shows later
 
 
 def _component(row: dict[str, object]) -> ComponentFact:
