@@ -105,7 +105,7 @@ def write_ar(members: Iterable[tuple[str, bytes | memoryview]], *, component: st
                 component=component,
             )
         size = len(data)
-        head = f"{name + '/':<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{size:<10}"
+        head = f"{name + '/':<16}{0:<12}{0:<6}{0:<6}{'644':<8}{size:<10}"
         parts += (head.encode(), _END, data)
         if size & 1:
             parts.append(_PAD)
