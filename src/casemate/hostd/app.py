@@ -29,6 +29,12 @@ from casemate.vim25 import versions
 REAP_SECONDS = 60.0
 """How often idle sessions are looked for."""
 
+RETRY_SECONDS = 2.0
+"""How soon PCR values are asked for again while the boot is not complete."""
+
+REFRESH_SECONDS = 300.0
+"""How often PCR values are asked for afterwards."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -91,15 +97,22 @@ async def _follow(link: KernelLink, replica: Replica) -> None:
 
 
 async def _measure(link: KernelLink, replica: Replica) -> None:
-    """Show the TPM's PCR values at the host, once it is known; reports bring newer ones."""
+    """Keep the TPM's PCR values that are shown at the host: soon after the boot, then now and then.
+
+    What proves something is the quote with the asker's nonce; this is only the view.
+    """
     await replica.ready.wait()
-    quote = Quote(secrets.token_bytes(NONCE_SIZE), (REPORT_BANK,), ALL_PCRS)
-    try:
-        evidence = await link.ask(quote, EvidenceReply)
-    except CasemateError as error:
-        _log.warning("no PCR values yet: %s", error.reason)
-        return
-    replica.set_pcrs(evidence.pcrs)
+    while True:
+        quote = Quote(secrets.token_bytes(NONCE_SIZE), (REPORT_BANK,), ALL_PCRS)
+        pause = RETRY_SECONDS
+        try:
+            evidence = await link.ask(quote, EvidenceReply)
+        except CasemateError as error:
+            _log.info("no PCR values yet: %s", error.reason)
+        else:
+            replica.set_pcrs(evidence.pcrs)
+            pause = REFRESH_SECONDS if evidence.boot_complete else RETRY_SECONDS
+        await asyncio.sleep(pause)
 
 
 async def _reap(sessions: Sessions) -> None:

@@ -36,8 +36,8 @@ CONNECTION_LIMIT = 4000
 """Connections and calls at once; more are answered 503 at once."""
 
 
-def tls_context(certificate: Path, key: str) -> ssl.SSLContext:
-    """Return the server's TLS context; ``key`` is a path, also ``/proc/self/fd/N``."""
+def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return the server's TLS context."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
@@ -78,10 +78,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hostd", description="The vSphere API of this host.")
     parser.add_argument("--socket-fd", type=int, required=True, help="listening TCP socket")
     parser.add_argument("--calls", type=Path, required=True, help="the kernel's calls socket")
-    parser.add_argument("--cert", type=Path, required=True, help="certificate chain (PEM)")
-    key = parser.add_mutually_exclusive_group(required=True)
-    key.add_argument("--key-fd", type=int, help="private key (PEM), open for reading")
-    key.add_argument("--key", type=Path, help="private key (PEM)")
+    parser.add_argument("--tls", type=Path, required=True, help="directory of rui.crt, rui.key")
     return parser.parse_args(argv)
 
 
@@ -89,15 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM."""
     arguments = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    key = arguments.key or f"/proc/self/fd/{arguments.key_fd}"
-    context = tls_context(arguments.cert, str(key))
+    certificate = arguments.tls / "rui.crt"
+    context = tls_context(certificate, arguments.tls / "rui.key")
     with socket.socket(fileno=arguments.socket_fd) as listener:
         listener.setblocking(False)
         app = make_app(
             SocketLink(arguments.calls),
             clock=lambda: datetime.now(UTC),
             ticks=time.monotonic,
-            endpoint=endpoint_of(arguments.cert, int(listener.getsockname()[1])),
+            endpoint=endpoint_of(certificate, int(listener.getsockname()[1])),
         )
         make_server(app, context).run(sockets=[listener])
     return 0

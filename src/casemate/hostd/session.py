@@ -17,6 +17,7 @@ from casemate.calls.messages import Empty, Logout, ResumeSession, SessionReply
 from casemate.errors import CasemateError, LimitError
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.objects.base import moment
+from casemate.policy.privileges import ROLES
 from casemate.vim25.values import MoRef, Obj, Value
 
 COOKIE = "vmware_soap_session"
@@ -61,8 +62,10 @@ class Session:
     own: dict[MoRef, Own] = field(default_factory=dict)
 
     def may(self, privilege: str) -> bool:
-        """Tell whether the session has the privilege; ``*`` stands for all of them."""
-        return privilege in self.privileges or "*" in self.privileges
+        """Tell whether the session has the privilege, itself or through a role named instead."""
+        if privilege in self.privileges:
+            return True
+        return any(role.gives(privilege) for role in ROLES if role.name in self.privileges)
 
     def new_id(self) -> str:
         """Return an id for an object of this session. Raises LimitError."""

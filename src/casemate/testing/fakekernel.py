@@ -215,7 +215,7 @@ class FakeKernel(KernelLink):
             secrets.token_hex(16),
             request.user,
             request.user.capitalize(),
-            ("*",) if request.user == USER else reader,
+            ("Admin",) if request.user == USER else reader,
             BOOT_TIME,
         )
         self._sessions[reply.handle] = reply

@@ -100,7 +100,7 @@ class HostSimulator:
                 ticks=time.monotonic,
                 endpoint=endpoint_of(cert_path, self.port),
             )
-            server = make_server(app, tls_context(cert_path, str(key_path)))
+            server = make_server(app, tls_context(cert_path, key_path))
 
             async def serve() -> None:
                 self._loop = asyncio.get_running_loop()
