@@ -82,9 +82,12 @@ class Appraisal:
     clock: Clock | None = None
 
 
-def refused(error: VerificationError | FormatError) -> Appraisal:
-    """Return the verdict for evidence that failed a check before it could be compared."""
-    return Appraisal(Verdict.UNTRUSTED, (error.finding(),))
+def refused(error: VerificationError | FormatError, step: str) -> Appraisal:
+    """Return the verdict for evidence that failed a check before it could be compared.
+
+    ``step`` names what was checked, where the error does not say.
+    """
+    return Appraisal(Verdict.UNTRUSTED, (_told(error, step),))
 
 
 def appraise(
@@ -102,12 +105,12 @@ def appraise(
         clock = check_quotes(evidence.quotes, evidence.pcrs, identity.ak, nonce)
         check_coverage(evidence.pcrs, reference.algorithms, reference.indexes)
     except (VerificationError, FormatError) as error:
-        return refused(error)
+        return refused(error, "quote")
     warnings = (*identity.warnings, *_clock_warnings(clock))
     try:
         events, replayed = _read_log(evidence.log, reference)
     except (VerificationError, FormatError) as error:
-        return Appraisal(Verdict.UNTRUSTED, (error.finding(),), warnings, clock=clock)
+        return Appraisal(Verdict.UNTRUSTED, (_told(error, "event log"),), warnings, clock=clock)
     judge = _Judge(evidence, reference, events, replayed)
     launch = judge.launch()
     expected = [one for one in reference.events if not (launch and one.event.pcr in DRTM_PCRS)]
@@ -127,6 +130,16 @@ def appraise(
         component_table(reference.events, unlike, unproven, evidence.claims),
         judge.table(),
         clock,
+    )
+
+
+def _told(error: VerificationError | FormatError, step: str) -> Finding:
+    own = error.remedy != type(error).default_remedy
+    return Finding(
+        error.code,
+        error.component or step,
+        error.reason,
+        error.remedy if own else "Ask for fresh evidence; if it stays so, do not trust this host.",
     )
 
 

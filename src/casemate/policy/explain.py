@@ -148,7 +148,14 @@ def _component(
     first = min(members, key=lambda d: (d.about.kind is Kind.VERSION, order.index(d.change)))
     lies = any(falsified.intersection(one.pcrs) for one in members)
     others = dict.fromkeys(d.about.name for d in members if d.about.name != first.about.name)
-    parts = [_sentence(first, claims)]
+    same = {
+        pcr
+        for d in members
+        if (d.about.name, d.change) == (first.about.name, first.change)
+        and d.about.kind is not Kind.VERSION
+        for pcr in d.pcrs
+    }
+    parts = [_sentence(first, same or first.pcrs, claims)]
     if others:
         parts.append(f"the same goes for {', '.join(others)}")
     if lies:
@@ -172,7 +179,7 @@ def _code(one: Difference, *, lies: bool) -> str:
         return f"log-event-{one.change.value}"
     if one.change is Change.RENAMED or _text_only(one):
         return "event-data"
-    if one.change is Change.ADDED and one.late:
+    if one.change is Change.ADDED and one.late and one.about.kind in _FILES:
         return "runtime-component"
     if one.about.kind is Kind.BOOT_COMPLETE and one.change is Change.REMOVED:
         return "boot-incomplete"
@@ -180,8 +187,8 @@ def _code(one: Difference, *, lies: bool) -> str:
     return f"{kind.value}-{one.change.value}"
 
 
-def _sentence(one: Difference, claims: Sequence[ComponentClaim]) -> str:
-    where = "PCR " + " and ".join(map(str, one.pcrs))
+def _sentence(one: Difference, pcrs: Iterable[int], claims: Sequence[ComponentClaim]) -> str:
+    where = "PCR " + " and ".join(map(str, sorted(pcrs)))
     what = _expected_component(one)
     expected = _digest(one.expected)
     match one.change:
