@@ -16,6 +16,7 @@ from casemate.image.profile import BOOT_ORDER, LOADER
 from casemate.image.runtime import THIRD_PARTY, closure
 from casemate.kernel import home
 
+SOURCES = dict(sources())
 RECIPES = {recipe.name: recipe for recipe in project_recipes()}
 BUILDING_ONLY = ("image/", "cli/", "verifier/", "testing/")
 
@@ -38,7 +39,7 @@ def modules_of(*names: str) -> dict[str, bytes]:
 )
 def test_a_vib_brings_everything_of_this_project_that_it_imports(names):
     present = modules_of(*names)
-    known = {module_name(path) for path, _ in sources()}
+    known = {module_name(path) for path in SOURCES}
     lacking = {
         f"{module} needs {needed}"
         for module, source in present.items()
@@ -51,9 +52,7 @@ def test_a_vib_brings_everything_of_this_project_that_it_imports(names):
 def test_every_source_of_a_running_host_is_in_exactly_one_vib():
     owner = exactly_one(RECIPES.values())
     installed = {path.removeprefix(f"{THIRD_PARTY}/casemate/") for path in owner}
-    wanted = {
-        path for path, _ in sources() if not path.startswith(BUILDING_ONLY) and path != "py.typed"
-    }
+    wanted = {path for path in SOURCES if not path.startswith(BUILDING_ONLY) and path != "py.typed"}
     assert installed == wanted
 
 

@@ -80,6 +80,7 @@ def build_image(
     now: datetime,
     released: datetime = RELEASED,
     packages: Packages | None = None,
+    plan: Sequence[Recipe] | None = None,
     progress: Progress = lambda _what, _done, _of: None,
 ) -> Image:
     """Build all VIBs of a host and install them into the home's first boot bank.
@@ -90,6 +91,7 @@ def build_image(
         now: for certificates that have to be made.
         released: release date in the descriptors.
         packages: Debian packages to build from.
+        plan: what to build, when it is not a host's own recipes.
         progress: told about every step.
 
     Raises:
@@ -101,7 +103,7 @@ def build_image(
     with _writing(out):
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         out.mkdir(parents=True, exist_ok=True)
-    plan = recipes(packages, scratch)
+    plan = plan or recipes(packages, scratch)
     toolchain = " ".join(packages.version(name) for name in ("erofs-utils", "python3.11"))
     payloads = _payloads(plan, scratch, toolchain, progress)
     signers = {level: load_signer(home, level) for level in {Level(r.level) for r in plan}}

@@ -65,6 +65,9 @@ UNUSED_EXTENSIONS: Final = (
 )
 """Beginnings of the names of extension modules that a host never imports."""
 
+FIND_LIBRARY: Final = f"{STANDARD_LIBRARY}/ctypes/util.py"
+"""The one module of the standard library that is replaced: see ``find_library``."""
+
 LAUNCHER_FLAGS: Final = (
     "-O2",
     "-fPIE",
@@ -101,6 +104,7 @@ def interpreter(packages: Packages, scratch: Path) -> Iterator[Node]:
         HostError: a package or the compiler is missing.
     """
     yield File(INTERPRETER, launcher(packages, scratch), executable=True)
+    yield File(FIND_LIBRARY, (resources.files("casemate.image") / "find_library.py").read_bytes())
     for package in PYTHON_PACKAGES:
         yield from packages.nodes(package, _wanted_of_python)
 
@@ -181,6 +185,8 @@ def _wanted_of_python(path: str) -> bool:
         return True
     place = PurePosixPath(path)
     if not place.is_relative_to(STANDARD_LIBRARY):
+        return False
+    if path == FIND_LIBRARY:
         return False
     first, *rest = place.relative_to(STANDARD_LIBRARY).parts or ("",)
     if first == "lib-dynload":
