@@ -75,4 +75,4 @@ def whole_image(
     """Return the image of a host."""
     home = tmp_path_factory.mktemp("image-home")
     shutil.copytree(made_pki, home, dirs_exist_ok=True)
-    return build_image(home, home / "image", now=MADE, plan=host_plan)
+    return build_image(home, home / "vibs", now=MADE, plan=host_plan)

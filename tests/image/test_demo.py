@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from casemate.formats import vmdk, vmx
 from casemate.image.cpio import Entry, device, folder, link, program, write_cpio
-from casemate.image.demo import READY, build_demo
+from casemate.image.demo import READY, write_demo
 from casemate.machine.vmconfig import vm_config
 
 QEMU = "qemu-system-x86_64"
@@ -51,9 +51,9 @@ def test_every_kind_of_entry_is_what_linux_expects():
 
 @pytest.mark.host
 def test_the_demo_guest_is_the_same_every_time_and_its_settings_are_good(tmp_path):
-    first = build_demo(tmp_path / "one")
+    first = write_demo(tmp_path / "one")
     time.sleep(2.1)  # the coarsest time stamp of a FAT file system
-    second = build_demo(tmp_path / "two")
+    second = write_demo(tmp_path / "two")
     assert first.disk.read_bytes() == second.disk.read_bytes()
     assert first.vmx.read_bytes() == second.vmx.read_bytes()
     disk = vmdk.parse((tmp_path / "one/demo.vmdk").read_bytes())
@@ -67,7 +67,7 @@ def test_the_demo_guest_is_the_same_every_time_and_its_settings_are_good(tmp_pat
 @pytest.mark.guest
 @pytest.mark.host
 def test_the_demo_guest_boots_to_its_prompt_and_obeys_the_power_button(tmp_path):
-    guest = build_demo(tmp_path)
+    guest = write_demo(tmp_path)
     serial, monitor = tmp_path / "serial.log", tmp_path / "monitor"
     command = [
         *(QEMU, "-accel", "tcg,split-wx=on", "-M", "q35", "-cpu", "max", "-m", "256"),

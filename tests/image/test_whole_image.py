@@ -86,7 +86,7 @@ def test_what_is_compiled_and_stripped_here_has_the_same_bytes_every_time(tmp_pa
 
 def test_a_second_build_changes_nothing_and_uses_the_cache(whole_image, host_plan):
     home = whole_image.bank.parent
-    again = build_image(home, home / "image", now=NOW, plan=host_plan)
+    again = build_image(home, home / "vibs", now=NOW, plan=host_plan)
     assert all(payload.cached for _, payload in again.payloads)
     assert not again.written
 

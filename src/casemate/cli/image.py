@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     build = actions.add_parser("build", help="build all VIBs, sign them, fill the boot bank")
-    build.add_argument("--out", type=Path, help="where the VIBs go (default: <home>/image)")
+    build.add_argument("--out", type=Path, help="where the VIBs go (default: <home>/vibs)")
     build.set_defaults(func=_build)
     profile = actions.add_parser("profile", help="show the image profile of a boot bank")
     profile.add_argument("--bank", choices=("bootbank", "altbootbank"), default="bootbank")
@@ -62,7 +62,7 @@ def _build(options: argparse.Namespace) -> int:
     with steps("Building the image", quiet=options.json) as progress:
         image = build_image(
             home,
-            options.out or home / "image",
+            options.out or home / "vibs",
             now=datetime.now(UTC),
             released=released(),
             progress=progress,

@@ -86,7 +86,7 @@ class DemoGuest:
     disk: Path
 
 
-def build_demo(
+def write_demo(
     place: Path, *, name: str = "demo", memory_mib: int = 256, packages: Packages | None = None
 ) -> DemoGuest:
     """Write the demo guest's files: ``<name>.vmx``, ``<name>.vmdk``, ``<name>-flat.vmdk``.

@@ -5,7 +5,7 @@ compiled by a fresh interpreter with a fixed hash seed.
 
 Images are compressed with LZ4, slowly (``lz4hc``): a host keeps them in sealed memory and hashes
 them twice at every boot, so half the bytes is half the memory and half the time, while programs
-start no slower from them (docs/adr/image-payloads.md has the measurement).
+start no slower from them (docs/adr/0004 has the measurement).
 """
 
 from __future__ import annotations
