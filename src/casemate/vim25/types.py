@@ -151,7 +151,8 @@ def _wsdl_name(vmodl: str) -> tuple[Kind, str]:
         (Kind.MOREF, VmomiSupport._managedDefMap),  # noqa: SLF001  (as above)
         (Kind.ENUM, VmomiSupport._enumDefMap),  # noqa: SLF001  (as above)
     ):
-        if found := table.get(vmodl):
+        found = table.get(vmodl)
+        if found is not None and kind_of(str(found[1])) is kind:
             return kind, str(found[1])
     raise NotFoundError(f"there is no type {vmodl}", component=vmodl)
 
@@ -202,6 +203,18 @@ def _parent(name: str) -> str | None:
     return _wsdl_name(str(above))[1]
 
 
+def _known(vmodl: str) -> bool:
+    """Tell whether the type belongs to this API; a few properties are of another service's."""
+    name = vmodl.removesuffix("[]")
+    if name in PRIMITIVES or name in _SPECIAL:
+        return True
+    try:
+        _wsdl_name(name)
+    except NotFoundError:
+        return False
+    return True
+
+
 def _field(entry: tuple[object, ...], *, bare_fault: bool = False) -> Field:
     name, vmodl, version, flags = entry[:4]
     privilege = entry[4] if len(entry) > 4 else None  # noqa: PLR2004  (data properties have no privilege)
@@ -243,7 +256,7 @@ def data_type(name: str) -> DataType:
         _field(tuple(entry), bare_fault=name == "LocalizedMethodFault")
         for entry in entries
         # pyVmomi keeps a fault's sentence in ``msg``, which is not on the wire.
-        if not (name == "MethodFault" and entry[0] == "msg")
+        if not (name == "MethodFault" and entry[0] == "msg") and _known(entry[1])
     )
     fields = (*inherited, *own)
     return DataType(name, str(definition[3]), above, fields, {f.name: f for f in fields})
@@ -338,8 +351,8 @@ def method(name: str) -> Method:
         str(wsdl),
         owner,
         str(version),
-        tuple(_field(tuple(p)) for p in parameters),
-        None if result == "void" else type_ref(str(result)),
+        tuple(_field(tuple(p)) for p in parameters if _known(p[1])),
+        type_ref(str(result)) if result != "void" and _known(str(result)) else None,
         bool(flags & _OPTIONAL),
         None if privilege is None else str(privilege),
     )
