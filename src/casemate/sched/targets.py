@@ -1,0 +1,118 @@
+"""From entitlements to the numbers that control groups are given.
+
+Control groups have no CPU reservation, so weights carry it. A weight is what a node would be
+entitled to if it woke up now, not what it uses: the sibling's level times its shares, within its
+reservation and limit. Nodes that are satisfied leave the rest to the others in proportion, nodes
+that wake up get their part at once, and the outcome is the entitlement without waiting for the
+next period.
+
+Memory bounds protect (``minimum``, ``low``) and contain (``maximum``); they never reclaim. Without
+swap a limit below what a guest holds kills it, so ``maximum`` is size plus overhead, and memory is
+taken back by the balloon alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeVar
+
+from casemate.sched.divvy import Division
+from casemate.sched.tree import MAX_AMOUNT, Tree
+
+PERIOD_US: Final = 100_000
+"""Period of CPU bandwidth control; the kernel's own default."""
+MIN_QUOTA_US: Final = 1000
+"""Least quota the kernel accepts."""
+
+
+class WeightScale(Enum):
+    """Ranges of CPU weights: least and largest value."""
+
+    V1 = (2, 262_144)
+    V2 = (1, 10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTarget:
+    """Weight among its siblings, and microseconds per ``PERIOD_US`` (None: unlimited)."""
+
+    weight: int
+    quota_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTarget:
+    """Bytes: never taken (``minimum``), taken last (``low``), never exceeded (None: unlimited)."""
+
+    minimum: int
+    low: int
+    maximum: int | None
+
+
+def cpu_targets(
+    division: Division, static: Division, scale: WeightScale, core_mhz: int
+) -> dict[str, CpuTarget]:
+    """Return the CPU targets of all pools and VMs but the root.
+
+    Args:
+        division: entitlements by demand, in MHz.
+        static: entitlements of the same tree without demand: what decides where there is enough
+            for everyone now.
+        scale: range of the weights.
+        core_mhz: speed of one core; a quota of a full period is one core.
+    """
+    layout = division.tree.layout
+    least, largest = scale.value
+    targets = {}
+    for pool, group in enumerate(layout.children):
+        wishes = [_wish(division, static, pool, node) for node in group]
+        top = max(wishes, default=0)
+        for node, wish in zip(group, wishes, strict=True):
+            scaled = (2 * largest * wish + top) // (2 * top) if top else largest
+            targets[layout.ids[node]] = CpuTarget(
+                max(least, scaled), _quota(division.tree, node, core_mhz)
+            )
+    return targets
+
+
+def memory_targets(division: Division) -> dict[str, MemoryTarget]:
+    """Return the memory targets of all pools and VMs but the root (division in bytes)."""
+    layout = division.tree.layout
+    targets = {}
+    for node in range(1, len(layout.ids)):
+        pool = node < layout.pools
+        most = layout.limit[node] if pool else layout.size[node]
+        targets[layout.ids[node]] = MemoryTarget(
+            minimum=min(division.floors[node], division.amounts[node]),
+            low=division.amounts[node],
+            maximum=None if most >= MAX_AMOUNT else most,
+        )
+    return targets
+
+
+Target = TypeVar("Target", CpuTarget, MemoryTarget)
+
+
+def changed(before: Mapping[str, Target], after: Mapping[str, Target]) -> dict[str, Target]:
+    """Return the targets that must be written: those that are new or other than before."""
+    return {node: target for node, target in after.items() if before.get(node) != target}
+
+
+def _wish(division: Division, static: Division, pool: int, node: int) -> int:
+    layout = division.tree.layout
+    for level in (division.levels[pool], static.levels[pool]):
+        over, under = level
+        if under:
+            wish = division.weights[node] * over // under
+            return min(max(wish, layout.reservation[node]), layout.limit[node])
+    return max(static.ceilings[node], layout.reservation[node])
+
+
+def _quota(tree: Tree, node: int, core_mhz: int) -> int | None:
+    layout = tree.layout
+    limit = layout.limit[node]
+    if limit >= MAX_AMOUNT or (node >= layout.pools and limit >= layout.size[node]):
+        return None
+    return max(MIN_QUOTA_US, limit * PERIOD_US // max(1, core_mhz))
