@@ -181,4 +181,6 @@ def copy_bank(host: TestHost) -> None:
         (other / file.name).write_bytes(file.read_bytes())
     for place, serial in ((other, 1), (host.bank, 2)):
         cfg = place / "boot.cfg"
-        cfg.write_text(re.sub(r"^updated=.*$", f"updated={serial}", cfg.read_text(), flags=re.M))
+        cfg.write_text(
+            re.sub(r"^updated=.*$", f"updated={serial}", cfg.read_text(), flags=re.MULTILINE)
+        )
