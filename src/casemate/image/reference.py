@@ -7,7 +7,7 @@ vouches for what a host would refuse.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -106,11 +106,11 @@ def read_trust(trust: Path) -> TrustStore:
     return store
 
 
-Source = Callable[[], bytes | memoryview]
+Source = Path | memoryview
 
 
 def _sources(db: ImageDb, bank: Path) -> dict[str, Source]:
-    return {name: lambda path=bank / name: _read(path) for name in db.owners()}
+    return {name: bank / name for name in db.owners()}
 
 
 def _vib_sources(db: ImageDb, vibs: Path) -> dict[str, Source]:
@@ -120,7 +120,7 @@ def _vib_sources(db: ImageDb, vibs: Path) -> dict[str, Source]:
     for vib in _parsed(vibs):
         listed = wanted.pop(vib.descriptor_bytes, None)
         if listed is not None:
-            found |= _payloads(listed, vib)
+            found |= {name: vib.payloads[part] for part, name in listed.files.items()}
     if wanted:
         vib_id = min(vib.descriptor.vib_id for vib in wanted.values())
         raise NotFoundError(
@@ -129,10 +129,6 @@ def _vib_sources(db: ImageDb, vibs: Path) -> dict[str, Source]:
             remedy="Build the image again: casemate image build.",
         )
     return found
-
-
-def _payloads(listed: DbVib, vib: Vib) -> dict[str, Source]:
-    return {name: lambda data=vib.payloads[part]: data for part, name in listed.files.items()}
 
 
 def _parsed(vibs: Path) -> Iterator[Vib]:
@@ -150,7 +146,8 @@ def _hash(name: str, sources: Mapping[str, Source], db: ImageDb) -> dict[str, by
             remedy="Remove it from boot.cfg, or build the image again.",
         )
     vib, payload = owner
-    data = sources[name]()
+    source = sources[name]
+    data = _read(source) if isinstance(source, Path) else source
     digests = measured_digests(data, BANKS)
     verify_payload(
         vib.descriptor,
