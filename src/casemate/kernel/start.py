@@ -80,10 +80,8 @@ def start_hostd(settings: Settings, home: Home) -> int:
         str(_LISTENER),
         "--calls",
         str(home.calls_socket),
-        "--cert",
-        str(home.tls / "rui.crt"),
-        "--key",
-        str(home.tls / "rui.key"),
+        "--tls",
+        str(home.tls),
     )
     program = Program(argv, ENVIRONMENT, {1: log, 2: log, _LISTENER: settings.listener})
     return _start(
