@@ -15,7 +15,7 @@ from typing import Final
 
 from casemate.errors import HostError, NotFoundError
 from casemate.formats.cms import sign_detached
-from casemate.formats.imgdb import DbVib, ImageDb
+from casemate.formats.imgdb import ImageDb
 from casemate.formats.manifest import Manifest, write_body, write_manifest
 from casemate.formats.vib import Vib, parse_vib
 from casemate.image.pki import load_signer

@@ -1,0 +1,283 @@
+"""One attestation of one host, over HTTPS: challenge, evidence, verdict.
+
+The host's certificate is not looked at: evidence proves itself, by a nonce made here, a key that
+answered a challenge made here, and the TPM maker's certificate. Whoever sits in between can only
+pass on the proof of a real TPM in that state, or break it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography import x509
+
+from casemate.calls import evidence as wire
+from casemate.calls.messages import (
+    ActivateCredential,
+    ActivationReply,
+    EvidenceReply,
+    IdentityReply,
+    Quote,
+)
+from casemate.errors import (
+    AppraisalError,
+    CasemateError,
+    FormatError,
+    HostError,
+    LimitError,
+    NotFoundError,
+    VerificationError,
+)
+from casemate.formats.manifest import Manifest, parse_manifest
+from casemate.formats.text import escape
+from casemate.formats.tpm import ENTROPY_SIZE
+from casemate.machine.facts import ComponentFact
+from casemate.policy.appraise import Appraisal, Evidence, appraise, refused
+from casemate.policy.explain import ComponentClaim
+from casemate.policy.levels import Level
+from casemate.policy.references import verify_reference
+from casemate.policy.tpmidentity import (
+    SECRET_SIZE,
+    Claim,
+    TpmIdentity,
+    check_activation,
+    check_identity,
+    load_ek_roots,
+    make_challenge,
+)
+from casemate.policy.trust import trust_from_files
+
+NONCE_SIZE = 32
+"""Bytes of a nonce: beyond guessing, within what every TPM takes."""
+
+TIMEOUT = 20.0
+"""Seconds for one whole answer; a slow hardware TPM quotes in one."""
+
+ATTEMPTS = 3
+"""Rounds where log and quote were taken at different moments."""
+
+_TIMING = frozenset({"quote-behind-log", "log-incomplete"})
+_UNPROCESSABLE = 422
+
+M = TypeVar("M", IdentityReply, ActivationReply, EvidenceReply)
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What a verifier goes by: a verified reference, its signer, and the pinned EK roots."""
+
+    reference: Manifest
+    signer: str
+    ek_roots: tuple[x509.Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """The outcome: the verdict, and the TPM that gave it where its identity was proven."""
+
+    appraisal: Appraisal
+    identity: TpmIdentity | None = None
+
+
+class RefusedError(CasemateError):
+    """The host's TPM or kernel refused a request that was well-formed."""
+
+
+def load_trusted(reference: Path, ek_roots: Path, trust: Path, now: datetime) -> Trusted:
+    """Read and verify what the verifier goes by.
+
+    Args:
+        reference: the signed reference manifest.
+        ek_roots: directory of EK issuers' certificates (``*.pem``, ``*.crt``, ``*.der``).
+        trust: directory with one folder of anchors a level; they vouch for the reference.
+        now: the present, aware.
+
+    Raises:
+        NotFoundError, FormatError, SignatureError: it cannot be read, or not be trusted.
+    """
+    store = trust_from_files(
+        (level, _read(path)) for level in Level for path in sorted((trust / level).glob("*.pem"))
+    )
+    signed = parse_manifest(_read(reference))
+    signer = verify_reference(signed, store, now)
+    files = [path for path in sorted(ek_roots.glob("*")) if path.suffix in {".pem", ".crt", ".der"}]
+    roots = load_ek_roots(map(_read, files))
+    if not roots:
+        raise NotFoundError(
+            f"{ek_roots} holds no certificate of a TPM maker",
+            code="ek-roots",
+            component=str(ek_roots),
+            remedy="Put the TPM maker's CA certificate there, or name another with --ek-roots.",
+        )
+    return Trusted(signed.manifest, signer, roots)
+
+
+class HostClient:
+    """Speaks to the attestation endpoints of one host.
+
+    Every method raises HostError (``unreachable``, ``host-refused``) where the host gave no
+    answer, and FormatError or LimitError where it gave none that can be read.
+    """
+
+    def __init__(self, host: str, port: int, *, timeout: float = TIMEOUT) -> None:
+        self._name = f"{host}:{port}"
+        self._timeout = timeout
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # see the module's first words
+        self._connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def identity(self) -> IdentityReply:
+        """Ask for the TPM's identity."""
+        return self._ask(IdentityReply, "GET", wire.IDENTITY_PATH, None)
+
+    def activate(self, request: ActivateCredential) -> ActivationReply:
+        """Send a credential challenge. Raises AppraisalError where the TPM cannot answer it."""
+        try:
+            return self._ask(ActivationReply, "POST", wire.ACTIVATE_PATH, wire.encode(request))
+        except RefusedError as error:
+            raise AppraisalError(
+                f"the TPM could not answer the challenge for its keys: {error.reason}",
+                code="activation",
+                component="TPM",
+                remedy="Ask again; if it stays so, EK and AK are not of one TPM: do not trust it.",
+            ) from error
+
+    def evidence(self, request: Quote) -> EvidenceReply:
+        """Ask for fresh evidence."""
+        return self._ask(EvidenceReply, "POST", wire.EVIDENCE_PATH, wire.encode(request))
+
+    def _ask(self, kind: type[M], method: str, path: str, body: bytes | None) -> M:
+        deadline = time.monotonic() + self._timeout
+        try:
+            self._connection.request(
+                method, path, body, {"content-type": "application/json"} if body else {}
+            )
+            response = self._connection.getresponse()
+            data = self._body(response, deadline)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise HostError(
+                f"{self._name} does not answer: {str(error) or type(error).__name__}",
+                code="unreachable",
+                component=self._name,
+                remedy="Check name and port, and that the host is up: casemate status.",
+            ) from error
+        if response.status != http.client.OK:
+            raise self._refusal(response.status, data)
+        return wire.decode(kind, data)
+
+    def _body(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while chunk := response.read1(1 << 16):
+            parts.append(chunk)
+            size += len(chunk)
+            if size > wire.BODY_LIMIT:
+                self._connection.close()
+                raise LimitError(f"an answer of more than {wire.BODY_LIMIT} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError("the answer takes too long")
+        return b"".join(parts)
+
+    def _refusal(self, status: int, data: bytes) -> CasemateError:
+        try:
+            said = json.loads(data)["error"]
+            code, reason = escape(str(said["code"]))[:64], escape(str(said["reason"]))[:512]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            code, reason = "host-refused", "no reason given"
+        kind = RefusedError if status == _UNPROCESSABLE else HostError
+        return kind(
+            f"{self._name} answered {status}: {reason}",
+            code=code,
+            component=self._name,
+            remedy="Look at the host: casemate status, and the logs in its home.",
+        )
+
+
+def attest(client: HostClient, trusted: Trusted, now: datetime) -> Attestation:
+    """Challenge a host and judge its answers.
+
+    Raises HostError where it gave none: that is no verdict.
+    """
+    identity: TpmIdentity | None = None
+    try:
+        identity = _prove_identity(client, trusted.ek_roots, now)
+        appraisal = _one_round(client, trusted.reference, identity)
+        for _ in range(ATTEMPTS - 1):
+            if not _TIMING.intersection(finding.code for finding in appraisal.findings):
+                break
+            appraisal = _one_round(client, trusted.reference, identity)
+    except (VerificationError, FormatError) as error:
+        appraisal = refused(error, "identity" if identity is None else "evidence")
+    except RefusedError as error:
+        raise HostError(
+            error.reason, code=error.code, component=error.component, remedy=error.remedy
+        ) from error
+    return Attestation(appraisal, identity)
+
+
+def attest_once(host: str, port: int, trusted: Trusted, now: datetime | None = None) -> Attestation:
+    """Attest one host over a connection of its own; raises as ``attest``."""
+    client = HostClient(host, port)
+    try:
+        return attest(client, trusted, now or datetime.now(UTC))
+    finally:
+        client.close()
+
+
+def _prove_identity(
+    client: HostClient, roots: Sequence[x509.Certificate], now: datetime
+) -> TpmIdentity:
+    reply = client.identity()
+    claim = Claim(reply.ek_certificate, reply.ek_public, reply.ak_public)
+    identity = check_identity(claim, roots, now)
+    secret = secrets.token_bytes(SECRET_SIZE)
+    challenge = make_challenge(identity, secret, secrets.token_bytes(ENTROPY_SIZE))
+    answer = client.activate(ActivateCredential(challenge.blob, challenge.encrypted_secret))
+    check_activation(answer.secret, secret)
+    return identity
+
+
+def _one_round(client: HostClient, reference: Manifest, identity: TpmIdentity) -> Appraisal:
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    reply = client.evidence(Quote(nonce, reference.algorithms, reference.indexes))
+    values: dict[str, dict[int, bytes]] = {}
+    for bank in reply.pcrs:
+        if bank.algorithm in values or len(dict(bank.values)) != len(bank.values):
+            raise FormatError("a PCR or a bank was sent twice", component="evidence")
+        values[bank.algorithm] = dict(bank.values)
+    evidence = Evidence(reply.quotes, values, reply.log, _claims(reply))
+    return appraise(evidence, reference, identity, nonce)
+
+
+def _claims(reply: EvidenceReply) -> tuple[ComponentClaim, ...]:
+    return tuple(
+        ComponentClaim(fact.file_name, fact.vib_name, fact.vib_version, fact.sha256)
+        for fact in reply.components
+        if isinstance(fact, ComponentFact)
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(
+            f"{path} cannot be read: {error.strerror}",
+            component=str(path),
+            remedy="Name the signed reference of the host's image with --reference.",
+        ) from error
