@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from casemate.cli.progress import steps
+from casemate.cli.reference import register_reference
 from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError
 from casemate.formats.descriptor import parse_descriptor
@@ -34,6 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     profile = actions.add_parser("profile", help="show the image profile of a boot bank")
     profile.add_argument("--bank", choices=("bootbank", "altbootbank"), default="bootbank")
     profile.set_defaults(func=_profile)
+    register_reference(actions)
     for action in (build, profile):
         add_common(action)
 
