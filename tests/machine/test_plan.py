@@ -144,6 +144,7 @@ def mutations():
     yield "no sandbox", without("-sandbox")
     yield "no -nodefaults", without("-nodefaults", 0)
     yield "no -no-user-config", without("-no-user-config", 0)
+    yield "a guest that does not wait", without("-S", 0)
     yield "two sandboxes", replace(made, argv=(*words, "-sandbox", "off"))
     yield "weaker sandbox", changed("-sandbox", "spawn=deny", "spawn=allow")
     yield "writable code", changed("-accel", "split-wx=on", "split-wx=off")

@@ -52,8 +52,8 @@ _RUN_SIZE: Final = 1 << 20
 # cpu.cfs_period_us and the period of cpu.max.
 _PERIOD: Final = 100_000
 _QUOTA_LEAST: Final = 1000
-# What stays allowed to be written when a VM has no disk.
-_FILE_SIZE_LEAST: Final = 1 << 20
+# Bytes: the limit of a file's size counts for the memory file of translated code too.
+_FILE_SIZE_LEAST: Final = 2 * _TB_SIZE << 20
 _AHCI_PORTS: Final = 6
 _APPEND_LIMIT: Final = 2047
 _SCSI_DEVICES: Final = {
@@ -210,6 +210,8 @@ def _channels() -> Iterator[str]:
     yield from ("-mon", "chardev=qmp,mode=control")
     yield from ("-chardev", f"socket,id=console,fd={_CONSOLE_FD},server=on,wait=off")
     yield from ("-serial", "chardev:console")
+    # The guest waits for "cont", so that nothing it prints is lost and nothing runs unwatched.
+    yield "-S"
 
 
 def _storage(disks: tuple[DiskSource, ...], extra: dict[str, str]) -> Iterator[str]:

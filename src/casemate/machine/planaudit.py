@@ -16,8 +16,8 @@ UID_BASE: Final = 0x6000_0000
 """Uids of cells lie from here on: far above those of people and of services."""
 UID_END: Final = 0x7000_0000
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-_FLAGS: Final = frozenset({"-nodefaults", "-no-user-config"})
-_REQUIRED: Final = {"-sandbox": SANDBOX, "-nodefaults": "", "-no-user-config": ""}
+_FLAGS: Final = frozenset({"-nodefaults", "-no-user-config", "-S"})
+_REQUIRED: Final = {"-sandbox": SANDBOX, "-nodefaults": "", "-no-user-config": "", "-S": ""}
 # Options by which QEMU reads further options, opens what we did not pass, or loses protection.
 _FORBIDDEN: Final = frozenset(
     {"-readconfig", "-drive", "-hda", "-cdrom", "-monitor", "-qmp", "-gdb", "-s", "-daemonize"}

@@ -12,6 +12,7 @@ import resource
 import socket
 import stat
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from typing import Final
 from casemate.errors import FormatError, HostError
 from casemate.kernel.cells.cgroups import attach_self
 from casemate.kernel.sys import mounts
-from casemate.kernel.sys.files import open_beneath
+from casemate.kernel.sys.files import open_beneath, open_directory
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.namespaces import Namespace, restrict_memfd_execution, unshare
 from casemate.kernel.sys.spawn import Child, Identity, Program, execute, spawn_detached
@@ -52,7 +53,7 @@ class Surroundings:
 
     visor_root: Path
     stage: Path
-    vm_dir: int
+    vm_dir: Path
     listeners: Mapping[str, int]
     log: int
     cgroup_directories: tuple[Path, ...]
@@ -63,9 +64,8 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
 
     Args:
         plan: What to do; refused if its audit finds anything.
-        around: ``stage`` is an empty directory on which the root is built, ``vm_dir`` a
-            descriptor of the VM's directory, ``listeners`` sockets by name, ``log`` takes stdout
-            and stderr.
+        around: ``stage`` is an empty directory on which the root is built, ``vm_dir`` the VM's
+            directory, ``listeners`` sockets by name, ``log`` takes stdout and stderr.
 
     Raises:
         HostError: A step failed; nothing of the cell stays but its cgroup, which is the caller's.
@@ -73,26 +73,18 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
     findings = audit(plan)
     if findings:
         raise HostError(findings[0].reason, code=findings[0].code, component=plan.vm)
-    opened: list[int] = []
-    try:
+    with ExitStack() as opened:
+        directory = open_directory(around.vm_dir)
+        opened.callback(os.close, directory)
         fds = {1: around.log, 2: around.log}
         fds |= {listener.fd: around.listeners[listener.name] for listener in plan.listeners}
         for passed in plan.passed:
-            opened.append(_open(around.vm_dir, passed))
-            fds[passed.fd] = opened[-1]
-        shown = {}
-        for file in plan.shown:
-            opened.append(_open_shown(around.vm_dir, file.file_name))
-            shown[file.target] = opened[-1]
-        return _launch(plan, around, fds, shown)
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+            fds[passed.fd] = _open(directory, passed)
+            opened.callback(os.close, fds[passed.fd])
+        return _launch(plan, around, fds)
 
 
-def _launch(
-    plan: CellPlan, around: Surroundings, fds: Mapping[int, int], shown: Mapping[str, int]
-) -> Child:
+def _launch(plan: CellPlan, around: Surroundings, fds: Mapping[int, int]) -> Child:
     """Fork, isolate, build the root, and run the program."""
     kinds = Namespace(0)
     for isolation in plan.isolation:
@@ -112,14 +104,14 @@ def _launch(
         restrict_memfd_execution()
         _sethostname(name)
         mounts.make_private()
-        _build_root(plan, around, shown)
+        _build_root(plan, around)
         mounts.pivot_root(around.stage)
         execute(program, report=report, identity=identity, rlimits=limits)
 
     return spawn_detached(isolate, become, what=f"the cell of VM {plan.vm}")
 
 
-def _build_root(plan: CellPlan, around: Surroundings, shown: Mapping[str, int]) -> None:
+def _build_root(plan: CellPlan, around: Surroundings) -> None:
     """Mount what the cell sees, at ``stage``: all read-only but its scratch space."""
     stage = around.stage
     mounts.bind(around.visor_root, stage, mounts.READ_ONLY_CODE)
@@ -128,9 +120,12 @@ def _build_root(plan: CellPlan, around: Surroundings, shown: Mapping[str, int]) 
     _make_devices(plan, stage / "dev")
     place = _inside(stage, plan.cwd)
     place.mkdir(mode=0o755)
-    for target, descriptor in shown.items():
-        point = _inside(stage, target)
+    # Opened here: a mount can only be made of files opened in its own namespace.
+    directory = open_directory(around.vm_dir)
+    for file in plan.shown:
+        point = _inside(stage, file.target)
         point.touch()
+        descriptor = _open_shown(directory, file.file_name)
         mounts.bind(f"/proc/self/fd/{descriptor}", point, mounts.READ_ONLY_DATA)
     mounts.restrict(_inside(stage, "/run"), mounts.READ_ONLY_DATA)
 

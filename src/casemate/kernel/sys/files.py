@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 from typing import Final
 
-from casemate.kernel.sys.libc import SYS_OPENAT2, syscall
+from casemate.kernel.sys.libc import SYS_OPENAT2, from_os_error, syscall
 
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -49,3 +50,15 @@ def open_beneath(directory: int, path: str, flags: int, *, mode: int = 0) -> int
         what=f"cannot open {path}",
         component=path,
     )
+
+
+def open_directory(path: Path) -> int:
+    """Return a descriptor of a directory, which itself may not be a symbolic link.
+
+    Raises:
+        HostError: It is missing, or something else.
+    """
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise from_os_error(f"cannot open {path}", error, component=str(path)) from error

@@ -1,0 +1,166 @@
+"""One running cell: its process, its control connection, its console, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from casemate.errors import HostError
+from casemate.kernel.cells.console import LOG_LIMIT, ConsoleLog, trim
+from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.cells.runstate import RunState
+from casemate.kernel.sys.spawn import kill, wait_gone
+from casemate.machine.plan import CONSOLE_SOCKET, QMP_SOCKET
+
+# Seconds: for QEMU to flush and quit; between tries to reach it again; between looks at its log.
+_QUIT_TIMEOUT: Final = 3.0
+_RECONNECT_PAUSE: Final = 0.5
+_LOOK_PAUSE: Final = 10.0
+_KILL_TIMEOUT: Final = 10.0
+# QEMU's run state before the first "cont".
+_WAITING: Final = "prelaunch"
+
+
+@dataclass(frozen=True, slots=True)
+class CellExit:
+    """The end of a cell. ``reason`` is ``guest-shutdown``, ``host-qmp-quit``, ... or ``killed``."""
+
+    vm: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellEvent:
+    """Something QEMU told: its name in QMP (``RESET``, ``GUEST_PANICKED``, ...) and data."""
+
+    vm: str
+    name: str
+    data: Mapping[str, object]
+
+
+class Cell:
+    """A running VM. Made by ``Cells``; ``gone`` is called once, after the process has ended."""
+
+    def __init__(
+        self,
+        state: RunState,
+        pidfd: int,
+        directory: Path,
+        logs: tuple[Path, Path],
+        *,
+        on_event: Callable[[CellEvent], None],
+    ) -> None:
+        self.state = state
+        self.ended = asyncio.Event()
+        self.exit_reason = "killed"
+        self._pidfd = pidfd
+        self._directory = directory
+        self._log, self._console_log = logs
+        self._on_event = on_event
+        self._qmp: Qmp | None = None
+        self._console: ConsoleLog | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        asyncio.get_running_loop().add_reader(pidfd, self._process_ended)
+
+    async def connect(self) -> None:
+        """Reach QEMU, let a guest that waits run, and keep the connections up until the end.
+
+        Raises:
+            HostError: QEMU ended or does not answer.
+        """
+        await self._connect()
+        qmp = await self.qmp()
+        if await qmp.status() == _WAITING:
+            await qmp.execute("cont")
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def qmp(self) -> Qmp:
+        """Return the control connection, made again where it was lost."""
+        if self._qmp is None or not self._qmp.connected:
+            await self._connect()
+        if self._qmp is None:
+            raise HostError("the cell has ended", code="cell-ended", component=self.state.vm)
+        return self._qmp
+
+    async def stop(self) -> None:
+        """End the process: QEMU is asked to write back and quit, then killed.
+
+        Raises:
+            HostError: ``cell-stuck``: even SIGKILL did not end it in time.
+        """
+        with contextlib.suppress(HostError):
+            await (await self.qmp()).execute("quit")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), _QUIT_TIMEOUT)
+        if self.ended.is_set():
+            return
+        kill(self._pidfd)
+        try:
+            await asyncio.wait_for(self.ended.wait(), _KILL_TIMEOUT)
+        except TimeoutError:
+            raise HostError(
+                f"the process {self.state.pid} does not end",
+                code="cell-stuck",
+                component=self.state.vm,
+                remedy="Look for a stuck device or file system (process in state D).",
+            ) from None
+
+    def destroy(self) -> None:
+        """End the process now, without asking; for undoing a start that failed."""
+        kill(self._pidfd)
+        wait_gone(self._pidfd, _KILL_TIMEOUT)
+
+    async def detach(self) -> None:
+        """Let go of the process, which goes on if it runs."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._console is not None:
+            if self.ended.is_set():
+                await self._console.drain()
+            await self._console.close()
+        if self._qmp is not None:
+            if self.ended.is_set():
+                await self._qmp.drain()
+            await self._qmp.close()
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+
+    async def _connect(self) -> None:
+        if self._qmp is not None:
+            await self._qmp.close()
+            self._qmp = None
+        self._qmp = await Qmp.open(self._directory / QMP_SOCKET, self._event)
+        if self._console is not None:
+            await self._console.close()
+            self._console = None
+        self._console = ConsoleLog(self._directory / CONSOLE_SOCKET, self._console_log)
+
+    async def _keep(self) -> None:
+        """Reconnect when the connection was lost, and keep the log bounded."""
+        waited = 0.0
+        while not self.ended.is_set():
+            await asyncio.sleep(_RECONNECT_PAUSE)
+            waited += _RECONNECT_PAUSE
+            if self._qmp is None or not self._qmp.connected:
+                with contextlib.suppress(HostError):
+                    await self._connect()
+            if waited >= _LOOK_PAUSE:
+                waited = 0.0
+                trim(self._log, LOG_LIMIT)
+
+    def _event(self, name: str, data: Mapping[str, object]) -> None:
+        if name == "SHUTDOWN":
+            reason = data.get("reason")
+            self.exit_reason = reason if isinstance(reason, str) else "guest-shutdown"
+        self._on_event(CellEvent(self.state.vm, name, data))
+
+    def _process_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self.ended.set()

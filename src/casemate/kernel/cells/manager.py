@@ -1,0 +1,350 @@
+"""All cells of a host: power operations, adoption after a restart, and cleaning up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from casemate.errors import (
+    ArgumentError,
+    BusyError,
+    CasemateError,
+    FormatError,
+    HostError,
+    NotFoundError,
+    PowerStateError,
+)
+from casemate.kernel.cells import channels, disks, jail, runstate
+from casemate.kernel.cells.cell import Cell, CellEvent, CellExit
+from casemate.kernel.cells.cgroups import Cgroups, Usage
+from casemate.kernel.cells.console import last_line
+from casemate.kernel.cells.probe import Accelerator
+from casemate.kernel.sys.files import open_directory
+from casemate.kernel.sys.spawn import Child, kill, wait_gone
+from casemate.machine.cellplan import CellPlan
+from casemate.machine.facts import PowerState, VmConfig
+from casemate.machine.plan import HostSide, cell_uid, plan_power_on
+from casemate.machine.power import Operation, next_state
+
+_UIDS_PER_HOME: Final = 4096
+_DIGITS: Final = 9
+# Seconds for a killed process to be gone.
+_KILL_TIMEOUT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CellState:
+    """A running cell, as others see it. ``started`` is Unix time."""
+
+    vm: str
+    pid: int
+    uid: int
+    accelerator: str
+    domain: str
+    started: float
+
+
+class Cells:
+    """The cells of one home. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        visor_root: Path,
+        cgroups: Cgroups,
+        accelerator: Accelerator,
+        on_exit: Callable[[CellExit], None],
+        *,
+        on_event: Callable[[CellEvent], None] = lambda _: None,
+        cpu_mhz: int = 1000,
+    ) -> None:
+        run_dir = run_dir.absolute()
+        self._cells_dir = run_dir / "cells"
+        self._log_dir = run_dir / "log"
+        self._visor_root = visor_root
+        self._cgroups = cgroups
+        self._accelerator = accelerator
+        self._on_exit = on_exit
+        self._on_event = on_event
+        self._cpu_mhz = cpu_mhz
+        self._slot = zlib.crc32(os.fsencode(run_dir)) & 0xFFFF
+        self._cells: dict[str, Cell] = {}
+        self._starting: dict[str, int] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        for place in (run_dir, self._cells_dir, self._log_dir):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def running(self) -> tuple[CellState, ...]:
+        """Return the running cells."""
+        return tuple(_public(cell) for cell in self._cells.values())
+
+    def console_log(self, vm: str) -> Path:
+        """Return where the console of a VM is logged."""
+        return self._log_dir / f"vm-{_checked(vm)}-console.log"
+
+    async def power_on(self, vm: str, config: VmConfig, vm_dir: Path) -> CellState:
+        """Start a VM; on failure nothing of it stays.
+
+        Args:
+            vm: Its id: up to nine digits.
+            config: What it is made of.
+            vm_dir: Its directory on the datastore.
+
+        Raises:
+            PowerStateError: It runs already.
+            BusyError: It is being started.
+            CasemateError: Whatever planning or starting found; its log says more.
+        """
+        if vm in self._cells:
+            next_state(Operation.POWER_ON, PowerState.POWERED_ON, component=config.name)
+        if _checked(vm) in self._starting:
+            raise BusyError(f"{config.name} is being powered on", component=config.name)
+        self._starting[vm] = uid = self._free_uid(vm)
+        try:
+            cell = await self._start(vm, uid, config, vm_dir)
+        finally:
+            del self._starting[vm]
+        return self._admit(cell)
+
+    async def power_off(self, vm: str) -> None:
+        """Stop a VM; returns when its process is gone and cleaned up after.
+
+        Raises:
+            PowerStateError: It does not run.
+        """
+        cell = self._running(vm, Operation.POWER_OFF)
+        watcher = self._watchers[vm]
+        await cell.stop()
+        await asyncio.shield(watcher)
+
+    async def reset(self, vm: str) -> None:
+        """Reset a VM as its reset button would; a panicked one runs again.
+
+        Raises:
+            PowerStateError: It does not run.
+        """
+        qmp = await self._running(vm, Operation.RESET).qmp()
+        await qmp.execute("system_reset")
+        if await qmp.status() != "running":
+            await qmp.execute("cont")
+
+    async def shutdown_guest(self, vm: str) -> None:
+        """Press the guest's power button (ACPI); returns once it is pressed.
+
+        Raises:
+            PowerStateError: It does not run.
+        """
+        qmp = await self._running(vm, Operation.SHUTDOWN_GUEST).qmp()
+        await qmp.execute("system_powerdown")
+
+    async def status(self, vm: str) -> str:
+        """Return QEMU's run state of a VM: ``running``, ``paused``, ``guest-panicked``, ..."""
+        return await (await self._running(vm, Operation.RESET).qmp()).status()
+
+    def usage(self, vm: str) -> Usage:
+        """Return what the cell has used.
+
+        Raises:
+            NotFoundError: It does not run.
+        """
+        if vm not in self._cells:
+            raise NotFoundError(f"VM {vm} does not run", component=vm)
+        return self._cgroups.usage(vm)
+
+    async def adopt_all(self) -> list[CellState]:
+        """Take over the cells that a former kernel started, and clean up after those that ended.
+
+        Each cell that ended meanwhile is reported to ``on_exit`` too.
+        """
+        adopted = []
+        directories = sorted(entry for entry in self._cells_dir.iterdir() if entry.is_dir())
+        for directory in directories:
+            cell = await self._adopt(directory)
+            if cell is not None:
+                adopted.append(self._admit(cell))
+        known = {directory.name for directory in directories}
+        for name in sorted(self._cgroups.names() - known):
+            self._cgroups.remove(name)
+        return adopted
+
+    async def close(self, *, stop: bool = False) -> None:
+        """Let go of all cells, which run on; with ``stop``, end them first."""
+        if stop:
+            for vm in tuple(self._cells):
+                with contextlib.suppress(PowerStateError):
+                    await self.power_off(vm)
+        for watcher in self._watchers.values():
+            watcher.cancel()
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        self._watchers.clear()
+        for cell in self._cells.values():
+            await cell.detach()
+        self._cells.clear()
+        self._cgroups.close()
+
+    def _running(self, vm: str, operation: Operation) -> Cell:
+        """Return a running cell, or raise what the table of power states says."""
+        if vm not in self._cells:
+            next_state(operation, PowerState.POWERED_OFF, component=vm)
+        return self._cells[vm]
+
+    def _free_uid(self, vm: str) -> int:
+        """Return a uid that no other cell of this home has."""
+        taken = {cell.state.uid for cell in self._cells.values()} | set(self._starting.values())
+        for number in range(int(vm), int(vm) + _UIDS_PER_HOME):
+            uid = cell_uid(self._slot, str(number))
+            if uid not in taken:
+                return uid
+        raise HostError("all identities for cells are in use", code="cell-uids", component=vm)
+
+    async def _start(self, vm: str, uid: int, config: VmConfig, vm_dir: Path) -> Cell:
+        """Carry out the power-on, each step with its undo."""
+        directory = self._cells_dir / vm
+        async with contextlib.AsyncExitStack() as undo:
+            place = open_directory(vm_dir)
+            undo.callback(os.close, place)
+            sources = disks.resolve(place, config.disks)
+            plan = plan_power_on(
+                vm, config, sources, HostSide(self._accelerator.name, self._cpu_mhz, uid)
+            )
+            shutil.rmtree(directory, ignore_errors=True)
+            (directory / "root").mkdir(mode=0o700, parents=True)
+            with contextlib.ExitStack() as failed:
+                failed.callback(shutil.rmtree, directory, ignore_errors=True)
+                self._cgroups.create(vm, plan.cgroup)
+                failed.callback(self._cgroups.remove, vm)
+                child = self._launch(plan, directory, vm_dir)
+                failed.callback(_destroy, child)
+                state = runstate.RunState(
+                    vm=vm,
+                    pid=child.pid,
+                    start_time=runstate.start_time(child.pid) or 0,
+                    boot_id=runstate.boot_id(),
+                    uid=uid,
+                    accelerator=plan.accelerator,
+                    domain=plan.domain,
+                    started=time.time(),
+                )
+                runstate.save(directory, state)
+                cell = await self._connected(state, child.pidfd)
+                failed.pop_all()
+        return cell
+
+    def _launch(self, plan: CellPlan, directory: Path, vm_dir: Path) -> Child:
+        """Open what the cell gets, start it, and close our ends."""
+        with contextlib.ExitStack() as opened:
+            listeners = {}
+            for listener in plan.listeners:
+                channel = channels.listen(directory / listener.name)
+                opened.enter_context(channel)
+                listeners[listener.name] = channel.fileno()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+            log = os.open(self._log_of(plan.vm), flags, 0o600)
+            opened.callback(os.close, log)
+            return jail.start(
+                plan,
+                jail.Surroundings(
+                    visor_root=self._visor_root,
+                    stage=directory / "root",
+                    vm_dir=vm_dir.absolute(),
+                    listeners=listeners,
+                    log=log,
+                    cgroup_directories=self._cgroups.directories(plan.vm),
+                ),
+            )
+
+    async def _connected(self, state: runstate.RunState, pidfd: int) -> Cell:
+        """Reach the QEMU of a cell; where that fails the cell is left to the caller's undo."""
+        cell = Cell(
+            state,
+            os.dup(pidfd),
+            self._cells_dir / state.vm,
+            (self._log_of(state.vm), self.console_log(state.vm)),
+            on_event=self._on_event,
+        )
+        try:
+            await cell.connect()
+        except HostError as error:
+            said = last_line(self._log_of(state.vm))
+            await cell.detach()
+            raise HostError(
+                f"QEMU does not work: {said}" if said else error.reason,
+                code="qemu-start",
+                component=state.vm,
+                remedy=f"Look at {self._log_of(state.vm)}.",
+            ) from error
+        except BaseException:
+            await cell.detach()
+            raise
+        os.close(pidfd)
+        return cell
+
+    async def _adopt(self, directory: Path) -> Cell | None:
+        """Take over one cell, or clean up after it."""
+        try:
+            state = runstate.load(directory)
+        except FormatError:
+            state = None
+        pidfd = runstate.reopen(state) if state is not None else None
+        if state is not None and pidfd is not None:
+            try:
+                return await self._connected(state, pidfd)
+            except CasemateError:
+                # A cell that cannot be controlled is stopped rather than left alone.
+                _destroy(Child(state.pid, pidfd))
+        self._clean(directory.name)
+        if state is not None:
+            self._on_exit(CellExit(state.vm, "killed"))
+        return None
+
+    def _admit(self, cell: Cell) -> CellState:
+        """Count the cell as running and watch for its end."""
+        vm = cell.state.vm
+        self._cells[vm] = cell
+        self._watchers[vm] = asyncio.create_task(self._watch(cell))
+        return _public(cell)
+
+    async def _watch(self, cell: Cell) -> None:
+        """Wait for the end of a cell, clean up, and tell."""
+        await cell.ended.wait()
+        vm = cell.state.vm
+        await cell.detach()
+        del self._cells[vm]
+        del self._watchers[vm]
+        self._clean(vm)
+        self._on_exit(CellExit(vm, cell.exit_reason))
+
+    def _clean(self, vm: str) -> None:
+        """Remove what a cell leaves behind, but its logs."""
+        self._cgroups.remove(vm)
+        shutil.rmtree(self._cells_dir / vm, ignore_errors=True)
+
+    def _log_of(self, vm: str) -> Path:
+        return self._log_dir / f"vm-{vm}.log"
+
+
+def _checked(vm: str) -> str:
+    """Return a VM's id, which names directories and groups, once it is known to be digits."""
+    if not (vm.isascii() and vm.isdigit() and len(vm) <= _DIGITS):
+        raise ArgumentError(f"{vm[:40]!r} is not the id of a VM", argument="vm")
+    return vm
+
+
+def _destroy(child: Child) -> None:
+    """Kill a process and let go of it."""
+    kill(child.pidfd)
+    wait_gone(child.pidfd, _KILL_TIMEOUT)
+    os.close(child.pidfd)
+
+
+def _public(cell: Cell) -> CellState:
+    state = cell.state
+    return CellState(state.vm, state.pid, state.uid, state.accelerator, state.domain, state.started)
