@@ -37,7 +37,7 @@ def test_the_demo_guest_boots_to_its_prompt_in_a_cell_and_shuts_down(host: TestH
     assert "Checked W+X mappings: passed" in console(host)
     status = Path(f"/proc/{vm['pid']}/status").read_text()
     uid = int(re.search(r"^Uid:\t(\d+)", status, re.MULTILINE)[1])
-    assert 64100 <= uid < 70000
+    assert uid >= 64100
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert re.search(rf"^{name}:\t0+$", status, re.MULTILINE), name
     assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from casemate.calls import messages as m
@@ -151,6 +158,8 @@ class BringUp:
         while True:
             write_states(home, plan.states)
             for finding in plan.findings:
+                if finding.code == "bank-empty":
+                    continue
                 self._console.print(
                     f"[bold red]refused[/] {finding.component}: {finding.reason}", highlight=False
                 )
@@ -286,7 +295,7 @@ def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("    {task.description:<44}"),
         BarColumn(bar_width=30),
-        TextColumn("{task.completed:>3.0f}/{task.total:.0f}"),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -313,20 +322,24 @@ def _lines(reader: int) -> Iterator[dict[str, object]]:
 
 def print_summary(console: Console, result: Result, seconds: float) -> None:
     """Print what was done: components, stages, VMs, verdict, address, first password."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2), title_justify="left")
-    for title in ("component", "VIB", "provider", "level", "PCRs", "sha256"):
-        table.add_column(title, no_wrap=title != "provider")
+    signers = list(dict.fromkeys(str(row["provider"]) for row in result.components))
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for title in ("component", "VIB", "level", "PCRs", "sha256", "provider"):
+        table.add_column(title, no_wrap=True)
     for row in result.components:
+        provider = str(row["provider"])
         table.add_row(
             str(row["file"]),
             f"{row['vib']} {row['version']}".strip(),
-            str(row["provider"]),
             str(row["level"]),
             str(row["pcr"]),
-            str(row["sha256"])[:16] + "…",
+            str(row["sha256"])[:8],
+            f"[{signers.index(provider) + 1}]" if provider else "",
         )
     console.print()
-    console.print(table)
+    console.print(table, markup=False)
+    for provider in filter(None, signers):
+        console.print(f"[{signers.index(provider) + 1}] {provider}", markup=False, style="dim")
     console.print()
     stages = "  ".join(f"{name} {taken:.2f}s" for name, taken in result.stages)
     console.print(f"[dim]{stages}  total {seconds:.1f}s[/]", highlight=False)

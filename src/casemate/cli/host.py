@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -98,7 +99,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _print_status(home: Home, *, as_json: bool) -> int:
-    if running.find(home) is None:
+    found = running.find(home)
+    if found is None:
         if as_json:
             print(
                 json.dumps(
@@ -117,7 +119,8 @@ def _print_status(home: Home, *, as_json: bool) -> int:
     with Calls(home.calls_socket) as calls:
         status = calls.ask(Status(), StatusReply)
         facts = calls.ask(Snapshot(), SnapshotReply).facts
-    vms = [fact for fact in facts if isinstance(fact, VmFact)]
+    pids = running.outside(found)
+    vms = [replace(fact, pid=pids.get(fact.pid or 0)) for fact in facts if isinstance(fact, VmFact)]
     attestation = status.tpm if status.tpm != "ok" else "provable"
     if as_json:
         print(

@@ -21,9 +21,6 @@ HOSTD_UID = 64000
 TPM_UID = 64001
 """uid and gid of the embedded TPM's process."""
 
-CELL_UIDS = range(64100, 65000)
-"""uids of cells, one each: above Debian's dynamic accounts, below nobody."""
-
 INSIDE = Path("/var/lib/casemate")
 """Where the home appears inside the visor root."""
 

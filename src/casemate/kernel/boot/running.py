@@ -67,6 +67,28 @@ def find(home: Home) -> Running | None:
     return running
 
 
+def outside(running: Running) -> dict[int, int]:
+    """Return, by pid inside the host's pid namespace, the pid that this machine knows it by."""
+    parents: dict[int, int] = {}
+    inner: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, KeyError, IndexError):
+            lines = (entry / "status").read_text().splitlines()
+            values = {name: value.split() for name, _, value in (x.partition(":") for x in lines)}
+            parents[int(entry.name)] = int(values["PPid"][0])
+            inner[int(entry.name)] = int(values["NSpid"][1])
+    return {inside: pid for pid, inside in inner.items() if running.pid in _ancestors(pid, parents)}
+
+
+def _ancestors(pid: int, parents: dict[int, int]) -> set[int]:
+    found = {pid}
+    while (pid := parents.get(pid, 0)) and pid not in found:
+        found.add(pid)
+    return found
+
+
 def end(home: Home, seconds: float) -> bool:
     """End the host: in order within ``seconds``, else by force; then remove what is left.
 
