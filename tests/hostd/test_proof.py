@@ -1,0 +1,107 @@
+"""Anyone may ask for proof: within limits, strictly decoded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from casemate.calls import evidence
+from casemate.calls.messages import ActivateCredential, EvidenceReply, IdentityReply, Quote
+from casemate.hostd.proof import CLIENT_BURST, TOTAL_BURST, RateLimit
+
+GOOD = Quote(b"n" * 32, ("sha256",), (0, 17))
+
+
+def test_identity_needs_no_login(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await host.anonymous.send("GET", evidence.IDENTITY_PATH)
+        assert reply.status == 200
+        assert evidence.decode(IdentityReply, reply.text.encode()) == host.kernel.proof.identity
+
+    play(story)
+
+
+def test_evidence_answers_the_nonce(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await host.anonymous.send("POST", evidence.EVIDENCE_PATH, evidence.encode(GOOD))
+        proof = evidence.decode(EvidenceReply, reply.text.encode())
+        assert proof.quotes == ((b"attest " + GOOD.nonce, b"signature"),)
+
+    play(story)
+
+
+def test_activation_is_passed_on(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        body = evidence.encode(ActivateCredential(b"abc", b"secret"))
+        reply = await host.anonymous.send("POST", evidence.ACTIVATE_PATH, body)
+        assert json.loads(reply.text) == {"secret": "Y2Jh"}
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{}", 400),
+        (b"[" * 10_000, 400),
+        (b" " * (evidence.REQUEST_LIMIT + 1), 413),
+        (evidence.encode(Quote(b"short", ("sha256",), (0,))), 400),
+        (evidence.encode(Quote(b"n" * 65, ("sha256",), (0,))), 400),
+        (evidence.encode(Quote(b"n" * 32, ("md5",), (0,))), 400),
+        (evidence.encode(Quote(b"n" * 32, (), (0,))), 400),
+        (evidence.encode(Quote(b"n" * 32, ("sha256",), (24,))), 400),
+        (evidence.encode(Quote(b"n" * 32, ("sha256",), ())), 400),
+    ],
+)
+def test_bad_requests_never_reach_the_tpm(
+    body: bytes, status: int, play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        before = len(host.kernel.asked)
+        reply = await host.anonymous.send("POST", evidence.EVIDENCE_PATH, body)
+        assert reply.status == status
+        assert "error" in json.loads(reply.text)
+        assert len(host.kernel.asked) == before
+
+    play(story)
+
+
+@pytest.mark.parametrize("path", ["/attestation/v1/secret", "/attestation/", "/attestation/v2/x"])
+def test_other_paths_do_not_exist(path: str, play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        assert (await host.anonymous.send("GET", path)).status == 404
+
+    play(story)
+
+
+def test_who_asks_too_often_has_to_wait(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        codes = [
+            (await host.anonymous.send("GET", evidence.IDENTITY_PATH)).status
+            for _ in range(int(CLIENT_BURST) + 3)
+        ]
+        assert codes[0] == 200
+        assert codes[-1] == 429
+        host.anonymous.peer = "192.0.2.77"
+        assert (await host.anonymous.send("GET", evidence.IDENTITY_PATH)).status == 200
+
+    play(story)
+
+
+def test_many_clients_together_are_bounded_too() -> None:
+    limit = RateLimit(lambda: 0.0)
+    admitted = sum(limit.admit(f"client {number}") for number in range(1000))
+    assert admitted == int(TOTAL_BURST)
+
+
+def test_waiting_helps() -> None:
+    now = [0.0]
+    limit = RateLimit(lambda: now[0])
+    while limit.admit("x"):
+        pass
+    now[0] += 1.5
+    assert limit.admit("x")
+    assert not limit.admit("x")

@@ -1,0 +1,413 @@
+"""PropertyCollector: selection, paging, filters, versions, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from casemate.machine.facts import PowerState, VmFact
+from casemate.testing.fakekernel import FakeKernel, fake_vm
+from casemate.testing.soapclient import Reply
+from casemate.vim25.values import MoRef
+
+COLLECTOR = MoRef("PropertyCollector", "ha-property-collector")
+VIEWS = MoRef("ViewManager", "ViewManager")
+
+CHILDREN = (
+    '<selectSet xsi:type="TraversalSpec"><name>kids</name><type>Folder</type>'
+    "<path>childEntity</path><skip>false</skip><selectSet><name>kids</name></selectSet>"
+    "<selectSet><name>folders</name></selectSet></selectSet>"
+    '<selectSet xsi:type="TraversalSpec"><name>folders</name><type>Datacenter</type>'
+    "<path>vmFolder</path><skip>false</skip><selectSet><name>kids</name></selectSet></selectSet>"
+)
+
+
+def prop_set(kind: str, *paths: str, every: bool = False) -> str:
+    inner = "<all>true</all>" if every else "".join(f"<pathSet>{p}</pathSet>" for p in paths)
+    return f"<propSet><type>{kind}</type>{inner}</propSet>"
+
+
+def object_set(ref: MoRef, select: str = "", *, skip: bool = False) -> str:
+    skipped = "<skip>true</skip>" if skip else ""
+    return f'<objectSet><obj type="{ref.type}">{ref.value}</obj>{skipped}{select}</objectSet>'
+
+
+def vm(number: int) -> MoRef:
+    return MoRef("VirtualMachine", str(number))
+
+
+def names(reply: Reply) -> list[str]:
+    assert reply.status == 200, reply.text
+    return re.findall(r'<obj type="\w+">([^<]*)</obj>', reply.text)
+
+
+async def retrieve(client, *parts: str) -> Reply:
+    return await client.call(
+        "RetrieveProperties", COLLECTOR, f"<specSet>{''.join(parts)}</specSet>"
+    )
+
+
+ROOT = MoRef("Folder", "ha-folder-root")
+
+
+def test_traversal_walks_by_names_and_matches_subclasses(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await retrieve(
+            host.root, prop_set("ManagedEntity", "name"), object_set(ROOT, CHILDREN)
+        )
+        assert names(reply) == ["ha-folder-root", "ha-datacenter", "ha-folder-vm", "1", "2"]
+
+    play(story)
+
+
+def test_skipped_objects_are_walked_but_not_reported(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await retrieve(
+            host.root, prop_set("Folder", "name"), object_set(ROOT, CHILDREN, skip=True)
+        )
+        assert names(reply) == ["ha-folder-vm"]
+
+    play(story)
+
+
+def test_several_property_sets_of_one_object_merge(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await retrieve(
+            host.root,
+            prop_set("ManagedEntity", "name"),
+            prop_set("VirtualMachine", "runtime.powerState", "name"),
+            object_set(vm(1)),
+        )
+        assert reply.text.count("<propSet>") == 2
+
+    play(story)
+
+
+def test_a_traversal_that_goes_in_circles_ends(play: Callable[..., None]) -> None:
+    circle = (
+        '<selectSet xsi:type="TraversalSpec"><name>up</name><type>ManagedEntity</type><path>parent'
+        "</path><selectSet><name>up</name></selectSet><selectSet><name>down</name></selectSet>"
+        '</selectSet><selectSet xsi:type="TraversalSpec"><name>down</name><type>Folder</type>'
+        "<path>childEntity</path><selectSet><name>up</name></selectSet></selectSet>"
+    )
+
+    async def story(host) -> None:
+        reply = await retrieve(
+            host.root, prop_set("ManagedEntity", "name"), object_set(vm(1), circle)
+        )
+        assert len(names(reply)) == len(set(names(reply))) == 5
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("parts", "fault"),
+    [
+        ((prop_set("Nope", "name"), object_set(ROOT)), "InvalidArgument"),
+        ((prop_set("AboutInfo", "name"), object_set(ROOT)), "InvalidArgument"),
+        ((prop_set("Folder", "nope"), object_set(ROOT)), "InvalidProperty"),
+        ((prop_set("Folder", "name..x"), object_set(ROOT)), "InvalidProperty"),
+        ((prop_set("Folder"), object_set(MoRef("Folder", "x"))), "ManagedObjectNotFound"),
+        (
+            (prop_set("Folder"), object_set(ROOT, "<selectSet><name>nope</name></selectSet>")),
+            "InvalidArgument",
+        ),
+        (
+            (
+                prop_set("Folder"),
+                object_set(
+                    ROOT,
+                    '<selectSet xsi:type="TraversalSpec"><type>Folder</type><path>nope</path>'
+                    "</selectSet>",
+                ),
+            ),
+            "InvalidProperty",
+        ),
+    ],
+)
+def test_senseless_selections_are_refused(
+    parts: tuple[str, ...], fault: str, play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        assert (await retrieve(host.root, *parts)).fault == fault
+
+    play(story)
+
+
+def test_nobody_can_walk_the_inventory_without_a_session(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await retrieve(host.anonymous, prop_set("Folder", "name"), object_set(ROOT))
+        assert reply.fault == "NotAuthenticated"
+
+    play(story)
+
+
+def test_unreadable_properties_are_missing_not_fatal(play: Callable[..., None]) -> None:
+    manager = MoRef("SessionManager", "ha-sessionmgr")
+
+    async def story(host) -> None:
+        parts = (prop_set("SessionManager", "defaultLocale", "sessionList"), object_set(manager))
+        reply = await retrieve(host.anonymous, *parts)
+        assert "<name>defaultLocale</name>" in reply.text
+        assert "<missingSet><path>sessionList</path>" in reply.text
+        assert 'xsi:type="NotAuthenticated"' in reply.text
+        reply = await retrieve(host.reader, *parts)
+        assert 'xsi:type="NoPermission"' in reply.text
+        reply = await retrieve(host.root, *parts)
+        assert "missingSet" not in reply.text
+
+    play(story)
+
+
+def test_paths_into_keyed_arrays_are_answered_under_their_own_name(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        path = "config.hardware.device[2000].capacityInKB"
+        reply = await retrieve(host.root, prop_set("VirtualMachine", path), object_set(vm(1)))
+        assert f'<name>{path}</name><val xsi:type="xsd:long">4194304</val>' in reply.text
+
+    play(story)
+
+
+def test_pages_follow_each_other_until_the_end(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        spec = (
+            f"<specSet>{prop_set('ManagedEntity', 'name')}{object_set(ROOT, CHILDREN)}</specSet>"
+            "<options><maxObjects>4</maxObjects></options>"
+        )
+        first = await host.root.call("RetrievePropertiesEx", COLLECTOR, spec)
+        token = re.search(r"<token>(\d+)</token>", first.text)[1]
+        rest = await host.root.call(
+            "ContinueRetrievePropertiesEx", COLLECTOR, f"<token>{token}</token>"
+        )
+        assert len(names(first)) == 4
+        assert names(rest) == ["2"]
+        assert "<token>" not in rest.text
+        again = await host.root.call(
+            "ContinueRetrievePropertiesEx", COLLECTOR, f"<token>{token}</token>"
+        )
+        assert again.fault == "InvalidArgument"
+
+    play(story)
+
+
+def test_nothing_selected_is_no_value_at_all(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        spec = f"<specSet>{prop_set('HostSystem', 'name')}{object_set(ROOT)}</specSet><options/>"
+        reply = await host.root.call("RetrievePropertiesEx", COLLECTOR, spec)
+        assert '<RetrievePropertiesExResponse xmlns="urn:vim25"></Retrieve' in reply.text
+
+    play(story)
+
+
+async def filter_on(client, *parts: str) -> str:
+    spec = f"<spec>{''.join(parts)}</spec><partialUpdates>false</partialUpdates>"
+    reply = await client.call("CreateFilter", COLLECTOR, spec)
+    assert reply.status == 200, reply.text
+    return re.search(r'type="PropertyFilter">([^<]*)<', reply.text)[1]
+
+
+async def wait(client, version: str = "", options: str = "") -> Reply:
+    inner = f"<version>{version}</version><options>{options}</options>"
+    return await client.call("WaitForUpdatesEx", COLLECTOR, inner)
+
+
+def version_of(reply: Reply) -> str:
+    return re.search(r"<version>(\d+)</version>", reply.text)[1]
+
+
+NOW = "<maxWaitSeconds>0</maxWaitSeconds>"
+STATE = ("VirtualMachine", "runtime.powerState")
+
+
+def test_first_answer_is_the_whole_state_then_only_changes(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        await filter_on(host.root, prop_set(*STATE), object_set(vm(1)), object_set(vm(2)))
+        first = await wait(host.root)
+        assert first.text.count("<kind>enter</kind>") == 2
+        again = await wait(host.root, version_of(first), NOW)
+        assert "returnval" not in again.text
+        task = asyncio.ensure_future(wait(host.root, version_of(first)))
+        await asyncio.sleep(0.02)
+        assert not task.done()
+        host.kernel.state(replace(fake_vm(1), power=PowerState.POWERED_ON))
+        changed = await task
+        assert names(changed) == ["1"]
+        assert changed.text.count("<changeSet>") == 1
+        assert ">poweredOn</val>" in changed.text
+
+    play(story)
+
+
+def test_a_change_of_other_properties_wakes_nobody(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        await filter_on(host.root, prop_set(*STATE), object_set(vm(1)))
+        first = await wait(host.root)
+        host.kernel.state(replace(fake_vm(1), cpu_usage_mhz=5))
+        await asyncio.sleep(0.02)
+        assert "returnval" not in (await wait(host.root, version_of(first), NOW)).text
+
+    play(story)
+
+
+def test_objects_enter_and_leave_a_view(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        made = await host.root.call(
+            "CreateContainerView",
+            VIEWS,
+            '<container type="Folder">ha-folder-root</container><type>VirtualMachine</type>'
+            "<recursive>true</recursive>",
+        )
+        view = MoRef("ContainerView", re.search(r">(session\[[^<]*)<", made.text)[1])
+        select = (
+            '<selectSet xsi:type="TraversalSpec"><type>ContainerView</type><path>view</path>'
+            "<skip>false</skip></selectSet>"
+        )
+        await filter_on(
+            host.root, prop_set("VirtualMachine", "name"), object_set(view, select, skip=True)
+        )
+        first = await wait(host.root)
+        assert names(first) == ["1", "2"]
+        host.kernel.state(fake_vm(3))
+        host.kernel.retract(VmFact, "1")
+        second = await wait(host.root, version_of(first))
+        third = await wait(host.root, version_of(second), NOW)
+        both = second.text + third.text
+        assert '<kind>enter</kind><obj type="VirtualMachine">3</obj>' in both
+        assert '<kind>leave</kind><obj type="VirtualMachine">1</obj>' in both
+
+    play(story)
+
+
+def test_many_updates_come_in_parts(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        await filter_on(
+            host.root, prop_set("VirtualMachine", "name"), *map(object_set, map(vm, range(1, 6)))
+        )
+        seen: list[str] = []
+        version = ""
+        for _ in range(3):
+            reply = await wait(host.root, version, "<maxObjectUpdates>2</maxObjectUpdates>" + NOW)
+            if "returnval" not in reply.text:
+                break
+            version = version_of(reply)
+            seen += names(reply)
+        assert seen == ["1", "2", "3", "4", "5"]
+
+    play(story, FakeKernel(vms=5))
+
+
+def test_an_old_version_is_refused(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        await filter_on(host.root, prop_set(*STATE), object_set(vm(1)))
+        await wait(host.root)
+        assert (await wait(host.root, "77")).fault == "InvalidCollectorVersion"
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["<maxWaitSeconds>-1</maxWaitSeconds>", "<maxObjectUpdates>0</maxObjectUpdates>"],
+)
+def test_impossible_waits_are_refused(options: str, play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        assert (await wait(host.root, "", options)).fault == "InvalidArgument"
+
+    play(story)
+
+
+def test_a_wait_can_be_cancelled(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        waiting = asyncio.ensure_future(wait(host.root))
+        await asyncio.sleep(0.02)
+        await host.root.call("CancelWaitForUpdates", COLLECTOR)
+        assert (await waiting).fault == "RequestCanceled"
+
+    play(story)
+
+
+def test_a_filter_made_during_a_wait_is_seen(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        waiting = asyncio.ensure_future(wait(host.root))
+        await asyncio.sleep(0.02)
+        await filter_on(host.root, prop_set(*STATE), object_set(vm(1)))
+        assert names(await waiting) == ["1"]
+
+    play(story)
+
+
+def test_a_destroyed_filter_is_silent(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        key = await filter_on(host.root, prop_set(*STATE), object_set(vm(1)))
+        await host.root.call("DestroyPropertyFilter", MoRef("PropertyFilter", key))
+        assert "returnval" not in (await wait(host.root, "", NOW)).text
+
+    play(story)
+
+
+def test_filters_of_other_sessions_do_not_exist(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        key = await filter_on(host.root, prop_set(*STATE), object_set(vm(1)))
+        ref = MoRef("PropertyFilter", key)
+        reply = await host.reader.call("DestroyPropertyFilter", ref)
+        assert reply.fault == "ManagedObjectNotFound"
+
+    play(story)
+
+
+def test_list_views_answer_what_does_not_exist(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        made = await host.root.call("CreateListView", VIEWS)
+        view = MoRef("ListView", re.search(r">(session\[[^<]*)<", made.text)[1])
+        added = await host.root.call(
+            "ModifyListView",
+            view,
+            '<add type="VirtualMachine">1</add><add type="VirtualMachine">99</add>',
+        )
+        assert ">99<" in added.text
+        got = await host.root.call("Fetch", view, "<prop>view</prop>")
+        assert ">1<" in got.text
+        assert ">99<" not in got.text
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("method", "inner", "expected"),
+    [
+        ("FindByInventoryPath", "<inventoryPath>ha-datacenter/vm/vm2</inventoryPath>", "2"),
+        (
+            "FindByInventoryPath",
+            "<inventoryPath>/ha-datacenter/vm/</inventoryPath>",
+            "ha-folder-vm",
+        ),
+        ("FindByInventoryPath", "<inventoryPath>ha-datacenter/vm/nope/x</inventoryPath>", ""),
+        ("FindByUuid", f"<uuid>{fake_vm(2).config.uuid.upper()}</uuid><vmSearch>1</vmSearch>", "2"),
+        ("FindByUuid", "<uuid>x</uuid><vmSearch>true</vmSearch>", ""),
+        (
+            "FindByDatastorePath",
+            (
+                '<datacenter type="Datacenter">ha-datacenter</datacenter>'
+                "<path>[datastore1] vm1/vm1.vmx</path>"
+            ),
+            "1",
+        ),
+        ("FindChild", '<entity type="Folder">ha-folder-vm</entity><name>vm1</name>', "1"),
+        ("FindByDnsName", "<dnsName>fake.example</dnsName><vmSearch>0</vmSearch>", "ha-host"),
+        ("FindByIp", "<ip>192.0.2.1</ip><vmSearch>0</vmSearch>", ""),
+    ],
+)
+def test_search_finds(method: str, inner: str, expected: str, play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await host.root.call(method, MoRef("SearchIndex", "ha-searchindex"), inner)
+        found = re.search(r"<returnval[^>]*>([^<]*)</returnval>", reply.text)
+        assert reply.status == 200
+        assert (found[1] if found else "") == expected
+
+    play(story)
