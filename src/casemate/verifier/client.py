@@ -191,6 +191,7 @@ class HostClient:
                 raise LimitError(f"an answer of more than {wire.BODY_LIMIT} bytes")
             if time.monotonic() > deadline:
                 raise TimeoutError("the answer takes too long")
+        response.close()  # read1 leaves that open, and the connection busy
         return b"".join(parts)
 
     def _refusal(self, status: int, data: bytes) -> CasemateError:
