@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError, CasemateError, Finding
@@ -21,7 +23,9 @@ from casemate.verifier import client
 from casemate.verifier.client import Attestation, HostClient, Trusted, load_trusted
 
 DEFAULT_PORT = 443
+HIGHEST_PORT = 0xFFFF
 STATUS = {Verdict.TRUSTED: 0, Verdict.UNTRUSTED: 1, Verdict.UNDECIDED: 2}
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _COLOURS = {Verdict.TRUSTED: "green", Verdict.UNTRUSTED: "red", Verdict.UNDECIDED: "yellow"}
 
 
@@ -145,8 +149,8 @@ def split_address(text: str) -> tuple[str, int]:
     else:
         host, separator, port = text.partition(":")
         good = True
-    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0  # noqa: PLR2004 (65535)
-    if not good or not host or (separator and not 0 < number <= 0xFFFF):
+    number = int(port) if _PORT.fullmatch(port) else 0
+    if not good or not host or (separator and not 0 < number <= HIGHEST_PORT):
         raise ArgumentError(f"{text!r} is not HOST or HOST:PORT", argument="host", component="host")
     return host, number or DEFAULT_PORT
 
@@ -188,20 +192,20 @@ def _component_table(rows: tuple[ComponentResult, ...]) -> Table:
         ref = row.component
         style = "green" if row.status == GOOD else "red"
         digest = row.found or row.expected or b""
-        table.add_row(
+        cells = (
             ref.file_name,
             ref.vib_name,
             ref.vib_version,
             ref.level,
             " ".join(map(str, row.pcrs)),
             digest.hex()[:16],
-            f"[{style}]{row.status}[/]",
         )
+        table.add_row(*map(Text, cells), Text(row.status, style=style))
     return table
 
 
 def _print_finding(console: Console, finding: Finding, style: str) -> None:
-    console.print(f"[{style}]{finding.code}[/]", end=" ")
+    console.print(Text(finding.code, style=style), end=" ")
     console.print(
         f"{escape(finding.component)}: {escape(finding.reason)}", markup=False, soft_wrap=True
     )
