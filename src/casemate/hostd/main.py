@@ -74,6 +74,11 @@ def make_server(app: Starlette, context: ssl.SSLContext) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
+def no_delay(listener: socket.socket) -> None:
+    """Send answers at once: connections inherit it, whoever made the listening socket."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hostd", description="The vSphere API of this host.")
     parser.add_argument("--socket-fd", type=int, required=True, help="listening TCP socket")
@@ -90,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     context = tls_context(certificate, arguments.tls / "rui.key")
     with socket.socket(fileno=arguments.socket_fd) as listener:
         listener.setblocking(False)
+        no_delay(listener)
         app = make_app(
             SocketLink(arguments.calls),
             clock=lambda: datetime.now(UTC),

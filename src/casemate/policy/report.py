@@ -6,6 +6,7 @@ A verifier judges the quote and the raw log, and compares this view with them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,10 @@ METHODS: Mapping[str, str] = {
 
 PREBOOT = "TPM_EVENT_LOG_PREBOOT"
 """The component name of events from before the visor, as ESXi shows them."""
+
+
+VISOR_PCRS = (*range(11, 15), *range(17, 23))
+"""The PCRs that belong to the visor's own layouts: what is in them has to be in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,9 @@ def attestation_report(
     extending = [event for event in parsed.events if event.type != EV_NO_ACTION]
     shown = [event for event in extending if event.digest(bank) is not None]
     replayed = eventlog.replay_events(extending, (bank,))[bank]
-    explained = all(values.get(index) == value for index, value in replayed.items())
+    explained = all(values.get(index) == value for index, value in replayed.items()) and all(
+        index in replayed or _untouched(values.get(index, b"")) for index in VISOR_PCRS
+    )
     whole = len(shown) == len(extending) <= EVENT_LIMIT
     return Obj(
         "HostTpmAttestationReport",
@@ -86,6 +93,11 @@ def attestation_report(
         tpmEvents=tuple(_entry(event, bank, origins) for event in shown[:EVENT_LIMIT]),
         tpmLogReliable=complete and whole and explained,
     )
+
+
+def _untouched(value: bytes) -> bool:
+    """Tell whether a PCR has its value after a reset: zeros, or ones where no launch happened."""
+    return not value.strip(b"\0") or not value.strip(b"\xff")
 
 
 def _entry(event: Event, bank: str, origins: Mapping[str, Origin]) -> Obj:
@@ -142,9 +154,19 @@ def _component(name: str, origins: Mapping[str, Origin]) -> Obj:
 
 
 def _text(data: bytes) -> str:
-    """Return measured bytes as text; what is no text (a certificate) as hexadecimal digits."""
+    """Return measured bytes as text; a certificate, also behind a text and NUL, as its SHA-256."""
+    head, nul, rest = data.partition(b"\0")
+    shown = _printable(head)
+    if shown is None:
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if nul and rest:
+        return f"{shown} sha256:{hashlib.sha256(rest).hexdigest()}"
+    return shown
+
+
+def _printable(data: bytes) -> str | None:
     try:
-        text = data.removesuffix(b"\0").decode()
+        text = data.decode()
     except UnicodeDecodeError:
-        return data.hex()
-    return text if text.isprintable() else data.hex()
+        return None
+    return text if text.isprintable() else None

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from casemate.hostd.app import make_app
-from casemate.hostd.main import endpoint_of, make_server, tls_context
+from casemate.hostd.main import endpoint_of, make_server, no_delay, tls_context
 from casemate.testing.fakekernel import FakeKernel
 
 START_SECONDS = 10.0
@@ -91,6 +91,7 @@ class HostSimulator:
             tempfile.TemporaryDirectory() as directory,
             socket.create_server(("127.0.0.1", 0)) as listener,
         ):
+            no_delay(listener)
             cert_path, key_path = write_certificate(Path(directory))
             self.certificate = cert_path.read_bytes()
             self.port = int(listener.getsockname()[1])
