@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 
 from casemate.errors import AppraisalError, Finding, FormatError
+from casemate.formats.certificates import load_certificate
 from casemate.formats.tpm import (
     Credential,
     Public,
@@ -63,13 +64,12 @@ def load_ek_roots(files: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
     roots: list[x509.Certificate] = []
     for data in files:
         try:
-            if data.startswith(b"\x30"):
-                roots.append(x509.load_der_x509_certificate(data))
-            else:
-                roots += x509.load_pem_x509_certificates(data)
-        except ValueError as error:
+            pems = [] if data.startswith(b"\x30") else x509.load_pem_x509_certificates(data)
+            ders = [pem.public_bytes(serialization.Encoding.DER) for pem in pems] or [data]
+            roots += map(load_certificate, ders)
+        except (ValueError, FormatError) as error:
             raise FormatError(
-                f"a pinned EK root is no certificate: {error}",
+                f"a pinned EK root is no certificate that can be used: {error}",
                 code="ek-roots",
                 component="EK roots",
                 remedy="Put only certificates of TPM makers into that directory.",
@@ -137,15 +137,7 @@ def _load(data: bytes) -> x509.Certificate:
         )
     if len(data) > CERTIFICATE_LIMIT:
         raise FormatError(f"an EK certificate of {len(data)} bytes", component=COMPONENT)
-    try:
-        certificate = x509.load_der_x509_certificate(data)
-        certificate.public_key()
-        list(certificate.extensions)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise FormatError(
-            f"the EK certificate cannot be read: {error}", component=COMPONENT
-        ) from error
-    return certificate
+    return load_certificate(data, component=COMPONENT)
 
 
 def _check_profile(certificate: x509.Certificate) -> None:
