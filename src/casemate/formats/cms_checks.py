@@ -16,8 +16,9 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from casemate.errors import SignatureError
+from casemate.errors import FormatError, SignatureError
 from casemate.formats import cms_asn1 as shapes
+from casemate.formats.certificates import load_certificate
 
 MAX_SIGNATURE: Final = 1 << 20
 """Bytes of a signature file; real ones are about 4 KiB, long chains included."""
@@ -95,13 +96,9 @@ class Check:
                 "signature-malformed", f"It embeds more than {MAX_CERTIFICATES} certificates."
             )
         try:
-            return tuple(
-                x509.load_der_x509_certificate(asn1.encode_der(element)) for element in elements
-            )
-        except ValueError as error:
-            raise self.error(
-                "signature-malformed", f"It embeds a certificate that cannot be read ({error})."
-            ) from error
+            return tuple(load_certificate(asn1.encode_der(element)) for element in elements)
+        except FormatError as error:
+            raise self.error("signature-malformed", error.reason) from error
 
     def find_signer(
         self, signer: shapes.SignerInfo, candidates: Sequence[x509.Certificate]

@@ -23,6 +23,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from casemate.errors import AcceptanceError, CasemateError, FormatError, SignatureError
+from casemate.formats.certificates import load_certificate
 from casemate.formats.cms import Signed
 from casemate.formats.cms_checks import MIN_RSA_BITS
 from casemate.policy.levels import Level
@@ -34,6 +35,7 @@ MAX_DEPTH: Final = 4
 CLOCK_SKEW: Final = timedelta(minutes=10)
 """How far a signer's clock may be ahead of ours."""
 
+_DER: Final = serialization.Encoding.DER
 _WEAK_DIGESTS: Final = ("md5", "sha1", "sha224")
 
 
@@ -47,7 +49,7 @@ class Anchor:
     @property
     def der(self) -> bytes:
         """The certificate's DER bytes."""
-        return self.certificate.public_bytes(serialization.Encoding.DER)
+        return self.certificate.public_bytes(_DER)
 
     @property
     def subject(self) -> str:
@@ -121,14 +123,14 @@ def verify_signer(
             return found
         other = next((a for a in store.anchors if a.certificate == signed.certificate), None)
         other = other or _find_path(signed, store.anchors, moment)
+        if other is None:
+            raise _explain(signed, store, moment, component)
     except ValueError as error:
         raise SignatureError(
             f"A certificate of the signature cannot be read: {error}.",
             code="signature-malformed",
             component=component,
         ) from error
-    if other is None:
-        raise _explain(signed, store, moment, component)
     given = ", ".join(one.value for one in Level if one in other.levels)
     raise AcceptanceError(
         f"It claims the acceptance level {level}, but its signer "
@@ -142,16 +144,17 @@ def verify_signer(
 def _load(level: Level, data: bytes) -> list[x509.Certificate]:
     problem = "holds no certificate"
     try:
-        certificates = (
-            [x509.load_der_x509_certificate(data)]
+        encoded = (
+            [data]
             if data.startswith(b"\x30")
-            else x509.load_pem_x509_certificates(data)
+            else [one.public_bytes(_DER) for one in x509.load_pem_x509_certificates(data)]
         )
+        certificates = [load_certificate(one) for one in encoded]
         weak = next((one for one in certificates if _weak_key(one)), None)
         if weak is None:
             return certificates
         problem = f"holds a certificate with a weak key ({subject_of(weak)})"
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, FormatError) as error:
         problem = f"{problem} that can be used ({error})"
     raise FormatError(
         f"A trust anchor for the level {level} {problem}.",
@@ -264,7 +267,7 @@ def _weak_key(certificate: x509.Certificate) -> bool:
 def _weak_digest(certificate: x509.Certificate) -> bool:
     try:
         digest = certificate.signature_hash_algorithm
-    except UnsupportedAlgorithm:
+    except (UnsupportedAlgorithm, ValueError):
         return True
     return isinstance(digest, hashes.HashAlgorithm) and digest.name in _WEAK_DIGESTS
 
