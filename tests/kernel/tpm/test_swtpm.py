@@ -229,8 +229,12 @@ def test_a_killed_tpm_is_told_from_a_refusing_one(home: Home) -> None:
     with Tpm.embedded(process.path) as device:
         device.ak()
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(TpmError):
+        with pytest.raises(TpmError) as caught:
             device.quote(b"n", "sha256", [0])
+        assert caught.value.code == "tpm-gone"
+        with pytest.raises(TpmError) as caught:
+            device.extend(14, {"sha256": bytes(32)})
+        assert caught.value.code == "tpm-gone"
     with pytest.raises(TpmError) as caught:
         Tpm.embedded(process.path)
     assert caught.value.code == "tpm-gone"

@@ -55,6 +55,8 @@ authorisation, and after a few of them the TPM would refuse to quote.
 """
 
 _FIRMWARE_VERSION = 0x10B  # TPM_PT_FIRMWARE_VERSION_1; the second half follows
+_LAYER_MASK = 0xFF0000
+_TCTI_LAYER = 0x0A0000  # the TSS's code for errors of the transport: TSS2_TCTI_RC_LAYER
 _NO_SUCH_HANDLE = 0x18B
 _ALREADY_STARTED = 0x100
 _SENTENCES: Mapping[int, tuple[str, str, str]] = {
@@ -350,6 +352,8 @@ class Tpm:
 def _told(error: Any, kind: str) -> TpmError:  # noqa: ANN401 (the binding has no types)
     code = int(error.rc)
     bare = int(error.error) if code & 0x80 else code
+    if code & _LAYER_MASK == _TCTI_LAYER:
+        return TpmError(f"the TPM does not answer: {error}", code="tpm-gone", component=kind)
     for key in (code, bare):
         if key in _SENTENCES:
             name, sentence, remedy = _SENTENCES[key]
