@@ -172,6 +172,13 @@ def open_files(pid: int) -> set[str]:
     return {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
 
 
+def processes_of(group: Path) -> list[str]:
+    try:
+        return (group / "cgroup.procs").read_text().split()
+    except FileNotFoundError:
+        return []
+
+
 def alive(pid: int) -> bool:
     try:
         return status(pid)["State"][0] not in "ZX"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,17 @@ from casemate.kernel.cells.cell import CellExit
 from casemate.machine.facts import DiskSpec
 from casemate.machine.planaudit import UID_BASE, UID_END
 
-from .conftest import alive, bystander, end, lines_of, namespaces, open_files, status, until
+from .conftest import (
+    alive,
+    bystander,
+    end,
+    lines_of,
+    namespaces,
+    open_files,
+    processes_of,
+    status,
+    until,
+)
 
 pytestmark = pytest.mark.host
 CONFINED = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -178,6 +189,33 @@ def test_cells_outlive_a_killed_manager_and_are_adopted(bench, run):
             await cells.reset("7")
             await cells.power_off("7")
             assert not alive(adopted.pid)
+        assert bench.leftovers() == []
+
+    run(second_life())
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.004, 0.01, 0.02, 0.03, 0.05, 0.08])
+def test_a_manager_killed_while_starting_leaves_nothing_that_is_not_adopted(bench, run, delay):
+    pid = os.fork()
+    if pid == 0:
+
+        async def first_life():
+            manager = await bench.cells().__aenter__()
+            await manager.power_on("7", bench.config(), bench.vm_dir)
+            await asyncio.sleep(60)
+
+        asyncio.run(first_life())
+    time.sleep(0.02 + delay)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+    async def second_life():
+        async with bench.cells() as cells:
+            adopted = await cells.adopt_all()
+            held = {int(p) for d in bench.cgroups.directories("7") for p in processes_of(d)}
+            assert held == {state.pid for state in adopted}
+            if not adopted:
+                await cells.power_on("7", bench.config(), bench.vm_dir)
         assert bench.leftovers() == []
 
     run(second_life())

@@ -23,6 +23,7 @@ from casemate.kernel.sys import mounts
 from casemate.kernel.sys.files import open_beneath, open_directory
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.namespaces import Namespace, restrict_memfd_execution, unshare
+from casemate.kernel.sys.process import die_with_parent
 from casemate.kernel.sys.spawn import Child, Identity, Program, execute, spawn_detached
 from casemate.machine.cellplan import CellPlan, Isolation, Limit, PassedFile
 from casemate.machine.planaudit import audit
@@ -96,6 +97,8 @@ def _launch(plan: CellPlan, around: Surroundings, fds: Mapping[int, int]) -> Chi
     name = f"vm-{plan.vm}".encode()
 
     def isolate() -> None:
+        # A start that nobody waits for any more must not come true.
+        die_with_parent()
         os.setsid()
         attach_self(around.cgroup_directories)
         unshare(kinds)

@@ -52,12 +52,13 @@ def start_time(pid: int) -> int | None:
 
 
 def save(directory: Path, state: RunState) -> None:
-    """Write the state; a crash leaves the whole file or none."""
+    """Write the state, wholly or not at all.
+
+    A crash of the kernel's process is what it must survive; one of the machine ends the cell too,
+    so the disk is not waited for.
+    """
     draft = directory / (_FILE + ".new")
-    with draft.open("w") as stream:
-        json.dump(asdict(state), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+    draft.write_text(json.dumps(asdict(state)))
     draft.replace(directory / _FILE)
 
 
