@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ class TestHost:
         path = self.bank / "imgdb.tgz"
         db = parse_imgdb(path.read_bytes())
         vibs = tuple(change(v) if v.descriptor.name == vib else v for v in db.vibs)
-        path.write_bytes(write_imgdb(ImageDb(db.profile, vibs)))
+        profile = replace(db.profile, vib_ids=tuple(v.descriptor.vib_id for v in vibs))
+        path.write_bytes(write_imgdb(ImageDb(profile, vibs)))
 
 
 def descendants(pid: int) -> Iterator[tuple[int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.host.conftest import TestHost
 
 from casemate.formats.cms import sign_detached
-from casemate.formats.descriptor import parse_descriptor, write_descriptor
+from casemate.formats.descriptor import Checksum, parse_descriptor, write_descriptor
 from casemate.formats.imgdb import DbVib
 from casemate.image.pki import load_signer
 from casemate.policy.levels import Level
@@ -30,7 +31,11 @@ def resigned(vib: DbVib, home: Path, level: str, **changes: object) -> DbVib:
     changed = write_descriptor(replace(parse_descriptor(vib.descriptor_bytes), **changes))  # type: ignore[arg-type]
     signer = load_signer(home, Level(level))
     signature = sign_detached(
-        changed, signer.certificate, signer.key, signer.chain, dt.datetime.now(dt.UTC)
+        changed,
+        signer.certificate,
+        signer.key,
+        chain=signer.chain,
+        signing_time=dt.datetime.now(dt.UTC),
     )
     return DbVib(changed, signature, vib.files)
 
@@ -101,16 +106,22 @@ def test_a_community_vib_on_a_partner_level_host_is_refused_in_esxis_words(host:
 
 
 def test_an_older_signed_vib_boots_but_is_found_by_name(host: TestHost) -> None:
-    host.edit_database(
-        lambda vib: resigned(vib, host.home, "accepted", version="7.1-0.old"), "qemu"
-    )
-    told = host.casemate("up", "--port", "0", "--no-demo")
-    assert told[0] == 1, host.output
+    payload = (host.bank / "qemu.v00").read_bytes() + bytes(4096)
+    (host.bank / "qemu.v00").write_bytes(payload)
+
+    def older(vib: DbVib) -> DbVib:
+        (info,) = vib.descriptor.payloads
+        checksum = Checksum("sha-256", hashlib.sha256(payload).digest())
+        payloads = (replace(info, size=len(payload), checksums=(checksum,)),)
+        return resigned(vib, host.home, "accepted", version="7.1-0.old", payloads=payloads)
+
+    host.edit_database(older, "qemu")
+    assert host.casemate("up", "--port", "0", "--no-demo")[0] == 1, host.output
     status, verdict = host.attest()
     assert (status, verdict["verdict"]) == (1, "untrusted")
-    about = [f for f in verdict["findings"] if "qemu" in f["reason"] or "qemu" in f["component"]]
-    assert about
-    assert all(finding["remedy"] for finding in verdict["findings"])
+    (about,) = [f for f in verdict["findings"] if "qemu" in f["component"]]
+    assert "7.1-0.old" in about["reason"]
+    assert about["remedy"]
 
 
 def test_changed_boot_options_boot_but_are_found(host: TestHost) -> None:

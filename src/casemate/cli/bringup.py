@@ -323,14 +323,15 @@ def _lines(reader: int) -> Iterator[dict[str, object]]:
 def print_summary(console: Console, result: Result, seconds: float) -> None:
     """Print what was done: components, stages, VMs, verdict, address, first password."""
     signers = list(dict.fromkeys(str(row["provider"]) for row in result.components))
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for title in ("component", "VIB", "level", "PCRs", "sha256", "provider"):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("component", "VIB", "version", "level", "PCRs", "sha256", "by"):
         table.add_column(title, no_wrap=True)
     for row in result.components:
         provider = str(row["provider"])
         table.add_row(
             str(row["file"]),
-            f"{row['vib']} {row['version']}".strip(),
+            str(row["vib"]),
+            str(row["version"]),
             str(row["level"]),
             str(row["pcr"]),
             str(row["sha256"])[:8],
@@ -341,8 +342,9 @@ def print_summary(console: Console, result: Result, seconds: float) -> None:
     for provider in filter(None, signers):
         console.print(f"[{signers.index(provider) + 1}] {provider}", markup=False, style="dim")
     console.print()
-    stages = "  ".join(f"{name} {taken:.2f}s" for name, taken in result.stages)
-    console.print(f"[dim]{stages}  total {seconds:.1f}s[/]", highlight=False)
+    for name, taken in result.stages:
+        console.print(f"[dim]{name:<18}{taken:>7.2f} s[/]", highlight=False)
+    console.print(f"[dim]{'total':<18}{seconds:>7.2f} s[/]\n", highlight=False)
     for name, power in result.vms:
         console.print(f"VM {name}: {power}", highlight=False)
     colour = "green" if result.verdict == "trusted" else "red"
