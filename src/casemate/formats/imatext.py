@@ -1,0 +1,113 @@
+"""IMA lists as text (``ascii_runtime_measurements``), turned into what was hashed.
+
+One line a record: PCR, template hash, template name, then the fields, a space between. The kernel
+replaces spaces in names, but not line ends: a name with one makes the text ambiguous, and such a
+list is refused. Appraise the binary list where it can be had.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from casemate.errors import FormatError, LimitError
+from casemate.formats.algorithms import ALGORITHMS
+from casemate.formats.ima import (
+    MAX_ENTRIES,
+    MAX_SIZE,
+    OLD_NAME_SIZE,
+    OLD_TEMPLATE,
+    ImaEntry,
+    ImaList,
+    parse_ima,
+)
+from casemate.formats.imafields import TEMPLATES
+
+_ALGORITHM_BY_SIZE: Final = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
+_NUMBERS: Final = {"iuid": 4, "igid": 4, "imode": 2}
+"""Fields shown as decimal numbers, and their sizes in bytes."""
+_TEXTS: Final = frozenset({"n-ng", "xattrnames"})
+
+
+def parse_ima_any(data: bytes) -> ImaList:
+    """Read a list in either form: a text list begins with a decimal PCR and a space."""
+    head = data[:3].lstrip()
+    if head[:1].isdigit() and b" " in data[:4]:
+        return parse_ima_text(data)
+    return parse_ima(data)
+
+
+def parse_ima_text(data: bytes) -> ImaList:
+    """Read a text list; the size of the first template hash tells its algorithm.
+
+    Raises:
+        FormatError: ``malformed``: a line that is no record, or of a template unknown to us.
+        LimitError: larger than a binary list may be.
+    """
+    if len(data) > MAX_SIZE:
+        raise LimitError(f"IMA list of {len(data)} bytes, at most {MAX_SIZE} are allowed")
+    lines = data.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    if len(lines) > MAX_ENTRIES:
+        raise LimitError(f"IMA list: more than {MAX_ENTRIES} records")
+    entries = tuple(_entry(line, number) for number, line in enumerate(lines, 1))
+    sizes = {len(entry.template_hash) for entry in entries} or {20}
+    if len(sizes) != 1:
+        raise FormatError("IMA list: template hashes of several sizes")
+    return ImaList(_ALGORITHM_BY_SIZE[sizes.pop()], entries)
+
+
+def _entry(line: bytes, number: int) -> ImaEntry:
+    parts = line.lstrip(b" ").split(b" ", 3)
+    try:
+        pcr, template_hash, template = int(parts[0]), _hex(parts[1]), parts[2].decode("ascii")
+        data = _data(template, parts[3])
+    except (ValueError, IndexError, OverflowError):
+        raise FormatError(
+            f"IMA list: line {number} is no record",
+            remedy="Use the binary list (binary_runtime_measurements).",
+        ) from None
+    if not 0 <= pcr <= 0xFFFF or len(template_hash) not in _ALGORITHM_BY_SIZE:  # noqa: PLR2004
+        raise FormatError(f"IMA list: line {number} is no record")
+    return ImaEntry(pcr, template_hash, template, data)
+
+
+def _hex(text: bytes) -> bytes:
+    return bytes.fromhex(text.decode("ascii"))
+
+
+def _data(template: str, text: bytes) -> bytes:
+    """Build the template data; ValueError where the text does not have it."""
+    if template == OLD_TEMPLATE:
+        digest, name = text.split(b" ", 1)
+        if len(name) >= OLD_NAME_SIZE:
+            raise ValueError(name)
+        return _hex(digest).ljust(ALGORITHMS["sha1"].size, b"\0") + name.ljust(OLD_NAME_SIZE, b"\0")
+    names = TEMPLATES.get(template)
+    if names is None:
+        raise ValueError(template)
+    digest, name = text.split(b" ", 1)
+    after = len(names) - 2
+    values = name.rsplit(b" ", after) if after else [name]
+    fields = zip(names, (digest, *values), strict=True)
+    return b"".join(map(_with_size, (_field(*one) for one in fields)))
+
+
+def _with_size(field: bytes) -> bytes:
+    return struct.pack("<I", len(field)) + field
+
+
+def _field(name: str, text: bytes) -> bytes:
+    if name in {"d-ng", "d-ngv2", "d-modsig"}:
+        if not text and name == "d-modsig":
+            return b""
+        label, mark, digits = text.rpartition(b":")
+        if not mark:
+            raise ValueError(text)
+        return label + b":\0" + _hex(digits)
+    if name in _TEXTS:
+        return text + b"\0" if text or name == "n-ng" else b""
+    if name in _NUMBERS:
+        return int(text).to_bytes(_NUMBERS[name], "little") if text else b""
+    return _hex(text)
