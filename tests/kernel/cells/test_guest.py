@@ -6,7 +6,11 @@ import shutil
 
 import pytest
 
+from casemate.errors import HostError
+from casemate.formats import vmx
+from casemate.image.demo import READY, write_demo
 from casemate.kernel.cells.cell import CellExit
+from casemate.machine.vmconfig import vm_config
 
 from .conftest import until
 
@@ -36,6 +40,26 @@ def test_a_linux_guest_boots_and_shuts_down_when_asked(bench, run, small_linux):
             await until(lambda: bool(bench.exits), 30)
             assert bench.exits == [CellExit("7", "guest-shutdown")]
             assert cells.running() == ()
+        assert bench.leftovers() == []
+
+    run(body())
+
+
+def test_the_demo_guest_boots_from_its_disk_as_configured_by_its_vmx(bench, run):
+    try:
+        demo = write_demo(bench.vm_dir)
+    except HostError as error:
+        pytest.skip(f"needs what the demo guest is made of: {error.reason}")
+    config = vm_config(vmx.parse(demo.vmx.read_bytes()), "[datastore1] demo/demo.vmx")
+
+    async def body():
+        async with bench.cells() as cells:
+            await cells.power_on("7", config, bench.vm_dir)
+            log = cells.console_log("7")
+            await until(lambda: log.exists() and READY.encode() in log.read_bytes(), 80)
+            await cells.shutdown_guest("7")
+            await until(lambda: bool(bench.exits), 30)
+        assert bench.exits == [CellExit("7", "guest-shutdown")]
         assert bench.leftovers() == []
 
     run(body())
