@@ -81,7 +81,7 @@ def test_every_listed_release_has_a_version() -> None:
     assert set(versions._BY_RELEASE) == set(versions.RELEASES)
 
 
-VM = types.managed_type("VirtualMachine")
+VM = "VirtualMachine"
 
 
 @pytest.mark.parametrize(

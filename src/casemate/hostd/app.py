@@ -108,7 +108,7 @@ async def _measure(link: KernelLink, replica: Replica) -> None:
         try:
             evidence = await link.ask(quote, EvidenceReply)
         except CasemateError as error:
-            _log.info("no PCR values yet: %s", error.reason)
+            _log.debug("no PCR values yet: %s", error.reason)
         else:
             replica.set_pcrs(evidence.pcrs)
             pause = REFRESH_SECONDS if evidence.boot_complete else RETRY_SECONDS

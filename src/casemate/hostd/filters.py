@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from casemate.hostd.reader import Reader
 from casemate.hostd.replica import Listener
 from casemate.hostd.selection import Selection, Selector
 from casemate.vim25.encode import escape
 from casemate.vim25.faults import FaultError
+from casemate.vim25.paths import PATHS_KEPT
 from casemate.vim25.values import MoRef, Obj, Raw, Value
 
 PAGE_LIMIT = 1000
@@ -27,6 +29,11 @@ def reference(tag: str, ref: MoRef) -> str:
     return f'<{tag} type="{ref.type}">{escape(ref.value)}</{tag}>'
 
 
+@lru_cache(PATHS_KEPT)
+def _name(path: str) -> str:
+    return f"<name>{escape(path)}</name>"
+
+
 def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str:
     """Return an ObjectContent as element ``tag``."""
     out = [f"<{tag}>", reference("obj", ref)]
@@ -38,7 +45,7 @@ def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> st
             missing.append(reader.missing(path, error))
             continue
         if value is not None:
-            out.append(f"<propSet><name>{escape(path)}</name>{value}</propSet>")
+            out.append(f"<propSet>{_name(path)}{value}</propSet>")
     out += missing
     out.append(f"</{tag}>")
     return "".join(out)
@@ -64,6 +71,8 @@ class Filter:
         self._selector = Selector(spec)
         self._told: dict[MoRef, dict[str, str | None]] = {}
         self._selection: Selection = {}
+        self._leaving: list[MoRef] = []
+        self._entering: list[MoRef] = []
         self._dirty: set[MoRef] = set()
         self._stale = True
         self._listener: Listener = make().replica.listen()
@@ -96,22 +105,30 @@ class Filter:
         dirty, listener.dirty = listener.dirty, set()
         structure, listener.structure = listener.structure, False
         self._dirty |= dirty
-        if self._stale or structure or (dirty and self._selector.traverses):
-            try:
-                self._selection = self._selector.select(reader)
-            except FaultError:
-                self._selection = {}
-            self._stale = False
-        for ref in [ref for ref in self._told if ref not in self._selection]:
+        if self._stale or structure or not dirty.isdisjoint(self._selector.walked):
+            self._reselect(reader)
+        while self._leaving:
+            ref = self._leaving.pop()
             del self._told[ref]
             yield f"<objectSet><kind>leave</kind>{reference('obj', ref)}</objectSet>"
-        for ref, wanted in self._selection.items():
-            if ref not in self._told:
-                yield self._enter(ref, wanted, reader)
-            elif ref in self._dirty and (update := self._modify(ref, wanted, reader)):
-                yield update
+        while self._entering:
+            ref = self._entering.pop()
             self._dirty.discard(ref)
-        self._dirty &= set(self._told)
+            yield self._enter(ref, self._selection[ref], reader)
+        while self._dirty:
+            ref = self._dirty.pop()
+            if ref in self._told and (update := self._modify(ref, self._selection[ref], reader)):
+                yield update
+
+    def _reselect(self, reader: Reader) -> None:
+        try:
+            self._selection = self._selector.select(reader)
+        except FaultError:
+            self._selection = {}
+        self._stale = False
+        self._leaving = [ref for ref in self._told if ref not in self._selection]
+        self._entering = [ref for ref in self._selection if ref not in self._told]
+        self._entering.reverse()
 
     def _enter(self, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str:
         known, changes, missing = self._read(ref, wanted, reader)
@@ -144,7 +161,7 @@ class Filter:
 
 
 def _change(path: str, value: str | None) -> str:
-    return f"<changeSet><name>{escape(path)}</name><op>assign</op>{value or ''}</changeSet>"
+    return f"<changeSet>{_name(path)}<op>assign</op>{value or ''}</changeSet>"
 
 
 @dataclass(slots=True, eq=False)

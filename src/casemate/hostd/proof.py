@@ -24,7 +24,7 @@ from casemate.calls.messages import (
     IdentityReply,
     Quote,
 )
-from casemate.errors import ArgumentError, CasemateError, FormatError, LimitError
+from casemate.errors import ArgumentError, CasemateError, FormatError, LimitError, NotFoundError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
 from casemate.hostd.soap import GoneError, peer_of, read_body, send_response
 
@@ -95,10 +95,10 @@ class ProofEndpoint:
         """Answer one request."""
         handler = self._handlers.get((scope["method"], scope["path"]))
         if handler is None:
-            await _refuse(send, 404, "not-found", "There is no such resource.")
+            await _refuse(send, 404, NotFoundError("There is no such resource."))
             return
         if not self._limit.admit(peer_of(scope)):
-            await _refuse(send, 429, "too-many-requests", "Too many requests: wait a second.")
+            await _refuse(send, 429, _TOO_MANY)
             return
         try:
             body = await read_body(receive, evidence.REQUEST_LIMIT)
@@ -107,15 +107,15 @@ class ProofEndpoint:
         except GoneError:
             return
         except TimeoutError:
-            await _refuse(send, 408, "timeout", "The request took too long.")
+            await _refuse(send, 408, FormatError("The request took too long.", code="timeout"))
         except LimitError as error:
-            await _refuse(send, 413, error.code, error.reason)
+            await _refuse(send, 413, error)
         except (FormatError, ArgumentError) as error:
-            await _refuse(send, 400, error.code, error.reason)
+            await _refuse(send, 400, error)
         except RefusedError as error:
-            await _refuse(send, 422, error.code, error.reason)
+            await _refuse(send, 400 if error.fact.fault in _CALLERS_FAULTS else 503, error)
         except CasemateError as error:
-            await _refuse(send, 503, error.code, error.reason)
+            await _refuse(send, 503, error)
         else:
             await send_response(send, 200, answer, _HEADERS)
 
@@ -144,9 +144,16 @@ _HEADERS = {
 }
 
 
-async def _refuse(send: Send, status: int, code: str, reason: str) -> None:
+_CALLERS_FAULTS = frozenset({"InvalidArgument", "InvalidRequest"})
+_TOO_MANY = CasemateError(
+    "Too many requests.", code="too-many-requests", remedy="Wait a second, then ask again."
+)
+
+
+async def _refuse(send: Send, status: int, error: CasemateError) -> None:
     headers = dict(_HEADERS)
     if status == 429:  # noqa: PLR2004  (too many requests)
         headers["retry-after"] = "1"
-    body = json.dumps({"error": {"code": code, "reason": reason}}).encode()
+    told = {"code": error.code, "reason": error.reason, "remedy": error.remedy}
+    body = json.dumps({"error": told}).encode()
     await send_response(send, status, body, headers)

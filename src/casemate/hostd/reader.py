@@ -26,6 +26,7 @@ class Reader:
         self.version = version
         self._sessions = sessions
         self._scope: Scope | None = None
+        self._allowed: set[tuple[str, str]] = set()
 
     @property
     def scope(self) -> Scope:
@@ -78,7 +79,7 @@ class Reader:
     def resolve(self, ref: MoRef, path: str) -> tuple[Value, TypeRef]:
         """Return value and type at a path. Raises FaultError (InvalidProperty, rights)."""
         owner = types.managed_type(ref.type)
-        steps = paths.check(owner, path)
+        steps = paths.check(ref.type, path)
         first = steps[0]
         self.allow_property(ref, first.name)
         value = self.value(ref, first.name)
@@ -86,7 +87,10 @@ class Reader:
 
     def fragment(self, ref: MoRef, path: str) -> str | None:
         """Return ``<val …>`` for a path, or None when it is unset. Raises FaultError."""
-        self.allow_property(ref, paths.check(types.managed_type(ref.type), path)[0].name)
+        name = paths.check(ref.type, path)[0].name
+        if (ref.type, name) not in self._allowed:
+            self.allow_property(ref, name)
+            self._allowed.add((ref.type, name))
         if self.session is not None and ref in self.session.own:
             return self._encode(ref, path)
         return self.replica.fragment(ref, path, self.version, lambda: self._encode(ref, path))

@@ -69,17 +69,14 @@ class Selector:
         self._named: dict[str, Obj] = {}
         self._traversals: dict[int, _Traversal] = {}
         self._per_type: dict[str, tuple[str, ...] | None] = {}
+        self.walked: frozenset[MoRef] = frozenset()
+        """The objects whose properties decided on the last selection."""
         for number, item in enumerate(self._properties):
             self._check_properties(item, number)
         for item in self._objects:
             self._check_selections(objs(item.get("selectSet")))
         for item in self._objects:
             self._check_names(objs(item.get("selectSet")))
-
-    @property
-    def traverses(self) -> bool:
-        """Whether which objects are selected depends on other objects' properties."""
-        return bool(self._traversals)
 
     def _check_properties(self, item: Obj, number: int) -> None:
         name = text(item.get("type"))
@@ -88,7 +85,7 @@ class Selector:
                 f"specSet.propSet[{number}].type", f"There is no managed object type {name:.80}."
             )
         for path in texts(item.get("pathSet")):
-            paths.check(types.managed_type(name), path)
+            paths.check(name, path)
 
     def _check_selections(self, items: Iterable[Obj]) -> None:
         for item in items:
@@ -102,7 +99,7 @@ class Selector:
                     "specSet.objectSet.selectSet.type",
                     f"There is no managed object type {kind:.80}.",
                 )
-            steps = paths.check(types.managed_type(kind), path)
+            steps = paths.check(kind, path)
             select = objs(item.get("selectSet"))
             self._traversals[id(item)] = _Traversal(
                 kind, steps, item.get("skip") is True, select, path
@@ -123,6 +120,7 @@ class Selector:
         """Return what is selected now. Raises FaultError (ManagedObjectNotFound), LimitError."""
         found: Selection = {}
         walked: set[tuple[MoRef, int]] = set()
+        self.walked = frozenset[MoRef]()
         for item in self._objects:
             ref = item.get("obj")
             if not isinstance(ref, MoRef):
@@ -136,6 +134,7 @@ class Selector:
             if item.get("skip") is not True:
                 self._take(ref, reader, found)
             self._walk(ref, objs(item.get("selectSet")), reader, found, walked)
+        self.walked = frozenset(ref for ref, _ in walked)
         return found
 
     def _take(self, ref: MoRef, reader: Reader, found: Selection) -> None:

@@ -17,7 +17,7 @@ from casemate.calls.messages import Empty, Logout, ResumeSession, SessionReply
 from casemate.errors import CasemateError, LimitError
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.objects.base import moment
-from casemate.policy.privileges import ROLES
+from casemate.policy.privileges import ROLES, Role
 from casemate.vim25.values import MoRef, Obj, Value
 
 COOKIE = "vmware_soap_session"
@@ -58,6 +58,7 @@ class Session:
     last_active: datetime
     peer: str
     agent: str
+    roles: tuple[Role, ...] = ()
     calls: int = 0
     own: dict[MoRef, Own] = field(default_factory=dict)
 
@@ -65,7 +66,7 @@ class Session:
         """Tell whether the session has the privilege, itself or through a role named instead."""
         if privilege in self.privileges:
             return True
-        return any(role.gives(privilege) for role in ROLES if role.name in self.privileges)
+        return any(role.gives(privilege) for role in self.roles)
 
     def new_id(self) -> str:
         """Return an id for an object of this session. Raises LimitError."""
@@ -141,6 +142,7 @@ class Sessions:
             self._clock(),
             peer,
             agent,
+            tuple(role for role in ROLES if role.name in reply.privileges),
         )
         self._by_handle[reply.handle] = session
         return session

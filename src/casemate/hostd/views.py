@@ -30,6 +30,8 @@ class ContainerView:
         self._container = container
         self._wanted = wanted
         self._recursive = recursive
+        self._seen = -1
+        self._view: tuple[MoRef, ...] = ()
 
     def properties(self) -> Mapping[str, Value]:
         """See ``Own``."""
@@ -47,6 +49,12 @@ class ContainerView:
         """Return the entities that are in the view now."""
         if not self._world.ready:
             return ()
+        if self._seen != self._world.structure:
+            self._seen = self._world.structure
+            self._view = self._look()
+        return self._view
+
+    def _look(self) -> tuple[MoRef, ...]:
         return tuple(
             ref
             for ref in self._world.inventory()

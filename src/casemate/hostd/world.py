@@ -7,6 +7,7 @@ entry of the stream and says which managed objects it touched.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -75,6 +76,9 @@ class World:
         self.datastores: dict[str, DatastoreFact] = {}
         self.tasks: dict[str, TaskFact] = {}
         self.pcrs: tuple[BankValues, ...] = ()
+        self.structure = 0
+        """Counts up whenever objects come, go or move."""
+        self._network_uses: Counter[str] = Counter()
 
     @property
     def ready(self) -> bool:
@@ -109,17 +113,28 @@ class World:
         if table is None:
             return Change()
         before = table.get(reply.key)
-        networks = self.networks()
         if reply.gone or reply.fact is None:
             table.pop(reply.key, None)
         else:
             table[reply.key] = reply.fact
         change = Change(set(self._affected(before)) | set(self._affected(table.get(reply.key))))
         moved = _place(before) != _place(table.get(reply.key))
-        change.structure = moved or self.networks() != networks
+        change.structure = self._recount(before, table.get(reply.key)) or moved
         if change.structure:
+            self.structure += 1
             change.touched.update(_OWN_PARENTS, _FOLDERS)
         return change
+
+    def _recount(self, before: object, after: object) -> bool:
+        """Count the uses of networks; True when the set of networks changed."""
+        old, new = _used_networks(before), _used_networks(after)
+        if old == new:
+            return False
+        known = len(self._network_uses)
+        self._network_uses.subtract(old)
+        self._network_uses.update(new)
+        self._network_uses = +self._network_uses
+        return len(self._network_uses) != known or set(old) != set(new)
 
     def _affected(self, fact: object) -> Iterator[MoRef]:
         match fact:
@@ -166,8 +181,7 @@ class World:
 
     def networks(self) -> tuple[str, ...]:
         """Return the names of all networks."""
-        named = {nic.network for vm in self.vms.values() for nic in vm.config.nics if nic.network}
-        return tuple(sorted(named | {DEFAULT_NETWORK}))
+        return tuple(sorted({*self._network_uses, DEFAULT_NETWORK}))
 
     def datastore_of(self, vm: VmFact) -> DatastoreFact | None:
         """Return the VM's datastore, found by id or name."""
@@ -235,6 +249,12 @@ PARENTS = {
 def network_ref(name: str) -> MoRef:
     """Return the reference of a network."""
     return MoRef("Network", f"HaNetwork-{name}")
+
+
+def _used_networks(fact: object) -> tuple[str, ...]:
+    if not isinstance(fact, VmFact):
+        return ()
+    return tuple(nic.network for nic in fact.config.nics if nic.network)
 
 
 def _place(fact: object) -> tuple[object, ...]:

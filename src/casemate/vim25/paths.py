@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from casemate.vim25 import types
 from casemate.vim25.faults import invalid_property
-from casemate.vim25.types import Kind, ManagedType, TypeRef
+from casemate.vim25.types import Kind, TypeRef
 from casemate.vim25.values import MoRef, Obj, Typed, Value
 
 PATH_LIMIT = 1024
 """Characters of one path: the deepest real ones have about 100."""
+
+PATHS_KEPT = 4096
+"""Checked paths remembered: clients use some dozens, and choose them freely."""
 
 _STEP = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)((?:\[(?:"[^"\]]*"|[^"\[\]]+)\])?)(\.|$)')
 
@@ -44,12 +47,16 @@ def parse(path: str) -> tuple[Step, ...]:
     raise invalid_property(path[:PATH_LIMIT])
 
 
-def check(owner: ManagedType, path: str) -> tuple[Step, ...]:
-    """Return the steps of a path that can exist on ``owner``. Raises FaultError (InvalidProperty).
+@lru_cache(PATHS_KEPT)
+def check(type_name: str, path: str) -> tuple[Step, ...]:
+    """Return the steps of a path that can exist on a managed type.
+
+    Raises FaultError (InvalidProperty).
 
     A property that only some subtype of the declared type has is accepted: what the object really
     holds is known when it is read.
     """
+    owner = types.managed_type(type_name)
     steps = parse(path)
     declared = owner.by_name.get(steps[0].name)
     ref = declared.type if declared else None

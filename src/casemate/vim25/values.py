@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class MoRef:
+class MoRef(NamedTuple):
     """A managed object reference: WSDL type and id."""
 
     type: str

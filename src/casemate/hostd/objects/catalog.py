@@ -37,6 +37,8 @@ LIVE = frozenset(
 
 def exists(world: World, ref: MoRef) -> bool:
     """Tell whether the object exists."""
+    if ref.type == "VirtualMachine":
+        return ref.value in world.vms
     if ref in SINGLETONS or ref == ROOT_POOL:
         return True
     match ref.type:
