@@ -255,6 +255,18 @@ def test_a_refusal_is_no_verdict(
         ask(home, serve(lambda _path, _body: (status, body)))
 
 
+def test_a_host_that_asks_to_wait_is_asked_again(
+    home: Path, serve: Callable[[Respond], int]
+) -> None:
+    honest = HonestHost(SmallHost())
+    refusals = [(429, b"{}")]
+
+    def busy(path: str, body: bytes) -> tuple[int, bytes]:
+        return refusals.pop() if refusals else honest(path, body)
+
+    assert ask(home, serve(busy)) == (Verdict.TRUSTED, [])
+
+
 def test_a_tpm_in_failure_is_no_verdict(home: Path, serve: Callable[[Respond], int]) -> None:
     class Broken(HonestHost):
         def identity(self) -> IdentityReply:

@@ -23,6 +23,9 @@ from casemate.verifier import client
 from casemate.verifier.client import Attestation, HostClient, Trusted, load_trusted
 
 DEFAULT_PORT = 443
+WIDE = 100
+"""Columns from which on the digests are shown too."""
+
 HIGHEST_PORT = 0xFFFF
 STATUS = {Verdict.TRUSTED: 0, Verdict.UNTRUSTED: 1, Verdict.UNDECIDED: 2}
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
@@ -159,7 +162,8 @@ def print_verdict(console: Console, host: str, attestation: Attestation, seconds
     """Print one line a component, the PCRs in short, each finding, and the verdict."""
     appraisal = attestation.appraisal
     if appraisal.components:
-        console.print(_component_table(appraisal.components))
+        wide = console.width >= WIDE
+        console.print(_component_table(appraisal.components, wide=wide))
         console.print()
     for bank, rows in (appraisal.pcrs or {}).items():
         by_status: dict[PcrStatus, list[int]] = {}
@@ -184,23 +188,20 @@ def print_verdict(console: Console, host: str, attestation: Attestation, seconds
     console.print(f"{escape(host)} ({seconds * 1000:.0f} ms)", markup=False)
 
 
-def _component_table(rows: tuple[ComponentResult, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("Component", "VIB", "Version", "Level", "PCRs", "Digest", "Verdict"):
-        table.add_column(title, no_wrap=title != "Verdict")
+def _component_table(rows: tuple[ComponentResult, ...], *, wide: bool) -> Table:
+    titles = ["component", "VIB", "version", "level", "PCRs", "verdict"]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for title in (*titles, "digest") if wide else titles:
+        table.add_column(title, no_wrap=True)
     for row in rows:
         ref = row.component
-        style = "green" if row.status == GOOD else "red"
-        digest = row.found or row.expected or b""
-        cells = (
-            ref.file_name,
-            ref.vib_name,
-            ref.vib_version,
-            ref.level,
-            " ".join(map(str, row.pcrs)),
-            digest.hex()[:16],
-        )
-        table.add_row(*map(Text, cells), Text(row.status, style=style))
+        pcrs = " ".join(map(str, sorted(row.pcrs)))
+        cells = [
+            *map(Text, (ref.file_name, ref.vib_name, ref.vib_version, ref.level, pcrs)),
+            Text(row.status, style="green" if row.status == GOOD else "bold red"),
+        ]
+        digest = (row.found or row.expected or b"").hex()
+        table.add_row(*cells, *([Text(digest[:16])] if wide else []))
     return table
 
 

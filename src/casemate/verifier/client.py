@@ -62,6 +62,9 @@ NONCE_SIZE = 32
 TIMEOUT = 20.0
 """Seconds for one whole answer; a slow hardware TPM quotes in one."""
 
+SHORT_WAIT = 1.0
+"""Seconds until the next try where a busy host does not say how long to wait."""
+
 ATTEMPTS = 3
 """Rounds where log and quote were taken at different moments."""
 
@@ -162,23 +165,33 @@ class HostClient:
 
     def _ask(self, kind: type[M], method: str, path: str, body: bytes | None) -> M:
         deadline = time.monotonic() + self._timeout
-        try:
-            self._connection.request(
-                method, path, body, {"content-type": "application/json"} if body else {}
-            )
-            response = self._connection.getresponse()
-            data = self._body(response, deadline)
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise HostError(
-                f"{self._name} does not answer: {str(error) or type(error).__name__}",
-                code="unreachable",
-                component=self._name,
-                remedy="Check name and port, and that the host is up: casemate status.",
-            ) from error
-        if response.status != http.client.OK:
-            raise self._refusal(response.status, data)
-        return wire.decode(kind, data)
+        while True:
+            try:
+                status, wait, data = self._exchange(method, path, body, deadline)
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                raise HostError(
+                    f"{self._name} does not answer: {str(error) or type(error).__name__}",
+                    code="unreachable",
+                    component=self._name,
+                    remedy="Check name and port, and that the host is up: casemate status.",
+                ) from error
+            if status == http.client.OK:
+                return wire.decode(kind, data)
+            if status != http.client.TOO_MANY_REQUESTS or time.monotonic() + wait > deadline:
+                raise self._refusal(status, data)
+            time.sleep(wait)
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, deadline: float
+    ) -> tuple[int, float, bytes]:
+        """Return status, seconds that the host asks to wait, and body of one answer."""
+        headers = {"content-type": "application/json"} if body else {}
+        self._connection.request(method, path, body, headers)
+        response = self._connection.getresponse()
+        asked = response.getheader("retry-after", "")
+        wait = float(asked) if asked.isascii() and asked.isdigit() else SHORT_WAIT
+        return response.status, wait, self._body(response, deadline)
 
     def _body(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
         parts: list[bytes] = []
