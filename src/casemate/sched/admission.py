@@ -246,17 +246,18 @@ def _grow(tree: Tree, pool: str, amount: int, asker: str, resource: Resource) ->
 
 def _grow_vm(tree: Tree, pool: str, amount: int, asker: str, resource: Resource) -> None:
     """Check that a VM may take so much more; where capacity was lost, pools promise too much."""
+    _grow(tree, pool, amount, asker, resource)
     real = sum(vm.allocation.reservation + vm.overhead for vm in tree.vms.values())
     if amount > 0 and real + amount > tree.capacity:
+        available = max(0, tree.capacity - real)
         raise AdmissionError(
-            f"{asker} asks for {amount} of {resource}; running VMs hold {real} of the host's "
-            f"{tree.capacity}.",
+            f"{asker} asks for {amount} of {resource}; {available} of the host's {tree.capacity} "
+            "is not held by running VMs.",
             resource=f"host-{resource}",
             requested=amount,
-            available=max(0, tree.capacity - real),
+            available=available,
             component=asker,
         )
-    _grow(tree, pool, amount, asker, resource)
 
 
 def _grow_pool(tree: Tree, parent: str, amount: int, asker: str, resource: Resource) -> None:
