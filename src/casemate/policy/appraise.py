@@ -225,6 +225,13 @@ class _Judge:
                 f"the log ends before the last events of PCR {pcr}, which the TPM has seen",
                 "Ask for the evidence again; if it stays so, boot the host again.",
             )
+        if self._log_is_ahead(pcr):
+            return Finding(
+                "quote-behind-log",
+                component,
+                f"the log has events that PCR {pcr} has not seen",
+                "Ask for the evidence again; if it stays so, do not trust this host.",
+            )
         if self._is_expected(pcr):
             return Finding(
                 "replay-mismatch",
@@ -232,13 +239,6 @@ class _Judge:
                 f"PCR {pcr} has the expected value, but the log does not lead to it: "
                 "the log was falsified",
                 FALSIFIED_REMEDY,
-            )
-        if self._log_is_ahead(pcr):
-            return Finding(
-                "quote-behind-log",
-                component,
-                f"the log has events that PCR {pcr} has not seen",
-                "Ask for the evidence again; if it stays so, do not trust this host.",
             )
         return Finding(
             "replay-mismatch",
