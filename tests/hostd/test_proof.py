@@ -9,7 +9,11 @@ import pytest
 
 from casemate.calls import evidence
 from casemate.calls.messages import ActivateCredential, EvidenceReply, IdentityReply, Quote
+from casemate.errors import CasemateError
+from casemate.hostd.kernelclient import RefusedError
 from casemate.hostd.proof import CLIENT_BURST, TOTAL_BURST, RateLimit
+from casemate.machine.facts import FaultFact
+from casemate.testing.fakekernel import FakeKernel
 
 GOOD = Quote(b"n" * 32, ("sha256",), (0, 17))
 
@@ -89,6 +93,29 @@ def test_who_asks_too_often_has_to_wait(play: Callable[..., None]) -> None:
         assert (await host.anonymous.send("GET", evidence.IDENTITY_PATH)).status == 200
 
     play(story)
+
+
+def test_a_refusal_by_the_kernel_is_told_apart_from_its_absence(
+    play: Callable[..., None],
+) -> None:
+    class Refusing(FakeKernel):
+        async def ask(self, request: object, kind: type) -> object:
+            if isinstance(request, ActivateCredential):
+                raise RefusedError(FaultFact("SystemError", "tpm", "wrong secret", "enrol again"))
+            if isinstance(request, Quote):
+                raise CasemateError("gone", code="kernel-unreachable")
+            return await super().ask(request, kind)
+
+    async def story(host) -> None:
+        body = evidence.encode(ActivateCredential(b"abc", b"secret"))
+        refused = await host.anonymous.send("POST", evidence.ACTIVATE_PATH, body)
+        assert refused.status == 422
+        told = {"code": "tpm", "reason": "wrong secret", "remedy": "enrol again"}
+        assert json.loads(refused.text)["error"] == told
+        absent = await host.anonymous.send("POST", evidence.EVIDENCE_PATH, evidence.encode(GOOD))
+        assert absent.status == 503
+
+    play(story, Refusing())
 
 
 def test_many_clients_together_are_bounded_too() -> None:

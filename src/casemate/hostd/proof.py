@@ -113,7 +113,7 @@ class ProofEndpoint:
         except (FormatError, ArgumentError) as error:
             await _refuse(send, 400, error)
         except RefusedError as error:
-            await _refuse(send, 400 if error.fact.fault in _CALLERS_FAULTS else 503, error)
+            await _refuse(send, 422, error)
         except CasemateError as error:
             await _refuse(send, 503, error)
         else:
@@ -144,7 +144,6 @@ _HEADERS = {
 }
 
 
-_CALLERS_FAULTS = frozenset({"InvalidArgument", "InvalidRequest"})
 _TOO_MANY = CasemateError(
     "Too many requests.", code="too-many-requests", remedy="Wait a second, then ask again."
 )
