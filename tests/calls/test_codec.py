@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from casemate.calls import messages
 from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode
-from casemate.calls.messages import REQUESTS, FactReply, Login, PowerOn, Quote, Subscribe
+from casemate.calls.messages import FactReply, Login, PowerOn, Quote, Subscribe
+from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import FormatError, LimitError
 from casemate.machine.facts import Allocation, PoolFact, TaskFact, TaskState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.conftest import REPOSITORY
 
-from casemate.calls.messages import REQUESTS
+from casemate.calls.vocabulary import REQUESTS
 
 
 def test_threats_lists_exactly_the_requests_that_the_kernel_accepts() -> None:

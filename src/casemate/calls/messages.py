@@ -2,7 +2,8 @@
 
 One class a request; its ``reply`` names the class that answers it. A request that is not in
 ``REQUESTS`` does not exist. ``session`` is the opaque handle given by ``Login``; the kernel checks
-the handle and the privilege (``privilege``) again at every call. A caller that connects as root
+the handle and the privilege (``privilege``) again at every call, and writes every call into the
+audit log but those that only read (``audited`` is False). A caller that connects as root
 (peer credentials) may send an empty handle and acts as the local administrator.
 """
 
@@ -152,6 +153,7 @@ class ResumeSession:
     session: str
     reply: ClassVar = SessionReply
     privilege: ClassVar[str] = "System.View"
+    audited: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,7 @@ class Identity:
 
     reply: ClassVar = IdentityReply
     privilege: ClassVar[str] = "System.Anonymous"
+    audited: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +262,7 @@ class Quote:
     pcrs: tuple[int, ...]
     reply: ClassVar = EvidenceReply
     privilege: ClassVar[str] = "System.Anonymous"
+    audited: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +272,7 @@ class Status:
     session: str = ""
     reply: ClassVar = StatusReply
     privilege: ClassVar[str] = "System.Read"
+    audited: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +282,7 @@ class Snapshot:
     session: str = ""
     reply: ClassVar = SnapshotReply
     privilege: ClassVar[str] = "System.Read"
+    audited: ClassVar[bool] = False
 
 
 REQUESTS: tuple[type, ...] = (

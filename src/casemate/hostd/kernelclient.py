@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from casemate.calls.codec import FrameReader, decode, encode
-from casemate.calls.messages import REQUESTS, FactReply, Refusal, Subscribe
+from casemate.calls.messages import FactReply, Refusal, Subscribe
+from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
 from casemate.machine.facts import FaultFact
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from casemate import __version__
@@ -37,6 +37,7 @@ SAMPLE_SECONDS = 20.0
 LOGINS_AT_ONCE = 2
 """Password checks at once: each takes a core for tens of milliseconds and 64 MiB."""
 
+Handler = Callable[..., Awaitable[object]]
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +76,7 @@ class Kernel:
         self._clock = clock
         self._tasks = Tasks(stream, clock)
         self._logins = asyncio.Semaphore(LOGINS_AT_ONCE)
-        self._handlers: dict[type, Callable[..., Awaitable[object]]] = {
+        self._handlers: dict[type, Handler] = {
             m.Login: self._login,
             m.Logout: self._logout,
             m.ResumeSession: self._resume,
@@ -91,6 +92,15 @@ class Kernel:
             m.Status: self._status,
             m.Snapshot: self._snapshot,
         }
+
+    def add(self, handlers: Mapping[type, Handler]) -> None:
+        """Add the handlers of a topic: ``handler(request, session)``; no request has two.
+
+        ``session`` is None for requests of privilege System.Anonymous.
+        """
+        if twice := self._handlers.keys() & handlers.keys():
+            raise ValueError(f"{min(kind.__name__ for kind in twice)} has two handlers")
+        self._handlers |= handlers
 
     async def handle(self, request: object, caller: Caller) -> object:
         """Answer one request. Raises our errors; every other escape is a defect."""
@@ -147,7 +157,7 @@ class Kernel:
         raise NotAuthenticatedError("The session is not authenticated.")
 
     def _audit(self, request: object, session: Session | None, outcome: str) -> None:
-        if isinstance(request, m.Snapshot | m.Status | m.ResumeSession | m.Identity | m.Quote):
+        if not vars(type(request)).get("audited", True):
             return
         user = session.user if session else getattr(request, "user", "")
         thing = str(getattr(request, "vm", "") or getattr(request, "path", ""))

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.calls.codec import FrameReader, decode, encode
-from casemate.calls.messages import REQUESTS, Refusal, Subscribe
+from casemate.calls.messages import Refusal, Subscribe
+from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import fault_of

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from casemate.calls.codec import FrameReader, decode, encode
-from casemate.calls.messages import REQUESTS, Refusal, Subscribe
+from casemate.calls.messages import Refusal, Subscribe
+from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
 from casemate.machine.facts import FaultFact

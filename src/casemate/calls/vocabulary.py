@@ -1,0 +1,8 @@
+"""Everything that can be asked of the kernel: the lists of all topics, together."""
+
+from __future__ import annotations
+
+from casemate.calls import messages
+
+REQUESTS: tuple[type, ...] = (*messages.REQUESTS,)
+"""The closed list: a request that is not here does not exist."""
