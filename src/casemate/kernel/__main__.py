@@ -112,6 +112,7 @@ async def serve(settings: Settings, home: Home) -> None:
     finally:
         sampler.cancel()
         await server.stop()
+        await measurements.close()
         store.close()
 
 

@@ -112,6 +112,15 @@ class Measurements:
 
         return await self._with_tpm(take)
 
+    async def close(self) -> None:
+        """Shut the TPM down in order, so that its clock counts as safe after the next boot."""
+        if not self.lost:
+            try:
+                await self._with_tpm(lambda tpm: tpm.shutdown())
+            except TpmError as error:
+                _log.warning("the TPM did not shut down in order: %s", error.reason)
+        self._close()
+
     async def _append(self, planned: tuple[PlannedEvent, ...]) -> None:
         def work(tpm: Tpm) -> None:
             for one in planned:
