@@ -19,6 +19,7 @@ from casemate.errors import ArgumentError
 from casemate.formats.descriptor import parse_descriptor
 from casemate.image.build import RELEASED, Image, build_image
 from casemate.image.profile import read_bank
+from casemate.image.reference import write_reference
 from casemate.kernel.home import find_home
 
 MEBIBYTE = 1 << 20
@@ -69,6 +70,8 @@ def _build(options: argparse.Namespace) -> int:
             released=released(),
             progress=progress,
         )
+    reference = home / "reference.json"
+    write_reference(home, image.bank, reference, now=datetime.now(UTC))
     seconds = time.monotonic() - began
     if options.json:
         print(json.dumps(_facts(image, seconds)))
@@ -81,7 +84,7 @@ def _build(options: argparse.Namespace) -> int:
         size = f"{payload.size / MEBIBYTE:.1f}"
         table.add_row(name, recipe.level, recipe.boot_name, size)
     Console().print(table)
-    print(f"Image {image.build} in {image.bank}, {seconds:.1f} s")
+    print(f"Image {image.build} in {image.bank}, reference {reference}, {seconds:.1f} s")
     return 0
 
 
