@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 
 from casemate.errors import LoginError, NotAuthenticatedError
 from casemate.kernel.accounts import (
@@ -98,6 +99,10 @@ def test_the_public_key_of_a_session_opens_nothing(accounts: Accounts) -> None:
     _, session = accounts.login("root", "right", "")
     with pytest.raises(NotAuthenticatedError):
         accounts.session(session.key)
+
+
+def test_an_unknown_user_costs_the_same_work_as_a_known_one(accounts: Accounts) -> None:
+    assert not PasswordHasher().check_needs_rehash(accounts.hash_of("nobody"))
 
 
 def test_first_passwords_differ() -> None:

@@ -75,12 +75,13 @@ async def serve(settings: Settings, home: Home) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    probing = asyncio.ensure_future(asyncio.to_thread(probe_accelerator))
     store, stream = Store(home.database), FactStream()
     hardware = read_hardware(settings.identifier)
     measurements = Measurements(home.boot_record, lambda: Tpm.embedded(socket_path(home)))
     inventory = Inventory(store, stream, home.volumes, hardware.uuid)
-    accelerator = await asyncio.to_thread(probe_accelerator)
     cgroups = detect(settings.identifier)
+    accelerator = await probing
     kernel = Kernel(
         store,
         stream,

@@ -34,6 +34,12 @@ LOCK_SECONDS = 15.0
 LOCK_LIMIT = 900.0
 """Longest lock: ESXi's Security.AccountUnlockTime of 15 minutes."""
 
+_DECOY = (
+    "$argon2id$v=19$m=65536,t=3,p=4$/y+kUR/wyLGNW8teNafRXw$Z2hzy3"
+    "+DF/7Y/TsNGacuHHbGC/I3g9TaBIHSwGc/xQk"
+)
+"""The hash of a random password that nobody kept: what unknown users are checked against."""
+
 _WRONG = "Cannot complete login due to an incorrect user name or password."
 
 
@@ -65,7 +71,6 @@ class Accounts:
         self._store = store
         self._clock = clock
         self._hasher = PasswordHasher()
-        self._decoy = self._hasher.hash(secrets.token_urlsafe(16))
         self._sessions = {session.digest: session for session in store.sessions()}
 
     def set_password(self, user: str, full_name: str, password: str, role: str) -> None:
@@ -85,7 +90,7 @@ class Accounts:
     def hash_of(self, user: str) -> str:
         """Return the hash to check a password against; for an unknown user, one that fits none."""
         account = self._store.account(user)
-        return account.hash if account else self._decoy
+        return account.hash if account else _DECOY
 
     def verify(self, hashed: str, password: str) -> bool:
         """Do the costly part (tens of milliseconds); safe in any thread."""

@@ -15,8 +15,7 @@ import resource
 import sys
 from pathlib import Path
 
-from casemate.kernel.boot.settings import Settings, load_settings
-from casemate.kernel.boot.stage import ENVIRONMENT, PYTHON
+from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
 from casemate.kernel.home import HOSTD_UID, INSIDE, Home
 from casemate.kernel.init import Init, Service, configure_log
 from casemate.kernel.sys import mounts

@@ -10,6 +10,13 @@ from casemate.errors import BootError
 from casemate.kernel.home import INSIDE, Home
 
 
+PYTHON = "/usr/bin/casemate-python"
+"""The interpreter of the visor root."""
+
+ENVIRONMENT = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "HOME": "/"}
+"""The whole environment of every process that runs from the visor root."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One boot. Descriptors are inherited: the progress pipe, the API's socket, sealed b.b00."""

@@ -1,0 +1,84 @@
+"""From `casemate up` to ready on a built image, stage by stage, over several boots.
+
+Usage, as root: python bench/up.py [--runs N] [--home DIR]; builds an image when there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+COMMAND = Path(sys.executable).parent / "casemate"
+
+
+def run(home: Path, *arguments: str) -> str:
+    """Run the command and return what it printed."""
+    ran = subprocess.run(
+        [str(COMMAND), "--home", str(home), *arguments, "--json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return ran.stdout
+
+
+def resident(pid: int) -> float:
+    """Return the proportional set size of a process in MiB."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def management(home: Path) -> dict[str, float]:
+    """Return the memory of every management process of the running host, in MiB."""
+    first = int(json.loads((home / "run" / "host.json").read_text())["pid"])
+    found = {"init": resident(first)}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (entry / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if parent == first and "qemu" not in words:
+            name = next((n for n in ("hostd", "swtpm", "casemate.kernel") if n in words), words)
+            found[name.removeprefix("casemate.")] = resident(int(entry.name))
+    return found
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--home", default=None)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(options.home or scratch)
+        stages: dict[str, list[float]] = {}
+        memory: dict[str, float] = {}
+        for number in range(options.runs + 1):
+            told = json.loads(run(home, "up", "--port", "0"))
+            if number:
+                for name, taken in {**told["stages"], "total": told["seconds"]}.items():
+                    stages.setdefault(name, []).append(taken)
+                memory = management(home)
+            run(home, "down", "--force")
+    print(f"{'stage':<20}{'min s':>8}{'median s':>10}{'max s':>8}   ({options.runs} boots)")
+    for name, taken in stages.items():
+        middle = statistics.median(taken)
+        bar = "#" * round(middle * 40)
+        print(f"{name:<20}{min(taken):>8.2f}{middle:>10.2f}{max(taken):>8.2f}   {bar}")
+    print("\nmemory (PSS) with one VM")
+    for name, size in {**memory, "together": sum(memory.values())}.items():
+        print(f"{name:<20}{size:>8.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
