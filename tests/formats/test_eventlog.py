@@ -296,12 +296,12 @@ def test_garbage_without_padding() -> None:
 
 
 def test_a_log_of_a_million_events_or_64_mebibytes_is_refused_at_once() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     tiny = write_header(("sha1",)) + struct.pack("<IIIH20sI", 4, 4, 1, 4, bytes(20), 0) * 400_000
     for raw in (tiny, _agile(tail=bytes(64 << 20))):
         with pytest.raises(LimitError):
             parse(raw)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_limits_can_be_narrowed() -> None:

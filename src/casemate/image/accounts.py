@@ -1,7 +1,8 @@
 """The /etc of a visor root: the accounts of its processes, and little else.
 
 Nobody logs in here: every account is locked and has no shell. The uids are those the kernel
-uses (``casemate.kernel.home``); a test holds the two together.
+uses (``casemate.kernel.home``); a test holds the two together. Cells have uids without a name:
+they are many, and differ between the homes of one machine.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from casemate.image.tree import File, Folder, Link, Node
 
 HOSTD_UID: Final = 64000
 TPM_UID: Final = 64001
-CELL_UIDS: Final = range(64100, 65000)
 NOBODY_UID: Final = 65534
 NO_SHELL: Final = "/usr/sbin/nologin"
 
@@ -57,7 +57,6 @@ def accounts() -> tuple[tuple[str, int, str], ...]:
         ("root", 0, "kernel"),
         ("hostd", HOSTD_UID, "vSphere front end"),
         ("tpm", TPM_UID, "embedded TPM"),
-        *((f"cell{uid - CELL_UIDS.start:03}", uid, "virtual machine") for uid in CELL_UIDS),
         ("nobody", NOBODY_UID, "nobody"),
     )
 
