@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from casemate import __version__
-from casemate.cli import attest, boot, eventlog, host, image, trust, vib, vm
+from casemate.cli import api, attest, boot, eventlog, host, image, trust, vib, vm
 from casemate.errors import CasemateError
 
 _ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None], ...] = (
@@ -25,6 +25,7 @@ _ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], No
     trust.add_parser,
     vib.add_parser,
     eventlog.add_parser,
+    api.add_parser,
 )
 
 

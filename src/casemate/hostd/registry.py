@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.reader import ANONYMOUS, Reader
@@ -49,9 +50,21 @@ class Context:
 Handler = Callable[[Context], Awaitable[Value]]
 
 
+class Ring(StrEnum):
+    """Why a method is served: to manage VMs, to govern the host, for compatibility."""
+
+    VMS = "A"
+    HOST = "B"
+    COMPATIBILITY = "C"
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One served method."""
+    """One declared method.
+
+    ``rule`` says in words what is demanded beyond ``privilege``, where that depends on the
+    arguments. ``lacking`` says why this host refuses the method although it is on the list.
+    """
 
     owner: str
     name: str
@@ -59,12 +72,27 @@ class Served:
     handler: Handler
     calls: tuple[type, ...] = ()
     waits: bool = False
+    ring: Ring = Ring.VMS
+    rule: str = ""
+    lacking: str = ""
+
+
+def refused(
+    owner: str, name: str, privilege: str, reason: str, *, ring: Ring = Ring.VMS, rule: str = ""
+) -> Served:
+    """Declare a method that is on the list and that this host does not offer (NotSupported)."""
+
+    async def handler(_context: Context) -> Value:
+        raise FaultError(Obj("NotSupported"), reason)
+
+    return Served(owner, name, privilege, handler, ring=ring, rule=rule, lacking=reason)
 
 
 class Registry:
-    """All served methods by name."""
+    """All declared methods by name; ``compatibility`` switches ring C on."""
 
-    def __init__(self, served: Iterable[Served]) -> None:
+    def __init__(self, served: Iterable[Served], *, compatibility: bool = False) -> None:
+        self._compatibility = compatibility
         self._served: dict[str, Served] = {}
         for one in served:
             if one.name in self._served:
@@ -75,13 +103,20 @@ class Registry:
         return iter(self._served.values())
 
     def get(self, name: str) -> Served | None:
-        """Return the served method, or None."""
+        """Return the declared method, or None."""
         return self._served.get(name)
+
+    def offered(self, name: str) -> Served | None:
+        """Return the method if it is declared and its ring is switched on."""
+        served = self._served.get(name)
+        if served and served.ring is Ring.COMPATIBILITY and not self._compatibility:
+            return None
+        return served
 
     def decide(self, call: decode.Call, reader: Reader) -> Served:
         """Return the method if this session may call it on this object. Raises FaultError."""
         this, name = call.this, call.method.name
-        served = self._served.get(name)
+        served = self.offered(name)
         needed = served.privilege if served else call.method.privilege or "System.View"
         if reader.session is None and (served is None or needed != ANONYMOUS):
             raise faults.not_authenticated(this, needed)
@@ -94,6 +129,19 @@ class Registry:
             raise faults.invalid_argument("_this", f"A {this.type} has no method {name}.")
         reader.allow(this, needed)
         return served
+
+
+def check_parameters(call: decode.Call, arguments: Mapping[str, Value], reader: Reader) -> None:
+    """Raise FaultError unless the session has the privileges that the parameters demand."""
+    for parameter in call.method.parameters:
+        if parameter.privilege is None:
+            continue
+        given = arguments.get(parameter.name)
+        for ref in given if isinstance(given, tuple) and not isinstance(given, MoRef) else (given,):
+            if isinstance(ref, MoRef):
+                if not parameter.type.array:
+                    reader.require(ref)
+                reader.allow(ref, parameter.privilege)
 
 
 VCENTER_ONLY = frozenset(

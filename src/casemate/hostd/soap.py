@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from casemate.errors import CasemateError, LimitError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
 from casemate.hostd.reader import Reader
-from casemate.hostd.registry import Context, Registry, Served
+from casemate.hostd.registry import Context, Registry, Served, check_parameters
 from casemate.hostd.replica import Replica
 from casemate.hostd.session import COOKIE, Session, Sessions
 from casemate.hostd.world import SERVICE
@@ -159,6 +159,7 @@ class SoapEndpoint:
             arguments = decode.arguments(call)
         except CasemateError as error:
             raise faults.invalid_request(error.reason) from error
+        check_parameters(call, arguments, reader)
         context = Context(
             hostd.replica,
             hostd.sessions,

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
+from casemate.hostd.methods.pending import PENDING_METHODS
 from casemate.hostd.methods.search import SEARCH_METHODS
 from casemate.hostd.methods.service import SERVICE_METHODS
 from casemate.hostd.methods.vm import VM_METHODS
 from casemate.hostd.registry import Registry
 
-REGISTRY = Registry((*SERVICE_METHODS, *COLLECTOR_METHODS, *SEARCH_METHODS, *VM_METHODS))
+REGISTRY = Registry(
+    (
+        *SERVICE_METHODS,
+        *COLLECTOR_METHODS,
+        *SEARCH_METHODS,
+        *VM_METHODS,
+        *PENDING_METHODS,
+    )
+)

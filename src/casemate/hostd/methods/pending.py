@@ -1,0 +1,168 @@
+"""What is on the allow-list and not offered by this host, each with the reason.
+
+The privilege is checked first, as for every other method: who may not call it is not told why it
+would not work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from casemate.hostd.registry import Ring, Served, refused
+from casemate.vim25 import types
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Methods refused for one reason: names by type."""
+
+    reason: str
+    methods: Mapping[str, str]
+    ring: Ring = Ring.VMS
+
+
+_GROUPS = (
+    _Group(
+        "This host does not change the configuration of VMs yet.",
+        {
+            "Folder": "CreateVM_Task",
+            "ManagedEntity": "Destroy_Task Rename_Task",
+            "VirtualMachine": "ReconfigVM_Task UpgradeVM_Task",
+            "ResourcePool": "CreateChildVM_Task",
+        },
+    ),
+    _Group("This host does not suspend VMs yet.", {"VirtualMachine": "SuspendVM_Task"}),
+    _Group(
+        "This needs an agent inside the guest, and this host talks to none.",
+        {"VirtualMachine": "RebootGuest StandbyGuest"},
+    ),
+    _Group(
+        "This host does not take snapshots yet.",
+        {
+            "VirtualMachine": (
+                "CreateSnapshot_Task CreateSnapshotEx_Task RevertToCurrentSnapshot_Task "
+                "RemoveAllSnapshots_Task ConsolidateVMDisks_Task"
+            ),
+            "VirtualMachineSnapshot": "RevertToSnapshot_Task RemoveSnapshot_Task RenameSnapshot",
+        },
+    ),
+    _Group(
+        "This host does not show the consoles of VMs yet.",
+        {"VirtualMachine": "AcquireTicket CreateScreenshot_Task PutUsbScanCodes"},
+    ),
+    _Group("No VM of this host asks questions.", {"VirtualMachine": "AnswerVM"}),
+    _Group(
+        "This host does not change its resource pools yet.",
+        {
+            "ResourcePool": (
+                "CreateResourcePool UpdateConfig UpdateChildResourceConfiguration "
+                "MoveIntoResourcePool DestroyChildren"
+            ),
+        },
+    ),
+    _Group(
+        "This host does not handle virtual disks apart from a VM yet.",
+        {
+            "VirtualDiskManager": (
+                "CreateVirtualDisk_Task DeleteVirtualDisk_Task MoveVirtualDisk_Task "
+                "CopyVirtualDisk_Task ExtendVirtualDisk_Task QueryVirtualDiskUuid"
+            ),
+        },
+    ),
+    _Group(
+        "This host keeps no performance statistics yet.",
+        {
+            "PerformanceManager": (
+                "QueryPerfProviderSummary QueryAvailablePerfMetric QueryPerf QueryPerfCounter"
+            ),
+        },
+    ),
+    _Group(
+        "This host has no automatic start of VMs yet.",
+        {"HostAutoStartManager": "ReconfigureAutostart AutoStartPowerOn AutoStartPowerOff"},
+    ),
+    _Group(
+        "Packages are installed into the other boot bank with casemate or esxcli on the host.",
+        {
+            "HostPatchManager": (
+                "CheckHostPatch_Task ScanHostPatchV2_Task InstallHostPatchV2_Task "
+                "UninstallHostPatch_Task StageHostPatch_Task"
+            ),
+            "HostImageConfigManager": "UpdateHostImageAcceptanceLevel",
+        },
+        Ring.HOST,
+    ),
+    _Group(
+        "The machine belongs to its operator: casemate down and up on the host.",
+        {"HostSystem": "RebootHost_Task ShutdownHost_Task"},
+        Ring.HOST,
+    ),
+    _Group(
+        "The options of a module are part of the signed image.",
+        {"HostKernelModuleSystem": "UpdateModuleOptionString"},
+        Ring.HOST,
+    ),
+    _Group(
+        "The host's clock is set by the machine underneath.",
+        {"HostDateTimeSystem": "UpdateDateTimeConfig"},
+        Ring.HOST,
+    ),
+    _Group(
+        "The certificate is replaced by putting rui.crt and rui.key into the host's home.",
+        {"HostCertificateManager": "GenerateCertificateSigningRequest InstallServerCertificate"},
+        Ring.HOST,
+    ),
+    _Group(
+        "This host does not import or export OVF yet.",
+        {
+            "OvfManager": "CreateImportSpec CreateDescriptor",
+            "HttpNfcLease": (
+                "HttpNfcLeaseProgress HttpNfcLeaseComplete HttpNfcLeaseAbort "
+                "HttpNfcLeaseGetManifest"
+            ),
+            "ResourcePool": "ImportVApp",
+            "VirtualMachine": "ExportVm",
+        },
+        Ring.COMPATIBILITY,
+    ),
+    _Group(
+        "This host has no virtual switches to change.",
+        {
+            "HostNetworkSystem": (
+                "AddVirtualSwitch RemoveVirtualSwitch UpdateVirtualSwitch AddPortGroup "
+                "RemovePortGroup UpdatePortGroup"
+            ),
+        },
+        Ring.COMPATIBILITY,
+    ),
+    _Group(
+        "The datastores of this host are directories of its home.",
+        {"HostDatastoreSystem": "CreateLocalDatastore RemoveDatastore"},
+        Ring.COMPATIBILITY,
+    ),
+    _Group(
+        "This host has no templates and no disks apart from VMs.",
+        {"VirtualMachine": "MarkAsTemplate MarkAsVirtualMachine AttachDisk_Task DetachDisk_Task"},
+        Ring.COMPATIBILITY,
+    ),
+    _Group(
+        "A session is not handed over, and the old console protocol is not spoken.",
+        {
+            "SessionManager": "AcquireCloneTicket CloneSession",
+            "VirtualMachine": "AcquireMksTicket",
+        },
+        Ring.COMPATIBILITY,
+    ),
+)
+
+
+def _declared() -> Iterator[Served]:
+    for group in _GROUPS:
+        for owner, names in group.methods.items():
+            for name in names.split():
+                privilege = types.method(name).privilege or "System.View"
+                yield refused(owner, name, privilege, group.reason, ring=group.ring)
+
+
+PENDING_METHODS = tuple(_declared())
