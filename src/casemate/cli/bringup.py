@@ -136,7 +136,8 @@ class BringUp:
             task = bar.add_task("image", total=None)
 
             def show(what: str, done: int, of: int) -> None:
-                bar.update(task, completed=done, total=of, description=Path(what).name)
+                name = Path(what).name or "reading packages"
+                bar.update(task, completed=done, total=of, description=name)
 
             build_image(home.path, home.path / "vibs", now=now, progress=show)
         write_reference(home.path, home.path / "bootbank", home.reference, now=now)
@@ -299,6 +300,7 @@ def _bar(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
