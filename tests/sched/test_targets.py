@@ -109,8 +109,50 @@ def test_quota_follows_the_limit_and_only_the_limit():
         "free": None,
         "loose": None,
         "nothing": 1000,
-        "p": PERIOD_US,
     }
+
+
+def test_a_limited_pool_caps_its_vms_together():
+    vms = [Vm(name, "p", Allocation(), 3000) for name in ("busy", "other", "idle")]
+    tree = Tree.of(6000, [Pool("p", ROOT, Allocation(0, 3000))], vms)
+    got = targets(tree, {"busy": 3000, "other": 3000, "idle": 0})
+    assert got["busy"].quota_us == got["other"].quota_us == PERIOD_US // 2
+    assert got["idle"].quota_us == PERIOD_US // 2, "it has its share at once when it wakes"
+    alone = targets(tree, {"busy": 3000, "other": 0, "idle": 0})
+    assert alone["busy"].quota_us is None, "the whole limit, which is its size"
+    partly = targets(tree, {"busy": 2000, "other": 200, "idle": 0})
+    assert partly["busy"].quota_us == 2800 * PERIOD_US // 3000
+
+
+@st.composite
+def nested(draw):
+    pools = [
+        Pool(f"p{n}", ROOT, Allocation(shares=draw(st.sampled_from([2000, 4000, 8000]))))
+        for n in range(draw(st.integers(1, 3)))
+    ]
+    demand = {}
+    vms = []
+    for n in range(draw(st.integers(1, 8))):
+        want = draw(st.integers(0, 3000))
+        shares = draw(st.sampled_from([500, 1000, 2000]))
+        place = draw(st.sampled_from([ROOT, *(p.id for p in pools)]))
+        reserved = draw(st.integers(0, 300))
+        vms.append(Vm(f"v{n}", place, Allocation(reserved, shares=shares), 3000))
+        demand[f"v{n}"] = want
+    return Tree.of(3000, pools, vms), demand
+
+
+@given(nested())
+def test_flat_weights_give_what_the_tree_entitles_to(case):
+    tree, demand = case
+    division = divide_cpu(tree, demand)
+    got = weights(tree, demand, scale=WeightScale.V1)
+    names = sorted(demand)
+    served = fill(
+        tree.capacity, [0] * len(names), [demand[n] for n in names], [got[n] for n in names]
+    ).amounts
+    for name, amount in zip(names, served, strict=True):
+        assert abs(amount - division[name]) <= max(2, tree.capacity // 500)
 
 
 def test_memory_bounds_protect_and_contain_but_never_reclaim():

@@ -6,6 +6,8 @@ reservation and limit. Nodes that are satisfied leave the rest to the others in 
 that wake up get their part at once, and the outcome is the entitlement without waiting for the
 next period.
 
+Only VMs have control groups: a pool is part of the computation, not of the hierarchy.
+
 Memory bounds protect (``minimum``, ``low``) and contain (``maximum``); they never reclaim. Without
 swap a limit below what a guest holds kills it, so ``maximum`` is size plus overhead, and memory is
 taken back by the balloon alone.
@@ -19,7 +21,7 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from casemate.sched.divvy import Division
-from casemate.sched.tree import MAX_AMOUNT, Tree
+from casemate.sched.tree import MAX_AMOUNT
 
 PERIOD_US: Final = 100_000
 """Period of CPU bandwidth control; the kernel's own default."""
@@ -54,7 +56,11 @@ class MemoryTarget:
 def cpu_targets(
     division: Division, static: Division, scale: WeightScale, core_mhz: int
 ) -> dict[str, CpuTarget]:
-    """Return the CPU targets of all pools and VMs but the root.
+    """Return the CPU targets of all VMs, whose groups are siblings of each other.
+
+    The tree is in the numbers: where the weights of those that still want something are their
+    amounts, and all others weigh at least theirs, a work-conserving scheduler ends up with the
+    division, however deep the tree is.
 
     Args:
         division: entitlements by demand, in MHz.
@@ -65,15 +71,21 @@ def cpu_targets(
     """
     layout = division.tree.layout
     least, largest = scale.value
+    vms = range(layout.pools, len(layout.ids))
+    wishes = [_wish(division, static, layout.parent[vm], vm) for vm in vms]
+    top = max(wishes, default=0)
+    spare = _spare(division)
     targets = {}
-    for pool, group in enumerate(layout.children):
-        wishes = [_wish(division, static, pool, node) for node in group]
-        top = max(wishes, default=0)
-        for node, wish in zip(group, wishes, strict=True):
-            scaled = (2 * largest * wish + top) // (2 * top) if top else largest
-            targets[layout.ids[node]] = CpuTarget(
-                max(least, scaled), _quota(division.tree, node, core_mhz)
-            )
+    for vm, wish in zip(vms, wishes, strict=True):
+        scaled = (2 * largest * wish + top) // (2 * top) if top else largest
+        most = min(layout.limit[vm], layout.size[vm])
+        room = spare[layout.parent[vm]]
+        if room is not None:
+            most = min(most, max(division.amounts[vm] + room, wish))
+        quota = None
+        if most < layout.size[vm]:
+            quota = max(MIN_QUOTA_US, most * PERIOD_US // max(1, core_mhz))
+        targets[layout.ids[vm]] = CpuTarget(max(least, scaled), quota)
     return targets
 
 
@@ -101,18 +113,27 @@ def changed(before: Mapping[str, Target], after: Mapping[str, Target]) -> dict[s
 
 
 def _wish(division: Division, static: Division, pool: int, node: int) -> int:
+    """Return what a node would be entitled to if it wanted all it may, now."""
     layout = division.tree.layout
+    amount = division.amounts[node]
     for level in (division.levels[pool], static.levels[pool]):
         over, under = level
+        if under and not over:
+            return amount
         if under:
             wish = division.weights[node] * over // under
-            return min(max(wish, layout.reservation[node]), layout.limit[node])
-    return max(static.ceilings[node], layout.reservation[node])
+            return max(amount, min(max(wish, layout.reservation[node]), layout.limit[node]))
+    return max(amount, static.ceilings[node], layout.reservation[node])
 
 
-def _quota(tree: Tree, node: int, core_mhz: int) -> int | None:
-    layout = tree.layout
-    limit = layout.limit[node]
-    if limit >= MAX_AMOUNT or (node >= layout.pools and limit >= layout.size[node]):
-        return None
-    return max(MIN_QUOTA_US, limit * PERIOD_US // max(1, core_mhz))
+def _spare(division: Division) -> list[int | None]:
+    """Return per pool what its limit and those above leave unused; None where nothing limits."""
+    layout = division.tree.layout
+    spare: list[int | None] = [None]
+    for pool in range(1, layout.pools):
+        room = spare[layout.parent[pool]]
+        if layout.limit[pool] < MAX_AMOUNT:
+            own = layout.limit[pool] - division.amounts[pool]
+            room = own if room is None else min(room, own)
+        spare.append(room)
+    return spare
