@@ -357,8 +357,9 @@ def print_summary(console: Console, result: Result, seconds: float) -> None:
             highlight=False,
             markup=False,
         )
+    password = f"   password [bold]{result.password}[/] (shown once)" if result.password else ""
     console.print(
-        f"[bold]Casemate is up.[/]   API [bold]{result.api}[/]   user root", highlight=False
+        f"[bold]Casemate is up.[/]   API [bold]{result.api}[/]   user root{password}",
+        highlight=False,
+        soft_wrap=True,
     )
-    if result.password:
-        console.print(f"First password, shown once: [bold]{result.password}[/]", highlight=False)
