@@ -136,6 +136,41 @@ class VmConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSpec:
+    """A snapshot of a VM. ``parent`` is its parent's number or 0; ``memory``: it has the RAM too.
+
+    ``disks`` pairs each disk's slot (``scsi0:0``) with the file that holds its frozen state.
+    """
+
+    number: int
+    parent: int
+    name: str
+    description: str
+    created: float
+    memory: bool
+    disks: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VmUsage:
+    """What a running VM wants and is entitled to, as of the last sample.
+
+    ``entitlement`` follows demand; ``static`` counts reservation, limit and shares alone, with
+    every VM at its most. ``ready`` is hundredths of a percent of the time of all vCPUs.
+    """
+
+    cpu_demand_mhz: int = 0
+    cpu_ready: int = 0
+    cpu_entitlement_mhz: int = 0
+    cpu_static_mhz: int = 0
+    memory_active_mib: int = 0
+    memory_entitlement_mib: int = 0
+    memory_static_mib: int = 0
+    ballooned_mib: int = 0
+    overhead_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class VmFact:
     """A registered VM and its run-time state. ``vm`` is its id: plain digits, as hostd's are."""
 
@@ -154,6 +189,9 @@ class VmFact:
     guest_memory_mib: int = 0
     uptime_seconds: int = 0
     question: str = ""
+    usage: VmUsage = VmUsage()
+    snapshots: tuple[SnapshotSpec, ...] = ()
+    current_snapshot: int = 0
 
     @property
     def key(self) -> str:
@@ -162,14 +200,39 @@ class VmFact:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """A pool's figures of one resource, in vSphere's words; MHz for CPU, bytes for memory.
+
+    ``max_usage`` is the least limit of the pool and those above it. ``usage``, ``demand`` and
+    ``entitlement`` are sums over its running VMs as of the last sample.
+    """
+
+    reservation_used: int = 0
+    reservation_used_for_vm: int = 0
+    unreserved: int = 0
+    max_usage: int = 0
+    usage: int = 0
+    demand: int = 0
+    entitlement: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PoolFact:
-    """A resource pool; the root's parent is empty."""
+    """A resource pool; the root's parent is empty.
+
+    ``scale_descendants``: pools below weigh as much as the VMs that run in them. ``colour`` is
+    green, yellow or red.
+    """
 
     pool: str
     name: str
     parent: str
     cpu: Allocation
     memory: Allocation
+    scale_descendants: bool = False
+    colour: str = "green"
+    cpu_usage: PoolUsage = PoolUsage()
+    memory_usage: PoolUsage = PoolUsage()
 
     @property
     def key(self) -> str:
@@ -191,6 +254,78 @@ class DatastoreFact:
     def key(self) -> str:
         """The managed object id (a volume uuid)."""
         return self.datastore
+
+
+@dataclass(frozen=True, slots=True)
+class PciDevice:
+    """A PCI function; the ids are those of configuration space, ``iommu_group`` -1: none."""
+
+    address: str
+    vendor: int
+    device: int
+    subsystem_vendor: int
+    subsystem_device: int
+    device_class: int
+    driver: str
+    iommu_group: int
+    numa_node: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostDisk:
+    """A disk of the host; ``capacity`` in bytes."""
+
+    name: str
+    model: str
+    vendor: str
+    serial: str
+    capacity: int
+    block_size: int
+    rotational: bool
+    removable: bool
+    pci_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostNic:
+    """A physical network card of the host; ``speed_mbps`` 0: no link or unknown."""
+
+    name: str
+    mac: str
+    driver: str
+    speed_mbps: int
+    full_duplex: bool
+    link_up: bool
+    mtu: int
+    pci_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    """A NUMA node: its processors and memory (bytes)."""
+
+    number: int
+    threads: tuple[int, ...]
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareFact:
+    """The host's devices. ``iommu``: devices can be given to VMs."""
+
+    pci: tuple[PciDevice, ...]
+    disks: tuple[HostDisk, ...]
+    nics: tuple[HostNic, ...]
+    numa: tuple[NumaNode, ...]
+    iommu: bool
+    system_vendor: str = ""
+    system_model: str = ""
+    bios_version: str = ""
+
+    @property
+    def key(self) -> str:
+        """The managed object id of the host they belong to."""
+        return "ha-host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,4 +362,4 @@ class TaskFact:
         return self.task
 
 
-Fact = HostFact | ComponentFact | VmFact | PoolFact | DatastoreFact | TaskFact
+Fact = HostFact | ComponentFact | VmFact | PoolFact | DatastoreFact | TaskFact | HardwareFact
