@@ -96,3 +96,16 @@ def test_a_vm_outlives_kernel_and_hostd_and_its_own_kill_is_noticed(host: TestHo
     until(lambda: host.casemate("status")[1]["vms"][0]["power"] == "poweredOff")
     assert host.casemate("vm", "on", vm["name"])[0] == 0
     assert host.casemate("vm", "off", vm["name"])[0] == 0
+
+
+def test_two_ups_at_once_make_one_host(host: TestHost) -> None:
+    arguments = [str(COMMAND), "--home", str(host.home), "up", "--port", "0", "--no-demo", "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with (
+        subprocess.Popen(arguments, **pipes) as first,
+        subprocess.Popen(arguments, **pipes) as other,
+    ):  # type: ignore[call-overload]
+        told = sorted([first.communicate()[0], other.communicate()[0]], key=len)
+        assert sorted([first.returncode, other.returncode]) == [0, 2]
+    assert "at work already" in told[0]
+    assert host.casemate("up", "--port", "0", "--no-demo")[0] == 0

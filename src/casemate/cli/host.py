@@ -13,7 +13,7 @@ from rich.table import Table
 
 from casemate.calls.messages import Snapshot, SnapshotReply, Status, StatusReply
 from casemate.cli import bringup
-from casemate.cli.bringup import BringUp
+from casemate.cli.bringup import BringUp, Result
 from casemate.cli.calls import Calls
 from casemate.errors import HostError
 from casemate.kernel.boot import running
@@ -55,18 +55,25 @@ def _up(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     console = Console(stderr=options.json, highlight=False)
     began = time.monotonic()
-    found = running.find(home)
-    if found is not None:
+    home.create()
+    with running.changing(home):
+        found = running.find(home)
+        result = _bring_up(options, home, console) if found is None else None
+    if result is None:
         _wait_for_kernel(home)
-        console.print(f"Casemate is up already at {found.api} (home {home.path}).")
-        return _print_status(home, as_json=True) if options.json else 0
-    work = BringUp(home, console, port=options.port, host_name=options.name or os.uname().nodename)
-    result = work.run(demo=not options.no_demo)
+        console.print(f"Casemate is up already (home {home.path}).")
+        return _print_status(home, as_json=options.json)
     if options.json:
         print(json.dumps(result.as_json(time.monotonic() - began)))
     else:
         bringup.print_summary(console, result, time.monotonic() - began)
     return 0 if result.verdict == "trusted" else 1
+
+
+def _bring_up(options: argparse.Namespace, home: Home, console: Console) -> Result:
+    name = options.name or os.uname().nodename
+    work = BringUp(home, console, port=options.port, host_name=name)
+    return work.run(demo=not options.no_demo)
 
 
 def _wait_for_kernel(home: Home, seconds: float = 20.0) -> None:
@@ -86,7 +93,9 @@ def _wait_for_kernel(home: Home, seconds: float = 20.0) -> None:
 def _down(options: argparse.Namespace) -> int:
     _root("casemate down")
     home = find_home(options.home)
-    was_running = running.end(home, 0.0 if options.force else STOP_SECONDS)
+    home.create()
+    with running.changing(home):
+        was_running = running.end(home, 0.0 if options.force else STOP_SECONDS)
     if options.json:
         print(json.dumps({"state": "down", "home": str(home.path), "was_running": was_running}))
     else:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
 from casemate.kernel.sys import spawn
+from casemate.kernel.sys.locks import exclusive
 
 KILL_SECONDS = 10.0
 """For a killed process to be gone; longer means it hangs in the machine's kernel."""
@@ -44,6 +46,11 @@ def start_time(pid: int) -> int | None:
         return None
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def changing(home: Home) -> AbstractContextManager[None]:
+    """Hold the right to bring this home's host up or down. Raises BusyError."""
+    return exclusive(home.path / "lock", "casemate up or down for this home")
 
 
 def note(home: Home, running: Running) -> None:
