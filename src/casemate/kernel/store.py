@@ -24,6 +24,9 @@ CREATE TABLE IF NOT EXISTS session (
 CREATE TABLE IF NOT EXISTS vm (
     id INTEGER PRIMARY KEY AUTOINCREMENT, vmx_path TEXT NOT NULL UNIQUE, pool TEXT NOT NULL,
     running INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS pool (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, name TEXT NOT NULL,
+    settings TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS audit (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, user TEXT NOT NULL,
     action TEXT NOT NULL, object TEXT NOT NULL, why TEXT NOT NULL, outcome TEXT NOT NULL);
@@ -62,6 +65,16 @@ class StoredVm:
     vmx_path: str
     pool: str
     running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPool:
+    """A resource pool: its number, its parent's (0: the root), its name, and settings as JSON."""
+
+    number: int
+    parent: int
+    name: str
+    settings: str
 
 
 class Store:
@@ -148,6 +161,33 @@ class Store:
     def set_running(self, number: int, *, running: bool) -> None:
         """Remember whether the VM should be running."""
         self._db.execute("UPDATE vm SET running=? WHERE id=?", (int(running), number))
+
+    def set_pool(self, number: int, pool: str) -> None:
+        """Remember which pool a VM is in."""
+        self._db.execute("UPDATE vm SET pool=? WHERE id=?", (pool, number))
+
+    def pools(self) -> list[StoredPool]:
+        """Return all resource pools but the root, in order of creation."""
+        rows = self._db.execute("SELECT id, parent, name, settings FROM pool ORDER BY id")
+        return [StoredPool(*row) for row in rows]
+
+    def add_pool(self, parent: int, name: str, settings: str) -> int:
+        """Add a pool and return its number; numbers are never given twice."""
+        cursor = self._db.execute(
+            "INSERT INTO pool (parent, name, settings) VALUES (?,?,?)", (parent, name, settings)
+        )
+        return int(cursor.lastrowid or 0)
+
+    def put_pool(self, pool: StoredPool) -> None:
+        """Change a pool."""
+        self._db.execute(
+            "UPDATE pool SET parent=?, name=?, settings=? WHERE id=?",
+            (pool.parent, pool.name, pool.settings, pool.number),
+        )
+
+    def remove_pool(self, number: int) -> None:
+        """Forget a pool."""
+        self._db.execute("DELETE FROM pool WHERE id=?", (number,))
 
     def remove_vm(self, number: int) -> None:
         """Forget a VM."""

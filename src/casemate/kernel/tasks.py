@@ -8,9 +8,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from casemate.errors import BusyError, CasemateError, PowerStateError
+from casemate.errors import AdmissionError, BusyError, CasemateError, PowerStateError
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import FaultFact, TaskFact, TaskState
+from casemate.sched.admission import FAULTS
 
 KEPT = 200
 """Finished tasks remembered: what an ESXi host's recent task list holds."""
@@ -21,13 +22,17 @@ _log = logging.getLogger(__name__)
 def fault_of(error: CasemateError) -> FaultFact:
     """Turn an error into the fault that goes out."""
     details: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, PowerStateError):
+    name = error.fault
+    if isinstance(error, AdmissionError):
+        name = FAULTS.get(error.resource, name)
+        details = (("unreserved", str(error.available)), ("requested", str(error.requested)))
+    elif isinstance(error, PowerStateError):
         details = (("requestedState", error.requested), ("existingState", error.existing))
     elif argument := getattr(error, "argument", ""):
         details = (("invalidProperty", str(argument)),)
     elif privilege := getattr(error, "privilege", ""):
         details = (("privilegeId", str(privilege)),)
-    return FaultFact(error.fault, error.code, error.reason, error.remedy, details)
+    return FaultFact(name, error.code, error.reason, error.remedy, details)
 
 
 class Tasks:
