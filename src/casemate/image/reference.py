@@ -21,11 +21,13 @@ from casemate.formats.vib import Vib, parse_vib
 from casemate.image.pki import load_signer
 from casemate.image.profile import DATABASE, read_bank
 from casemate.policy.acceptance import verify_payload, verify_vib
+from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 from casemate.policy.measure import BANKS, TrustAnchor, measured_digests
 from casemate.policy.predict import Bank, predict
 from casemate.policy.references import REFERENCE_LEVEL
 from casemate.policy.trust import TrustStore, trust_from_files
+from casemate.policy.waivers import PLACE, option_text, read_policies
 
 WORKERS: Final = 2
 """Files hashed at a time: hashing uses both cores of a small machine."""
@@ -88,7 +90,8 @@ def predict_bank(trust: Path, bank: Path, *, now: datetime, vibs: Path | None = 
         TrustAnchor(tuple(sorted(level.value for level in anchor.levels)), anchor.der)
         for anchor in store.anchors
     )
-    return predict(Bank(cfg, db, digests, anchors, signers), created=now)
+    waivers = tuple(option_text(waiver) for waiver in read_waivers(trust, store, now))
+    return predict(Bank(cfg, db, digests, anchors, signers, waivers), created=now)
 
 
 def read_trust(trust: Path) -> TrustStore:
@@ -104,6 +107,12 @@ def read_trust(trust: Path) -> TrustStore:
             remedy="Make the development PKI first: casemate trust init.",
         )
     return store
+
+
+def read_waivers(trust: Path, store: TrustStore, now: datetime) -> tuple[Waiver, ...]:
+    """Read the signed hardening policies of a trust directory. Raises as ``read_policies``."""
+    found = sorted((trust / PLACE).glob("*.json"))
+    return read_policies(((path.name, _read(path)) for path in found), store, now)
 
 
 Source = Path | memoryview

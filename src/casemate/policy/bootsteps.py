@@ -33,6 +33,7 @@ def boot_steps(
     signers: Mapping[str, bytes],
     *,
     secure_boot: bool = False,
+    waivers: Iterable[str] = (),
 ) -> Iterator[Step]:
     """List what a boot of this bank does, in order.
 
@@ -42,6 +43,7 @@ def boot_steps(
         anchors: all trust anchors; their order does not matter.
         signers: VIB id to the certificate (DER) that signed it; unsigned VIBs are absent.
         secure_boot: whether firmware verified the loader.
+        waivers: the hardening waivers in force, as ``policy.waivers.option_text`` gives them.
     """
     owners = _owners(db)
     yield Launch(cfg.kernel)
@@ -50,7 +52,7 @@ def boot_steps(
         key=lambda anchor: (anchor.levels, anchor.certificate),
     )
     yield CommandLine(_command_line(cfg.kernel, cfg.kernelopt))
-    for text in security_options(cfg, db, secure_boot=secure_boot):
+    for text in (*security_options(cfg, db, secure_boot=secure_boot), *waivers):
         yield SecurityOption(text)
     seen: set[bytes] = set()
     for module in (BootModule(cfg.kernel, ""), *cfg.modules):

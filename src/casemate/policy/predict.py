@@ -34,7 +34,8 @@ class Bank:
     """What a boot bank and the trust beside it hold.
 
     ``digests`` maps a boot file's name to what ``measured_digests`` gives for it; ``signers`` a
-    VIB's id to name and certificate (DER) of its verified signer (unsigned VIBs are absent).
+    VIB's id to name and certificate (DER) of its verified signer (unsigned VIBs are absent);
+    ``waivers`` are the security options of the hardening waivers in force.
     """
 
     cfg: BootCfg
@@ -42,6 +43,7 @@ class Bank:
     digests: Mapping[str, Mapping[str, bytes]]
     anchors: tuple[TrustAnchor, ...]
     signers: Mapping[str, tuple[str, bytes]]
+    waivers: tuple[str, ...] = ()
 
 
 def predict(
@@ -71,7 +73,11 @@ def predict(
     cfg, db, digests, signers = bank.cfg, bank.db, bank.digests, bank.signers
     measurer = BootMeasurer(algorithms, drtm=drtm)
     certificates = {vib_id: certificate for vib_id, (_, certificate) in signers.items()}
-    steps = tuple(boot_steps(cfg, db, bank.anchors, certificates, secure_boot=secure_boot))
+    steps = tuple(
+        boot_steps(
+            cfg, db, bank.anchors, certificates, secure_boot=secure_boot, waivers=bank.waivers
+        )
+    )
     refs = _component_refs(steps, signers)
     events: list[ExpectedEvent] = []
     for step in steps:

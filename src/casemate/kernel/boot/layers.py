@@ -25,16 +25,19 @@ class VisorRoot:
         self.root = place / "root"
         self.root.mkdir()
 
-    def add(self, component: Sealed, magic: bytes) -> bool:
-        """Mount an EROFS payload from its sealed memory; tell whether it was one."""
+    def add(self, component: Sealed, magic: bytes) -> Path | None:
+        """Mount an EROFS payload from its sealed memory; return where, or None for others.
+
+        Nobody sees the layer before ``join``.
+        """
         if magic != EROFS_MAGIC:
-            return False
+            return None
         target = self._place / "layers" / component.name
         target.mkdir(parents=True)
         with loop_device(component.descriptor, component.name) as device:
             erofs(device, target)
         self._layers.append(target)
-        return True
+        return target
 
     def join(self) -> Path:
         """Mount all layers as one tree and return it."""

@@ -1,0 +1,123 @@
+"""The hardening rules at build time and over VIB files: before anything is packed or installed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from casemate.errors import CasemateError, FormatError, VerificationError
+from casemate.formats.elf import is_elf
+from casemate.formats.tarball import EntryKind, parse_tar, parse_tgz
+from casemate.formats.vib import Vib
+from casemate.image import tools
+from casemate.image.files import Recipe
+from casemate.image.tree import File
+from casemate.policy.hardening import Report, Waiver
+from casemate.policy.levels import Level
+from casemate.policy.payloads import MAGIC, enforce_file
+
+EROFS_MAGIC: Final = b"\xe2\xe1\xf5\xe0"
+_SUPERBLOCK: Final = 1024
+_GZIP: Final = b"\x1f\x8b"
+
+
+def enforce_recipe(recipe: Recipe, waivers: Iterable[Waiver] = ()) -> tuple[Report, ...]:
+    """Judge every program and library that a recipe packs.
+
+    Raises:
+        VerificationError: one breaks a required rule; the VIB must not be built.
+        HostError: a file cannot be read.
+    """
+    known, level = tuple(waivers), Level(recipe.level)
+    reports = (
+        enforce_file(f"/{path}", node.read(), level, known, component=recipe.name)
+        for path, node in recipe.nodes.items()
+        if isinstance(node, File) and node.is_elf()
+    )
+    return tuple(report for report in reports if report is not None)
+
+
+def judge_vib(
+    vib: Vib, waivers: Iterable[Waiver] = ()
+) -> tuple[tuple[Report, ...], tuple[CasemateError, ...]]:
+    """Judge every program and library of a VIB, by its declared level.
+
+    Returns:
+        The reports of good files, and one error for each file that breaks a required rule.
+
+    Raises:
+        HostError: a program that unpacks payloads is missing.
+    """
+    known, level = tuple(waivers), Level(vib.descriptor.acceptance_level)
+    reports: list[Report] = []
+    refused: list[CasemateError] = []
+    for name, data in vib.payloads.items():
+        try:
+            for path, content in programs(name, data):
+                try:
+                    report = enforce_file(
+                        path, content, level, known, component=vib.descriptor.vib_id
+                    )
+                except VerificationError as error:
+                    refused.append(error)
+                else:
+                    reports += [report] if report is not None else []
+        except FormatError as error:
+            refused.append(error)
+    return tuple(reports), tuple(refused)
+
+
+def programs(name: str, data: bytes | memoryview) -> Iterator[tuple[str, bytes | memoryview]]:
+    """Yield path and content of every ELF file in a payload: an EROFS image, a tar, or itself one.
+
+    Raises:
+        FormatError: an EROFS image that cannot be unpacked (``erofs-broken``).
+        HostError: the program that unpacks them is missing.
+    """
+    view = memoryview(data)
+    if is_elf(view):
+        yield f"/{name}", view
+    elif bytes(view[_SUPERBLOCK : _SUPERBLOCK + 4]) == EROFS_MAGIC:
+        yield from _of_image(name, view)
+    else:
+        yield from _of_tar(view)
+
+
+def _of_tar(view: memoryview) -> Iterator[tuple[str, bytes | memoryview]]:
+    try:
+        entries = parse_tgz(view) if bytes(view[:2]) == _GZIP else parse_tar(view)
+    except FormatError:
+        # No host loads what is neither EROFS nor a tar, so there is nothing to judge.
+        return
+    for entry in entries:
+        if entry.kind is EntryKind.FILE and is_elf(entry.data):
+            yield f"/{entry.path}", entry.data
+
+
+def _of_image(name: str, view: memoryview) -> Iterator[tuple[str, bytes | memoryview]]:
+    tools.find("fsck.erofs")
+    with tempfile.TemporaryDirectory() as temporary:
+        image, root = Path(temporary, "image"), Path(temporary, "root")
+        image.write_bytes(view)
+        root.mkdir()
+        try:
+            tools.run("fsck.erofs", f"--extract={root}", "--no-preserve", image)
+        except CasemateError as error:
+            raise FormatError(
+                f"The payload {name} is a damaged EROFS image.",
+                code="erofs-broken",
+                component=name,
+            ) from error
+        for place, folders, names in os.walk(root):
+            folders.sort()
+            for file in sorted(names):
+                path = Path(place, file)
+                if path.is_symlink() or not path.is_file():
+                    continue
+                with path.open("rb") as stream:
+                    head = stream.read(len(MAGIC))
+                    if head == MAGIC:
+                        yield f"/{path.relative_to(root)}", head + stream.read()

@@ -1,0 +1,138 @@
+"""Every program and library of a mounted layer, judged before the layer joins the visor root.
+
+The layer is read-only, its bytes are sealed, and nothing sees it yet but the loader. Linux itself
+unpacks the files, so what is judged is what would be mapped. Only headers and symbol tables are
+touched; the rest of a program is not even unpacked. The name or mode of a file says nothing about
+whether it can be mapped as code, so the first bytes of every file are read, several files at once:
+waiting for them is what takes the time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from casemate.kernel.sys.libc import from_os_error
+from casemate.kernel.sys.views import view_of
+from casemate.policy.hardening import Report, Waiver
+from casemate.policy.levels import Level
+from casemate.policy.payloads import MAGIC, enforce_file
+
+READERS: Final = 4
+"""Files read at once: more gain nothing on two processors."""
+
+_MAGIC: Final = re.compile(re.escape(MAGIC))
+_FEATURES_AT: Final = 1024 + 80
+_LZ4_ALONE: Final = 0x1
+"""feature_incompat of EROFS images that hold stored and LZ4 data, nothing packed or shared."""
+
+
+def may_hold_programs(image: memoryview) -> bool:
+    """Tell whether an EROFS image can hold an ELF file at all.
+
+    The first four bytes of a file stand in such an image as they are: stored, or as the literals
+    that an LZ4 block must begin with (all four differ, so none can repeat another). Images made
+    with other features could hide them, and are always searched.
+    """
+    if len(image) < _FEATURES_AT + 4:
+        return True
+    (features,) = struct.unpack_from("<I", image, _FEATURES_AT)
+    return bool(features & ~_LZ4_ALONE) or _MAGIC.search(image) is not None
+
+
+class LayerJudge:
+    """Judges layers beside the boot; ``conclude`` must be called before any of them is used."""
+
+    def __init__(self, waivers: Iterable[Waiver]) -> None:
+        self._waivers = tuple(waivers)
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="elf")
+        self._work: list[Future[Report | None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, layer: Path, level: Level, component: str) -> None:
+        """Begin to judge every file below ``layer`` as what it will be below ``/``.
+
+        Args:
+            layer: where the payload is mounted.
+            level: acceptance level of its VIB.
+            component: the payload's file name, for errors.
+
+        Raises:
+            HostError: a directory cannot be read.
+        """
+        top = str(layer).rstrip("/")
+
+        def judge(path: str) -> Report | None:
+            view = program(path)
+            if view is None:
+                return None
+            return enforce_file(path[len(top) :], view, level, self._waivers, component=component)
+
+        self._work += [self._pool.submit(judge, path) for path in sorted(files(top))]
+
+    def conclude(self) -> tuple[Report, ...]:
+        """Wait for all verdicts.
+
+        Raises:
+            VerificationError: a file breaks a required rule, or is ELF that cannot be read.
+            HostError: a file cannot be read.
+        """
+        reports = [work.result() for work in self._work]
+        return tuple(report for report in reports if report is not None)
+
+
+def files(top: str) -> Iterator[str]:
+    """Yield the path of every regular file below a directory, on its file system alone.
+
+    Raises:
+        HostError: a directory cannot be read.
+    """
+    try:
+        device = os.lstat(top or "/").st_dev
+        waiting = [f"{top}/"]
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        yield entry.path
+                    elif (
+                        entry.is_dir(follow_symlinks=False)
+                        and entry.stat(follow_symlinks=False).st_dev == device
+                    ):
+                        waiting.append(entry.path)
+    except OSError as error:
+        raise from_os_error(f"cannot read {top}", error, component=top) from error
+
+
+def program(path: str) -> memoryview | None:
+    """Return the content of a file that is ELF; None for others.
+
+    Raises:
+        HostError: it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
+                return None
+            return view_of(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise from_os_error(f"cannot read {path}", error, component=path) from error
