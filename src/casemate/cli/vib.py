@@ -26,6 +26,8 @@ from casemate.formats.compressed import content_digest
 from casemate.formats.text import escape
 from casemate.formats.vib import Vib, parse_vib
 from casemate.kernel.home import find_home
+from casemate.image.hardening import judge_vib
+from casemate.image.reference import read_waivers
 from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
 from casemate.policy.trust import Level, TrustStore, subject_of, trust_from_files
 
@@ -124,6 +126,7 @@ def _verify(options: argparse.Namespace) -> int:
         if error.code == "signer-untrusted" and not store.anchors:
             raise NotFoundError(
                 f"There is no trust anchor in {directory}, so no signer can be judged.",
+        findings += _hardening_findings(vib, directory, store)
                 code="no-anchors",
                 component=str(directory),
                 remedy="Run casemate trust init, or name a directory with --trust.",
@@ -164,6 +167,12 @@ def _describe(vib: Vib) -> dict[str, Any]:
     descriptor = vib.descriptor
     return {
         "id": descriptor.vib_id,
+def _hardening_findings(vib: Vib, trust: Path, store: TrustStore) -> list[Finding]:
+    """Judge every program and library inside; all that are refused are told."""
+    _, refused = judge_vib(vib, read_waivers(trust, store, datetime.now(UTC)))
+    return [error.finding() for error in refused]
+
+
         "name": descriptor.name,
         "version": descriptor.version,
         "vendor": descriptor.vendor,

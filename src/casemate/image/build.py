@@ -32,6 +32,7 @@ from casemate.formats.vib import write_vib
 from casemate.image.debian import Packages
 from casemate.image.erofs import write_erofs, zip_bytes
 from casemate.image.files import Recipe
+from casemate.image.hardening import enforce_recipe
 from casemate.image.host import recipes
 from casemate.image.pki import Signer, initialise, load_signer
 from casemate.image.profile import BuiltVib, make_profile, write_bank
@@ -100,6 +101,7 @@ def build_image(
     packages = packages or Packages()
     initialise(home, now=now)
     scratch = home / "cache" / "image"
+        VerificationError: a program or library breaks a required hardening rule.
     with _writing(out):
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         out.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,8 @@ def build_image(
     payloads = _payloads(plan, scratch, toolchain, progress)
     signers = {level: load_signer(home, level) for level in {Level(r.level) for r in plan}}
     with _writing(out):
+    for recipe in plan:
+        enforce_recipe(recipe)
         vibs = tuple(
             make_vib(recipe, payloads[recipe.name], signers[Level(recipe.level)], out, released)
             for recipe in plan

@@ -29,6 +29,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "mformat": "mtools",
     "mcopy": "mtools",
     "syslinux": "syslinux",
+    "fsck.erofs": "erofs-utils",
 }
 """Program to the Debian package that brings it."""
 
