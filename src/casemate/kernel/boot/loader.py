@@ -6,9 +6,11 @@ PCR 17. For each component, in boot.cfg's order:
     (1) read it once into sealed memory and hash it there, all banks at once
     (2) measure: extend the PCRs and append to the log, from one and the same value
     (3) verify: signature, acceptance level and payload hash
-    (4) mount the sealed bytes as a layer of the visor root
+    (4) mount the sealed bytes as a layer, and judge every program and library in it: one that
+        breaks a required hardening rule is refused (this goes on beside the next components)
+    (5) when all are good, join the layers to the visor root
 
-A component that fails (3) has been measured, then is refused, and the boot of this bank ends.
+A component that fails (3) or (4) has been measured, then is refused; the boot of this bank ends.
 Which events (2) leaves, and in which order, is decided by ``policy.measure`` alone.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,16 +28,19 @@ from casemate.formats.bootcfg import BootCfg, parse_bootcfg
 from casemate.formats.eventlog import write_event
 from casemate.formats.imgdb import ImageDb, parse_imgdb
 from casemate.kernel.boot.component import Reader, Sealed
+from casemate.kernel.boot.elfcheck import LayerJudge, may_hold_programs
 from casemate.kernel.boot.layers import VisorRoot, magic_of
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.sys.memfd import mapped
 from casemate.machine.facts import ComponentFact
 from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
 from casemate.policy.bootsteps import boot_steps
+from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 from casemate.policy.measure import LOCALITY_LAUNCH, BootMeasurer, PlannedEvent, module_pcrs
 from casemate.policy.steps import BootComplete, Component, Launch, Option, Step, TrustAnchor
 from casemate.policy.trust import TrustStore, trust_from_files
+from casemate.policy.waivers import PLACE, option_text, read_policies
 
 IMAGE_DATABASE = "imgdb.tgz"
 _CFG_LIMIT = 1 << 16  # bytes: ESXi's boot.cfg is below 16 KiB with 200 modules
@@ -94,6 +100,12 @@ def read_trust(directory: Path) -> tuple[TrustStore, tuple[TrustAnchor, ...]]:
     return store, anchors
 
 
+def read_waivers(trust: Path, store: TrustStore, now: dt.datetime) -> tuple[Waiver, ...]:
+    """Read the signed hardening policies. Raises for one that cannot be trusted."""
+    found = sorted((trust / PLACE).glob("*.json"))
+    return read_policies(((path.name, path.read_bytes()) for path in found), store, now)
+
+
 class Loader:
     """Boots one bank into ``visor``. ``now`` is the wall clock, for signers' validity."""
 
@@ -120,20 +132,31 @@ class Loader:
 
         Raises the error of the first component that fails, after measuring it.
         """
-        with Reader(self._bank, self._measurer.algorithms) as reader:
+        with ExitStack() as stack:
+            reader = stack.enter_context(Reader(self._bank, self._measurer.algorithms))
             cfg = read_bootcfg(self._bank)
             reader.announce([IMAGE_DATABASE, cfg.kernel, *(m.name for m in cfg.modules)])
             db = parse_imgdb(reader.get(IMAGE_DATABASE).content())
             store, anchors = read_trust(self._trust)
             self._verify_signatures(db, store)
+            waivers = read_waivers(self._trust, store, self._now)
             loaded = Loaded(cfg, db, bytearray(self._measurer.header()))
             signers = {
                 vib_id: verdict.signer_certificate_der
                 for vib_id, verdict in self._verdicts.items()
                 if verdict.signer_certificate_der
             }
-            steps = tuple(boot_steps(cfg, db, anchors, signers))
+            steps = tuple(
+                boot_steps(
+                    cfg,
+                    db,
+                    anchors,
+                    signers,
+                    waivers=[option_text(waiver) for waiver in waivers],
+                )
+            )
             total = sum(isinstance(step, Component | Option) for step in steps)
+            judge = stack.enter_context(LayerJudge(waivers))
             for step in steps:
                 match step:
                     case BootComplete():
@@ -144,13 +167,12 @@ class Loader:
                         sealed = reader.get(step.file_name)
                         self._measure(loaded, step, sealed.digests)
                         self._verify(step, sealed)
-                        with mapped(sealed.descriptor) as view:
-                            magic = magic_of(view)
-                        visor.add(sealed, magic)
+                        self._mount(step, sealed, visor, judge)
                         reader.release(step.file_name)
                         self._note(loaded, step, sealed, total)
                     case _:
                         self._measure(loaded, step, None)
+            judge.conclude()
             return loaded
 
     def _verify_signatures(self, db: ImageDb, store: TrustStore) -> None:
@@ -192,6 +214,16 @@ class Loader:
             sha256=sealed.sha256,
             uncompressed_sha256=sealed.digests["sha256"],
         )
+
+    def _mount(
+        self, step: Component | Option, sealed: Sealed, visor: VisorRoot, judge: LayerJudge
+    ) -> None:
+        """Mount a component, and have every program in it judged."""
+        with mapped(sealed.descriptor) as view:
+            magic, programs = magic_of(view), may_hold_programs(view)
+        layer = visor.add(sealed, magic)
+        if layer is not None and programs and step.vib is not None:
+            judge.submit(layer, self._verdicts[step.vib.vib_id].level, step.file_name)
 
     def _note(self, loaded: Loaded, step: Component | Option, sealed: Sealed, total: int) -> None:
         verdict = self._verdicts.get(step.vib.vib_id) if step.vib else None
