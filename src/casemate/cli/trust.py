@@ -1,20 +1,44 @@
-"""``casemate trust``: the development PKI and the anchors a host trusts."""
+"""``casemate trust``: the development PKI, the anchors a host trusts, and what is revoked."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives import hashes
 from rich.console import Console
 from rich.table import Table
 
 from casemate.cli.progress import steps
-from casemate.image.pki import AnchorFile, add_anchor, initialise, list_anchors
+from casemate.errors import ArgumentError, HostError
+from casemate.formats.cms import sign_detached
+from casemate.formats.vib import parse_vib
+from casemate.image.pki import (
+    AnchorFile,
+    add_anchor,
+    initialise,
+    list_anchors,
+    load_certificate,
+    load_signer,
+)
+from casemate.kernel.files import write_file
 from casemate.kernel.home import find_home
 from casemate.policy.levels import Level
+from casemate.policy.references import REFERENCE_LEVEL
+from casemate.policy.revocation import (
+    COMPONENT,
+    NOTHING_REVOKED,
+    PLACE,
+    Revocations,
+    verify_revocations,
+    write_revocations,
+)
+from casemate.policy.signedtext import check_newer, join_signed
+from casemate.policy.trust import TrustStore, trust_from_files
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +60,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a level that its signers may give (may be repeated)",
     )
     add.set_defaults(func=_add)
-    for action in (init, show, add):
+    revoke = actions.add_parser(
+        "revoke", help="revoke VIBs or certificates, or take over a signed revocation list"
+    )
+    revoke.add_argument("--vib", type=Path, action="append", default=[], help="a VIB to revoke")
+    revoke.add_argument(
+        "--certificate", type=Path, action="append", default=[], help="a certificate to revoke"
+    )
+    revoke.add_argument("--reason", default="revoked", help="why, in a few words")
+    revoke.add_argument("--list", type=Path, help="a signed list to take over as it is")
+    revoke.set_defaults(func=_revoke)
+    for action in (init, show, add, revoke):
         add_common(action)
 
 
@@ -63,6 +97,77 @@ def _add(options: argparse.Namespace) -> int:
     levels = [Level(level) for level in options.level]
     added = add_anchor(find_home(options.home).path, options.file, levels)
     return _print(added, as_json=options.json)
+
+
+def load_revocations(trust: Path, store: TrustStore, now: datetime) -> Revocations:
+    """Read and verify the revocation list of a trust directory; without one nothing is revoked.
+
+    Raises:
+        SignatureError: Not signed by somebody who may revoke.
+        FormatError: Not a revocation list.
+        HostError: It cannot be read.
+    """
+    path = trust.joinpath(*PLACE)
+    try:
+        return verify_revocations(path.read_bytes(), store, now)
+    except FileNotFoundError:
+        return NOTHING_REVOKED
+    except OSError as error:
+        raise HostError(
+            f"The revocation list cannot be read: {error.strerror}.",
+            code="unreadable",
+            component=str(path),
+        ) from error
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    now = datetime.now(UTC)
+    store = trust_from_files(
+        (anchor.level, anchor.path.read_bytes()) for anchor in list_anchors(home.path)
+    )
+    present = load_revocations(home.trust, store, now)
+    if options.list is not None:
+        signed = options.list.read_bytes()
+        revoked = verify_revocations(signed, store, now)
+        check_newer(present.number, revoked.number, component=COMPONENT)
+    else:
+        revoked = _extended(present, options, now)
+        body = write_revocations(revoked)
+        signer = load_signer(home.path, REFERENCE_LEVEL)
+        signature = sign_detached(
+            body, signer.certificate, signer.key, signer.chain, signing_time=now
+        )
+        signed = join_signed(body, signature)
+    path = home.trust.joinpath(*PLACE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, signed)
+    facts = {
+        "number": revoked.number,
+        "certificates": {key.hex(): why for key, why in revoked.certificates.items()},
+        "vibs": {key.hex(): why for key, why in revoked.vibs.items()},
+    }
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        counts = f"{len(revoked.certificates)} certificates and {len(revoked.vibs)} VIBs"
+        print(f"Revocation list {revoked.number} in force: {counts}.")
+    return 0
+
+
+def _extended(present: Revocations, options: argparse.Namespace, now: datetime) -> Revocations:
+    """Return the present list with what the options name, under the next number."""
+    if not (options.vib or options.certificate):
+        raise ArgumentError("Name what to revoke: --vib or --certificate.", argument="vib")
+    reason = " ".join(options.reason.split())[:200]
+    vibs = dict(present.vibs)
+    for path in options.vib:
+        vib = parse_vib(path.read_bytes(), component=path.name)
+        vibs[hashlib.sha256(vib.descriptor_bytes).digest()] = reason
+    certificates = dict(present.certificates)
+    for path in options.certificate:
+        certificates[load_certificate(path).fingerprint(hashes.SHA256())] = reason
+    return Revocations(present.number + 1, now, certificates, vibs)
 
 
 def _print(anchors: Iterable[AnchorFile], *, as_json: bool, made: bool | None = None) -> int:

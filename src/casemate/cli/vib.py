@@ -19,15 +19,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from casemate.cli.trust import add_common
+from casemate.cli import vibmake
+from casemate.cli.trust import add_common, load_revocations
 from casemate.errors import CasemateError, Finding, HostError, LimitError, NotFoundError
 from casemate.formats.cms import verify_detached
 from casemate.formats.compressed import content_digest
 from casemate.formats.text import escape
 from casemate.formats.vib import Vib, parse_vib
-from casemate.kernel.home import find_home
 from casemate.image.hardening import judge_vib
 from casemate.image.reference import read_waivers
+from casemate.kernel.home import find_home
 from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
 from casemate.policy.trust import Level, TrustStore, subject_of, trust_from_files
 
@@ -62,6 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for action in (inspected, verified):
         action.add_argument("file", type=Path, help="the VIB")
         add_common(action)
+    vibmake.register(actions)
 
 
 def load_trust(directory: Path) -> TrustStore:
@@ -111,6 +113,8 @@ def _inspect(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     directory = options.trust or find_home(options.home).trust
     store = load_trust(directory)
+    now = datetime.now(UTC)
+    revoked = load_revocations(directory, store, now)
     data = _read(options.file, MAX_VIB)
     report: dict[str, Any] = {"id": "", "level": "", "signer": ""}
     findings: list[Finding] = []
@@ -119,14 +123,14 @@ def _verify(options: argparse.Namespace) -> int:
         report |= {"id": vib.descriptor.vib_id, "level": vib.descriptor.acceptance_level}
         findings += _payload_findings(vib)
         verdict = verify_vib(
-            vib.descriptor_bytes, vib.signature, store, options.level, datetime.now(UTC)
+            vib.descriptor_bytes, vib.signature, store, options.level, now, revoked
         )
         report |= _verdict_json(verdict)
+        findings += _hardening_findings(vib, directory, store)
     except CasemateError as error:
         if error.code == "signer-untrusted" and not store.anchors:
             raise NotFoundError(
                 f"There is no trust anchor in {directory}, so no signer can be judged.",
-        findings += _hardening_findings(vib, directory, store)
                 code="no-anchors",
                 component=str(directory),
                 remedy="Run casemate trust init, or name a directory with --trust.",
@@ -163,16 +167,16 @@ def _payload_findings(vib: Vib) -> list[Finding]:
     return findings
 
 
-def _describe(vib: Vib) -> dict[str, Any]:
-    descriptor = vib.descriptor
-    return {
-        "id": descriptor.vib_id,
 def _hardening_findings(vib: Vib, trust: Path, store: TrustStore) -> list[Finding]:
     """Judge every program and library inside; all that are refused are told."""
     _, refused = judge_vib(vib, read_waivers(trust, store, datetime.now(UTC)))
     return [error.finding() for error in refused]
 
 
+def _describe(vib: Vib) -> dict[str, Any]:
+    descriptor = vib.descriptor
+    return {
+        "id": descriptor.vib_id,
         "name": descriptor.name,
         "version": descriptor.version,
         "vendor": descriptor.vendor,

@@ -16,6 +16,7 @@ from casemate.errors import AcceptanceError, DigestError, SignatureError
 from casemate.formats.cms import verify_detached
 from casemate.formats.descriptor import Descriptor, parse_descriptor
 from casemate.policy.levels import Level
+from casemate.policy.revocation import NOTHING_REVOKED, Revocations
 from casemate.policy.trust import TrustStore, subject_of, verify_signer
 
 
@@ -41,6 +42,7 @@ def verify_vib(
     trust: TrustStore,
     host_level: Level,
     now: datetime,
+    revoked: Revocations = NOTHING_REVOKED,
 ) -> VibVerdict:
     """Judge a VIB by its descriptor and signature; payloads are judged one by one as they come.
 
@@ -50,17 +52,20 @@ def verify_vib(
         trust: The host's anchors.
         host_level: The loosest level that the host admits.
         now: The present, aware.
+        revoked: What is no longer trusted.
 
     Raises:
         FormatError: The descriptor is malformed.
-        SignatureError: ``signature-missing``, ``signature-invalid``, ``signature-malformed``,
-            ``descriptor-changed``, ``weak-algorithm``, ``algorithm-unsupported``,
-            ``signer-missing``, ``signer-ambiguous``, or as in ``verify_signer``.
+        SignatureError: ``vib-revoked``, ``signer-revoked``, ``signature-missing``,
+            ``signature-invalid``, ``signature-malformed``, ``descriptor-changed``,
+            ``weak-algorithm``, ``algorithm-unsupported``, ``signer-missing``,
+            ``signer-ambiguous``, or as in ``verify_signer``.
         AcceptanceError: ``level-not-backed`` or ``level-too-low``.
     """
     descriptor = parse_descriptor(descriptor_bytes)
     level = Level(descriptor.acceptance_level)
     vib_id = descriptor.vib_id
+    revoked.check_vib(descriptor_bytes, vib_id)
     if not signature:
         _check_unsigned(level, vib_id)
         check_level(level, host_level, vib_id)
@@ -75,7 +80,9 @@ def verify_vib(
             code="descriptor-changed",
             component=vib_id,
         ) from error
+    revoked.check_certificates((signed.certificate, *signed.chain), vib_id)
     anchor = verify_signer(signed, level, trust, now, component=vib_id)
+    revoked.check_certificates((anchor.certificate,), vib_id)
     check_level(level, host_level, vib_id)
     return VibVerdict(
         descriptor=descriptor,
