@@ -196,11 +196,7 @@ class BringUp:
         try:
             child = launch(home, settings, bank.config.kernel, Teller(writer))
             pidfd = child.pidfd
-            ticks = running.start_time(child.pid) or 0
-            running.note(
-                home,
-                running.Running(child.pid, ticks, api, port, self._host_name, bank.name),
-            )
+            running.note(home, child.pid, api, self._host_name, bank.name)
             os.close(writer)
             writer = -1
             self._follow(reader, began)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from casemate.errors import HostError
 from casemate.kernel.cells.cgroups import detect
+from casemate.kernel.cells.runstate import start_time
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
 from casemate.kernel.sys import spawn
@@ -38,23 +39,15 @@ class Running:
     bank: str
 
 
-def start_time(pid: int) -> int | None:
-    """Return the start time of a process in clock ticks since boot; None once it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
 def changing(home: Home) -> AbstractContextManager[None]:
     """Hold the right to bring this home's host up or down. Raises BusyError."""
     return exclusive(home.path / "lock", "casemate up or down for this home")
 
 
-def note(home: Home, running: Running) -> None:
-    """Write the record."""
+def note(home: Home, pid: int, api: str, host_name: str, bank: str) -> None:
+    """Write the record of a host that was launched."""
+    port = int(api.rpartition(":")[2].partition("/")[0])
+    running = Running(pid, start_time(pid) or 0, api, port, host_name, bank)
     write_file(home.running, json.dumps(asdict(running), indent=1).encode())
 
 
