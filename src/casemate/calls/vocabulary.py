@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casemate.calls import messages
+from casemate.calls import admin, messages
 
-REQUESTS: tuple[type, ...] = (*messages.REQUESTS,)
+REQUESTS: tuple[type, ...] = (*messages.REQUESTS, *admin.REQUESTS)
 """The closed list: a request that is not here does not exist."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from casemate import __version__
 from casemate.formats.bootcfg import BootState
 from casemate.kernel.accounts import Accounts
+from casemate.kernel.admin import Admin
 from casemate.kernel.boot.bank import write_states
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
@@ -26,6 +27,7 @@ from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.logs import Logs
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import CallsServer
 from casemate.kernel.store import Store
@@ -82,10 +84,11 @@ async def serve(settings: Settings, home: Home) -> None:
     inventory = Inventory(store, stream, home.volumes, hardware.uuid)
     cgroups = detect(settings.identifier)
     accelerator = await probing
+    accounts = Accounts(store, time.time)
     kernel = Kernel(
         store,
         stream,
-        Accounts(store, time.time),
+        accounts,
         inventory,
         measurements,
         lambda on_exit: Cells(
@@ -100,6 +103,10 @@ async def serve(settings: Settings, home: Home) -> None:
     for component in measurements.components:
         stream.publish(component)
     inventory.publish_all(hardware.cpu_mhz * hardware.cores, hardware.memory_size >> 20)
+    admin = Admin(store, stream, accounts, time.time)
+    kernel.govern(admin.demand)
+    kernel.add(admin.handlers())
+    kernel.add(Logs(store, home.log).handlers())
     await kernel.adopt()
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
     await server.start(HOSTD_UID)

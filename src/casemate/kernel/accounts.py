@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from argon2 import PasswordHasher
@@ -40,6 +40,9 @@ _DECOY = (
 )
 """The hash of a random password that nobody kept: what unknown users are checked against."""
 
+_DOUBLINGS = 16
+"""Doublings of the lock: enough for every limit, and no number grows without end."""
+
 _WRONG = "Cannot complete login due to an incorrect user name or password."
 
 
@@ -52,6 +55,25 @@ class Session:
     full_name: str
     role: Role
     login_time: float
+
+
+@dataclass(slots=True)
+class Rules:
+    """What the advanced options decide about accounts and sessions."""
+
+    free_failures: int = FREE_FAILURES
+    lock_limit: float = LOCK_LIMIT
+    idle_seconds: float = IDLE_SECONDS
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Who else has a say: which role, whether a login is admitted, who hears of sessions."""
+
+    role_of: Callable[[Account], Role] = lambda account: role_named(account.role)
+    admit: Callable[[str], None] = lambda _user: None
+    opened: Callable[[StoredSession], None] = lambda _session: None
+    ended: Callable[[StoredSession], None] = lambda _session: None
 
 
 LOCAL_ROOT = Session("local", "root", "Local administrator", role_named("Admin"), 0.0)
@@ -70,6 +92,8 @@ class Accounts:
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
+        self.rules = Rules()
+        self.hooks = Hooks()
         self._hasher = PasswordHasher()
         self._sessions = {session.digest: session for session in store.sessions()}
 
@@ -102,14 +126,8 @@ class Accounts:
     def conclude(self, user: str, peer: str, *, good: bool) -> tuple[str, Session]:
         """Open a session after a good check, or note the failure. Raises LoginError."""
         now = self._clock()
-        account = self._store.account(user)
-        locked = account is not None and account.locked_until > now
-        if account is None or locked or not good:
-            if account is not None and not locked:
-                self._note_failure(account, now)
-            raise LoginError(_WRONG, component=user)
-        if account.failures:
-            self._store.put_account(replace(account, failures=0, locked_until=0.0))
+        account = self.check(user, now, good=good)
+        self.hooks.admit(user)
         self._expire(now)
         if len(self._sessions) >= SESSION_LIMIT:
             raise LoginError(
@@ -123,7 +141,43 @@ class Accounts:
         )
         self._sessions[session.digest] = session
         self._store.put_session(session)
+        self.hooks.opened(session)
         return handle, self._session(session, account)
+
+    def check(self, user: str, now: float, *, good: bool) -> Account:
+        """Return the account after a good check, or note the failure. Raises LoginError."""
+        account = self._store.account(user)
+        locked = account is not None and account.locked_until > now
+        if account is None or locked or not good:
+            if account is not None and not locked:
+                self._note_failure(account, now)
+            raise LoginError(_WRONG, component=user)
+        if account.failures:
+            account = replace(account, failures=0, locked_until=0.0)
+            self._store.put_account(account)
+        return account
+
+    def change_password(self, user: str, password: str) -> None:
+        """Give an account another password and end its sessions."""
+        account = self._store.account(user)
+        if account is not None:
+            self._store.put_account(replace(account, hash=self.hash_new(password), failures=0))
+            self.end([s for s in self.sessions() if s.user == user])
+
+    def hash_new(self, password: str) -> str:
+        """Return the hash of a new password."""
+        return self._hasher.hash(password)
+
+    def sessions(self) -> tuple[StoredSession, ...]:
+        """Return all sessions."""
+        return tuple(self._sessions.values())
+
+    def end(self, sessions: Iterable[StoredSession]) -> None:
+        """End sessions."""
+        gone = [one for one in sessions if self._sessions.pop(one.digest, None) is not None]
+        self._store.drop_sessions(one.digest for one in gone)
+        for one in gone:
+            self.hooks.ended(one)
 
     def session(self, handle: str) -> Session:
         """Return the session of a handle and note that it was used.
@@ -133,32 +187,33 @@ class Accounts:
         now = self._clock()
         stored = self._sessions.get(_digest(handle))
         account = self._store.account(stored.user) if stored else None
-        if stored is None or account is None or now - stored.last_active > IDLE_SECONDS:
+        if stored is None or account is None or now - stored.last_active > self.rules.idle_seconds:
             raise NotAuthenticatedError("The session is not authenticated.")
         self._sessions[stored.digest] = replace(stored, last_active=now)
         return self._session(stored, account)
 
     def logout(self, handle: str) -> None:
         """End the session; an unknown handle is not an error."""
-        digest = _digest(handle)
-        self._sessions.pop(digest, None)
-        self._store.drop_sessions([digest])
+        found = self._sessions.get(_digest(handle))
+        self.end([found] if found else [])
 
     def _note_failure(self, account: Account, now: float) -> None:
         failures = account.failures + 1
-        over = failures - FREE_FAILURES
-        until = now + min(LOCK_LIMIT, LOCK_SECONDS * 2.0**over) if over >= 0 else 0.0
+        over = min(failures - self.rules.free_failures, _DOUBLINGS)
+        until = now + min(self.rules.lock_limit, LOCK_SECONDS * 2.0**over) if over >= 0 else 0.0
         self._store.put_account(replace(account, failures=failures, locked_until=until))
 
     def _expire(self, now: float) -> None:
-        old = [d for d, s in self._sessions.items() if now - s.last_active > IDLE_SECONDS]
-        for digest in old:
-            del self._sessions[digest]
-        self._store.drop_sessions(old)
+        idle = self.rules.idle_seconds
+        self.end([s for s in self.sessions() if now - s.last_active > idle])
 
     def _session(self, stored: StoredSession, account: Account) -> Session:
         return Session(
-            stored.key, stored.user, account.full_name, role_named(account.role), stored.login_time
+            stored.key,
+            stored.user,
+            account.full_name,
+            self.hooks.role_of(account),
+            stored.login_time,
         )
 
 

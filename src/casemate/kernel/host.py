@@ -75,6 +75,7 @@ class Kernel:
         self._about = about
         self._clock = clock
         self._tasks = Tasks(stream, clock)
+        self._check: Callable[[Session, str, object], None] = _by_role
         self._logins = asyncio.Semaphore(LOGINS_AT_ONCE)
         self._handlers: dict[type, Handler] = {
             m.Login: self._login,
@@ -93,6 +94,10 @@ class Kernel:
             m.Snapshot: self._snapshot,
         }
 
+    def govern(self, check: Callable[[Session, str, object], None]) -> None:
+        """Decide about privileges by ``check(session, privilege, request)`` from now on."""
+        self._check = check
+
     def add(self, handlers: Mapping[type, Handler]) -> None:
         """Add the handlers of a topic: ``handler(request, session)``; no request has two.
 
@@ -109,7 +114,7 @@ class Kernel:
         session = None
         if privilege != ANONYMOUS:
             session = self._session(getattr(request, "session", ""), caller)
-            demand(session.role, privilege, getattr(request, "vm", "ha-host"))
+            self._check(session, privilege, request)
         try:
             reply = await self._handlers[kind](request, session)
         except CasemateError as error:
@@ -305,6 +310,10 @@ class Kernel:
             await self._cells.power_off(fact.vm)
         except CasemateError as error:
             _log.warning("VM %s did not stop in order: %s", fact.vm, error.reason)
+
+
+def _by_role(session: Session, privilege: str, request: object) -> None:
+    demand(session.role, privilege, getattr(request, "vm", "ha-host"))
 
 
 def _session_reply(handle: str, session: Session) -> m.SessionReply:

@@ -6,12 +6,16 @@ log and a few named values. One connection, used from one thread.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.errors import HostError
+from casemate.policy.rights import Permission
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS value (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -30,7 +34,30 @@ CREATE TABLE IF NOT EXISTS pool (
 CREATE TABLE IF NOT EXISTS audit (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, user TEXT NOT NULL,
     action TEXT NOT NULL, object TEXT NOT NULL, why TEXT NOT NULL, outcome TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS audit_chain (number INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS role (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+    privileges TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS permission (
+    kind TEXT NOT NULL, entity TEXT NOT NULL, principal TEXT NOT NULL, role INTEGER NOT NULL,
+    propagate INTEGER NOT NULL, PRIMARY KEY (kind, entity, principal));
 """
+
+_FIRST_ROLE = 10
+"""Number of the first added role: ESXi's own begin there too; the built-in ones are negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One entry of the audit log."""
+
+    number: int
+    time: float
+    user: str
+    action: str
+    object: str
+    why: str
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +223,125 @@ class Store:
     def audit(
         self, time: float, user: str, action: str, thing: str, why: str, outcome: str
     ) -> None:
-        """Append to the audit log."""
-        self._db.execute(
-            "INSERT INTO audit (time, user, action, object, why, outcome) VALUES (?,?,?,?,?,?)",
-            (time, user, action, thing, why, outcome),
+        """Append to the audit log, chained to the entry before."""
+        with self._transaction():
+            row = self._db.execute(
+                "INSERT INTO audit (time, user, action, object, why, outcome) VALUES (?,?,?,?,?,?)",
+                (time, user, action, thing, why, outcome),
+            )
+            entry = AuditEntry(int(row.lastrowid or 0), time, user, action, thing, why, outcome)
+            digest = _chained(self._last_digest(), entry)
+            self._db.execute("INSERT INTO audit_chain VALUES (?,?)", (entry.number, digest))
+
+    def audit_size(self) -> int:
+        """Return the number of the last entry of the audit log."""
+        row = self._db.execute("SELECT max(number) FROM audit").fetchone()
+        return int(row[0] or 0)
+
+    def audit_entries(self, start: int, count: int) -> list[AuditEntry]:
+        """Return entries from number ``start`` on."""
+        rows = self._db.execute(
+            "SELECT * FROM audit WHERE number>=? ORDER BY number LIMIT ?", (start, count)
         )
+        return [AuditEntry(*row) for row in rows]
+
+    def audit_broken(self) -> int | None:
+        """Return the number of the first entry that does not fit the chain; None: all do."""
+        digest = b""
+        rows = self._db.execute(
+            "SELECT audit_chain.digest, audit.* FROM audit_chain LEFT JOIN audit USING (number)"
+            " ORDER BY audit_chain.number"
+        )
+        expected: int | None = None
+        for known, *row in rows:
+            if row[0] is None or (expected is not None and row[0] != expected):
+                return expected or 1
+            entry = AuditEntry(*row)
+            digest = _chained(digest, entry)
+            if digest != known:
+                return entry.number
+            expected = entry.number + 1
+        return None
+
+    def _last_digest(self) -> bytes:
+        row = self._db.execute(
+            "SELECT digest FROM audit_chain ORDER BY number DESC LIMIT 1"
+        ).fetchone()
+        return bytes(row[0]) if row else b""
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def accounts(self) -> list[Account]:
+        """Return all accounts."""
+        return [Account(*row) for row in self._db.execute("SELECT * FROM account ORDER BY rowid")]
+
+    def drop_account(self, name: str) -> None:
+        """Forget an account and what it was given."""
+        with self._transaction():
+            self._db.execute("DELETE FROM account WHERE name=?", (name,))
+            self._db.execute("DELETE FROM permission WHERE principal=?", (name,))
+
+    def roles(self) -> list[tuple[int, str, tuple[str, ...]]]:
+        """Return the added roles: number, name, privileges."""
+        rows = self._db.execute("SELECT number, name, privileges FROM role ORDER BY number")
+        return [(int(n), str(name), tuple(str(p).split())) for n, name, p in rows]
+
+    def add_role(self, name: str, privileges: Iterable[str]) -> int:
+        """Add a role and return its number; numbers are never given twice."""
+        with self._transaction():
+            row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='role'").fetchone()
+            number = max(int(row[0]) + 1 if row else 0, _FIRST_ROLE)
+            self._db.execute(
+                "INSERT INTO role VALUES (?,?,?)", (number, name, " ".join(sorted(privileges)))
+            )
+        return number
+
+    def put_role(self, number: int, name: str, privileges: Iterable[str]) -> None:
+        """Change a role."""
+        self._db.execute(
+            "UPDATE role SET name=?, privileges=? WHERE number=?",
+            (name, " ".join(sorted(privileges)), number),
+        )
+
+    def drop_role(self, number: int) -> None:
+        """Forget a role and the permissions through it."""
+        with self._transaction():
+            self._db.execute("DELETE FROM role WHERE number=?", (number,))
+            self._db.execute("DELETE FROM permission WHERE role=?", (number,))
+
+    def permissions(self) -> list[Permission]:
+        """Return all permissions."""
+        rows = self._db.execute("SELECT kind, entity, principal, role, propagate FROM permission")
+        return [
+            Permission((kind, entity), principal, int(role), bool(propagate))
+            for kind, entity, principal, role, propagate in rows
+        ]
+
+    def put_permission(self, one: Permission) -> None:
+        """Add or replace a permission."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO permission VALUES (?,?,?,?,?)",
+            (*one.entity, one.principal, one.role, int(one.propagate)),
+        )
+
+    def drop_permission(self, entity: tuple[str, str], principal: str) -> None:
+        """Forget a permission."""
+        self._db.execute(
+            "DELETE FROM permission WHERE kind=? AND entity=? AND principal=?",
+            (*entity, principal),
+        )
+
+
+def _chained(before: bytes, entry: AuditEntry) -> bytes:
+    """Return SHA-256 over the digest before and the entry as JSON."""
+    row = [entry.number, entry.time, entry.user, entry.action]
+    row += [entry.object, entry.why, entry.outcome]
+    return hashlib.sha256(before + json.dumps(row).encode()).digest()

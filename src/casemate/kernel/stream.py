@@ -49,6 +49,10 @@ class FactStream:
         if self._facts.pop((kind.__name__, key), None) is not None:
             self._tell(kind.__name__, key, None)
 
+    def fact(self, kind: str, key: str) -> Fact | None:
+        """Return the fact of this kind and key."""
+        return self._facts.get((kind, key))
+
     def facts(self) -> tuple[Fact, ...]:
         """Return all present facts."""
         return tuple(self._facts.values())

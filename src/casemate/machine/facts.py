@@ -10,6 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from casemate.machine.governance import (
+    AccountFact,
+    LockdownFact,
+    OptionFact,
+    PermissionFact,
+    RoleFact,
+    SessionFact,
+)
+
 
 class PowerState(StrEnum):
     """Power states, in the words of vSphere."""
@@ -362,4 +371,18 @@ class TaskFact:
         return self.task
 
 
-Fact = HostFact | ComponentFact | VmFact | PoolFact | DatastoreFact | TaskFact | HardwareFact
+Fact = (
+    HostFact
+    | ComponentFact
+    | VmFact
+    | PoolFact
+    | DatastoreFact
+    | TaskFact
+    | AccountFact
+    | RoleFact
+    | PermissionFact
+    | SessionFact
+    | OptionFact
+    | HardwareFact
+    | LockdownFact
+)

@@ -1,0 +1,65 @@
+"""The host's own logs, read line by line for those who may; the audit log is one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from casemate.calls.admin import LogReply, ReadLog
+from casemate.errors import NotFoundError
+from casemate.kernel.accounts import Session
+from casemate.kernel.store import AuditEntry, Store
+
+LOGS = ("hostd", "init", "kernel")
+AUDIT = "audit"
+
+READ_LIMIT = 16 << 20
+"""Bytes of a log that are looked at: its end, when it is longer."""
+
+COUNT_LIMIT = 1000
+LINE_LIMIT = 2000
+"""Lines of one answer, and characters of one line."""
+
+
+class Logs:
+    """Reads logs. ``place`` is the directory of the log files."""
+
+    def __init__(self, store: Store, place: Path) -> None:
+        self._store = store
+        self._place = place
+
+    def handlers(self) -> Mapping[type, Callable[..., Awaitable[object]]]:
+        """Return the handler of each request."""
+        return {ReadLog: self._read}
+
+    async def _read(self, request: ReadLog, _: Session) -> LogReply:
+        count = max(0, min(request.count, COUNT_LIMIT))
+        start = max(request.start, 1)
+        if request.log == AUDIT:
+            entries = self._store.audit_entries(start, count)
+            return LogReply(start, self._store.audit_size(), tuple(map(_line, entries)))
+        if request.log not in LOGS:
+            raise NotFoundError(f"there is no log {request.log!r:.60}", component=request.log[:40])
+        lines = await asyncio.to_thread(_lines, self._place / f"{request.log}.log")
+        shown = tuple(line[:LINE_LIMIT] for line in lines[start - 1 : start - 1 + count])
+        return LogReply(start, len(lines), shown)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - READ_LIMIT))
+            return file.read(READ_LIMIT).decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _line(entry: AuditEntry) -> str:
+    when = datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="milliseconds")
+    about = f" {entry.object}" if entry.object else ""
+    why = f" ({entry.why})" if entry.why else ""
+    return f"{when} {entry.number} {entry.user or '-'} {entry.action}{about}: {entry.outcome}{why}"

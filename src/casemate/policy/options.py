@@ -1,0 +1,97 @@
+"""The advanced options of a host: which exist, of what kind, within which bounds.
+
+Names are those of ESXi where the meaning is the same. Values travel and are stored as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from casemate.errors import ArgumentError
+
+TEXT_LIMIT = 4096
+"""Characters of an option that is text: a message of the day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option; ``low`` and ``high`` bound a number, text has no bounds but its length."""
+
+    name: str
+    label: str
+    default: str
+    low: int = 0
+    high: int = 0
+    number: bool = False
+    read_only: bool = False
+
+
+LOCK_FAILURES = "Security.AccountLockFailures"
+UNLOCK_TIME = "Security.AccountUnlockTime"
+SESSION_TIMEOUT = "Config.HostAgent.vmacore.soap.sessionTimeout"
+WELCOME = "Annotations.WelcomeMessage"
+MESSAGE = "Config.Etc.motd"
+EXEC_INSTALLED_ONLY = "VMkernel.Boot.execInstalledOnly"
+
+OPTIONS: Mapping[str, Option] = {
+    option.name: option
+    for option in (
+        Option(
+            LOCK_FAILURES,
+            "Wrong passwords in a row after which an account locks",
+            "5",
+            low=1,
+            high=100,
+            number=True,
+        ),
+        Option(
+            UNLOCK_TIME,
+            "Longest time in seconds for which an account locks",
+            "900",
+            low=15,
+            high=86400,
+            number=True,
+        ),
+        Option(
+            SESSION_TIMEOUT,
+            "Minutes after which an idle session ends",
+            "30",
+            low=1,
+            high=1440,
+            number=True,
+        ),
+        Option(WELCOME, "Shown to everybody before they log in", ""),
+        Option(MESSAGE, "Message of the day, shown to those who are logged in", ""),
+        Option(
+            EXEC_INSTALLED_ONLY,
+            "Execute only what an installed VIB brought; a property of this host's mounts",
+            "TRUE",
+            read_only=True,
+        ),
+    )
+}
+
+
+def check(name: str, value: str) -> str:
+    """Return the value as it is stored. Raises ArgumentError."""
+    option = OPTIONS.get(name)
+    if option is None:
+        raise ArgumentError(f"there is no option {name:.100}", argument="key", component=name)
+    if option.read_only:
+        raise ArgumentError(f"{name} cannot be changed", argument=name, component=name)
+    if not option.number:
+        if len(value) > TEXT_LIMIT or not value.replace("\n", "").replace("\t", "").isprintable():
+            raise ArgumentError(
+                f"{name} is printable text of at most {TEXT_LIMIT} characters",
+                argument=name,
+                component=name,
+            )
+        return value
+    if not (value.isascii() and value.isdecimal()) or len(value) > 9:  # noqa: PLR2004  (fits into 32 bits)
+        raise ArgumentError(f"{name} is a number", argument=name, component=name)
+    if not option.low <= int(value) <= option.high:
+        raise ArgumentError(
+            f"{name} lies between {option.low} and {option.high}", argument=name, component=name
+        )
+    return str(int(value))
