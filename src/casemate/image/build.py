@@ -40,6 +40,8 @@ from casemate.policy.levels import Level
 
 VENDOR: Final = "Casemate"
 PROFILE_NAME: Final = f"Casemate-{casemate.__version__}-standard"
+BOOTABLE_PROFILE_NAME: Final = f"Casemate-{casemate.__version__}-bootable"
+"""Of an image that brings Linux along."""
 PROFILE_LEVEL: Final = "partner"
 RELEASED: Final = datetime(2026, 11, 1, tzinfo=UTC)
 """Release date of this version; stands in every descriptor."""
@@ -82,6 +84,7 @@ def build_image(
     released: datetime = RELEASED,
     packages: Packages | None = None,
     plan: Sequence[Recipe] | None = None,
+    bank: Path | None = None,
     progress: Progress = lambda _what, _done, _of: None,
 ) -> Image:
     """Build all VIBs of a host and install them into the home's first boot bank.
@@ -93,34 +96,35 @@ def build_image(
         released: release date in the descriptors.
         packages: Debian packages to build from.
         plan: what to build, when it is not a host's own recipes.
+        bank: the boot bank to fill, when it is not the home's first.
         progress: told about every step.
 
     Raises:
         HostError: the machine lacks a package or a program, or a directory cannot be written.
+        VerificationError: a program or library breaks a required hardening rule.
     """
     packages = packages or Packages()
     initialise(home, now=now)
     scratch = home / "cache" / "image"
-        VerificationError: a program or library breaks a required hardening rule.
     with _writing(out):
         scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         out.mkdir(parents=True, exist_ok=True)
     plan = plan or recipes(packages, scratch)
+    for recipe in plan:
+        enforce_recipe(recipe)
     toolchain = " ".join(packages.version(name) for name in ("erofs-utils", "python3.11"))
     payloads = _payloads(plan, scratch, toolchain, progress)
     signers = {level: load_signer(home, level) for level in {Level(r.level) for r in plan}}
     with _writing(out):
-    for recipe in plan:
-        enforce_recipe(recipe)
         vibs = tuple(
             make_vib(recipe, payloads[recipe.name], signers[Level(recipe.level)], out, released)
             for recipe in plan
         )
     build = f"{casemate.__version__}-{_identity(vibs)}"
     profile = make_profile(
-        vibs, name=PROFILE_NAME, vendor=VENDOR, level=PROFILE_LEVEL, created=released
+        vibs, name=_profile_name(plan), vendor=VENDOR, level=PROFILE_LEVEL, created=released
     )
-    bank = home / "bootbank"
+    bank = bank or home / "bootbank"
     written = write_bank(bank, vibs, profile, build=build)
     progress(str(bank), len(plan) + 1, len(plan) + 1)
     pairs = tuple((recipe, payloads[recipe.name]) for recipe in plan)
@@ -204,6 +208,10 @@ def make_payload(recipe: Recipe, cache: Path, toolchain: str) -> Payload:
     facts = {"sha256": payload.sha256, "files": files}
     record.write_text(json.dumps(facts), encoding="utf-8")
     return payload
+
+
+def _profile_name(plan: Sequence[Recipe]) -> str:
+    return BOOTABLE_PROFILE_NAME if any(r.name == "linux" for r in plan) else PROFILE_NAME
 
 
 def _payloads(

@@ -28,11 +28,22 @@ ORGANISATION: Final = "Casemate Development"
 KEY_BITS: Final = 3072
 """RSA: good until 2030 and beyond (NIST SP 800-57), and deterministic in PKCS #1 v1.5."""
 
+SECURE_BOOT_KEYS: Final = {
+    "secureboot-pk": None,
+    "secureboot-kek": None,
+    "secureboot-ca": None,
+    "secureboot-signer": "secureboot-ca",
+}
+"""Secure Boot's keys and who issues them: owner, exchange key, and the CA that firmware trusts."""
+
 ROOT_DAYS: Final = 7300
 ISSUER_DAYS: Final = 3650
 SIGNER_DAYS: Final = 1825
 BACKDATED: Final = dt.timedelta(hours=1)
 """Certificates begin a little before they are made: clocks differ."""
+
+SECURE_BOOT: Final = "secureboot"
+"""What the names of Secure Boot's keys begin with."""
 
 KEY_MODE: Final = 0o600
 CERTIFICATE_MODE: Final = 0o644
@@ -107,6 +118,46 @@ def initialise(
             remedy="Run as root, or choose another home with --home.",
         ) from error
     return made
+
+
+def initialise_secure_boot(home: Path, *, now: dt.datetime) -> bool:
+    """Make what a home lacks of its Secure Boot keys: PK, KEK, and the CA and signer of images.
+
+    Args:
+        home: the home directory; made when absent.
+        now: beginning of the new certificates, aware.
+
+    Returns:
+        Whether anything was made.
+
+    Raises:
+        HostError: the directory cannot be written.
+        FormatError: a file of it is damaged.
+    """
+    place = home / "pki"
+    made = False
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name, issuer in SECURE_BOOT_KEYS.items():
+            made |= _ensure(place, name, issuer, now)
+    except OSError as error:
+        raise HostError(
+            f"The PKI cannot be written: {error.strerror}.",
+            code="pki-write",
+            component=str(error.filename or place),
+            remedy="Run as root, or choose another home with --home.",
+        ) from error
+    return made
+
+
+def load_boot_signer(home: Path) -> Signer:
+    """Return what signs boot images in this home's PKI; errors as for ``load_signer``."""
+    place = home / "pki"
+    return Signer(
+        load_certificate(place / "secureboot-signer.pem"),
+        _load_key(place / "secureboot-signer.key"),
+        (load_certificate(place / "secureboot-ca.pem"),),
+    )
 
 
 def load_signer(home: Path, level: Level) -> Signer:
@@ -248,9 +299,12 @@ def _certificate(
 
 
 def _subject(name: str) -> x509.Name:
-    words = {"ca": "Issuing CA", "signer": "VIB Signing"}
+    words = {"ca": "Issuing CA", "signer": "VIB Signing", "pk": "Platform Key", "kek": "KEK"}
     first, _, second = name.partition("-")
-    common = f"{ORGANISATION} {first.capitalize()} {words.get(second, 'CA')}"
+    kind = words.get(second, "CA")
+    if first == SECURE_BOOT:
+        first, kind = "Secure Boot", "Image Signing" if second == "signer" else kind
+    common = f"{ORGANISATION} {first[:1].upper()}{first[1:]} {kind}"
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANISATION),

@@ -17,19 +17,28 @@ from casemate.errors import HostError
 DEFAULT_TIMEOUT: Final = 300.0
 """Seconds; the slowest step, compressing the largest payload, takes a tenth of it."""
 
+STOP_SECONDS: Final = 5.0
+"""How long a program in the background may take to end when asked to."""
+
 SEARCH_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 SHOWN_OUTPUT: Final = 800
 """Characters of a failed program's own words that go into our sentence."""
 
 PACKAGES: Final[Mapping[str, str]] = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "swtpm": "swtpm",
     "mkfs.erofs": "erofs-utils",
+    "fsck.erofs": "erofs-utils",
     "gcc": "gcc",
     "strip": "binutils",
     "python3.11": "python3.11",
     "mformat": "mtools",
     "mcopy": "mtools",
+    "mmd": "mtools",
     "syslinux": "syslinux",
-    "fsck.erofs": "erofs-utils",
+    "mke2fs": "e2fsprogs",
+    "zstd": "zstd",
 }
 """Program to the Debian package that brings it."""
 
@@ -100,3 +109,49 @@ def run(
             remedy="Read what it said; a full disk or a missing package is the usual cause.",
         )
     return result.stdout
+
+
+class Background:
+    """A program that runs beside us, until it ends or is told to."""
+
+    def __init__(self, program: str, *arguments: str | Path, log: Path) -> None:
+        """Start it; what it writes goes into ``log``.
+
+        Raises:
+            HostError: the program is not installed (``tool-missing``).
+        """
+        self.program = program
+        variables = {"PATH": SEARCH_PATH, "LC_ALL": "C", "TZ": "UTC", "HOME": "/nonexistent"}
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - as in ``run``
+                [find(program), *map(str, arguments)],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    def ended(self) -> int | None:
+        """Return its exit status, None while it runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end; return whether it came in time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it, by force where it does not listen."""
+        self._process.terminate()
+        if not self.wait(STOP_SECONDS):
+            self._process.kill()
+            self._process.wait()

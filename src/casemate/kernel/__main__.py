@@ -71,6 +71,11 @@ def host_fact(
     )
 
 
+def open_tpm(settings: Settings, home: Home) -> Tpm:
+    """Open the TPM that the boot was measured into. Raises TpmError."""
+    return Tpm.hardware() if settings.own_machine else Tpm.embedded(socket_path(home))
+
+
 async def serve(settings: Settings, home: Home) -> None:
     """Serve until TERM; then power the VMs off and return."""
     progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
@@ -80,7 +85,7 @@ async def serve(settings: Settings, home: Home) -> None:
     probing = asyncio.ensure_future(asyncio.to_thread(probe_accelerator))
     store, stream = Store(home.database), FactStream()
     hardware = read_hardware(settings.identifier)
-    measurements = Measurements(home.boot_record, lambda: Tpm.embedded(socket_path(home)))
+    measurements = Measurements(home.boot_record, lambda: open_tpm(settings, home))
     inventory = Inventory(store, stream, home.volumes, hardware.uuid)
     cgroups = detect(settings.identifier)
     accelerator = await probing

@@ -20,6 +20,7 @@ from casemate.kernel.home import HOSTD_UID, INSIDE, Home
 from casemate.kernel.init import Init, Service, configure_log
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.namespaces import Namespace, unshare
+from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.process import (
     no_new_privileges,
     randomize_addresses,
@@ -121,6 +122,8 @@ def main() -> int:
     ]
     logging.getLogger("init").info("visor root entered, bank %s", settings.bank)
     Init(services).run()
+    if settings.own_machine:
+        end_machine(Power.OFF)
     return 0
 
 

@@ -29,6 +29,7 @@ from casemate.formats.eventlog import write_event
 from casemate.formats.imgdb import ImageDb, parse_imgdb
 from casemate.kernel.boot.component import Reader, Sealed
 from casemate.kernel.boot.elfcheck import LayerJudge, may_hold_programs
+from casemate.kernel.boot.firmware import NO_FIRMWARE, Firmware
 from casemate.kernel.boot.layers import VisorRoot, magic_of
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.sys.memfd import mapped
@@ -107,7 +108,10 @@ def read_waivers(trust: Path, store: TrustStore, now: dt.datetime) -> tuple[Waiv
 
 
 class Loader:
-    """Boots one bank into ``visor``. ``now`` is the wall clock, for signers' validity."""
+    """Boots one bank into ``visor``. ``now`` is the wall clock, for signers' validity.
+
+    Our events continue the log of ``firmware``, where one measured before us.
+    """
 
     def __init__(
         self,
@@ -117,6 +121,7 @@ class Loader:
         measurer: BootMeasurer,
         now: dt.datetime,
         progress: Progress,
+        firmware: Firmware = NO_FIRMWARE,
     ) -> None:
         self._bank = bank
         self._trust = trust
@@ -124,6 +129,7 @@ class Loader:
         self._measurer = measurer
         self._now = now
         self._progress = progress
+        self._firmware = firmware
         self._refusals: dict[str, CasemateError] = {}
         self._verdicts: dict[str, VibVerdict] = {}
 
@@ -140,7 +146,7 @@ class Loader:
             store, anchors = read_trust(self._trust)
             self._verify_signatures(db, store)
             waivers = read_waivers(self._trust, store, self._now)
-            loaded = Loaded(cfg, db, bytearray(self._measurer.header()))
+            loaded = Loaded(cfg, db, bytearray(self._firmware.log or self._measurer.header()))
             signers = {
                 vib_id: verdict.signer_certificate_der
                 for vib_id, verdict in self._verdicts.items()
@@ -152,6 +158,7 @@ class Loader:
                     db,
                     anchors,
                     signers,
+                    secure_boot=self._firmware.secure_boot,
                     waivers=[option_text(waiver) for waiver in waivers],
                 )
             )

@@ -9,7 +9,6 @@ from pathlib import Path
 from casemate.errors import BootError
 from casemate.kernel.home import INSIDE, Home
 
-
 PYTHON = "/usr/bin/casemate-python"
 """The interpreter of the visor root."""
 
@@ -19,7 +18,11 @@ ENVIRONMENT = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "HOME": "/"}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One boot. Descriptors are inherited: the progress pipe, the API's socket, sealed b.b00."""
+    """One boot. Descriptors are inherited: the progress pipe, the API's socket, sealed b.b00.
+
+    ``own_machine`` tells that firmware started the loader: the TPM is the machine's, and the
+    host's end is the machine's end.
+    """
 
     home: str
     bank: str
@@ -31,6 +34,7 @@ class Settings:
     boot_time: float
     launch_digests: dict[str, str]
     drtm: bool = True
+    own_machine: bool = False
 
     def dump(self) -> str:
         """Return the JSON text."""

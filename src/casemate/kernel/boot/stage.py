@@ -9,14 +9,18 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from casemate.errors import CasemateError
+from casemate.kernel.boot.firmware import NO_FIRMWARE, Firmware
 from casemate.kernel.boot.layers import VisorRoot
 from casemate.kernel.boot.loader import Loaded, Loader
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.record import BootRecord, write_record
-from casemate.kernel.boot.settings import Settings, load_settings
+from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
 from casemate.kernel.boot.visor import enter_visor
 from casemate.kernel.home import Home
 from casemate.kernel.sys import mounts
@@ -24,9 +28,7 @@ from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.swtpm import socket_path
 from casemate.policy.measure import BANKS, BootMeasurer
 
-PYTHON = "/usr/bin/casemate-python"
 INIT = (PYTHON, "-I", "-B", "-m", "casemate.kernel.start")
-ENVIRONMENT = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "HOME": "/"}
 _LAYER_SPACE = 1 << 20  # bytes: the tmpfs that only holds mount points
 
 
@@ -43,38 +45,65 @@ def main() -> int:
 
 def _boot(settings: Settings, progress: Progress) -> None:
     home = Home(Path(settings.home))
-    place = home.run / "visor"
-    place.mkdir(exist_ok=True)
+    with Tpm.embedded(socket_path(home)) as tpm:
+        booted = load(settings, home, home.run / "visor", tpm, progress)
+    enter_visor(booted.root, home)
+    if settings.loader >= 0:
+        os.close(settings.loader)
+    become(INIT, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A bank that was loaded: its joined layers, and what was loaded into them."""
+
+    root: Path
+    loaded: Loaded
+
+
+def load(
+    settings: Settings,
+    home: Home,
+    place: Path,
+    tpm: Tpm,
+    progress: Progress,
+    firmware: Firmware = NO_FIRMWARE,
+) -> Booted:
+    """Load the bank into layers below ``place``, and write the record of it into the home."""
+    place.mkdir(exist_ok=True, parents=True)
     mounts.tmpfs(
         place, size=_LAYER_SPACE, mode=0o700, access=mounts.Access.NO_SUID | mounts.Access.NO_DEV
     )
     visor = VisorRoot(place)
-    measurer = BootMeasurer(BANKS, drtm=settings.drtm)
+    banks = firmware.banks or BANKS
+    measurer = BootMeasurer(banks, drtm=settings.drtm)
     launch = {name: bytes.fromhex(value) for name, value in settings.launch_digests.items()}
     progress.tell("load", bank=settings.bank)
-    with Tpm.embedded(socket_path(home)) as tpm:
-        loader = Loader(
-            home.path / settings.bank,
-            home.trust,
-            tpm,
-            measurer,
-            dt.datetime.now(dt.UTC),
-            progress,
-        )
-        loaded = loader.load(visor, launch)
+    loader = Loader(
+        home.path / settings.bank,
+        home.trust,
+        tpm,
+        measurer,
+        dt.datetime.now(dt.UTC),
+        progress,
+        firmware,
+    )
+    loaded = loader.load(visor, launch)
     root = visor.join()
-    _hand_over(settings, home, loaded)
+    _hand_over(settings, home, loaded, banks)
     progress.tell("visor", layers=len(loaded.components))
-    enter_visor(root, home)
+    return Booted(root, loaded)
+
+
+def become(program: Sequence[str], settings: Settings) -> NoReturn:
+    """Run the next program in this process; it inherits pipe and socket."""
     for descriptor in (settings.progress, settings.listener):
         if descriptor >= 0:
             os.set_inheritable(descriptor, True)
-    if settings.loader >= 0:
-        os.close(settings.loader)
-    os.execve(PYTHON, [*INIT, settings.dump()], ENVIRONMENT)  # noqa: S606 (no shell is the point)
+    os.execve(PYTHON, [*program, settings.dump()], ENVIRONMENT)  # noqa: S606 (no shell is the point)
 
 
-def _hand_over(settings: Settings, home: Home, loaded: Loaded) -> None:
+def _hand_over(settings: Settings, home: Home, loaded: Loaded, banks: tuple[str, ...]) -> None:
     profile = loaded.db.profile
     record = BootRecord(
         bank=settings.bank,
@@ -85,6 +114,6 @@ def _hand_over(settings: Settings, home: Home, loaded: Loaded) -> None:
         command_line=loaded.cfg.kernelopt,
         boot_time=settings.boot_time,
         drtm=settings.drtm,
-        banks=BANKS,
+        banks=banks,
     )
     write_record(home.boot_record, record, loaded.components, bytes(loaded.log))

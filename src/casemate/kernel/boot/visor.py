@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from casemate.kernel.home import INSIDE, Home
@@ -20,30 +21,39 @@ from casemate.kernel.sys import mounts
 from casemate.kernel.sys.namespaces import restrict_memfd_execution
 
 _RAM = 64 << 20  # bytes: /tmp, /run and /dev/shm of the host's own processes hold next to nothing
-_DEVICES = ("null", "zero", "full", "random", "urandom", "kvm")
+DEVICES = ("null", "zero", "full", "random", "urandom", "kvm")
 _NODE_SPACE = 1 << 20
 
 
-def enter_visor(root: Path, home: Home) -> None:
+def enter_visor(
+    root: Path, home: Home, devices: Sequence[str] = DEVICES, *, mounts_inside: bool = False
+) -> None:
     """Make ``root`` the root of this mount namespace, dressed as above.
 
-    Raises HostError where the kernel refuses a mount.
+    Args:
+        root: the joined layers.
+        home: the home as this namespace sees it.
+        devices: what /dev shall have of the machine's devices.
+        mounts_inside: whether what is mounted inside the home comes along.
+
+    Raises:
+        HostError: the kernel refuses a mount.
     """
     mounts.proc(root / "proc")
     mounts.bind("/sys", root / "sys", mounts.DATA, recursive=True)
-    _devices(root / "dev")
+    _devices(root / "dev", devices)
     for name, mode in (("tmp", 0o1777), ("run", 0o755), ("dev/shm", 0o1777)):
         mounts.tmpfs(root / name, size=_RAM, mode=mode)
-    mounts.bind(home.path, root / INSIDE.relative_to("/"), mounts.DATA)
+    mounts.bind(home.path, root / INSIDE.relative_to("/"), mounts.DATA, recursive=mounts_inside)
     mounts.pivot_root(root)
     restrict_memfd_execution()
 
 
-def _devices(target: Path) -> None:
+def _devices(target: Path, devices: Sequence[str]) -> None:
     mounts.tmpfs(
         target, size=_NODE_SPACE, mode=0o755, access=mounts.Access.NO_SUID | mounts.Access.NO_EXEC
     )
-    for name in _DEVICES:
+    for name in devices:
         source = Path("/dev") / name
         if source.is_char_device():
             facts = source.stat()

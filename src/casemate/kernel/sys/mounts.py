@@ -16,6 +16,7 @@ from casemate.errors import HostError
 from casemate.kernel.sys.libc import LIBC, SYS_MOUNT_SETATTR, check, syscall
 
 MS_BIND: Final = 0x1000
+MS_MOVE: Final = 0x2000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 0x40000
 MNT_DETACH: Final = 2
@@ -126,6 +127,35 @@ def tmpfs(target: Path | str, *, size: int, mode: int, access: Access = DATA) ->
 def proc(target: Path | str) -> None:
     """Mount procfs for the pid namespace of the caller."""
     mount("proc", target, "proc", int(DATA))
+
+
+def devices(target: Path | str) -> None:
+    """Mount the kernel's own directory of device nodes."""
+    mount("devtmpfs", target, "devtmpfs", int(Access.NO_SUID | Access.NO_EXEC), "mode=0755")
+
+
+def machine_views(sys: Path | str) -> None:
+    """Mount sysfs, and in it the file systems of security modules and of control groups."""
+    mount("sysfs", sys, "sysfs", int(DATA))
+    mount("securityfs", f"{sys}/kernel/security", "securityfs", int(DATA))
+    mount("cgroup2", f"{sys}/fs/cgroup", "cgroup2", int(DATA))
+
+
+def disk(device: Path | str, target: Path | str, kind: str, *, options: str = "") -> None:
+    """Mount a disk's file system for data: nothing on it can be executed."""
+    mount(str(device), target, kind, int(DATA), options)
+
+
+def leave_first_root(place: Path) -> None:
+    """Make the first root (which cannot be pivoted away from) a mount on top of itself.
+
+    Afterwards ``pivot_root`` works as it does anywhere. ``place`` is an empty directory.
+    """
+    mount("/", place, "", MS_BIND | MS_REC)
+    os.chdir(place)
+    mount(".", "/", "", MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
 
 
 def erofs(device: Path | str, target: Path | str, access: Access = READ_ONLY_CODE) -> None:

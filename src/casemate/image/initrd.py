@@ -1,0 +1,157 @@
+"""The first root of a machine that boots by itself: the loader and just what it needs.
+
+It is part of the signed boot image, so that firmware has verified and measured it before it runs:
+Python as a position-independent program, the loader's modules compiled, the modules of Linux that
+lead to the boot banks, and the trust anchors by which everything else is judged.
+"""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from casemate.image import tools
+from casemate.image.accounts import MERGED_LINKS
+from casemate.image.cpio import Entry, device, folder, link, program, write_cpio
+from casemate.image.debian import TRIPLET
+from casemate.image.erofs import MODULE_PLACES
+from casemate.image.files import Recipe
+from casemate.image.host import BASE, sources
+from casemate.image.linux import EARLY, INDEX_PLACE, Kernel, index
+from casemate.image.modules import closure
+from casemate.image.runtime import STANDARD_LIBRARY, THIRD_PARTY
+from casemate.image.tree import File, Node, by_path, write_tree
+
+LOADER: Final = "casemate.kernel.boot.bare"
+START: Final = b"""\
+#!/usr/bin/casemate-python -IB
+from casemate.kernel.boot.bare import main
+main()
+"""
+"""The machine's first program."""
+
+THIRD_PARTY_USED: Final = ("_cffi_backend", "cffi", "cryptography", "tpm2_pytss")
+"""What the loader imports of others: signatures, and the TPM."""
+
+UNUSED: Final = frozenset(
+    {
+        *(
+            "asyncio",
+            "concurrent/futures/process.py",
+            "dbm",
+            "html",
+            "http/server.py",
+            "mailbox.py",
+        ),
+        *("multiprocessing", "pickletools.py", "sqlite3", "tarfile.py", "unittest", "wsgiref"),
+        *("xml/dom", "xml/etree", "xmlrpc", "zoneinfo"),
+    }
+)
+"""Parts of the standard library that the loader never imports."""
+
+PLACES: Final = ("dev", "proc", "root", "run", "sys", "tmp")
+COMPRESSION: Final = ("-12", "-T2", "--quiet", "--no-progress")
+"""zstd: a quarter larger than its best, in a tenth of the time, and as quick to unpack."""
+
+
+def write_initrd(recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch: Path) -> bytes:
+    """Return the first root, compressed. Same inputs, same bytes.
+
+    Args:
+        recipes: complete, of the host's VIBs.
+        kernel: whose modules go in.
+        trust: directory of trust anchors, one folder a level.
+        scratch: directory for intermediate files.
+
+    Raises:
+        HostError: a program or file is missing.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        stage = Path(temporary, "root")
+        stage.mkdir()
+        write_tree(by_path(_nodes(recipes, kernel, trust)), stage)
+        _compile(stage)
+        archive = Path(temporary, "initrd")
+        archive.write_bytes(write_cpio(_entries(stage)))
+        packed = Path(temporary, "initrd.zst")
+        tools.run("zstd", *COMPRESSION, "-o", packed, archive)
+        return packed.read_bytes()
+
+
+def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path) -> Iterator[Node]:
+    by_name = {recipe.name: recipe for recipe in recipes}
+    for path, node in by_name["python"].nodes.items():
+        if _wanted_of_python(path):
+            yield node
+    for path, node in by_name[BASE].nodes.items():
+        if path.startswith((f"usr/lib/{TRIPLET}/", "usr/lib64/")):
+            yield node
+    for path, node in by_name["python-libs"].nodes.items():
+        if path.startswith(f"usr/lib/{TRIPLET}/") or _wanted_of_others(path):
+            yield node
+    own = dict(sources())
+    for path in closure(LOADER, own):
+        yield File(f"{THIRD_PARTY}/casemate/{path}", own[path])
+    modules = kernel.closure(EARLY)
+    yield from (File(module.path, module.data) for module in modules.values())
+    yield File(f"{INDEX_PLACE}/early.json", index(modules))
+    for anchor in sorted(trust.glob("*/*.pem")):
+        if anchor.parent.name != "ek":
+            yield File(f"trust/{anchor.parent.name}/{anchor.name}", anchor.read_bytes())
+    yield File("init", START, executable=True)
+    yield from (one for one in MERGED_LINKS if not one.path.startswith("var"))
+
+
+def _wanted_of_python(path: str) -> bool:
+    place = PurePosixPath(path)
+    if not place.is_relative_to(STANDARD_LIBRARY):
+        return True
+    inside = place.relative_to(STANDARD_LIBRARY)
+    return not any(str(part) in UNUSED for part in (inside, *inside.parents))
+
+
+def _wanted_of_others(path: str) -> bool:
+    first = PurePosixPath(path).relative_to(THIRD_PARTY).parts[0] if THIRD_PARTY in path else ""
+    return first.partition(".")[0] in THIRD_PARTY_USED
+
+
+def _compile(stage: Path) -> None:
+    """Put compiled modules in the place of their sources: half the size, and no time at boot."""
+    places = [stage / place for place in MODULE_PLACES]
+    tools.run(
+        "python3.11",
+        *("-S", "-s", "-P", "-m", "compileall", "-q", "-f", "-b", "-j1"),
+        *("--invalidation-mode", "unchecked-hash", "-s", stage, "-p", "/"),
+        *places,
+        environment={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    for place in places:
+        for source in place.rglob("*.py"):
+            source.unlink()
+
+
+def _entries(stage: Path) -> Iterator[Entry]:
+    """Yield the archive's entries, folders before what they hold."""
+    paths: Mapping[str, Path] = {
+        str(path.relative_to(stage)): path
+        for path in stage.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    for name in sorted((folders | set(PLACES)) - {"."}):
+        yield folder(name)
+    yield device("dev/console", 5, 1)
+    yield from _files(sorted(paths.items()))
+
+
+def _files(paths: Iterable[tuple[str, Path]]) -> Iterator[Entry]:
+    for name, path in paths:
+        if path.is_symlink():
+            yield link(name, str(path.readlink()))
+        elif path.stat().st_mode & 0o100:
+            yield program(name, path.read_bytes())
+        else:
+            yield Entry(name, stat.S_IFREG | 0o444, path.read_bytes())

@@ -1,0 +1,205 @@
+"""A machine to try an image on: QEMU, OVMF with Secure Boot, and swtpm as its TPM.
+
+Everything of the machine lies in one directory: its disk (written over the image, which stays as
+it is), its firmware's variables, its TPM, its serial console. Emulated unless told otherwise, so it
+runs anywhere; what the serial console says in JSON is the progress of the boot.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from casemate.errors import BootError
+from casemate.image import tools
+from casemate.image.debian import Packages
+from casemate.image.secureboot import OVMF_CODE
+
+SILENCE: Final = 180.0
+"""Seconds without a word on the console after which the boot is taken to hang."""
+POLL: Final = 0.1
+MEMORY: Final = 2048
+"""MiB: the image takes 100, the rest is for virtual machines."""
+SERIAL_LIMIT: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What the machine is made of; memory in MiB."""
+
+    cpus: int = 2
+    memory: int = MEMORY
+    accelerator: str = "tcg,thread=multi"
+    port: int = 0
+    """Port of this machine that leads to the API; 0 for none."""
+
+
+class Machine:
+    """A machine in a directory; made by ``create``, started by ``start``.
+
+    Args:
+        place: the directory, with ``disk.qcow2``, ``vars.fd`` and ``tpm/state``.
+        hardware: what it is made of.
+    """
+
+    def __init__(self, place: Path, hardware: Hardware) -> None:
+        self.place = place
+        self.hardware = hardware
+        self._tpm: tools.Background | None = None
+        self._qemu: tools.Background | None = None
+        self._began = self._heard = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def serial(self) -> Path:
+        """The serial console's output, of all starts."""
+        return self.place / "serial.log"
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process number, 0 when off."""
+        return self._qemu.pid if self._qemu else 0
+
+    def start(self) -> None:
+        """Switch the machine on.
+
+        Raises:
+            HostError: a program is missing.
+        """
+        self.stop()
+        self._began = self._heard = self.serial.stat().st_size if self.serial.exists() else 0
+        channel = self.place / "tpm.sock"
+        channel.unlink(missing_ok=True)
+        self._tpm = tools.Background(
+            "swtpm",
+            *("socket", "--tpm2", "--tpmstate", f"dir={self.place / 'tpm' / 'state'}"),
+            *("--ctrl", f"type=unixio,path={channel}", "--terminate"),
+            log=self.place / "swtpm.log",
+        )
+        deadline = time.monotonic() + 10
+        while not channel.exists() and self._tpm.ended() is None and time.monotonic() < deadline:
+            time.sleep(POLL / 10)
+        self._qemu = tools.Background(
+            "qemu-system-x86_64", *self._arguments(channel), log=self.place / "qemu.log"
+        )
+
+    def stop(self) -> None:
+        """Take the machine's power."""
+        for process in (self._qemu, self._tpm):
+            if process is not None:
+                process.stop()
+        self._qemu = self._tpm = None
+
+    def told(self, seconds: float = SILENCE) -> Iterator[dict[str, object]]:
+        """Yield what the machine tells of its boot; ends with ``ready`` or ``refused``.
+
+        Raises:
+            BootError: it says nothing any more, or went off.
+        """
+        waiting = b""
+        last = time.monotonic()
+        while True:
+            data = self._read()
+            if data:
+                last = time.monotonic()
+            *lines, waiting = (waiting + data).split(b"\n")
+            for line in lines:
+                fact = _fact(line)
+                if fact is not None:
+                    yield fact
+                    if fact["stage"] in {"ready", "refused"}:
+                        return
+            if not data and self._qemu is not None and self._qemu.ended() is not None:
+                words = (self.place / "qemu.log").read_text(errors="replace").strip()[-400:]
+                raise BootError(f"the machine went off. {words}".strip(), code="machine-off")
+            if time.monotonic() - last > seconds:
+                raise BootError(
+                    f"the machine has said nothing for {seconds:.0f} s",
+                    code="boot-hangs",
+                    remedy=f"Look at {self.serial}.",
+                )
+            time.sleep(POLL)
+
+    def console(self) -> str:
+        """Return what the console has said since the last start."""
+        with self.serial.open("rb") as stream:
+            stream.seek(self._began)
+            return stream.read(SERIAL_LIMIT).decode("utf-8", "replace")
+
+    def _read(self) -> bytes:
+        try:
+            with self.serial.open("rb") as stream:
+                stream.seek(self._heard)
+                data = stream.read(SERIAL_LIMIT)
+        except FileNotFoundError:
+            return b""
+        self._heard += len(data)
+        return data
+
+    def _arguments(self, channel: Path) -> Iterator[str]:
+        hardware = self.hardware
+        forward = f",hostfwd=tcp:127.0.0.1:{hardware.port}-:443" if hardware.port else ""
+        yield from ("-nodefaults", "-no-user-config", "-display", "none")
+        yield from ("-machine", "q35,smm=on", "-accel", hardware.accelerator)
+        yield from ("-cpu", "max", "-smp", str(hardware.cpus), "-m", str(hardware.memory))
+        yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
+        yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file=/{OVMF_CODE}")
+        yield from ("-drive", f"if=pflash,unit=1,format=raw,file={self.place / 'vars.fd'}")
+        yield from ("-drive", f"if=none,id=disk,format=qcow2,file={self.place / 'disk.qcow2'}")
+        yield from ("-device", "virtio-blk-pci,drive=disk,bootindex=0")
+        yield from ("-chardev", f"socket,id=tpm,path={channel}")
+        yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
+        yield from ("-netdev", f"user,id=net{forward}")
+        yield from ("-device", "virtio-net-pci,netdev=net,romfile=")
+        yield from ("-chardev", f"file,id=serial,append=on,path={self.serial}")
+        yield from ("-serial", "chardev:serial")
+        yield from ("-qmp", f"unix:{self.place / 'qmp.sock'},server=on,wait=off")
+
+
+def create(place: Path, disk: Path, variables: bytes, packages: Packages) -> None:
+    """Make a machine's directory around an image: a disk written over it, firmware's variables.
+
+    Args:
+        place: the directory.
+        disk: the image; not changed, and needed as long as the machine is.
+        variables: firmware's, with the Secure Boot keys.
+        packages: bring the firmware.
+
+    Raises:
+        HostError: a package or program is missing.
+    """
+    packages.version("ovmf")
+    place.mkdir(parents=True, exist_ok=True)
+    overlay = place / "disk.qcow2"
+    overlay.unlink(missing_ok=True)
+    tools.run(
+        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(disk.resolve())),
+        overlay,
+    )
+    (place / "vars.fd").write_bytes(variables)
+
+
+def _fact(line: bytes) -> dict[str, object] | None:
+    start = line.find(b'{"stage"')
+    if start < 0:
+        return None
+    try:
+        value = json.loads(line[start:])
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
