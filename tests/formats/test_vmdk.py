@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +15,10 @@ from casemate.formats.vmdk import CreateType, Vmdk
 
 HEAD = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
 VMFS = HEAD + 'createType="vmfs"\n'
+DELTA = HEAD + 'createType="custom"\nparentFileNameHint="{parent}"\nRW 9 QCOW2 "a.qcow2"\n'
 DISKS = st.builds(
     Vmdk,
-    create_type=st.sampled_from(CreateType),
+    create_type=st.sampled_from([CreateType.MONOLITHIC_FLAT, CreateType.VMFS]),
     extent=st.from_regex(r"[a-zA-Z0-9 ._\-]{1,40}", fullmatch=True).filter(vmdk.is_plain_name),
     sectors=st.integers(1, vmdk.CAPACITY_LIMIT),
     offset=st.integers(0, 1 << 30),
@@ -81,7 +85,11 @@ def test_a_path_is_refused(name):
         ),
         (HEAD + 'createType="vmfsPassthroughRawDeviceMap"\n', NotSupportedError, "vmdk-type"),
         (HEAD + 'createType="fullDevice"\nRW 63 FLAT "/dev/sda" 0', NotSupportedError, "vmdk-type"),
-        (HEAD + 'createType="streamOptimized"\n', NotSupportedError, "vmdk-type"),
+        (HEAD + 'createType="twoGbMaxExtentSparse"\n', NotSupportedError, "vmdk-type"),
+        (HEAD + 'createType="streamOptimized"\nRW 9 SPARSE "a"', FormatError, "vmdk-malformed"),
+        (HEAD + 'createType="custom"\nRW 9 QCOW2 "a"', FormatError, "vmdk-path"),
+        (DELTA.format(parent="../up.vmdk"), FormatError, "vmdk-path"),
+        (DELTA.format(parent="/etc/shadow"), FormatError, "vmdk-path"),
         (HEAD, NotSupportedError, "vmdk-type"),
         (VMFS + 'RW 63 VMFSRDM "a.vmdk"', FormatError, "vmdk-malformed"),
         (VMFS + 'RW 63 FLAT "a.vmdk" 0', FormatError, "vmdk-malformed"),
@@ -125,3 +133,43 @@ def test_a_flood_is_refused(data):
 def test_a_binary_sparse_disk_is_refused():
     with pytest.raises(FormatError):
         vmdk.parse(b"KDMV\x01\x00\x00\x00" + bytes(range(256)))
+
+
+def test_a_delta_names_its_parent_and_is_written_as_it_was_read():
+    delta = vmdk.parse(DELTA.format(parent="base.vmdk").encode())
+    assert (delta.parent, delta.extent, delta.format) == ("base.vmdk", "a.qcow2", "qcow2")
+    assert vmdk.parse(vmdk.write(delta)) == delta
+
+
+def sparse(inside: str, *, sectors: int = 2048, offset: int = 1) -> bytes:
+    header = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, sectors, 128, offset, 20)
+    return header.ljust(512, b"\0") + inside.encode().ljust(20 * 512, b"\0")
+
+
+@pytest.mark.parametrize("kind", ["monolithicSparse", "streamOptimized"])
+def test_a_sparse_disk_has_its_descriptor_inside(kind):
+    disk = vmdk.parse(sparse(HEAD + f'createType="{kind}"\nRW 2048 SPARSE "any.vmdk"\n'))
+    assert (disk.create_type, disk.extent, disk.format) == (kind, "", "vmdk")
+    assert disk.capacity == 1 << 20
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        sparse(HEAD + 'createType="monolithicSparse"\nRW 9 SPARSE "any.vmdk"\n'),
+        sparse(HEAD + 'createType="monolithicSparse"\nRW 2048 FLAT "/etc/shadow" 0\n'),
+        sparse(HEAD + 'createType="monolithicFlat"\nRW 2048 FLAT "x" 0\n'),
+        sparse(VMFS + 'RW 2048 VMFS "x"\n', offset=0),
+        sparse(VMFS + 'RW 2048 VMFS "x"\n', offset=1 << 60),
+        sparse(HEAD + 'createType="monolithicSparse"\nRW 2048 SPARSE "x"\n', sectors=0),
+    ],
+)
+def test_a_sparse_disk_that_hides_another_inside_is_refused(data):
+    with pytest.raises(FormatError):
+        vmdk.parse(data)
+
+
+@given(st.binary(max_size=2000))
+def test_whatever_follows_the_mark_of_a_sparse_disk_only_our_error_escapes(data):
+    with contextlib.suppress(FormatError, NotSupportedError):
+        vmdk.parse(b"KDMV" + data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from casemate.errors import ArgumentError, CasemateError, NotSupportedError
 from casemate.machine.cellplan import CellPlan, Hardening, Isolation, Limit
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
-from casemate.machine.plan import DiskSource, HostSide, cell_uid, plan_power_on
-from casemate.machine.planaudit import SANDBOX, UID_BASE, UID_END, audit
+from casemate.machine.plan import HostSide, cell_uid, plan_power_on
+from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, audit
+from casemate.machine.planstorage import DiskSource
 
 TEXT = st.text(max_size=30)
 DISKS = st.lists(
@@ -44,7 +46,7 @@ CONFIGS = st.builds(
     guest_id=TEXT,
     cpus=st.integers(1, 255),
     memory_mib=st.integers(4, 1 << 20),
-    firmware=st.just("bios"),
+    firmware=st.sampled_from(["bios", "efi"]),
     nics=st.lists(
         st.builds(
             NicSpec,
@@ -77,6 +79,11 @@ def plan(config: VmConfig = CONFIG, *disks: DiskSource, host: HostSide = HOST) -
     return plan_power_on("5", config, disks, host)
 
 
+def unnamed(made: CellPlan) -> list[str]:
+    """Return the options with every node of the block layer called alike."""
+    return [re.sub(r"\bn[0-9a-f]{24}\b", "node", word) for word in made.argv]
+
+
 def option(made: CellPlan, name: str) -> str:
     return made.argv[made.argv.index(name) + 1]
 
@@ -103,12 +110,12 @@ def test_no_text_of_the_vm_becomes_an_option(config, disks):
         made = plan_power_on("5", config, disks, HOST)
     except CasemateError:
         return
-    words = list(made.argv)
+    words = unnamed(made)
     if "-append" in words:
         del words[words.index("-append") + 1]
     plain = replace(config, name="x", vmx_path="x", annotation="", guest_id="x")
-    others = tuple(replace(disk, file_name="x") for disk in disks)
-    plain_words = list(plan_power_on("5", plain, others, HOST).argv)
+    others = tuple(replace(disk, file_name=f"x{at}") for at, disk in enumerate(disks))
+    plain_words = unnamed(plan_power_on("5", plain, others, HOST))
     if "-append" in plain_words:
         del plain_words[plain_words.index("-append") + 1]
     assert words == plain_words
@@ -157,6 +164,7 @@ def mutations():
     yield "a drive by path", replace(made, argv=(*words, "-drive", "file=/etc/shadow"))
     yield "a node by path", changed("-blockdev", "/dev/fdset/0", "/etc/shadow")
     yield "a shared directory", replace(made, argv=(*words, "-virtfs", "local,path=/"))
+    yield "memory from a place", replace(made, argv=(*words, "-incoming", "exec:id"))
     yield "a word that is no option", replace(made, argv=(*words, "/etc/shadow"))
 
 
@@ -180,7 +188,44 @@ def test_disks_are_descriptors_with_a_stated_format():
         ("a.iso", False),
         ("demo-flat.vmdk", True),
     ]
-    assert dict(made.rlimits)[Limit.FSIZE] == 1 << 30
+    assert dict(made.rlimits)[Limit.FSIZE] == 2 << 30
+
+
+def test_a_delta_reads_what_lies_below_and_writes_only_itself():
+    base = DiskSource(DISK.disk, "base.vmdk", 1 << 30, format="vmdk")
+    made = plan(CONFIG, DiskSource(DISK.disk, "d.qcow2", 1 << 30, format="qcow2", backing=base))
+    node = json.loads(option(made, "-blockdev"))
+    assert node["backing"] | {"node-name": ""} == {
+        "driver": "vmdk",
+        "node-name": "",
+        "read-only": True,
+        "file": {
+            "driver": "file",
+            "filename": "/dev/fdset/1",
+            "read-only": True,
+            "discard": "unmap",
+        },
+        "backing": None,
+    }
+    assert [(file.file_name, file.writable) for file in made.passed] == [
+        ("d.qcow2", True),
+        ("base.vmdk", False),
+    ]
+
+
+def test_uefi_writes_its_own_variables_and_no_firmware():
+    made = plan(replace(CONFIG, firmware="efi", extra=(("uefi.secureBoot.enabled", "TRUE"),)), DISK)
+    nodes = [json.loads(made.argv[n + 1]) for n, w in enumerate(made.argv) if w == "-blockdev"]
+    assert nodes[0]["file"]["filename"] == UEFI_CODE[True]
+    assert nodes[0]["file"]["read-only"]
+    assert nodes[1]["file"]["filename"] == "/dev/fdset/1"
+    assert [file.file_name for file in made.passed] == ["demo-flat.vmdk", "demo.nvram"]
+    assert "smm=on" in option(made, "-machine")
+
+
+def test_two_disks_in_one_file_are_refused():
+    with pytest.raises(ArgumentError, match="one file"):
+        plan(CONFIG, DISK, DISK)
 
 
 def test_a_qcow2_disk_never_opens_the_backing_file_that_it_names():
@@ -203,9 +248,11 @@ def test_what_reaches_out_of_the_vm_or_weakens_it_is_refused(entry, value):
 
 
 def test_what_the_host_does_not_offer_is_said():
-    seven = [replace(DISK, disk=replace(DISK.disk, controller="sata0", unit=n)) for n in range(7)]
+    seven = [
+        replace(DISK, file_name=str(n), disk=replace(DISK.disk, controller="sata0", unit=n))
+        for n in range(7)
+    ]
     for config, disks in (
-        (replace(CONFIG, firmware="efi"), []),
         (CONFIG, seven),
         (CONFIG, [replace(DISK, format="vpc")]),
         (CONFIG, [replace(DISK, disk=replace(DISK.disk, controller="nvme0", kind="cdrom"))]),

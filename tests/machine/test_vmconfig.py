@@ -83,7 +83,6 @@ def test_an_empty_file_is_a_small_machine_named_after_its_file():
         ("scsi0:0.filename", "/etc/shadow"),
         ("scsi0:0.filename", "../other/disk.vmdk"),
         ("scsi0:0.filename", "json:{}.vmdk/x"),
-        ("scsi0:0.filename", "disk.qcow2"),
         ("scsi0:0.filename", ""),
         ("scsi0:0.devicetype", "rawDisk"),
         ("scsi0:0.devicetype", "tape"),

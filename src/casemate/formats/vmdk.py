@@ -1,9 +1,11 @@
 """VMDK descriptors: which files make up a virtual disk.
 
-Only disks whose data is plain sectors in one file beside the descriptor are read: createType
-``monolithicFlat`` (extent type FLAT) and ``vmfs`` (extent type VMFS). A descriptor comes from
-strangers and names files that a privileged process will open, so it may name nothing but a plain
-file in its own directory: no path, no device (raw device mappings), no parent.
+Disks in one extent are read: createType ``monolithicFlat`` (extent type FLAT) and ``vmfs`` (VMFS)
+as plain sectors; ``monolithicSparse`` and ``streamOptimized`` (SPARSE), where the descriptor lies
+inside of the disk's one file; and ``custom`` with an extent of type QCOW2: this project's deltas,
+whose parent the descriptor names and the QCOW2 file never does. A descriptor comes from strangers
+and names files that a privileged process will open, so it may name nothing but plain files in its
+own directory: no path, no device (raw device mappings), and no parent but a delta's.
 
 Source: "Virtual Disk Format 5.0" (VMware, 2011).
 """
@@ -11,13 +13,14 @@ Source: "Virtual Disk Format 5.0" (VMware, 2011).
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from casemate.errors import FormatError, LimitError, NotSupportedError
 
-# Bytes: a descriptor is a page of text; sparse disks have it inside and are not read here.
+# Bytes: a descriptor is a page of text; a sparse disk has it within its first bytes.
 SIZE_LIMIT: Final = 65536
 LINE_LIMIT: Final = 1024
 SECTOR: Final = 512
@@ -32,6 +35,9 @@ _EXTENT: Final = re.compile(
 )
 _ENTRY: Final = re.compile(r"([A-Za-z0-9_.]+)[ \t]*=[ \t]*(?:\"([^\"]*)\"|([^\"]*))")
 _PLAIN_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
+# magicNumber, version, flags, capacity, grainSize, descriptorOffset and descriptorSize (sectors).
+_SPARSE: Final = struct.Struct("<4sIIQQQQ")
+_SPARSE_MAGIC: Final = b"KDMV"
 _ADAPTERS: Final = frozenset({"ide", "buslogic", "lsilogic", "legacyESX", "pvscsi", "nvme"})
 
 
@@ -40,13 +46,28 @@ class CreateType(StrEnum):
 
     MONOLITHIC_FLAT = "monolithicFlat"
     VMFS = "vmfs"
+    MONOLITHIC_SPARSE = "monolithicSparse"
+    STREAM_OPTIMIZED = "streamOptimized"
+    DELTA = "custom"
+
+
+_EXTENT_TYPES: Final = {
+    CreateType.MONOLITHIC_FLAT: "FLAT",
+    CreateType.VMFS: "VMFS",
+    CreateType.MONOLITHIC_SPARSE: "SPARSE",
+    CreateType.STREAM_OPTIMIZED: "SPARSE",
+    CreateType.DELTA: "QCOW2",
+}
+_INSIDE: Final = frozenset({CreateType.MONOLITHIC_SPARSE, CreateType.STREAM_OPTIMIZED})
 
 
 @dataclass(frozen=True, slots=True)
 class Vmdk:
-    """A flat disk: ``sectors`` of 512 bytes from sector ``offset`` on in ``extent``.
+    """A disk of ``sectors`` of 512 bytes; a flat one's from sector ``offset`` on in ``extent``.
 
-    ``extent`` is the plain name of a file in the descriptor's directory.
+    ``extent`` is the plain name of a file in the descriptor's directory; a sparse disk's is empty,
+    for it is the file that the descriptor lies in. ``parent`` is the plain name of the disk below
+    a delta, and ``parent_cid`` its content id.
     """
 
     create_type: CreateType
@@ -57,6 +78,15 @@ class Vmdk:
     cid: str = "fffffffe"
     adapter: str = "lsilogic"
     ddb: tuple[tuple[str, str], ...] = ()
+    parent: str = ""
+    parent_cid: str = _NO_PARENT
+
+    @property
+    def format(self) -> str:
+        """How the extent is read: ``raw``, ``vmdk`` (sparse) or ``qcow2``."""
+        if self.create_type in _INSIDE:
+            return "vmdk"
+        return "qcow2" if self.create_type is CreateType.DELTA else "raw"
 
     @property
     def capacity(self) -> int:
@@ -70,19 +100,46 @@ def is_plain_name(name: str) -> bool:
 
 
 def parse(data: bytes) -> Vmdk:
-    """Parse a descriptor.
+    """Parse a descriptor, or the first SIZE_LIMIT bytes (or all) of a sparse disk.
 
     Raises:
         FormatError: Not a descriptor, or it names something outside its directory.
         LimitError: Too long, or a disk over 62 TiB.
-        NotSupportedError: A kind of disk that is not read: sparse, delta, mapped devices.
+        NotSupportedError: A kind of disk that is not read: VMware's deltas, mapped devices.
     """
+    if data.startswith(_SPARSE_MAGIC):
+        return _sparse(data)
+    disk = _text(data)
+    if disk.create_type in _INSIDE:
+        raise _malformed(f"a {disk.create_type} disk has its descriptor inside")
+    return disk
+
+
+def _sparse(data: bytes) -> Vmdk:
+    """Read the header of a sparse disk, and the descriptor that it points to."""
+    try:
+        _, version, _, capacity, grain, offset, size = _SPARSE.unpack_from(data)
+    except struct.error as error:
+        raise _malformed("the header of the sparse disk is cut off") from error
+    if version not in {1, 2, 3} or not capacity or not grain:
+        raise _malformed("the header of the sparse disk is senseless")
+    begin, end = offset * SECTOR, (offset + size) * SECTOR
+    if not begin or not size or end > min(len(data), SIZE_LIMIT):
+        raise _malformed("the sparse disk does not begin with its descriptor")
+    disk = _text(data[begin:end].rstrip(b"\0"))
+    if disk.create_type not in _INSIDE or disk.sectors != capacity:
+        raise _malformed("the descriptor inside of the sparse disk is of another disk")
+    return disk
+
+
+def _text(data: bytes) -> Vmdk:
+    """Parse the text of a descriptor."""
     if len(data) > SIZE_LIMIT:
         raise LimitError(f"a vmdk descriptor of {len(data)} bytes is too large", component="vmdk")
     try:
         lines = [line.strip() for line in data.decode().splitlines()]
     except UnicodeDecodeError as error:
-        raise _malformed("it is not text; a sparse disk holds its descriptor inside") from error
+        raise _malformed("it is not text") from error
     if not lines or lines[0] != _SIGNATURE:
         raise _malformed(f"it does not start with {_SIGNATURE!r}")
     if len(lines) > LINE_LIMIT:
@@ -116,13 +173,7 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
             code="vmdk-type",
             remedy="Convert it to a flat disk: vmkfstools -i, or qemu-img convert -f vmdk -O raw.",
         ) from None
-    if entries.get("parentCID", _NO_PARENT) != _NO_PARENT or "parentFileNameHint" in entries:
-        raise NotSupportedError(
-            "a disk with a parent (a snapshot's delta) cannot be used",
-            component="vmdk",
-            code="vmdk-parent",
-            remedy="Consolidate the snapshots first.",
-        )
+    parent = _parent(entries, create_type)
     if len(extents) != 1:
         raise NotSupportedError(
             f"a disk of {len(extents)} extents cannot be used",
@@ -131,17 +182,12 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
             remedy="Convert it to a disk in one file.",
         )
     access, sectors, kind, name, offset = extents[0].groups()
-    if kind != {CreateType.MONOLITHIC_FLAT: "FLAT", CreateType.VMFS: "VMFS"}[create_type]:
+    if kind != _EXTENT_TYPES[create_type]:
         raise _malformed(f"a {create_type} disk cannot have an extent of type {kind}")
     if access == "NOACCESS":
         raise _malformed("its extent may not be accessed")
     if name is None or not is_plain_name(name):
-        raise FormatError(
-            f"a vmdk descriptor names {name!r}, which is not a file of its own directory",
-            component="vmdk",
-            code="vmdk-path",
-            remedy="Put the extent beside the descriptor and name it without a path.",
-        )
+        raise _outside(name)
     if not 0 < int(sectors) <= CAPACITY_LIMIT or int(offset or 0) > CAPACITY_LIMIT:
         raise LimitError(f"a disk of {sectors} sectors is out of range", component="vmdk")
     adapter = entries.get("ddb.adapterType", "lsilogic")
@@ -149,7 +195,7 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
         raise _malformed(f"its adapter is {adapter[:40]!r}")
     return Vmdk(
         create_type=create_type,
-        extent=name,
+        extent="" if create_type in _INSIDE else name,
         sectors=int(sectors),
         offset=int(offset or 0),
         read_only=access == "RDONLY",
@@ -160,29 +206,57 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
             for key, value in entries.items()
             if key.startswith("ddb.") and key != "ddb.adapterType"
         ),
+        parent=parent,
+        parent_cid=entries.get("parentCID", _NO_PARENT),
     )
 
 
+def _parent(entries: dict[str, str], create_type: CreateType) -> str:
+    """Return the name of the disk below; only this project's deltas have one."""
+    parent = entries.get("parentFileNameHint", "")
+    has_one = entries.get("parentCID", _NO_PARENT) != _NO_PARENT or "parentFileNameHint" in entries
+    if has_one and create_type is not CreateType.DELTA:
+        raise NotSupportedError(
+            "a disk with a parent (a snapshot's delta) cannot be used",
+            component="vmdk",
+            code="vmdk-parent",
+            remedy="Consolidate the snapshots first.",
+        )
+    if create_type is CreateType.DELTA and not is_plain_name(parent):
+        raise _outside(parent)
+    return parent
+
+
 def write(disk: Vmdk) -> bytes:
-    """Write a descriptor; ``parse`` gives the same disk back."""
-    kind = "FLAT" if disk.create_type is CreateType.MONOLITHIC_FLAT else "VMFS"
+    """Write a descriptor of a disk whose extent is another file; ``parse`` gives it back."""
     access = "RDONLY" if disk.read_only else "RW"
-    place = f" {disk.offset}" if disk.offset or kind == "FLAT" else ""
+    flat = disk.create_type is CreateType.MONOLITHIC_FLAT
+    place = f" {disk.offset}" if disk.offset or flat else ""
     lines = (
         _SIGNATURE,
         "version=1",
         f"CID={disk.cid}",
-        f"parentCID={_NO_PARENT}",
+        f"parentCID={disk.parent_cid}",
         f'createType="{disk.create_type}"',
+        *([f'parentFileNameHint="{disk.parent}"'] if disk.parent else []),
         "",
         "# Extent description",
-        f'{access} {disk.sectors} {kind} "{disk.extent}"{place}',
+        f'{access} {disk.sectors} {_EXTENT_TYPES[disk.create_type]} "{disk.extent}"{place}',
         "",
         "# The Disk Data Base",
         f'ddb.adapterType = "{disk.adapter}"',
         *(f'{key} = "{value}"' for key, value in disk.ddb),
     )
     return ("\n".join(lines) + "\n").encode()
+
+
+def _outside(name: str | None) -> FormatError:
+    return FormatError(
+        f"a vmdk descriptor names {name!r}, which is not a file of its own directory",
+        component="vmdk",
+        code="vmdk-path",
+        remedy="Put the file beside the descriptor and name it without a path.",
+    )
 
 
 def _malformed(why: str) -> FormatError:

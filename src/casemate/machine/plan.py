@@ -7,7 +7,6 @@ restarted kernel can connect to again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -25,9 +24,17 @@ from casemate.machine.cellplan import (
     Scratch,
     ShownFile,
 )
-from casemate.machine.facts import DiskSpec, VmConfig
+from casemate.machine.facts import VmConfig
 from casemate.machine.guestcpu import check_masks
-from casemate.machine.planaudit import SANDBOX, UID_BASE, UID_END, audit
+from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, audit
+from casemate.machine.planstorage import (
+    FIRST_FD,
+    DiskSource,
+    as_json,
+    file_size,
+    is_read_only,
+    storage,
+)
 
 QEMU: Final = "/usr/bin/qemu-system-x86_64"
 DOMAIN: Final = "regularVMDom"
@@ -37,7 +44,6 @@ QMP_SOCKET: Final = "qmp.sock"
 CONSOLE_SOCKET: Final = "console.sock"
 _QMP_FD: Final = 3
 _CONSOLE_FD: Final = 4
-_FIRST_DISK_FD: Final = 10
 # MiB of translated code that TCG keeps per VM.
 _TB_SIZE: Final = 32
 # MiB beyond guest memory, measured after a Linux boot: 31 (KVM) and 85 (TCG), and room for
@@ -52,15 +58,7 @@ _RUN_SIZE: Final = 1 << 20
 # cpu.cfs_period_us and the period of cpu.max.
 _PERIOD: Final = 100_000
 _QUOTA_LEAST: Final = 1000
-# Bytes: the limit of a file's size counts for the memory file of translated code too.
-_FILE_SIZE_LEAST: Final = 2 * _TB_SIZE << 20
-_AHCI_PORTS: Final = 6
 _APPEND_LIMIT: Final = 2047
-_SCSI_DEVICES: Final = {
-    "lsilogic": "lsi53c895a",
-    "lsisas1068": "mptsas1068",
-    "pvscsi": "pvscsi",
-}
 _NIC_DEVICES: Final = {
     "e1000": "e1000",
     "e1000e": "e1000e",
@@ -71,27 +69,16 @@ _NO_NETWORK: Final = frozenset({"none", "hostonly"})
 
 
 @dataclass(frozen=True, slots=True)
-class DiskSource:
-    """Where a disk's sectors are: ``size`` bytes from ``offset`` on in ``file_name``.
-
-    ``format`` is ``raw`` or ``qcow2``, stated by configuration and never found by probing.
-    """
-
-    disk: DiskSpec
-    file_name: str
-    size: int
-    offset: int = 0
-    read_only: bool = False
-    format: str = "raw"
-
-
-@dataclass(frozen=True, slots=True)
 class HostSide:
-    """What the host brings: ``accelerator`` is ``tcg`` or ``kvm``; ``cpu_mhz`` of one thread."""
+    """What the host brings: ``accelerator`` is ``tcg`` or ``kvm``; ``cpu_mhz`` of one thread.
+
+    ``resume``: the guest's memory comes from a file before it runs.
+    """
 
     accelerator: str
     cpu_mhz: int
     uid: int
+    resume: bool = False
 
 
 def cell_uid(slot: int, vm: str) -> int:
@@ -113,15 +100,14 @@ def plan_power_on(
     """
     extra = {name.lower(): value for name, value in config.extra}
     check_masks(extra)
-    if config.firmware != "bios":
-        raise NotSupportedError(
-            f"firmware {config.firmware!r} is not offered by this host",
-            component=config.name,
-            remedy='Set firmware = "bios" in the vmx file.',
-        )
     if not UID_BASE <= host.uid < UID_END:
         raise ArgumentError(f"{host.uid} is not a uid for cells", argument="uid")
     direct, shown = _direct_boot(extra)
+    layers = tuple(layer for disk in disks for layer in disk.layers)
+    fds = {layer.file_name: FIRST_FD + at for at, layer in enumerate(layers)}
+    if len(fds) != len(layers):
+        raise ArgumentError("two disks are in one file", argument="disks", component=config.name)
+    firmware, nvram = _firmware(config, extra, FIRST_FD + len(fds))
     overhead = _OVERHEAD[host.accelerator] + _OVERHEAD_PER_CPU * config.cpus
     plan = CellPlan(
         vm=vm,
@@ -129,11 +115,13 @@ def plan_power_on(
         accelerator=host.accelerator,
         argv=(
             QEMU,
-            *_machine(vm, config, host.accelerator),
+            *_machine(vm, config, host.accelerator, _board(config, extra)),
             *_channels(),
-            *_storage(disks, extra),
+            *firmware,
+            *storage(disks, extra, fds),
             *_network(config),
             *direct,
+            *(["-incoming", "defer"] if host.resume else []),
         ),
         env=(("LC_ALL", "C"),),
         uid=host.uid,
@@ -147,21 +135,24 @@ def plan_power_on(
         ),
         devices=("null", "zero", "urandom", *(["kvm"] if host.accelerator == "kvm" else [])),
         shown=shown,
-        passed=tuple(
-            PassedFile(
-                fd=_FIRST_DISK_FD + number,
-                file_name=source.file_name,
-                writable=not _is_read_only(source),
-                minimum_size=source.offset + source.size if source.format == "raw" else 0,
-            )
-            for number, source in enumerate(disks)
+        passed=(
+            *(
+                PassedFile(
+                    fd=fds[layer.file_name],
+                    file_name=layer.file_name,
+                    writable=layer in disks and not is_read_only(layer),
+                    minimum_size=layer.offset + layer.size if layer.format == "raw" else 0,
+                )
+                for layer in layers
+            ),
+            *nvram,
         ),
         listeners=(Listener(_QMP_FD, QMP_SOCKET), Listener(_CONSOLE_FD, CONSOLE_SOCKET)),
         rlimits=(
             (Limit.CORE, 0),
             (Limit.NOFILE, _DESCRIPTORS),
             (Limit.NPROC, _THREADS + config.cpus),
-            (Limit.FSIZE, _file_size(disks)),
+            (Limit.FSIZE, file_size(disks, config.memory_mib + overhead)),
             (Limit.MEMLOCK, 0),
         ),
         cgroup=CgroupTargets(
@@ -182,13 +173,13 @@ def plan_power_on(
     return plan
 
 
-def _machine(vm: str, config: VmConfig, accelerator: str) -> Iterator[str]:
+def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterator[str]:
     """The board, its CPUs and memory, and how QEMU itself is bound."""
     tcg = accelerator == "tcg"
     yield from ("-nodefaults", "-no-user-config")
     yield from ("-sandbox", SANDBOX)
     yield from ("-name", f"vm-{vm}")
-    yield from ("-machine", "q35,mem-merge=off,dump-guest-core=off,vmport=off")
+    yield from ("-machine", board)
     yield from ("-accel", f"tcg,split-wx=on,tb-size={_TB_SIZE}" if tcg else "kvm")
     yield from ("-cpu", "max" if tcg else "host")
     yield from ("-smp", str(config.cpus))
@@ -214,76 +205,42 @@ def _channels() -> Iterator[str]:
     yield "-S"
 
 
-def _storage(disks: tuple[DiskSource, ...], extra: dict[str, str]) -> Iterator[str]:
-    """Disks and CD images, each an open descriptor in an fd set of its own."""
-    controllers: set[str] = set()
-    ports = iter(range(_AHCI_PORTS))
-    for number, source in enumerate(disks):
-        node = f"disk{number}"
-        yield from ("-add-fd", f"fd={_FIRST_DISK_FD + number},set={number}")
-        yield from ("-blockdev", _block_node(node, number, source))
-        bus = source.disk.controller.rstrip("0123456789")
-        if bus == "scsi" and source.disk.controller not in controllers:
-            controllers.add(source.disk.controller)
-            model = extra.get(f"{source.disk.controller}.virtualdev", "lsilogic").lower()
-            if model not in _SCSI_DEVICES:
-                raise ArgumentError(
-                    f"no controller {model[:40]!r}",
-                    argument=f"{source.disk.controller}.virtualDev",
-                )
-            yield from ("-device", f"{_SCSI_DEVICES[model]},id={source.disk.controller}")
-        yield from ("-device", _disk_device(node, number, source, bus, ports))
+def _board(config: VmConfig, extra: dict[str, str]) -> str:
+    """The board; Secure Boot keeps its variables where only system management mode writes."""
+    words = ["q35", "mem-merge=off", "dump-guest-core=off", "vmport=off"]
+    if config.firmware == "efi":
+        words += ["pflash0=uefi", "pflash1=nvram"]
+        if secure_boot(extra):
+            words.append("smm=on")
+    return ",".join(words)
 
 
-def _block_node(node: str, number: int, source: DiskSource) -> str:
-    """Return the block layer's description: a stated format over a passed descriptor."""
-    read_only = _is_read_only(source)
-    description: dict[str, object] = {
-        "driver": source.format,
-        "node-name": node,
-        "read-only": read_only,
-        "file": {
-            "driver": "file",
-            "filename": f"/dev/fdset/{number}",
-            "read-only": read_only,
-            "discard": "unmap",
-        },
-    }
-    if source.format == "raw":
-        description |= {"offset": source.offset, "size": source.size}
-    elif source.format == "qcow2":
-        description["backing"] = None
-    else:
-        raise NotSupportedError(
-            f"disks of format {source.format[:40]!r} are not offered", component=source.file_name
-        )
-    return json.dumps(description, separators=(",", ":"))
+def secure_boot(extra: dict[str, str]) -> bool:
+    """Tell whether the VM (vmx entries by lower-case name) verifies what it boots."""
+    return extra.get("uefi.secureboot.enabled", "").lower() == "true"
 
 
-def _disk_device(node: str, number: int, source: DiskSource, bus: str, ports: Iterator[int]) -> str:
-    """Return the device that the guest sees."""
-    kind = "cd" if source.disk.kind == "cdrom" else "hd"
-    tail = f"drive={node},bootindex={number}"
-    match bus:
-        case "ide" | "sata":
-            port = next(ports, None)
-            if port is None:
-                raise NotSupportedError(
-                    f"more than {_AHCI_PORTS} IDE and SATA drives are not offered",
-                    component=source.file_name,
-                    remedy="Attach some of them to a SCSI controller.",
-                )
-            return f"ide-{kind},bus=ide.{port},{tail}"
-        case "scsi":
-            return f"scsi-{kind},bus={source.disk.controller}.0,scsi-id={source.disk.unit},{tail}"
-        case "nvme" if kind == "hd":
-            return f"nvme,serial={node},{tail}"
-        case "virtio" if kind == "hd":
-            return f"virtio-blk-pci,{tail}"
-    raise NotSupportedError(
-        f"a {source.disk.kind} on {source.disk.controller} is not offered",
-        component=source.file_name,
-    )
+def nvram_name(config: VmConfig) -> str:
+    """Return the file of a UEFI machine's variables, in its directory, named as VMware does."""
+    return config.vmx_path.rpartition("/")[2].removesuffix(".vmx") + ".nvram"
+
+
+def _firmware(
+    config: VmConfig, extra: dict[str, str], fd: int
+) -> tuple[tuple[str, ...], tuple[PassedFile, ...]]:
+    """UEFI: the code is the visor root's and read-only, the variables are the VM's own."""
+    if config.firmware != "efi":
+        return (), ()
+    code = {"driver": "file", "filename": UEFI_CODE[secure_boot(extra)], "read-only": True}
+    variables = {"driver": "file", "filename": f"/dev/fdset/{fd - FIRST_FD}"}
+    words = [
+        *("-add-fd", f"fd={fd},set={fd - FIRST_FD}"),
+        *("-blockdev", as_json({"driver": "raw", "node-name": "uefi", "file": code})),
+        *("-blockdev", as_json({"driver": "raw", "node-name": "nvram", "file": variables})),
+    ]
+    if secure_boot(extra):
+        words += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
+    return tuple(words), (PassedFile(fd, nvram_name(config), writable=True, minimum_size=1),)
 
 
 def _network(config: VmConfig) -> Iterator[str]:
@@ -327,20 +284,6 @@ def _direct_boot(extra: dict[str, str]) -> tuple[tuple[str, ...], tuple[ShownFil
     if append:
         words += ["-append", append]
     return tuple(words), tuple(shown)
-
-
-def _is_read_only(source: DiskSource) -> bool:
-    return source.read_only or source.disk.kind == "cdrom"
-
-
-def _file_size(disks: tuple[DiskSource, ...]) -> int:
-    """Bytes up to which any file may be written: the end of the largest disk (and its tables)."""
-    ends = [
-        source.offset + source.size + (0 if source.format == "raw" else source.size // 8)
-        for source in disks
-        if not _is_read_only(source)
-    ]
-    return max([*ends, _FILE_SIZE_LEAST])
 
 
 def _quota(limit_mhz: int, cpu_mhz: int) -> int:

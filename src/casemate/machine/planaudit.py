@@ -16,12 +16,22 @@ UID_BASE: Final = 0x6000_0000
 """Uids of cells lie from here on: far above those of people and of services."""
 UID_END: Final = 0x7000_0000
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+UEFI_CODE: Final = {
+    False: "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    True: "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+}
+"""UEFI firmware in the visor root, without and with Secure Boot."""
+_FIRMWARE_NODE: Final = (
+    '{{"driver":"raw","node-name":"uefi",'
+    '"file":{{"driver":"file","filename":"{}","read-only":true}}}}'
+)
+_FIRMWARE_NODES: Final = frozenset(_FIRMWARE_NODE.format(path) for path in UEFI_CODE.values())
 _FLAGS: Final = frozenset({"-nodefaults", "-no-user-config", "-S"})
 _REQUIRED: Final = {"-sandbox": SANDBOX, "-nodefaults": "", "-no-user-config": "", "-S": ""}
 # Options by which QEMU reads further options, opens what we did not pass, or loses protection.
 _FORBIDDEN: Final = frozenset(
     {"-readconfig", "-drive", "-hda", "-cdrom", "-monitor", "-qmp", "-gdb", "-s", "-daemonize"}
-    | {"-plugin", "-runas", "-chroot", "-virtfs", "-fsdev", "-enable-kvm", "-loadvm", "-incoming"}
+    | {"-plugin", "-runas", "-chroot", "-virtfs", "-fsdev", "-enable-kvm", "-loadvm"}
 )
 _ACCELERATORS: Final = {"tcg": "split-wx=on", "kvm": "kvm"}
 _MACHINE_FLAGS: Final = ("mem-merge=off", "dump-guest-core=off")
@@ -73,7 +83,10 @@ def _argument_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
     for option, required in _REQUIRED.items():
         if options.get(option) != [required]:
             yield "plan-argument", f"{option} {required} is missing"
-    if any('"/dev/fdset/' not in value for value in options.get("-blockdev", [])):
+    if options.get("-incoming", ["defer"]) != ["defer"]:
+        yield "plan-argument", "memory is read from a place of the plan's choice"
+    nodes = set(options.get("-blockdev", [])) - _FIRMWARE_NODES
+    if any('"/dev/fdset/' not in value for value in nodes):
         yield "plan-disk", "a disk is opened by path"
     yield from _machine_problems(plan, options)
     for model in options.get("-cpu", [""]):

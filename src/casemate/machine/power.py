@@ -5,7 +5,10 @@ The rules, from which the table follows:
 1. Only what is powered off or suspended is powered on (a suspended VM resumes).
 2. Only what is not off is powered off; powering off a suspended VM discards its saved state.
 3. Everything that needs a running guest needs the state poweredOn.
-4. What changes files or forgets the VM needs it powered off.
+4. What forgets or copies the VM or changes its hardware needs it powered off; growing a disk,
+   taking a snapshot and merging disks go on under a running guest too.
+5. What would leave a saved memory without its disks is refused while suspended; destroying the
+   VM or reverting it discards that memory.
 """
 
 from __future__ import annotations
@@ -32,6 +35,13 @@ class Operation(StrEnum):
     REBOOT_GUEST = "rebootGuest"
     UNREGISTER = "unregister"
     DESTROY = "destroy"
+    RECONFIGURE = "reconfigure"
+    EXTEND_DISK = "extendDisk"
+    CLONE = "clone"
+    EXPORT = "exportVm"
+    CREATE_SNAPSHOT = "createSnapshot"
+    REVERT = "revertToSnapshot"
+    CONSOLIDATE = "consolidateDisks"
 
 
 TRANSITIONS: Final[dict[Operation, dict[PowerState, PowerState]]] = {
@@ -42,7 +52,14 @@ TRANSITIONS: Final[dict[Operation, dict[PowerState, PowerState]]] = {
     Operation.SHUTDOWN_GUEST: {_ON: _OFF},
     Operation.REBOOT_GUEST: {_ON: _ON},
     Operation.UNREGISTER: {_OFF: _OFF, _SUSPENDED: _SUSPENDED},
-    Operation.DESTROY: {_OFF: _OFF},
+    Operation.DESTROY: {_OFF: _OFF, _SUSPENDED: _OFF},
+    Operation.RECONFIGURE: {_OFF: _OFF},
+    Operation.EXTEND_DISK: {_OFF: _OFF, _ON: _ON},
+    Operation.CLONE: {_OFF: _OFF},
+    Operation.EXPORT: {_OFF: _OFF},
+    Operation.CREATE_SNAPSHOT: {_OFF: _OFF, _ON: _ON},
+    Operation.REVERT: {_OFF: _OFF, _ON: _OFF, _SUSPENDED: _OFF},
+    Operation.CONSOLIDATE: {_OFF: _OFF, _ON: _ON},
 }
 
 

@@ -35,6 +35,9 @@ _MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _GUEST: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _SCSI_MODELS: Final = frozenset({"lsilogic", "lsisas1068", "pvscsi"})
 _NIC_MODELS: Final = frozenset({"e1000", "e1000e", "vmxnet3", "virtio"})
+DISK_FORMATS: Final = {"vmdk": "vmdk", "img": "raw", "qcow2": "qcow2"}
+"""Formats of disks by the suffix of their file: a disk is never probed by its content."""
+_IMAGE_FORMATS: Final = {"iso": "raw", "img": "raw"}
 _DISK_KINDS: Final = {
     "": "disk",
     "disk": "disk",
@@ -194,7 +197,7 @@ def _disk(entries: _Entries, controller: str, unit: int) -> DiskSpec | None:
 def _disk_format(entries: _Entries, slot: str, file_name: str, kind: str) -> str:
     """Tell the format by the file's name; a disk is never probed by its content."""
     suffix = file_name.rpartition(".")[2].lower()
-    known = {"iso": "raw", "img": "raw"} if kind == "cdrom" else {"vmdk": "vmdk", "img": "raw"}
+    known = _IMAGE_FORMATS if kind == "cdrom" else DISK_FORMATS
     if suffix not in known:
         raise entries.wrong(f"{slot}.filename", f"no {kind} is read from a .{suffix[:20]} file")
     return known[suffix]
@@ -207,6 +210,7 @@ def _nics(entries: _Entries) -> list[NicSpec]:
         if not entries.flag(f"{slot}.present"):
             continue
         generated = entries.take(f"{slot}.generatedaddress")
+        entries.take(f"{slot}.addresstype")
         mac = (entries.take(f"{slot}.address") or generated).lower()
         if mac and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
             raise entries.wrong(f"{slot}.address", f"{mac[:40]!r} is not a station address")

@@ -12,6 +12,7 @@ from typing import Final
 
 from casemate.errors import HostError
 from casemate.kernel.cells.console import LOG_LIMIT, ConsoleLog, trim
+from casemate.kernel.cells.memory import load
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.cells.runstate import RunState
 from casemate.kernel.sys.spawn import kill, wait_gone
@@ -24,6 +25,8 @@ _LOOK_PAUSE: Final = 10.0
 _KILL_TIMEOUT: Final = 10.0
 # QEMU's run state before the first "cont".
 _WAITING: Final = "prelaunch"
+# ... and while it waits for the guest's memory.
+_ASLEEP: Final = "inmigrate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,26 @@ class Cell:
         self._keeper: asyncio.Task[None] | None = None
         asyncio.get_running_loop().add_reader(pidfd, self._process_ended)
 
-    async def connect(self) -> None:
+    async def connect(self, *, memory: int | None = None, run: bool = True) -> None:
         """Reach QEMU, let a guest that waits run, and keep the connections up until the end.
 
+        Args:
+            memory: Descriptor of the memory that a suspended guest wakes up with.
+            run: Whether a guest that waits is let run.
+
         Raises:
-            HostError: QEMU ended or does not answer.
+            HostError: QEMU ended or does not answer, or the memory does not fit; ``cell-asleep``:
+                its manager ended while it woke up.
         """
         await self._connect()
         qmp = await self.qmp()
-        if await qmp.status() == _WAITING:
+        status = await qmp.status()
+        if memory is not None:
+            await load(qmp, memory)
+            status = _WAITING
+        elif status == _ASLEEP:
+            raise HostError("it was waking up", code="cell-asleep", component=self.state.vm)
+        if status == _WAITING and run:
             await qmp.execute("cont")
         self._keeper = asyncio.create_task(self._keep())
 

@@ -8,12 +8,15 @@ from dataclasses import replace
 from typing import Final
 
 from casemate.errors import FormatError, HostError
-from casemate.formats import vmdk
+from casemate.formats import qcow2, vmdk
 from casemate.kernel.sys.files import open_beneath
 from casemate.kernel.sys.libc import from_os_error
 from casemate.machine.facts import DiskSpec
-from casemate.machine.plan import DiskSource
+from casemate.machine.planstorage import DiskSource
+from casemate.machine.vmconfig import DISK_FORMATS
 
+CHAIN_LIMIT: Final = 32
+"""Deltas above a disk: as many snapshots as ESXi lets a VM have."""
 _SECTOR: Final = 512
 
 
@@ -25,7 +28,7 @@ def resolve(directory: int, disks: tuple[DiskSpec, ...]) -> tuple[DiskSource, ..
         disks: As configured.
 
     Returns:
-        One source for each disk, its ``disk.capacity`` filled in.
+        One source for each disk with what lies below it, its ``disk.capacity`` filled in.
 
     Raises:
         FormatError: A descriptor that is none or names something elsewhere, or an odd size.
@@ -35,24 +38,75 @@ def resolve(directory: int, disks: tuple[DiskSpec, ...]) -> tuple[DiskSource, ..
     return tuple(_source(directory, disk) for disk in disks)
 
 
-def _source(directory: int, disk: DiskSpec) -> DiskSource:
-    if disk.format == "vmdk":
-        described = vmdk.parse(_read(directory, disk.file_name, vmdk.SIZE_LIMIT))
-        return DiskSource(
-            disk=replace(disk, capacity=described.capacity),
-            file_name=described.extent,
-            size=described.capacity,
-            offset=described.offset * vmdk.SECTOR,
-            read_only=described.read_only,
+def describe(directory: int, name: str) -> vmdk.Vmdk:
+    """Read the descriptor of a .vmdk file, which a sparse disk has inside.
+
+    Raises:
+        CasemateError: As for ``resolve``.
+    """
+    return vmdk.parse(_read(directory, name, vmdk.SIZE_LIMIT))
+
+
+def _source(directory: int, disk: DiskSpec, above: frozenset[str] = frozenset()) -> DiskSource:
+    """Find one disk; ``above`` are the deltas that led to it."""
+    if disk.file_name in above or len(above) > CHAIN_LIMIT:
+        raise FormatError(
+            f"the disks below {disk.file_name} go in a circle, or are over {CHAIN_LIMIT}",
+            component=disk.file_name,
+            code="disk-chain",
+            remedy="Restore the descriptors from a backup.",
         )
-    size = _size(directory, disk.file_name)
+    if disk.format == "vmdk":
+        return _described(directory, disk, above)
+    return _plain(directory, disk, disk.file_name, disk.format)
+
+
+def _described(directory: int, disk: DiskSpec, above: frozenset[str]) -> DiskSource:
+    """Follow a descriptor."""
+    described = describe(directory, disk.file_name)
+    disk = replace(disk, capacity=described.capacity)
+    if described.format == "qcow2":
+        below = replace(disk, file_name=described.parent, format=_format(described.parent))
+        backing = _source(directory, below, above | {disk.file_name})
+        return replace(
+            _plain(directory, disk, described.extent, "qcow2"), disk=disk, backing=backing
+        )
+    if described.format == "vmdk":
+        frozen = described.create_type is vmdk.CreateType.STREAM_OPTIMIZED
+        return DiskSource(disk, disk.file_name, described.capacity, read_only=frozen, format="vmdk")
+    begin = described.offset * vmdk.SECTOR
+    return DiskSource(
+        disk=disk,
+        file_name=described.extent,
+        size=described.capacity,
+        offset=begin,
+        read_only=described.read_only,
+        whole=not begin and _size(directory, described.extent) == described.capacity,
+    )
+
+
+def _plain(directory: int, disk: DiskSpec, name: str, kind: str) -> DiskSource:
+    """Take a file that has no descriptor: plain sectors or QCOW2."""
+    if kind == "qcow2":
+        size = qcow2.capacity(_read(directory, name, qcow2.HEADER_SIZE)[: qcow2.HEADER_SIZE])
+    else:
+        size = _size(directory, name)
     if size == 0 or size % _SECTOR:
         raise FormatError(
-            f"the disk {disk.file_name} has {size} bytes, which are no whole sectors",
-            component=disk.file_name,
+            f"the disk {name} has {size} bytes, which are no whole sectors",
+            component=name,
             code="disk-size",
         )
-    return DiskSource(replace(disk, capacity=size), disk.file_name, size, format=disk.format)
+    return DiskSource(replace(disk, capacity=size), name, size, format=kind, whole=kind == "raw")
+
+
+def _format(name: str) -> str:
+    """Tell the format of a parent by its name, as a vmx file does."""
+    suffix = name.rpartition(".")[2].lower()
+    kind = DISK_FORMATS.get(suffix)
+    if kind is None:
+        raise FormatError(f"no disk is read from {name}", component=name, code="disk-kind")
+    return kind
 
 
 def _read(directory: int, name: str, limit: int) -> bytes:

@@ -27,6 +27,7 @@ from casemate.kernel.cells.cell import Cell, CellEvent, CellExit
 from casemate.kernel.cells.cgroups import Cgroups, Usage
 from casemate.kernel.cells.console import last_line
 from casemate.kernel.cells.probe import Accelerator
+from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.sys.files import open_directory
 from casemate.kernel.sys.spawn import Child, kill, wait_gone
 from casemate.machine.cellplan import CellPlan
@@ -90,13 +91,23 @@ class Cells:
         """Return where the console of a VM is logged."""
         return self._log_dir / f"vm-{_checked(vm)}-console.log"
 
-    async def power_on(self, vm: str, config: VmConfig, vm_dir: Path) -> CellState:
+    async def power_on(
+        self,
+        vm: str,
+        config: VmConfig,
+        vm_dir: Path,
+        *,
+        memory: int | None = None,
+        run: bool = True,
+    ) -> CellState:
         """Start a VM; on failure nothing of it stays.
 
         Args:
             vm: Its id: up to nine digits.
             config: What it is made of.
             vm_dir: Its directory on the datastore.
+            memory: Descriptor of the memory that it was suspended with, if it was.
+            run: Whether the guest runs; otherwise it waits while its disks are worked on.
 
         Raises:
             PowerStateError: It runs already.
@@ -109,7 +120,7 @@ class Cells:
             raise BusyError(f"{config.name} is being powered on", component=config.name)
         self._starting[vm] = uid = self._free_uid(vm)
         try:
-            cell = await self._start(vm, uid, config, vm_dir)
+            cell = await self._start(vm, uid, config, vm_dir, memory=memory, run=run)
         finally:
             del self._starting[vm]
         return self._admit(cell)
@@ -144,6 +155,14 @@ class Cells:
         """
         qmp = await self._running(vm, Operation.SHUTDOWN_GUEST).qmp()
         await qmp.execute("system_powerdown")
+
+    async def control(self, vm: str, operation: Operation) -> Qmp:
+        """Return the control connection of a running VM, for ``operation``.
+
+        Raises:
+            PowerStateError: It does not run.
+        """
+        return await self._running(vm, operation).qmp()
 
     async def status(self, vm: str) -> str:
         """Return QEMU's run state of a VM: ``running``, ``paused``, ``guest-panicked``, ..."""
@@ -205,16 +224,24 @@ class Cells:
                 return uid
         raise HostError("all identities for cells are in use", code="cell-uids", component=vm)
 
-    async def _start(self, vm: str, uid: int, config: VmConfig, vm_dir: Path) -> Cell:
+    async def _start(
+        self,
+        vm: str,
+        uid: int,
+        config: VmConfig,
+        vm_dir: Path,
+        *,
+        memory: int | None,
+        run: bool,
+    ) -> Cell:
         """Carry out the power-on, each step with its undo."""
         directory = self._cells_dir / vm
         async with contextlib.AsyncExitStack() as undo:
             place = open_directory(vm_dir)
             undo.callback(os.close, place)
             sources = disks.resolve(place, config.disks)
-            plan = plan_power_on(
-                vm, config, sources, HostSide(self._accelerator.name, self._cpu_mhz, uid)
-            )
+            host = HostSide(self._accelerator.name, self._cpu_mhz, uid, resume=memory is not None)
+            plan = plan_power_on(vm, config, sources, host)
             shutil.rmtree(directory, ignore_errors=True)
             (directory / "root").mkdir(mode=0o700, parents=True)
             with contextlib.ExitStack() as failed:
@@ -234,7 +261,7 @@ class Cells:
                     started=time.time(),
                 )
                 runstate.save(directory, state)
-                cell = await self._connected(state, child.pidfd)
+                cell = await self._connected(state, child.pidfd, memory=memory, run=run)
                 failed.pop_all()
         return cell
 
@@ -261,7 +288,14 @@ class Cells:
                 ),
             )
 
-    async def _connected(self, state: runstate.RunState, pidfd: int) -> Cell:
+    async def _connected(
+        self,
+        state: runstate.RunState,
+        pidfd: int,
+        *,
+        memory: int | None = None,
+        run: bool = True,
+    ) -> Cell:
         """Reach the QEMU of a cell; where that fails the cell is left to the caller's undo."""
         cell = Cell(
             state,
@@ -271,7 +305,7 @@ class Cells:
             on_event=self._on_event,
         )
         try:
-            await cell.connect()
+            await cell.connect(memory=memory, run=run)
         except HostError as error:
             said = last_line(self._log_of(state.vm))
             await cell.detach()

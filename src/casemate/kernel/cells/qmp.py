@@ -38,6 +38,7 @@ class Qmp:
         self._listener = EventListener()
         client.register_listener(self._listener)
         self._pump = asyncio.create_task(self._events())
+        self._passing = asyncio.Lock()
 
     @classmethod
     async def open(cls, path: Path, handler: EventHandler) -> Qmp:
@@ -80,6 +81,19 @@ class Qmp:
             ) from error
         except (QMPError, OSError, EOFError, TimeoutError) as error:
             raise _failed(f"no answer to {command}", error) from error
+
+    async def execute_with(self, descriptor: int, command: str, **arguments: object) -> object:
+        """Run a command that takes an open file along (``getfd``, ``add-fd``).
+
+        Raises:
+            HostError: As for ``execute``.
+        """
+        async with self._passing:
+            try:
+                self._client.send_fd_scm(descriptor)
+            except (QMPError, OSError) as error:
+                raise _failed(f"no file could be passed for {command}", error) from error
+            return await self.execute(command, **arguments)
 
     async def status(self) -> str:
         """Return QEMU's run state: ``running``, ``paused``, ``guest-panicked``, ..."""

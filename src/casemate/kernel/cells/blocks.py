@@ -1,0 +1,158 @@
+"""Disks of a running cell: grow, put a delta on top, merge a delta into what lies below."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from casemate.errors import HostError
+from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.vmdir import VmDirectory
+from casemate.machine.planstorage import DiskSource, node_name
+
+# Seconds between looks at a job, and without any progress until it is given up.
+_PAUSE: Final = 0.05
+_STALL: Final = 60.0
+_DONE: Final = frozenset({"concluded", "null"})
+
+
+async def grow(qmp: Qmp, source: DiskSource, capacity: int) -> None:
+    """Let the guest see that a disk has ``capacity`` bytes; its file has them already.
+
+    Raises:
+        HostError: QEMU refuses.
+    """
+    arguments = {"node-name": node_name(source.file_name), "size": capacity}
+    await qmp.execute("block_resize", **arguments)
+
+
+async def put_on_top(
+    qmp: Qmp, directory: VmDirectory, pairs: Sequence[tuple[DiskSource, DiskSource]]
+) -> None:
+    """Put deltas on top of disks, of all of them at one moment.
+
+    Args:
+        qmp: The cell's control connection.
+        directory: The VM's directory.
+        pairs: What the guest writes now, and the empty delta that it writes from then on.
+
+    Raises:
+        HostError: QEMU refuses; the guest goes on with the disks as they are.
+    """
+    added: list[str] = []
+    try:
+        for _, delta in pairs:
+            added.append(await _add_delta(qmp, directory, delta))
+        actions = [
+            {
+                "type": "blockdev-snapshot",
+                "data": {"node": node_name(below.file_name), "overlay": overlay},
+            }
+            for (below, _), overlay in zip(pairs, added, strict=True)
+        ]
+        await qmp.execute("transaction", actions=actions)
+    except BaseException:
+        for overlay in added:
+            await qmp.execute("blockdev-del", **{"node-name": overlay})
+        raise
+
+
+async def merge(qmp: Qmp, directory: VmDirectory, chain: Sequence[DiskSource], at: int) -> None:
+    """Merge layer ``at`` of a chain (0: what the guest writes) into the one below it.
+
+    Raises:
+        HostError: ``disk-merge``: QEMU gave up; the chain is as it was.
+    """
+    top, below = chain[at], chain[at + 1]
+    await _make_writable(qmp, directory, below)
+    job = f"merge-{node_name(top.file_name)}"
+    await qmp.execute(
+        "block-commit",
+        **{
+            "job-id": job,
+            "device": node_name(chain[0].file_name),
+            "top-node": node_name(top.file_name),
+            "base-node": node_name(below.file_name),
+            "auto-dismiss": False,
+        },
+    )
+    await _finish(qmp, job)
+
+
+async def _add_delta(qmp: Qmp, directory: VmDirectory, delta: DiskSource) -> str:
+    name = node_name(delta.file_name)
+    number = await _pass(qmp, directory, delta.file_name, os.O_RDWR)
+    node = {
+        "driver": "qcow2",
+        "node-name": name,
+        "file": {"driver": "file", "filename": f"/dev/fdset/{number}", "discard": "unmap"},
+        "backing": None,
+    }
+    await qmp.execute("blockdev-add", **node)
+    return name
+
+
+async def _pass(
+    qmp: Qmp, directory: VmDirectory, file_name: str, flags: int, **place: int
+) -> object:
+    """Hand a file over to QEMU and return the number of its fd set."""
+    handle = directory.open_file(file_name, flags)
+    try:
+        answer = await qmp.execute_with(handle, "add-fd", opaque=node_name(file_name), **place)
+    finally:
+        os.close(handle)
+    return answer.get("fdset-id") if isinstance(answer, dict) else None
+
+
+async def _make_writable(qmp: Qmp, directory: VmDirectory, layer: DiskSource) -> None:
+    """Add a writable descriptor to the fd set of a layer that was opened for reading."""
+    wanted = node_name(layer.file_name)
+    answer = await qmp.execute("query-fdsets")
+    for fdset in answer if isinstance(answer, list) else []:
+        if not isinstance(fdset, dict) or not isinstance(number := fdset.get("fdset-id"), int):
+            continue
+        fds = fdset.get("fds")
+        names = [fd.get("opaque") for fd in fds if isinstance(fd, dict)] if fds else []
+        if wanted in names:
+            await _pass(qmp, directory, layer.file_name, os.O_RDWR, **{"fdset-id": number})
+            return
+    raise HostError("QEMU does not know the disk below", code="disk-merge")
+
+
+async def _finish(qmp: Qmp, job: str) -> None:
+    """Drive a job to its end."""
+    progress: object = None
+    since = time.monotonic()
+    while True:
+        told = await _job(qmp, job)
+        status = told.get("status")
+        if status == "ready":
+            await qmp.execute("job-complete", id=job)
+        elif status in _DONE:
+            break
+        now = (status, told.get("current-progress"))
+        if now != progress:
+            progress, since = now, time.monotonic()
+        elif time.monotonic() - since > _STALL:
+            await qmp.execute("job-cancel", id=job)
+            raise HostError("the merging of a disk is stuck", code="disk-merge")
+        await asyncio.sleep(_PAUSE)
+    if status == "concluded":
+        await qmp.execute("job-dismiss", id=job)
+    if error := told.get("error"):
+        raise HostError(
+            f"the disk could not be merged: {str(error)[:200]}",
+            code="disk-merge",
+            remedy="Make room on the datastore, then consolidate again.",
+        )
+
+
+async def _job(qmp: Qmp, job: str) -> dict[str, object]:
+    answer = await qmp.execute("query-jobs")
+    for told in answer if isinstance(answer, list) else []:
+        if isinstance(told, dict) and told.get("id") == job:
+            return told
+    return {"status": "null"}

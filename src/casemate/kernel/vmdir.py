@@ -1,0 +1,322 @@
+"""The directory of a VM: its files are opened, made and removed without following any link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Self
+
+from casemate.errors import ArgumentError, CasemateError, HostError
+from casemate.formats import qcow2, vmdk
+from casemate.formats.vmdk import CreateType, Vmdk, is_plain_name
+from casemate.kernel.cells import disks
+from casemate.kernel.sys.files import open_beneath, open_directory
+from casemate.kernel.sys.libc import from_os_error, is_errno
+from casemate.machine.facts import DiskSpec
+from casemate.machine.planstorage import DiskSource
+
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_COPY_CHUNK: Final = 8 << 20
+_FILE_MODE: Final = 0o600
+_NAMES: Final = 1000
+
+
+class VmDirectory:
+    """An open directory of a VM; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = open_directory(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is anything of this name."""
+        try:
+            os.stat(_plain(name), dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a regular file's content, at most ``limit`` bytes and one more.
+
+        Raises:
+            HostError: It is missing, a link, or no regular file.
+        """
+        with os.fdopen(self._open(name, os.O_RDONLY), "rb") as stream:
+            return stream.read(limit + 1)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file: after a crash it is the old or the new one.
+
+        Raises:
+            HostError: It cannot be written.
+        """
+        scratch = f".{_plain(name)}.new"
+        try:
+            self.remove(scratch)
+            with os.fdopen(open_beneath(self.fd, scratch, _NEW, mode=_FILE_MODE), "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(scratch, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            raise from_os_error(f"cannot write {name}", error, component=name) from error
+
+    def make(self, name: str, pieces: Iterable[tuple[int, bytes]], *, size: int = 0) -> None:
+        """Make a new file of these pieces (offset, bytes), and at least ``size`` bytes long.
+
+        Raises:
+            HostError: It exists, or there is no space; then nothing of it stays.
+        """
+        handle = open_beneath(self.fd, _plain(name), _NEW, mode=_FILE_MODE)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.truncate(size)
+                for offset, data in pieces:
+                    stream.seek(offset)
+                    stream.write(data)
+        except OSError as error:
+            self.remove(name)
+            raise from_os_error(f"cannot make {name}", error, component=name) from error
+
+    def open_new(self, name: str) -> int:
+        """Return a descriptor of a new empty file, for reading and writing."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        return open_beneath(self.fd, _plain(name), flags, mode=_FILE_MODE)
+
+    def open_file(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Return a descriptor of a regular file."""
+        return self._open(name, flags)
+
+    def remove(self, name: str) -> None:
+        """Remove a file or link; nothing to do where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_plain(name), dir_fd=self.fd)
+
+    def size(self, name: str) -> int:
+        """Return a regular file's size."""
+        handle = self._open(name, os.O_RDONLY)
+        try:
+            return os.fstat(handle).st_size
+        finally:
+            os.close(handle)
+
+    def copy(self, name: str, target: VmDirectory, new_name: str) -> None:
+        """Copy a file, its holes left out where the file system tells of them.
+
+        Raises:
+            HostError: It cannot be read or written; then nothing of the copy stays.
+        """
+        with contextlib.ExitStack() as opened:
+            source = self._open(name, os.O_RDONLY)
+            opened.callback(os.close, source)
+            handle = target.open_new(new_name)
+            opened.callback(os.close, handle)
+            try:
+                _copy_data(source, handle)
+            except OSError as error:
+                target.remove(new_name)
+                raise from_os_error(f"cannot copy {name}", error, component=name) from error
+
+    def free_name(self, stem: str, suffix: str) -> str:
+        """Return a name that is not taken: ``stem-000001suffix`` and so on, as VMware counts.
+
+        Raises:
+            HostError: All are taken.
+        """
+        for number in range(1, _NAMES):
+            name = f"{stem}-{number:06}{suffix}"
+            if not self.exists(name) and not self.exists(f"{stem}-{number:06}-delta.qcow2"):
+                return name
+        raise HostError(f"no free name for {stem}{suffix}", code="disk-names", component=stem)
+
+    # Disks
+
+    def make_disk(self, name: str, disk: DiskSpec, *, thin: bool) -> None:
+        """Make an empty disk: a flat .vmdk with its descriptor, or a QCOW2 file.
+
+        Raises:
+            CasemateError: It exists, is too large, or there is no space; nothing of it stays.
+        """
+        if not disk.capacity or disk.capacity % vmdk.SECTOR:
+            raise ArgumentError(
+                f"{disk.capacity} bytes are no whole sectors", argument="capacity", component=name
+            )
+        if disk.format == "qcow2":
+            self.make(name, qcow2.empty(disk.capacity))
+            return
+        extent = f"{name.removesuffix('.vmdk')}-flat.vmdk"
+        described = Vmdk(
+            CreateType.MONOLITHIC_FLAT,
+            extent,
+            disk.capacity // vmdk.SECTOR,
+            adapter="ide" if disk.controller.startswith("ide") else "lsilogic",
+            ddb=(("ddb.virtualHWVersion", "21"), *([("ddb.thinProvisioned", "1")] if thin else [])),
+        )
+        if described.sectors > vmdk.CAPACITY_LIMIT:
+            raise ArgumentError("a disk has at most 62 TiB", argument="capacity", component=name)
+        if self.exists(name):
+            raise HostError(f"{name} exists already", code="host-eexist", component=name)
+        self.make(extent, (), size=disk.capacity)
+        try:
+            if not thin:
+                self._allocate(extent, disk.capacity)
+            self.make(name, [(0, vmdk.write(described))])
+        except BaseException:
+            self.remove(extent)
+            raise
+
+    def make_delta(self, disk: DiskSpec) -> str:
+        """Make an empty delta above a disk and return the name of its descriptor.
+
+        Raises:
+            CasemateError: The disk below is not in order, or there is no space.
+        """
+        source = disks.resolve(self.fd, (disk,))[0]
+        stem = disk.file_name.rpartition(".")[0]
+        head, _, number = stem.rpartition("-")
+        name = self.free_name(head if number.isdigit() and head else stem, ".vmdk")
+        extent = f"{name.removesuffix('.vmdk')}-delta.qcow2"
+        cid = "fffffffe"
+        if disk.format == "vmdk":
+            cid = disks.describe(self.fd, disk.file_name).cid
+        described = Vmdk(
+            CreateType.DELTA,
+            extent,
+            source.disk.capacity // vmdk.SECTOR,
+            parent=disk.file_name,
+            parent_cid=cid,
+        )
+        self.make(extent, qcow2.empty(source.disk.capacity))
+        self.make(name, [(0, vmdk.write(described))])
+        return name
+
+    def extend(self, disk: DiskSpec, capacity: int) -> DiskSource:
+        """Make a disk larger on its file system and return it as it was.
+
+        Raises:
+            CasemateError: It has deltas or is sparse, shall become smaller, or space lacks.
+        """
+        source = disks.resolve(self.fd, (disk,))[0]
+        if capacity < source.disk.capacity or capacity % vmdk.SECTOR:
+            raise ArgumentError(
+                f"a disk of {source.disk.capacity} bytes cannot get {capacity}",
+                argument="capacityInBytes",
+                component=disk.file_name,
+            )
+        if not source.whole or source.format != "raw":
+            raise ArgumentError(
+                f"{disk.file_name} is a delta or sparse and cannot be extended",
+                argument="capacityInBytes",
+                component=disk.file_name,
+            )
+        handle = self._open(source.file_name, os.O_RDWR)
+        try:
+            os.ftruncate(handle, capacity)
+        except OSError as error:
+            raise from_os_error(f"cannot extend {source.file_name}", error) from error
+        finally:
+            os.close(handle)
+        if disk.format == "vmdk":
+            described = disks.describe(self.fd, disk.file_name)
+            larger = replace(described, sectors=capacity // vmdk.SECTOR)
+            self.write(disk.file_name, vmdk.write(larger))
+        return source
+
+    def files_of(self, name: str) -> tuple[str, ...]:
+        """Return the files of one disk, without those below it; only its name if it is broken."""
+        if not name.lower().endswith(".vmdk"):
+            return (name,)
+        try:
+            described = disks.describe(self.fd, name)
+        except CasemateError:
+            return (name,)
+        return (name, described.extent) if described.extent else (name,)
+
+    def parent_of(self, name: str) -> str:
+        """Return the disk below a delta, or nothing."""
+        if not name.lower().endswith(".vmdk"):
+            return ""
+        return disks.describe(self.fd, name).parent
+
+    def chain(self, name: str) -> Iterator[str]:
+        """Yield a disk and what lies below it, as far as it is in order."""
+        seen: set[str] = set()
+        with contextlib.suppress(CasemateError):
+            while name and name not in seen and len(seen) <= disks.CHAIN_LIMIT:
+                seen.add(name)
+                yield name
+                name = self.parent_of(name)
+
+    def _allocate(self, name: str, size: int) -> None:
+        handle = self._open(name, os.O_RDWR)
+        try:
+            os.posix_fallocate(handle, 0, size)
+        except OSError as error:
+            raise from_os_error(f"cannot reserve {size} bytes", error, component=name) from error
+        finally:
+            os.close(handle)
+
+    def _open(self, name: str, flags: int) -> int:
+        handle = open_beneath(self.fd, _plain(name), flags | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+        raise HostError(f"{name} is not a regular file", code="disk-kind", component=name)
+
+
+def make_directory(path: Path) -> None:
+    """Make a VM's directory.
+
+    Raises:
+        HostError: ``host-eexist`` or another errno's.
+    """
+    try:
+        path.mkdir(mode=0o755)
+    except OSError as error:
+        raise from_os_error(f"cannot make {path.name}", error, component=path.name) from error
+
+
+def exists_already(error: HostError) -> bool:
+    """Tell whether something could not be made because it is there."""
+    return is_errno(error, errno.EEXIST)
+
+
+def _plain(name: str) -> str:
+    if not is_plain_name(name):
+        raise ArgumentError(
+            f"{name[:80]!r} is not a file of the VM's own directory", argument="fileName"
+        )
+    return name
+
+
+def _copy_data(source: int, target: int) -> None:
+    """Copy what is not a hole, then set the length."""
+    end = os.fstat(source).st_size
+    position = 0
+    while position < end:
+        try:
+            position = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        hole = os.lseek(source, position, os.SEEK_HOLE)
+        while position < hole:
+            data = os.pread(source, min(_COPY_CHUNK, hole - position), position)
+            if not data:
+                break
+            os.pwrite(target, data, position)
+            position += len(data)
+    os.ftruncate(target, end)

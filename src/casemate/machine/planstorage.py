@@ -1,0 +1,157 @@
+"""The disks of a cell: open descriptors in fd sets, layer upon layer, and devices above them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from casemate.errors import ArgumentError, NotSupportedError
+from casemate.machine.facts import DiskSpec
+
+FIRST_FD: Final = 10
+"""The descriptor of the first file; its fd set has number 0, and so on."""
+# Bytes: the limit of a file's size counts for the memory file of translated code too.
+_FILE_SIZE_LEAST: Final = 64 << 20
+# How many times its size at power-on a disk may reach under a running guest.
+_GROWTH: Final = 2
+_LAYERED: Final = frozenset({"qcow2", "vmdk"})
+_AHCI_PORTS: Final = 6
+_SCSI_DEVICES: Final = {
+    "lsilogic": "lsi53c895a",
+    "lsisas1068": "mptsas1068",
+    "pvscsi": "pvscsi",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSource:
+    """Where a disk's sectors are: ``size`` bytes from ``offset`` on in ``file_name``.
+
+    ``format`` is ``raw``, ``qcow2`` or ``vmdk`` (sparse), stated by configuration and never found
+    by probing. ``backing`` is what lies below a delta: read, never written. ``whole``: the file has
+    these sectors and nothing else, so that it can grow.
+    """
+
+    disk: DiskSpec
+    file_name: str
+    size: int
+    offset: int = 0
+    read_only: bool = False
+    format: str = "raw"
+    backing: DiskSource | None = None
+    whole: bool = False
+
+    @property
+    def layers(self) -> tuple[DiskSource, ...]:
+        """Itself and what lies below, top first."""
+        return (self, *(self.backing.layers if self.backing else ()))
+
+
+def storage(
+    disks: tuple[DiskSource, ...], extra: dict[str, str], fds: dict[str, int]
+) -> Iterator[str]:
+    """Disks and CD images, each file an open descriptor in an fd set of its own."""
+    controllers: set[str] = set()
+    ports = iter(range(_AHCI_PORTS))
+    for file_name, fd in fds.items():
+        yield from ("-add-fd", f"fd={fd},set={fd - FIRST_FD},opaque={node_name(file_name)}")
+    for number, source in enumerate(disks):
+        yield from ("-blockdev", as_json(block_node(source, fds)))
+        bus = source.disk.controller.rstrip("0123456789")
+        if bus == "scsi" and source.disk.controller not in controllers:
+            controllers.add(source.disk.controller)
+            model = extra.get(f"{source.disk.controller}.virtualdev", "lsilogic").lower()
+            if model not in _SCSI_DEVICES:
+                raise ArgumentError(
+                    f"no controller {model[:40]!r}",
+                    argument=f"{source.disk.controller}.virtualDev",
+                )
+            yield from ("-device", f"{_SCSI_DEVICES[model]},id={source.disk.controller}")
+        yield from ("-device", _disk_device(number, source, bus, ports))
+
+
+def node_name(file_name: str) -> str:
+    """Return the name of a file's node in QEMU's block layer: the same in every cell."""
+    return "n" + hashlib.sha256(file_name.encode(errors="surrogatepass")).hexdigest()[:24]
+
+
+def block_node(source: DiskSource, fds: dict[str, int]) -> dict[str, object]:
+    """Return the block layer's description: a stated format over a passed descriptor.
+
+    Args:
+        source: The disk or delta, with what lies below.
+        fds: Descriptor by name of file; the fd sets count from the first disk's on.
+
+    Raises:
+        NotSupportedError: A format that is not offered.
+    """
+    read_only = is_read_only(source)
+    description: dict[str, object] = {
+        "driver": source.format,
+        "node-name": node_name(source.file_name),
+        "read-only": read_only,
+        "file": {
+            "driver": "file",
+            "filename": f"/dev/fdset/{fds[source.file_name] - FIRST_FD}",
+            "read-only": read_only,
+            "discard": "unmap",
+        },
+    }
+    if source.format == "raw":
+        if not source.whole:
+            description |= {"offset": source.offset, "size": source.size}
+    elif source.format in _LAYERED:
+        description["backing"] = None
+        if source.backing is not None:
+            below = replace(source.backing, read_only=True)
+            description["backing"] = block_node(below, fds)
+    else:
+        raise NotSupportedError(
+            f"disks of format {source.format[:40]!r} are not offered", component=source.file_name
+        )
+    return description
+
+
+def _disk_device(number: int, source: DiskSource, bus: str, ports: Iterator[int]) -> str:
+    """Return the device that the guest sees."""
+    kind = "cd" if source.disk.kind == "cdrom" else "hd"
+    tail = f"drive={node_name(source.file_name)},bootindex={number}"
+    match bus:
+        case "ide" | "sata":
+            port = next(ports, None)
+            if port is None:
+                raise NotSupportedError(
+                    f"more than {_AHCI_PORTS} IDE and SATA drives are not offered",
+                    component=source.file_name,
+                    remedy="Attach some of them to a SCSI controller.",
+                )
+            return f"ide-{kind},bus=ide.{port},{tail}"
+        case "scsi":
+            return f"scsi-{kind},bus={source.disk.controller}.0,scsi-id={source.disk.unit},{tail}"
+        case "nvme" if kind == "hd":
+            return f"nvme,serial=disk{number},{tail}"
+        case "virtio" if kind == "hd":
+            return f"virtio-blk-pci,{tail}"
+    raise NotSupportedError(
+        f"a {source.disk.kind} on {source.disk.controller} is not offered",
+        component=source.file_name,
+    )
+
+
+def as_json(value: object) -> str:
+    """Return an option's value as QEMU reads it."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def is_read_only(source: DiskSource) -> bool:
+    """Tell whether the guest may only read the disk."""
+    return source.read_only or source.disk.kind == "cdrom"
+
+
+def file_size(disks: tuple[DiskSource, ...], memory_mib: int) -> int:
+    """Bytes up to which any file may be written: a disk grown to twice its size, or the memory."""
+    ends = [(source.offset + source.size) * _GROWTH for source in disks if not is_read_only(source)]
+    return max([*ends, memory_mib << 20, _FILE_SIZE_LEAST])

@@ -1,0 +1,100 @@
+"""From what a VM is made of back to the entries of its vmx file: the inverse of ``vmconfig``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from casemate.formats.vmx import Vmx
+from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.vmconfig import vm_config
+
+BASE_ENTRIES: Final = (("config.version", "8"), ("virtualHW.version", "21"))
+"""What a new file has besides: VMware's version of the format, vSphere 8's of the hardware."""
+_FIXED: Final = frozenset(
+    {"displayname", "guestos", "numvcpus", "memsize", "firmware", "uuid.bios", "annotation"}
+    | {f"sched.{kind}.{what}" for kind in ("cpu", "mem") for what in ("min", "max", "shares")}
+)
+_SLOT: Final = ("present", "filename", "devicetype", "startconnected")
+_NIC: Final = (
+    *("present", "virtualdev", "networkname", "connectiontype"),
+    *("address", "addresstype", "generatedaddress"),
+)
+_NICS: Final = 10
+_ATTACHED: Final = ("scsi", "sata", "nvme")
+_MAC_STEP: Final = 10
+
+
+def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
+    """Return the file that says ``config``.
+
+    Args:
+        config: What the VM shall be made of.
+        old: Its present file: what no field of a configuration shows (an empty CD drive) stays.
+
+    Raises:
+        CasemateError: ``config`` cannot be said, by the rules for reading.
+    """
+    before = vm_config(old, config.vmx_path)
+    known = {name.lower() for name, _ in before.extra} | _FIXED
+    for disk in (*before.disks, *config.disks):
+        known |= {f"{_slot(disk)}.{what}" for what in _SLOT}
+        known.add(f"{disk.controller}.present")
+    known |= {f"ethernet{number}.{what}" for number in range(_NICS) for what in _NIC}
+    kept = [(name, value) for name, value in old.entries if name.lower() not in known]
+    made = Vmx((*_heading(config), *kept, *_devices(config), *config.extra))
+    vm_config(made, config.vmx_path)
+    return made
+
+
+def generated_mac(uuid: str, number: int) -> str:
+    """Return the address of network card ``number``, made of the VM's UUID as VMware does."""
+    low = (int(uuid.replace("-", "")[-6:], 16) + _MAC_STEP * number) & 0xFFFFFF
+    return ":".join(("00", "0c", "29", *(f"{low:06x}"[at : at + 2] for at in (0, 2, 4))))
+
+
+def _slot(disk: DiskSpec) -> str:
+    return f"{disk.controller}:{disk.unit}"
+
+
+def _heading(config: VmConfig) -> Iterator[tuple[str, str]]:
+    yield "displayName", config.name
+    yield "guestOS", config.guest_id
+    yield "numvcpus", str(config.cpus)
+    yield "memSize", str(config.memory_mib)
+    yield "firmware", config.firmware
+    if config.uuid:
+        octets = bytes.fromhex(config.uuid.replace("-", "")).hex(" ")
+        yield "uuid.bios", f"{octets[:23]}-{octets[24:]}"
+    if config.annotation:
+        yield "annotation", config.annotation
+    yield from _allocation("sched.cpu", config.cpu_allocation)
+    yield from _allocation("sched.mem", config.memory_allocation)
+
+
+def _allocation(prefix: str, allocation: Allocation) -> Iterator[tuple[str, str]]:
+    custom = allocation.shares_level == "custom"
+    yield f"{prefix}.min", str(allocation.reservation)
+    yield f"{prefix}.shares", str(allocation.shares) if custom else allocation.shares_level
+    yield f"{prefix}.max", "unlimited" if allocation.limit < 0 else str(allocation.limit)
+
+
+def _devices(config: VmConfig) -> Iterator[tuple[str, str]]:
+    present = {disk.controller for disk in config.disks if disk.controller.startswith(_ATTACHED)}
+    for controller in sorted(present):
+        yield f"{controller}.present", "TRUE"
+    for disk in config.disks:
+        yield f"{_slot(disk)}.present", "TRUE"
+        yield f"{_slot(disk)}.fileName", disk.file_name
+        yield f"{_slot(disk)}.deviceType", "cdrom-image" if disk.kind == "cdrom" else "disk"
+    for number, nic in enumerate(config.nics):
+        yield from _nic(f"ethernet{number}", nic)
+
+
+def _nic(slot: str, nic: NicSpec) -> Iterator[tuple[str, str]]:
+    yield f"{slot}.present", "TRUE"
+    yield f"{slot}.virtualDev", nic.model
+    yield f"{slot}.networkName", nic.network
+    if nic.mac:
+        yield f"{slot}.addressType", "static"
+        yield f"{slot}.address", nic.mac

@@ -1,0 +1,116 @@
+"""What is written to a vmx file is what is read from it, and nothing of a stranger's is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from casemate.errors import ArgumentError
+from casemate.formats import vmx
+from casemate.formats.vmx import Vmx
+from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.vmconfig import vm_config
+from casemate.machine.vmxwrite import BASE_ENTRIES, generated_mac, vmx_of
+
+PATH = "[datastore1] a/a.vmx"
+UUID = "564d6a0c-7f3c-0d21-9e5b-112233445566"
+TEXT = st.text(
+    st.characters(categories=["L", "N", "P", "Zs"], exclude_characters="\x00"), min_size=1
+)
+CONFIGS = st.builds(
+    VmConfig,
+    name=TEXT.map(lambda text: text[:80]).filter(str.isprintable),
+    uuid=st.uuids().map(str),
+    vmx_path=st.just(PATH),
+    guest_id=st.sampled_from(["other", "debian12-64"]),
+    cpus=st.integers(1, 255),
+    memory_mib=st.integers(1, 1 << 18).map(lambda units: units * 4),
+    firmware=st.sampled_from(["bios", "efi"]),
+    disks=st.lists(
+        st.builds(
+            DiskSpec,
+            file_name=st.sampled_from(["a.vmdk", "b.vmdk", "c.vmdk"]),
+            kind=st.just("disk"),
+            format=st.just("vmdk"),
+            capacity=st.just(0),
+            controller=st.sampled_from(["ide0", "sata1", "scsi0", "nvme2"]),
+            unit=st.integers(0, 1),
+        ),
+        unique_by=lambda disk: (disk.controller, disk.unit),
+        max_size=4,
+    ).map(lambda disks: tuple(sorted(disks, key=lambda disk: (disk.controller, disk.unit)))),
+    nics=st.lists(
+        st.builds(
+            NicSpec,
+            mac=st.sampled_from(["", "00:50:56:00:00:01"]),
+            network=TEXT,
+            model=st.sampled_from(["e1000", "vmxnet3"]),
+        ),
+        max_size=3,
+    ).map(tuple),
+    cpu_allocation=st.builds(
+        Allocation,
+        reservation=st.integers(0, 1000),
+        limit=st.integers(-1, 1000),
+        shares_level=st.just("custom"),
+        shares=st.integers(1, 100_000),
+    ),
+    memory_allocation=st.builds(Allocation, shares_level=st.just("custom"), shares=st.just(7)),
+    annotation=TEXT | st.just(""),
+    extra=st.dictionaries(st.sampled_from(["guestinfo.a", "tools.b", "scsi0.virtualDev"]), TEXT)
+    .map(lambda entries: {**entries, "scsi0.virtualDev": "pvscsi"})
+    .map(lambda entries: tuple(entries.items())),
+)
+
+
+def of(config: VmConfig) -> VmConfig:
+    """Return the configuration with its disks in the order of a file."""
+    return replace(config, disks=vm_config(vmx_of(config, Vmx(())), PATH).disks)
+
+
+@given(CONFIGS)
+def test_what_is_written_is_read_back(config):
+    config = of(config)
+    written = vmx.parse(vmx.write(vmx_of(config, Vmx(()))))
+    assert vm_config(written, PATH) == config
+
+
+@given(CONFIGS, CONFIGS)
+def test_a_change_gives_the_new_machine_and_nothing_of_the_old(before, after):
+    after = of(after)
+    old = vmx_of(before, Vmx(()))
+    assert vm_config(vmx_of(after, old), PATH) == after
+
+
+def test_what_no_field_shows_stays():
+    old = Vmx((*BASE_ENTRIES, ("ide1:0.present", "TRUE"), ("ide1:0.deviceType", "atapi-cdrom")))
+    config = replace(vm_config(old, PATH), cpus=4)
+    assert vmx_of(config, old).get("ide1:0.deviceType") == "atapi-cdrom"
+    assert vmx_of(config, old).get("numvcpus") == "4"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "two\nlines"},
+        {"cpus": 0},
+        {"memory_mib": 5},
+        {"guest_id": "a b"},
+        {"disks": (DiskSpec("../x.vmdk", "disk", "vmdk", 0, "ide0", 0),)},
+        {"nics": (NicSpec("ff:ff:ff:ff:ff:ff", "VM Network", "e1000"),)},
+        {"extra": (("cpuid.80000001.edx", "-----------0--------------------"),)},
+    ],
+)
+def test_what_would_not_be_read_is_not_written(change):
+    config = vm_config(Vmx(BASE_ENTRIES), PATH)
+    with pytest.raises(ArgumentError):
+        vmx_of(replace(config, **change), Vmx(BASE_ENTRIES))
+
+
+def test_addresses_of_cards_are_of_vmware_s_range_and_differ():
+    made = {generated_mac(UUID, number) for number in range(10)}
+    assert len(made) == 10
+    assert all(address.startswith("00:0c:29:") for address in made)
