@@ -14,8 +14,9 @@ from typing import Final
 
 from casemate.errors import FormatError
 from casemate.formats import eventtypes as ev
-from casemate.formats import uefi
+from casemate.formats import tagged, uefi
 from casemate.formats.algorithms import digest
+from casemate.formats.certificates import load_certificate
 from casemate.formats.eventlog import SPEC_ID_SIGNATURE, STARTUP_LOCALITY_SIGNATURE, Event
 from casemate.formats.reader import Reader
 from casemate.formats.tagged import TAG_NAMES, TaggedEvent, parse_tagged
@@ -104,6 +105,14 @@ def _no_action(data: bytes) -> Payload:
     return Opaque(data)
 
 
+def _hash_start(data: bytes) -> Payload:
+    # Ours names the launched module; Intel's SINIT logs something of its own here.
+    try:
+        return parse_tagged(data)
+    except FormatError:
+        return Opaque(data)
+
+
 def _firmware_blob(data: bytes) -> Payload:
     # Some firmware logs a string here instead; 16 bytes are what the structure has.
     return uefi.parse_firmware_blob(data) if len(data) == 16 else _text(data)  # noqa: PLR2004
@@ -114,6 +123,7 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Payload]]] = {
     ev.EV_SEPARATOR: _separator,
     ev.EV_ACTION: _text,
     ev.EV_EVENT_TAG: parse_tagged,
+    ev.TXT_HASH_START: _hash_start,
     ev.EV_S_CRTM_CONTENTS: _text,
     ev.EV_S_CRTM_VERSION: _text,
     ev.EV_POST_CODE: _firmware_blob,
@@ -289,7 +299,22 @@ def _uefi_line(payload: UefiPayload) -> str:
 def _tagged_line(event: TaggedEvent) -> str:
     name = TAG_NAMES.get(event.tag, f"tag 0x{event.tag:08x}")
     try:
+        match event.tag:
+            case tagged.TAG_SIGNER:
+                return f"{name} {_subject(event.data)}"
+            case tagged.TAG_TRUST_ANCHOR:
+                levels, _, certificate = event.data.partition(b"\0")
+                return f"{name} {levels.decode('ascii', 'replace')}: {_subject(certificate)}"
+            case tagged.TAG_VERSION:
+                record = tagged.parse_version(event.data)
+                return f"{name} {record.file_name} {record.component} {record.version}"
+            case _:
+                pass
         text = event.data[:MAX_DESCRIPTION].removesuffix(b"\0").decode()
-    except UnicodeDecodeError:
+    except (FormatError, UnicodeDecodeError):
         text = ""
     return f"{name} {text}" if text.isprintable() and text else f"{name} {len(event.data)} bytes"
+
+
+def _subject(certificate: bytes) -> str:
+    return load_certificate(certificate).subject.rfc4514_string()[:MAX_DESCRIPTION]

@@ -22,6 +22,8 @@ TAG_SIGNER: Final = 7
 TAG_VERSION: Final = 8
 TAG_BOOT_COMPLETE: Final = 9
 TAG_SYSTEM_VERSION: Final = 10
+TAG_TRUST_ANCHOR: Final = 11
+"""Our own tag: the data is ``level[,level] NUL certificate DER``."""
 
 TAG_NAMES: Final = {
     TAG_MOD: "MOD",
@@ -33,6 +35,7 @@ TAG_NAMES: Final = {
     TAG_VERSION: "VERSION",
     TAG_BOOT_COMPLETE: "BOOT_COMPLETE",
     TAG_SYSTEM_VERSION: "SYSTEM_VERSION",
+    TAG_TRUST_ANCHOR: "TRUST_ANCHOR",
 }
 
 _VERSION_HEAD: Final = struct.Struct("<IIQ8H")

@@ -59,6 +59,7 @@ from casemate.formats.tagged import (
     TAG_SIGNER,
     TAG_SYSTEM_VERSION,
     TAG_TAG,
+    TAG_TRUST_ANCHOR,
     TAG_VERSION,
     TaggedEvent,
     VersionRecord,
@@ -108,9 +109,6 @@ __all__ = [
     "measured_digests",
     "module_pcrs",
 ]
-
-TAG_TRUST_ANCHOR = 11
-"""Our own tag: data and measured bytes are ``level[,level] NUL certificate DER``."""
 
 BANKS = ("sha256", "sha384")
 """The banks that are measured into unless asked otherwise."""
