@@ -12,21 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from casemate.calls import evidence as wire
 from casemate.calls.messages import (
     ActivateCredential,
     ActivationReply,
-    BankValues,
     EvidenceReply,
     IdentityReply,
     Quote,
 )
 from casemate.cli.attest import attest_once, split_address
 from casemate.cli.main import main
-from casemate.errors import ArgumentError, CasemateError, HostError, SignatureError, TpmError
-from casemate.formats.tpm import Credential
-from casemate.machine.facts import ComponentFact
+from casemate.errors import ArgumentError, HostError, SignatureError, TpmError
 from casemate.policy.appraise import Verdict
+from casemate.testing.minifleet import HonestHost, Respond
 from casemate.testing.pki import NOW, issue, shared_pki
 from casemate.testing.smallhost import (
     SmallHost,
@@ -35,68 +32,6 @@ from casemate.testing.smallhost import (
     ek_maker,
     sign_reference,
 )
-
-Respond = Callable[[str, bytes], tuple[int, bytes]]
-
-
-class HonestHost:
-    """What hostd and the kernel answer, over a SmallHost."""
-
-    def __init__(self, host: SmallHost) -> None:
-        self.host = host
-
-    def __call__(self, path: str, body: bytes) -> tuple[int, bytes]:
-        try:
-            return 200, self.answer(path, body)
-        except CasemateError as error:
-            said = {"error": {"code": error.code, "reason": error.reason}}
-            return 422, json.dumps(said).encode()
-
-    def answer(self, path: str, body: bytes) -> bytes:
-        if path == wire.IDENTITY_PATH:
-            return wire.encode(self.identity())
-        if path == wire.ACTIVATE_PATH:
-            return wire.encode(self.activate(wire.decode(ActivateCredential, body)))
-        return wire.encode(self.evidence(wire.decode(Quote, body)))
-
-    def identity(self) -> IdentityReply:
-        claim = self.host.claim()
-        return IdentityReply(
-            claim.ek_certificate, claim.ek_public, claim.ak_public, "TEST", "1", "fake"
-        )
-
-    def activate(self, request: ActivateCredential) -> ActivationReply:
-        challenge = Credential(request.credential_blob, request.encrypted_secret)
-        return ActivationReply(self.host.ek.activate(challenge, self.host.ak.public.name()))
-
-    def evidence(self, request: Quote) -> EvidenceReply:
-        got = self.host.evidence(request.nonce, request.pcrs, banks=request.banks)
-        return EvidenceReply(
-            quotes=got.quotes,
-            pcrs=tuple(
-                BankValues(bank, tuple(values.items())) for bank, values in got.pcrs.items()
-            ),
-            log=got.log,
-            components=tuple(
-                ComponentFact(
-                    file_name=one.file_name,
-                    vib_id="",
-                    vib_name=one.vib_name,
-                    vib_version=one.vib_version,
-                    vib_vendor="",
-                    acceptance_level="",
-                    signer="",
-                    pcr=13,
-                    drtm_pcr=20,
-                    sha256=one.digest,
-                    sha384=b"",
-                    size=0,
-                )
-                for one in got.claims
-            ),
-            boot_complete=True,
-            taken=0.0,
-        )
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from casemate.calls.verdict import appraisal_json
 from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError, CasemateError, Finding
 from casemate.formats.text import escape
@@ -79,30 +80,8 @@ def as_json(
     host: str, attestation: Attestation, trusted: Trusted | None = None
 ) -> dict[str, object]:
     """Return the shape that ``casemate attest --json`` prints."""
-    appraisal, identity = attestation.appraisal, attestation.identity
-    tables = appraisal.pcrs or {}
-    value: dict[str, object] = {
-        "verdict": appraisal.verdict.value,
-        "host": host,
-        "findings": [_finding(finding) for finding in appraisal.findings],
-        "warnings": [_finding(finding) for finding in appraisal.warnings],
-        "components": [_component(row) for row in appraisal.components],
-        "pcrs": {
-            bank: {str(pcr): result.quoted.hex() for pcr, result in rows.items()}
-            for bank, rows in tables.items()
-        },
-        "replay": {
-            bank: {
-                str(pcr): {
-                    "replayed": result.replayed.hex() if result.replayed else None,
-                    "expected": result.expected.hex() if result.expected else None,
-                    "status": result.status.value,
-                }
-                for pcr, result in rows.items()
-            }
-            for bank, rows in tables.items()
-        },
-    }
+    identity = attestation.identity
+    value: dict[str, object] = {"host": host, **appraisal_json(attestation.appraisal)}
     if identity is not None:
         value["tpm"] = {"ek": identity.fingerprint, "issuer": identity.issuer}
     if trusted is not None:
@@ -211,30 +190,3 @@ def _print_finding(console: Console, finding: Finding, style: str) -> None:
         f"{escape(finding.component)}: {escape(finding.reason)}", markup=False, soft_wrap=True
     )
     console.print(f"  {escape(finding.remedy)}", markup=False, soft_wrap=True)
-
-
-def _finding(finding: Finding) -> dict[str, str]:
-    return {
-        "code": finding.code,
-        "component": finding.component,
-        "reason": finding.reason,
-        "remedy": finding.remedy,
-    }
-
-
-def _component(row: ComponentResult) -> dict[str, object]:
-    ref = row.component
-    return {
-        "file": ref.file_name,
-        "vib": ref.vib_id,
-        "name": ref.vib_name,
-        "version": ref.vib_version,
-        "vendor": ref.vib_vendor,
-        "level": ref.level,
-        "signer": ref.signer,
-        "pcrs": list(row.pcrs),
-        "status": row.status,
-        "expected": row.expected.hex() if row.expected else None,
-        "found": row.found.hex() if row.found else None,
-        "claimedVersion": row.claimed_version,
-    }

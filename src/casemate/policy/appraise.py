@@ -13,7 +13,7 @@ Nothing here turns an error into trust: whatever is not proven is a finding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -90,27 +90,25 @@ def refused(error: VerificationError | FormatError, step: str) -> Appraisal:
     return Appraisal(Verdict.UNTRUSTED, (_told(error, step),))
 
 
-def appraise(
-    evidence: Evidence, reference: Manifest, identity: TpmIdentity, nonce: bytes
-) -> Appraisal:
-    """Judge evidence against a reference whose signature was verified.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What steps 3 to 5 found: everything that depends only on values, log and reference."""
 
-    Args:
-        evidence: the host's answer.
-        reference: what the host should have booted.
-        identity: of the TPM; its AK has answered a credential challenge.
-        nonce: of this challenge, made for it alone.
-    """
-    try:
-        clock = check_quotes(evidence.quotes, evidence.pcrs, identity.ak, nonce)
-        check_coverage(evidence.pcrs, reference.algorithms, reference.indexes)
-    except (VerificationError, FormatError) as error:
-        return refused(error, "quote")
-    warnings = (*identity.warnings, *_clock_warnings(clock))
+    findings: tuple[Finding, ...] = ()
+    components: tuple[ComponentResult, ...] = ()
+    pcrs: dict[str, dict[int, PcrResult]] | None = None
+
+
+Comparer = Callable[[Evidence, Manifest], Comparison]
+"""``compare``, or something that remembers its results."""
+
+
+def compare(evidence: Evidence, reference: Manifest) -> Comparison:
+    """Do steps 3 to 5; the PCR values must have been proven by the quotes."""
     try:
         events, replayed = _read_log(evidence.log, reference)
     except (VerificationError, FormatError) as error:
-        return Appraisal(Verdict.UNTRUSTED, (_told(error, "event log"),), warnings, clock=clock)
+        return Comparison((_told(error, "event log"),))
     judge = _Judge(evidence, reference, events, replayed)
     launch = judge.launch()
     expected = [one for one in reference.events if not (launch and one.event.pcr in DRTM_PCRS)]
@@ -123,12 +121,42 @@ def appraise(
         *(f for pcr in reference.indexes if (f := judge.replay_finding(pcr)) and not launch),
     )
     unproven = frozenset(pcr for pcr in reference.indexes if not judge.explained(pcr))
-    return Appraisal(
-        Verdict.UNTRUSTED if findings else Verdict.TRUSTED,
+    return Comparison(
         findings,
-        warnings,
         component_table(reference.events, unlike, unproven, evidence.claims),
         judge.table(),
+    )
+
+
+def appraise(
+    evidence: Evidence,
+    reference: Manifest,
+    identity: TpmIdentity,
+    nonce: bytes,
+    comparer: Comparer = compare,
+) -> Appraisal:
+    """Judge evidence against a reference whose signature was verified.
+
+    Args:
+        evidence: the host's answer.
+        reference: what the host should have booted.
+        identity: of the TPM; its AK has answered a credential challenge.
+        nonce: of this challenge, made for it alone.
+        comparer: does steps 3 to 5.
+    """
+    try:
+        clock = check_quotes(evidence.quotes, evidence.pcrs, identity.ak, nonce)
+        check_coverage(evidence.pcrs, reference.algorithms, reference.indexes)
+    except (VerificationError, FormatError) as error:
+        return refused(error, "quote")
+    warnings = (*identity.warnings, *_clock_warnings(clock))
+    found = comparer(evidence, reference)
+    return Appraisal(
+        Verdict.UNTRUSTED if found.findings else Verdict.TRUSTED,
+        found.findings,
+        warnings,
+        found.components,
+        found.pcrs,
         clock,
     )
 
@@ -154,7 +182,17 @@ def _read_log(data: bytes, reference: Manifest) -> tuple[list[Event], dict[str, 
                 component="event log",
                 remedy="Boot the host with this bank active in its TPM.",
             )
-    return [event for event in log.events if event.type != EV_NO_ACTION], eventlog.replay(log)
+    events = [
+        event._replace(digests=_of_banks(event, reference.algorithms))
+        for event in log.events
+        if event.type != EV_NO_ACTION
+    ]
+    return events, eventlog.replay(log)
+
+
+def _of_banks(event: Event, banks: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
+    """Return the digests in the reference's banks: a machine's TPM may have others as well."""
+    return tuple((bank, event.digest(bank) or b"") for bank in banks)
 
 
 def _clock_warnings(clock: Clock) -> tuple[Finding, ...]:

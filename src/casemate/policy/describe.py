@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from casemate.errors import FormatError
 from casemate.formats import tagged
@@ -17,10 +18,14 @@ from casemate.formats.algorithms import digest
 from casemate.formats.eventlog import Event
 from casemate.formats.eventtypes import EV_EVENT_TAG, TXT_HASH_START, event_name
 from casemate.formats.text import escape
+from casemate.policy import aboutfirmware
 from casemate.policy.measure import BOOT_COMPLETE, TAG_TRUST_ANCHOR
 
 TEXT_LIMIT = 512
 """Characters of a description: the rest of a longer text is cut off."""
+
+REMEMBERED, REMEMBERED_SIZE = 4096, 2048
+"""Descriptions kept, and bytes of data up to which they are: hosts of a fleet boot alike."""
 
 
 class Kind(StrEnum):
@@ -37,7 +42,14 @@ class Kind(StrEnum):
     VERSION = "version"
     SYSTEM_VERSION = "system-version"
     BOOT_COMPLETE = "boot-complete"
+    SECURE_BOOT = aboutfirmware.SECURE_BOOT
+    BOOT_LOADER = aboutfirmware.BOOT_LOADER
+    BOOT_IMAGE = aboutfirmware.BOOT_IMAGE
     OTHER = "event"
+
+
+FIRMWARE_KINDS = frozenset(map(Kind, aboutfirmware.KINDS))
+"""Compared by digest alone: the data of these events is not what was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +76,25 @@ _CERTIFICATES = {tagged.TAG_SIGNER: Kind.SIGNER, TAG_TRUST_ANCHOR: Kind.TRUST_AN
 
 def describe(event: Event) -> Description:
     """Say what an event is about. Never raises: what is not understood is of kind OTHER."""
-    if event.type not in {EV_EVENT_TAG, TXT_HASH_START}:
-        return _other(event)
-    try:
-        item = tagged.parse_tagged(event.data)
-        return _describe(item, launch=event.type == TXT_HASH_START)
-    except FormatError:
-        return _other(event)
+    if len(event.data) <= REMEMBERED_SIZE:
+        return _remembered(event.type, event.data)
+    return _decoded(event.type, event.data)
+
+
+def _decoded(event_type: int, data: bytes) -> Description:
+    if event_type in {EV_EVENT_TAG, TXT_HASH_START}:
+        try:
+            item = tagged.parse_tagged(data)
+            return _describe(item, launch=event_type == TXT_HASH_START)
+        except FormatError:
+            pass
+    if (known := aboutfirmware.about_firmware(event_type, data)) is not None:
+        kind, name = known
+        return Description(Kind(kind), name, name, data)
+    return Description(Kind.OTHER, event_name(event_type), event_name(event_type), data)
+
+
+_remembered = lru_cache(REMEMBERED)(_decoded)
 
 
 def contradiction(event: Event) -> bool:
@@ -81,7 +105,7 @@ def contradiction(event: Event) -> bool:
         item = tagged.parse_tagged(event.data)
     except FormatError:
         return True
-    if item.tag in _FILES:
+    if item.tag in _FILES or item.tag in aboutfirmware.LINUX_TAGS:
         return False
     return any(
         isinstance(bank, str) and digest(bank, item.data) != value for bank, value in event.digests
@@ -121,12 +145,11 @@ def _text_event(tag: int, data: bytes) -> Description:  # noqa: PLR0911 (one ret
             return Description(Kind.ASSET_TAG, "asset tag", _text(data), data)
         case tagged.TAG_BOOT_COMPLETE if data == BOOT_COMPLETE:
             return Description(Kind.BOOT_COMPLETE, "Boot Complete", "Boot Complete", data)
+        case _ if tag in aboutfirmware.LINUX_TAGS:
+            name = aboutfirmware.LINUX_TAGS[tag]
+            return Description(Kind.BOOT_IMAGE, name, name, data)
         case _:
             return Description(Kind.OTHER, f"tag {tag}", f"tagged event {tag}", data)
-
-
-def _other(event: Event) -> Description:
-    return Description(Kind.OTHER, event_name(event.type), event_name(event.type), event.data)
 
 
 def _text(data: bytes) -> str:

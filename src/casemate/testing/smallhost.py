@@ -221,9 +221,19 @@ class SmallHost:
         self.tpm = FakeTpm(banks)
         self.ek = SoftEk()
         self.ak = SoftKey()
+        self.drtm = drtm
         self.measurer = BootMeasurer(banks, drtm=drtm)
         self.log: list[Event] = []
         self.files = self.image.files()
+        self._boot()
+
+    def reboot(self, image: SmallImage | None = None) -> None:
+        """Reset the TPM and boot again, another image if one is given."""
+        self.image = image or self.image
+        self.files = self.image.files()
+        self.measurer = BootMeasurer(self.measurer.algorithms, drtm=self.drtm)
+        self.tpm.restart()
+        self.log = []
         self._boot()
 
     def _boot(self) -> None:

@@ -229,7 +229,7 @@ def attest(client: HostClient, trusted: Trusted, now: datetime) -> Attestation:
     """
     identity: TpmIdentity | None = None
     try:
-        identity = _prove_identity(client, trusted.ek_roots, now)
+        identity, _ = prove_identity(client, trusted.ek_roots, now)
         appraisal = _one_round(client, trusted.reference, identity)
         for _ in range(ATTEMPTS - 1):
             if not _TIMING.intersection(finding.code for finding in appraisal.findings):
@@ -253,9 +253,13 @@ def attest_once(host: str, port: int, trusted: Trusted, now: datetime | None = N
         client.close()
 
 
-def _prove_identity(
+def prove_identity(
     client: HostClient, roots: Sequence[x509.Certificate], now: datetime
-) -> TpmIdentity:
+) -> tuple[TpmIdentity, IdentityReply]:
+    """Ask a host who its TPM is, and let it prove that EK and AK are of one TPM.
+
+    Raises what ``check_identity`` and ``check_activation`` raise, and HostError.
+    """
     reply = client.identity()
     claim = Claim(reply.ek_certificate, reply.ek_public, reply.ak_public)
     identity = check_identity(claim, roots, now)
@@ -263,19 +267,23 @@ def _prove_identity(
     challenge = make_challenge(identity, secret, secrets.token_bytes(ENTROPY_SIZE))
     answer = client.activate(ActivateCredential(challenge.blob, challenge.encrypted_secret))
     check_activation(answer.secret, secret)
-    return identity
+    return identity, reply
 
 
 def _one_round(client: HostClient, reference: Manifest, identity: TpmIdentity) -> Appraisal:
     nonce = secrets.token_bytes(NONCE_SIZE)
     reply = client.evidence(Quote(nonce, reference.algorithms, reference.indexes))
+    return appraise(evidence_of(reply), reference, identity, nonce)
+
+
+def evidence_of(reply: EvidenceReply) -> Evidence:
+    """Return a host's answer as it is judged. Raises FormatError where it says a thing twice."""
     values: dict[str, dict[int, bytes]] = {}
     for bank in reply.pcrs:
         if bank.algorithm in values or len(dict(bank.values)) != len(bank.values):
             raise FormatError("a PCR or a bank was sent twice", component="evidence")
         values[bank.algorithm] = dict(bank.values)
-    evidence = Evidence(reply.quotes, values, reply.log, _claims(reply))
-    return appraise(evidence, reference, identity, nonce)
+    return Evidence(reply.quotes, values, reply.log, _claims(reply))
 
 
 def _claims(reply: EvidenceReply) -> tuple[ComponentClaim, ...]:

@@ -1,0 +1,283 @@
+"""Two databases behind one face: SQLite for a verifier by itself, PostgreSQL for many.
+
+The SQL is written once, with ``?`` for parameters. What differs is here: how transactions begin,
+what types are called, and whether rows that another verifier holds are skipped or waited for.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from casemate.errors import HostError
+
+CONNECTIONS = 8
+"""Connections of one verifier to PostgreSQL: its default is 100 for all clients."""
+
+BUSY_SECONDS = 30.0
+"""How long to wait for another process that writes to the same SQLite file."""
+
+ATTEMPTS = 5
+"""Tries of a read after PostgreSQL went away; with ``PAUSE`` they outlast a restart."""
+
+PAUSE = 0.5
+"""Seconds between two tries, doubled each time."""
+
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+
+class Transaction(Protocol):
+    """A running transaction."""
+
+    def all(self, sql: str, *values: object) -> list[Row]:
+        """Run a query and return its rows."""
+        ...
+
+    def one(self, sql: str, *values: object) -> Row | None:
+        """Run a query and return its first row."""
+        ...
+
+    def run(self, sql: str, *values: object) -> int:
+        """Run a statement and return how many rows it touched."""
+        ...
+
+    def many(self, sql: str, rows: Sequence[Row]) -> None:
+        """Run a statement for each row."""
+        ...
+
+    def now(self) -> float:
+        """Return the database's clock, Unix seconds."""
+        ...
+
+
+class Database(Protocol):
+    """A place for transactions; ``skip_locked`` ends a query for rows to lease."""
+
+    skip_locked: str
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Begin; commit at the end, roll back on any error."""
+        ...
+
+    def exclusive(self, name: str) -> AbstractContextManager[Transaction]:
+        """Begin a transaction that no other of this name overlaps."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class SteadyClock:
+    """Unix time that a step of the machine's clock does not move: read once, then counted on."""
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._offset = wall() - ticks()
+        self._ticks = ticks
+
+    def __call__(self) -> float:
+        """Return Unix seconds."""
+        return self._offset + self._ticks()
+
+
+class _SqliteTransaction:
+    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def all(self, sql: str, *values: object) -> list[Row]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def one(self, sql: str, *values: object) -> Row | None:
+        row: Row | None = self._connection.execute(sql, values).fetchone()
+        return row
+
+    def run(self, sql: str, *values: object) -> int:
+        return self._connection.execute(sql, values).rowcount
+
+    def many(self, sql: str, rows: Sequence[Row]) -> None:
+        self._connection.executemany(sql, rows)
+
+    def now(self) -> float:
+        return self._clock()
+
+
+class Sqlite:
+    """One file, write-ahead logged; one connection that threads take in turn."""
+
+    skip_locked = ""
+
+    def __init__(self, path: Path, schema: str, clock: Callable[[], float] | None = None) -> None:
+        self._turn = threading.RLock()
+        self._clock = clock or SteadyClock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+            )
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(schema)
+        except (OSError, sqlite3.Error) as error:
+            raise HostError(
+                f"the store {path} cannot be opened: {error}",
+                component=str(path),
+                remedy="Check the disk; the file may be restored from a backup.",
+            ) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Begin a transaction; the file is this process's until it ends."""
+        with self._turn:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield _SqliteTransaction(self._connection, self._clock)
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def exclusive(self, name: str) -> AbstractContextManager[Transaction]:
+        """Begin a transaction: here no two overlap anyway."""
+        del name
+        return self.transaction()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._turn:
+            self._connection.close()
+
+
+class _PostgresTransaction:
+    def __init__(self, connection: Any) -> None:  # noqa: ANN401 (psycopg is optional)
+        self._cursor = connection.cursor()
+
+    def all(self, sql: str, *values: object) -> list[Row]:
+        self._cursor.execute(sql.replace("?", "%s"), values)
+        return list(self._cursor.fetchall())
+
+    def one(self, sql: str, *values: object) -> Row | None:
+        self._cursor.execute(sql.replace("?", "%s"), values)
+        row: Row | None = self._cursor.fetchone()
+        return row
+
+    def run(self, sql: str, *values: object) -> int:
+        self._cursor.execute(sql.replace("?", "%s"), values)
+        return int(self._cursor.rowcount)
+
+    def many(self, sql: str, rows: Sequence[Row]) -> None:
+        self._cursor.executemany(sql.replace("?", "%s"), rows)
+
+    def now(self) -> float:
+        row = self.one("SELECT extract(epoch FROM clock_timestamp())::double precision")
+        return float(row[0]) if row else 0.0
+
+
+class Postgres:
+    """PostgreSQL: any number of verifiers share it. Connections that broke are replaced."""
+
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, url: str, schema: str) -> None:
+        try:
+            import psycopg  # noqa: PLC0415 (only verifiers with PostgreSQL need it)
+        except ImportError as error:
+            raise HostError(
+                f"PostgreSQL cannot be spoken to: {error}",
+                code="psycopg",
+                component="psycopg",
+                remedy="Install psycopg and the Debian package libpq5, or use SQLite.",
+            ) from error
+        self._driver = psycopg
+        self._url = url
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        types = schema.replace(" BLOB", " BYTEA").replace(" REAL", " DOUBLE PRECISION")
+        types = types.replace("INTEGER PRIMARY KEY AUTOINCREMENT", "BIGSERIAL PRIMARY KEY")
+        with self.exclusive("schema") as step:
+            for statement in types.split(";"):
+                if statement.strip():
+                    step.run(statement)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Begin a transaction on a connection of its own."""
+        with self._room:
+            connection = self._connection()
+            try:
+                with connection.transaction():
+                    yield _PostgresTransaction(connection)
+            except self._driver.OperationalError as error:
+                connection.close()
+                raise _away(str(error)) from error
+            finally:
+                if not connection.closed:
+                    self._idle.put(connection)
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[Transaction]:
+        """Begin a transaction that no other of this name overlaps, on any verifier."""
+        with self.transaction() as step:
+            step.one("SELECT pg_advisory_xact_lock(hashtext(?))", name)
+            yield step
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def _connection(self) -> Any:  # noqa: ANN401 (psycopg is optional)
+        while not self._idle.empty():
+            try:
+                connection = self._idle.get_nowait()
+            except queue.Empty:
+                break
+            if self._alive(connection):
+                return connection
+            connection.close()
+        pause = PAUSE
+        for left in range(ATTEMPTS - 1, -1, -1):
+            try:
+                return self._driver.connect(self._url, autocommit=True, connect_timeout=5)
+            except self._driver.OperationalError as error:
+                if not left:
+                    raise _away(str(error)) from error
+                time.sleep(pause)
+                pause *= 2
+        raise AssertionError
+
+    def _alive(self, connection: Any) -> bool:  # noqa: ANN401 (psycopg is optional)
+        if connection.closed:
+            return False
+        try:
+            connection.pgconn.consume_input()
+        except self._driver.Error:
+            return False
+        return bool(connection.pgconn.status == self._driver.pq.ConnStatus.OK)
+
+
+def _away(reason: str) -> HostError:
+    return HostError(
+        f"PostgreSQL does not answer: {reason.strip()}",
+        code="database",
+        component="PostgreSQL",
+        remedy="Start PostgreSQL; the verifier goes on by itself.",
+    )
+
+
+def open_database(url: str, schema: str) -> Database:
+    """Open ``postgresql://...``, or else the SQLite file of that path. Raises HostError."""
+    if url.startswith(("postgresql://", "postgres://")):
+        return Postgres(url, schema)
+    return Sqlite(Path(url), schema)

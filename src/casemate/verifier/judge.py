@@ -1,0 +1,132 @@
+"""Appraisal for a fleet: several references at once, and nothing compared twice.
+
+Hosts boot rarely and are asked often, so log and PCR values are mostly those of the last round,
+and mostly those of their neighbours. The comparison, which is pure, is remembered by the SHA-256
+of everything that goes into it; quotes, nonces and keys are checked every time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from casemate.errors import Finding
+from casemate.formats.manifest import Manifest
+from casemate.policy.appraise import Appraisal, Comparison, Evidence, Verdict, appraise, compare
+from casemate.policy.continuity import check_continuity
+from casemate.policy.quotes import Clock
+from casemate.policy.tpmidentity import TpmIdentity
+
+REMEMBERED = 2048
+"""Comparisons kept: some 20 KiB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A reference that may apply: its identifier and the verified manifest."""
+
+    identifier: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict, and the reference it was made by; empty where there is none."""
+
+    appraisal: Appraisal
+    reference: str
+
+
+class Judge:
+    """Judges evidence; safe to use from several threads."""
+
+    def __init__(self, size: int = REMEMBERED) -> None:
+        self._size = size
+        self._known: OrderedDict[bytes, Comparison] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def judge(
+        self,
+        evidence: Evidence,
+        candidates: Sequence[Candidate],
+        identity: TpmIdentity,
+        nonce: bytes,
+        previous: Clock | None = None,
+    ) -> Judged:
+        """Judge by the candidate that fits best; the first of those that fit alike.
+
+        Args:
+            evidence: the host's answer.
+            candidates: references in force, the preferred one first; not empty.
+            identity: the TPM's, proven.
+            nonce: of this challenge.
+            previous: the TPM's counters in the last good round of the same key.
+        """
+        ordered = sorted(candidates, key=lambda one: -_fitting(evidence, one.manifest))
+        best: Judged | None = None
+        for candidate in ordered:
+            comparer = partial(self._compare, candidate.identifier)
+            found = appraise(evidence, candidate.manifest, identity, nonce, comparer)
+            judged = Judged(_continued(found, previous), candidate.identifier)
+            if judged.appraisal.verdict is Verdict.TRUSTED or found.clock is None:
+                return judged
+            if best is None or len(found.findings) < len(best.appraisal.findings):
+                best = judged
+        return best or Judged(Appraisal(Verdict.UNDECIDED, (NO_REFERENCE,)), "")
+
+    def _compare(self, identifier: str, evidence: Evidence, reference: Manifest) -> Comparison:
+        key = _key(evidence, identifier)
+        with self._turn:
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+                return known
+        found = compare(evidence, reference)
+        with self._turn:
+            self._known[key] = found
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+        return found
+
+
+NO_REFERENCE = Finding(
+    "not-appraised",
+    "reference",
+    "no reference is in force for this host, so nothing was compared",
+    "Add one: casemate verifier reference add FILE.",
+)
+
+
+def _fitting(evidence: Evidence, manifest: Manifest) -> int:
+    return sum(
+        evidence.pcrs.get(bank, {}).get(pcr) == value
+        for bank, values in manifest.pcrs.items()
+        for pcr, value in values.items()
+    )
+
+
+def _key(evidence: Evidence, identifier: str) -> bytes:
+    values = sorted((bank, sorted(pcrs.items())) for bank, pcrs in evidence.pcrs.items())
+    context = hashlib.sha256(evidence.log)
+    context.update(repr((identifier, values, evidence.claims)).encode())
+    return context.digest()
+
+
+def _continued(found: Appraisal, previous: Clock | None) -> Appraisal:
+    """Add what the TPM's counters say; each boot is judged by its log, so a reset alone is none."""
+    if found.clock is None or previous is None:
+        return found
+    rebooted = found.clock.reset_count != previous.reset_count
+    seen = check_continuity(previous, found.clock, new_boot=rebooted)
+    if not seen.findings and not seen.warnings:
+        return found
+    return replace(
+        found,
+        verdict=Verdict.UNTRUSTED if seen.findings else found.verdict,
+        findings=(*seen.findings, *found.findings),
+        warnings=(*found.warnings, *(w for w in seen.warnings if w not in found.warnings)),
+    )

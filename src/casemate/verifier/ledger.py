@@ -1,0 +1,261 @@
+"""Writing down what a round gave: the host's new state, the round itself, alarms, the audit log.
+
+The state of a host is decided by ``policy.statemachine`` on the record as it stands when the
+result is written, not as it stood when the round began: an operator's word in between counts.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from casemate.calls.verdict import appraisal_json
+from casemate.errors import CasemateError, HostError
+from casemate.machine.fleet import FleetHost, Mode, Round
+from casemate.policy.appraise import Appraisal, Verdict
+from casemate.policy.statemachine import (
+    HostRecord,
+    Outcome,
+    Result,
+    Settings,
+    State,
+    Step,
+    appraised,
+    identity_conflict,
+    policy_changed,
+    tick,
+)
+from casemate.policy.tpmidentity import TpmIdentity
+from casemate.policy.verdict import from_appraisal, submodules
+from casemate.verifier import audit, store
+from casemate.verifier.alarms import Notice, Notifier
+from casemate.verifier.database import Database, Transaction
+from casemate.verifier.judge import Judged
+from casemate.verifier.records import moment, read_record, write_clock, write_record
+
+JITTER = 0.2
+"""Share of the cadence by which the next round comes earlier or later: no herd forms."""
+
+RACES = 8
+"""Tries to write a result down while others write to the same host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a round ended: the host's state, and whether it should be asked again at once."""
+
+    state: State
+    again: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished appraisal with all that is written down of it.
+
+    ``claim`` is the TPM's identity where it was proven anew, else empty.
+    """
+
+    judged: Judged
+    claim: str
+    result: Result
+    nonce: bytes
+    reply: bytes
+    drtm: bool
+    millis: float
+
+
+class Ledger:
+    """Writes results down, from any thread."""
+
+    def __init__(self, database: Database, notifier: Notifier, *, latch: bool = True) -> None:
+        self._database = database
+        self._notifier = notifier
+        self._latch = latch
+        self._turn = threading.Lock()
+        self._random = random.Random()  # noqa: S311 (jitter keeps no secret)
+        self.counts: dict[str, int] = {}
+
+    def count(self, name: str) -> None:
+        """Count a round for the metrics."""
+        with self._turn:
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def write(self, host: FleetHost, outcome: Finished) -> Done:
+        """Write a finished round down; nothing where the host's lease was lost meanwhile."""
+        for _ in range(RACES):
+            with self._database.transaction() as step:
+                current = store.find_host(step, host.name)
+                if current is None or not _still_ours(host, current):
+                    return Done(State.REMOVED, again=False, sentence="the lease was lost")
+                record = _at(read_record(current.record), store.policy_version(step))
+                settings = Settings(
+                    latch=self._latch, validity=timedelta(seconds=3 * current.cadence)
+                )
+                taken = appraised(record, outcome.result, settings)
+                after = self._after(step, current, taken, outcome)
+                if store.update_host(step, current, after):
+                    self._keep(step, after, outcome)
+                    self._alarm(step, after, taken, record)
+                    return Done(taken.record.state, taken.again, after.verdict)
+        raise HostError(f"too many write to {host.name} at once", component=host.name)
+
+    def _after(
+        self, step: Transaction, host: FleetHost, taken: Step, outcome: Finished
+    ) -> FleetHost:
+        now = step.now()
+        good = outcome.result.outcome is Outcome.GOOD
+        trusted = good and taken.record.state is State.TRUSTED
+        clock = outcome.judged.appraisal.clock
+        return replace(
+            host,
+            state=taken.record.state.value,
+            record=write_record(taken.record),
+            identity=outcome.claim or host.identity,
+            next_due=now + host.cadence * self._random.uniform(1 - JITTER, 1 + JITTER),
+            last_tried=now,
+            last_good=now if trusted else host.last_good,
+            policy=outcome.result.policy,
+            reference=outcome.judged.reference or host.reference,
+            verdict=_told(taken.record, outcome),
+            counters=write_clock(clock) if good else host.counters,
+        )
+
+    def _keep(self, step: Transaction, host: FleetHost, outcome: Finished) -> None:
+        appraisal = outcome.judged.appraisal
+        sections = submodules(
+            [from_appraisal(appraisal, drtm=outcome.drtm)], outcome.judged.reference[:16]
+        )
+        value = {
+            **appraisal_json(appraisal),
+            "sections": {name: one.status.label for name, one in sections.items()},
+            "reference": outcome.judged.reference,
+        }
+        store.add_round(
+            step,
+            Round(
+                0,
+                host.name,
+                outcome.result.at.timestamp(),
+                outcome.result.outcome.value,
+                host.state,
+                outcome.judged.reference,
+                outcome.result.policy,
+                outcome.millis,
+                outcome.nonce,
+                json.dumps(value).encode(),
+                outcome.reply,
+            ),
+        )
+        store.thin_out(step, host.name)
+
+    def _alarm(self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord) -> None:
+        if taken.record.state is before.state:
+            return
+        if taken.alarm:
+            self._raise(step, host.name, taken.record.state.value, host.verdict)
+        elif taken.record.state is State.TRUSTED:
+            store.clear_alarms(step, host.name)
+            self._notifier.tell(Notice(host.name, "trusted", host.verdict, step.now()))
+
+    def _raise(self, step: Transaction, name: str, code: str, sentence: str) -> None:
+        if store.raise_alarm(step, name, code, sentence):
+            self._notifier.tell(Notice(name, code, sentence, step.now()))
+
+    def silent(self, host: FleetHost, error: CasemateError) -> Done:
+        """Note that a host gave no answer: that is no verdict, but trust runs out."""
+        with self._database.transaction() as step:
+            current = store.find_host(step, host.name)
+            if current is None or not _still_ours(host, current):
+                return Done(State.REMOVED, again=False, sentence="the lease was lost")
+            now = step.now()
+            taken = tick(read_record(current.record), moment(now))
+            after = replace(
+                current,
+                state=taken.record.state.value,
+                record=write_record(taken.record),
+                last_tried=now,
+                next_due=now + current.cadence * self._random.uniform(1 - JITTER, 1 + JITTER),
+                verdict=f"no answer: {error.reason}",
+            )
+            store.update_host(step, current, after)
+            if taken.alarm:
+                self._raise(step, host.name, after.state, after.verdict)
+            self.count("silent")
+            return Done(taken.record.state, again=False, sentence=after.verdict)
+
+    def conflict(self, host: FleetHost, identity: TpmIdentity) -> Done:
+        """Latch a host whose name another TPM uses."""
+        sentence_ = (
+            f"identity-conflict: enrolled with TPM {host.ek[:16]}, answered by "
+            f"{identity.fingerprint[:16]}"
+        )
+        with self._database.exclusive("audit") as step:
+            current = store.get_host(step, host.name)
+            now = step.now()
+            taken = identity_conflict(read_record(current.record), moment(now))
+            after = replace(
+                current,
+                state=taken.record.state.value,
+                record=write_record(taken.record),
+                last_tried=now,
+                next_due=now + current.cadence,
+                verdict=sentence_,
+            )
+            store.update_host(step, current, after)
+            self._raise(step, host.name, "identity-conflict", sentence_)
+            if host.state != after.state:
+                audit.append(step, "verifier", "identity-conflict", host.name, sentence_)
+        return Done(taken.record.state, again=False, sentence=sentence_)
+
+    def expire(self) -> int:
+        """Let trust run out where no good round has renewed it; returns how many hosts."""
+        count = 0
+        with self._database.transaction() as step:
+            now = moment(step.now())
+            for host in store.overdue(step):
+                taken = tick(read_record(host.record), now)
+                if taken.record.state is State.TRUSTED:
+                    continue
+                last = f"last good round {moment(host.last_good):%Y-%m-%d %H:%M:%S} UTC"
+                after = replace(
+                    host,
+                    state=taken.record.state.value,
+                    record=write_record(taken.record),
+                    verdict=f"silent: nothing good was heard in time; {last}",
+                )
+                if store.update_host(step, host, after):
+                    count += 1
+                    self._raise(step, host.name, after.state, after.verdict)
+        return count
+
+
+def _told(record: HostRecord, outcome: Finished) -> str:
+    text = sentence(outcome.judged.appraisal)
+    if outcome.result.outcome is Outcome.GOOD and record.state is not State.TRUSTED:
+        codes = ", ".join(sorted(record.codes)) or record.state.value
+        return f"failed before ({codes}) and stays so until an operator clears it; now it {text}"
+    return text
+
+
+def sentence(appraisal: Appraisal) -> str:
+    """Return the verdict in one sentence."""
+    if appraisal.verdict is Verdict.TRUSTED:
+        return (
+            f"runs exactly what its reference says: {len(appraisal.components)} components "
+            "measured and proven by its TPM"
+        )
+    first = appraisal.findings[0]
+    more = len(appraisal.findings) - 1
+    return f"{first.component}: {first.reason}" + (f" (and {more} more)" if more else "")
+
+
+def _still_ours(leased: FleetHost, current: FleetHost) -> bool:
+    return leased.mode != Mode.PULL or leased.lease_owner == current.lease_owner
+
+
+def _at(record: HostRecord, version: int) -> HostRecord:
+    return record if record.policy == version else policy_changed(record, version).record

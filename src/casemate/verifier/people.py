@@ -1,0 +1,174 @@
+"""Who may do what: local users with roles, argon2id, lockout, sessions by a random handle."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import astuple, dataclass, replace
+from enum import StrEnum
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+
+from casemate.errors import (
+    ArgumentError,
+    LoginError,
+    NotAuthenticatedError,
+    PermissionDeniedError,
+)
+from casemate.machine.fleet import Person
+from casemate.verifier import audit
+from casemate.verifier.database import Database, Transaction
+
+IDLE_SECONDS = 1800.0
+"""A session idle for longer is ended."""
+
+FREE_FAILURES, LOCK_SECONDS, LOCK_LIMIT = 5, 15.0, 900.0
+"""Wrong passwords in a row before a lock; the first lock, doubled each time; the longest."""
+
+SHORTEST = 12
+"""Characters of a password."""
+
+_NAME = re.compile(r"[a-z][a-z0-9._@-]{0,63}", re.ASCII)
+_WRONG = "User name or password are wrong."
+
+
+class Role(StrEnum):
+    """Roles, each with all that the one before may do."""
+
+    VIEWER = "viewer"
+    RELYING_PARTY = "relying-party"
+    OPERATOR = "operator"
+    ADMINISTRATOR = "administrator"
+
+
+_RANK = {role: rank for rank, role in enumerate(Role)}
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A person who is logged in; ``csrf`` stands in the forms of this session."""
+
+    name: str
+    role: Role
+    csrf: str
+
+    def need(self, role: Role) -> None:
+        """Check that this person has at least a role. Raises PermissionDeniedError."""
+        if _RANK[self.role] < _RANK[role]:
+            raise PermissionDeniedError(
+                f"{self.name} is {self.role.value}; this needs {role.value}",
+                privilege=role.value,
+                component=self.name,
+            )
+
+
+class People:
+    """Checks passwords and keeps sessions."""
+
+    def __init__(self, database: Database, hasher: PasswordHasher | None = None) -> None:
+        self._database = database
+        self._hasher = hasher or PasswordHasher()
+        self._decoy = self._hasher.hash(secrets.token_urlsafe(16))
+
+    def put(self, name: str, role: Role, password: str, who: str) -> None:
+        """Add a person, or give another role and password. Raises ArgumentError."""
+        if not _NAME.fullmatch(name):
+            raise ArgumentError("a user name is like anna or anna@example.org", argument="name")
+        if len(password) < SHORTEST:
+            raise ArgumentError(
+                f"a password has at least {SHORTEST} characters", argument="password"
+            )
+        person = Person(name, role.value, self._hasher.hash(password), 0, 0.0)
+        with self._database.exclusive("audit") as step:
+            step.run("DELETE FROM person WHERE name=?", name)
+            step.run("DELETE FROM session WHERE person=?", name)
+            step.run("INSERT INTO person VALUES (?,?,?,?,?)", *astuple(person))
+            audit.append(step, who, "put-user", name, role.value)
+
+    def remove(self, name: str, who: str) -> None:
+        """Remove a person and end their sessions. Raises ArgumentError."""
+        with self._database.exclusive("audit") as step:
+            if not step.run("DELETE FROM person WHERE name=?", name):
+                raise ArgumentError(f"there is no user {name}", argument="name", component=name)
+            step.run("DELETE FROM session WHERE person=?", name)
+            audit.append(step, who, "remove-user", name)
+
+    def all(self) -> list[Person]:
+        """Return all people, by name."""
+        with self._database.transaction() as step:
+            return [Person(*row) for row in step.all("SELECT * FROM person ORDER BY name")]
+
+    def login(self, name: str, password: str) -> str:
+        """Open a session and return its handle. Raises LoginError, whatever was wrong."""
+        with self._database.transaction() as step:
+            person = _find(step, name)
+            now = step.now()
+        good = self._verify(person.hash if person else self._decoy, password)
+        locked = person is not None and person.locked_until > now
+        if person is None or locked or not good:
+            if person is not None and not locked:
+                self._note(person, now)
+            raise LoginError(_WRONG, component=name)
+        handle = secrets.token_urlsafe(32)
+        with self._database.exclusive("audit") as step:
+            step.run("UPDATE person SET failures=0, locked_until=0 WHERE name=?", name)
+            step.run("DELETE FROM session WHERE used<?", now - IDLE_SECONDS)
+            step.run(
+                "INSERT INTO session VALUES (?,?,?,?,?)",
+                _digest(handle),
+                name,
+                secrets.token_urlsafe(24),
+                now,
+                now,
+            )
+            audit.append(step, name, "login", name)
+        return handle
+
+    def check(self, handle: str) -> Who:
+        """Return who a session belongs to. Raises NotAuthenticatedError."""
+        with self._database.transaction() as step:
+            now = step.now()
+            row = step.one(
+                "SELECT person.name, role, csrf, used FROM session"
+                " JOIN person ON person.name=session.person WHERE digest=?",
+                _digest(handle),
+            )
+            if row is None or now - row[3] > IDLE_SECONDS:
+                raise NotAuthenticatedError("There is no such session.")
+            if now - row[3] > 1:
+                step.run("UPDATE session SET used=? WHERE digest=?", now, _digest(handle))
+        return Who(row[0], Role(row[1]), row[2])
+
+    def logout(self, handle: str) -> None:
+        """End a session."""
+        with self._database.transaction() as step:
+            step.run("DELETE FROM session WHERE digest=?", _digest(handle))
+
+    def _note(self, person: Person, now: float) -> None:
+        over = person.failures + 1 - FREE_FAILURES
+        until = now + min(LOCK_LIMIT, LOCK_SECONDS * 2.0 ** min(over, 10)) if over >= 0 else 0.0
+        after = replace(person, failures=person.failures + 1, locked_until=until)
+        with self._database.transaction() as step:
+            step.run(
+                "UPDATE person SET failures=?, locked_until=? WHERE name=?",
+                after.failures,
+                after.locked_until,
+                after.name,
+            )
+
+    def _verify(self, hashed: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(hashed, password)
+        except (VerifyMismatchError, VerificationError, InvalidHashError):
+            return False
+
+
+def _find(step: Transaction, name: str) -> Person | None:
+    row = step.one("SELECT * FROM person WHERE name=?", name)
+    return Person(*row) if row else None
+
+
+def _digest(handle: str) -> str:
+    return hashlib.sha256(handle.encode()).hexdigest()

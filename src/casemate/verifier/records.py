@@ -1,0 +1,73 @@
+"""Small values as JSON text, as they stand in the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from casemate.calls.messages import IdentityReply
+from casemate.policy.quotes import Clock
+from casemate.policy.statemachine import HostRecord, State
+from casemate.policy.tpmidentity import Claim
+
+
+def moment(seconds: float) -> datetime:
+    """Return an aware time."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def write_record(record: HostRecord) -> str:
+    """Write the state of a host."""
+    return json.dumps(
+        {
+            "state": record.state.value,
+            "since": record.since.timestamp(),
+            "barrier": record.barrier.timestamp(),
+            "policy": record.policy,
+            "validUntil": record.valid_until.timestamp() if record.valid_until else None,
+            "retries": record.retries,
+            "codes": sorted(record.codes),
+        }
+    )
+
+
+def read_record(text: str) -> HostRecord:
+    """Read the state of a host."""
+    value = json.loads(text)
+    until = value["validUntil"]
+    return HostRecord(
+        State(value["state"]),
+        moment(value["since"]),
+        moment(value["barrier"]),
+        value["policy"],
+        None if until is None else moment(until),
+        value["retries"],
+        frozenset(value["codes"]),
+    )
+
+
+def claim_of(reply: IdentityReply) -> Claim:
+    """Return what a host says about its TPM."""
+    return Claim(reply.ek_certificate, reply.ek_public, reply.ak_public)
+
+
+def write_claim(claim: Claim) -> str:
+    """Write a proven claim."""
+    return json.dumps({name: value.hex() for name, value in asdict(claim).items()})
+
+
+def read_claim(text: str) -> Claim:
+    """Read a claim that was proven."""
+    value = json.loads(text)
+    return Claim(**{name: bytes.fromhex(part) for name, part in value.items()})
+
+
+def write_clock(clock: Clock | None) -> str:
+    """Write the TPM's counters."""
+    return json.dumps(asdict(clock)) if clock else ""
+
+
+def read_clock(text: str) -> Clock | None:
+    """Read the TPM's counters."""
+    return Clock(**json.loads(text)) if text else None

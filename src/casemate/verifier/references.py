@@ -1,0 +1,174 @@
+"""The references in force: signed, never rolled back, old and new side by side during an update."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from casemate.errors import CasemateError, NotFoundError, VerificationError
+from casemate.formats.manifest import Manifest, parse_manifest
+from casemate.machine.fleet import StoredReference
+from casemate.policy.levels import Level
+from casemate.policy.references import verify_reference
+from casemate.policy.tpmidentity import load_ek_roots
+from casemate.policy.trust import TrustStore, trust_from_files
+from casemate.verifier import audit, store
+from casemate.verifier.database import Database, Transaction
+from casemate.verifier.judge import Candidate
+
+OVERLAP = timedelta(hours=24)
+"""How long hosts may still run the image before, once a new reference is there."""
+
+
+class Anchors:
+    """What a verifier trusts on its own word: ``trust/<level>/*.pem`` and ``trust/ek/*``.
+
+    Read when asked, at most every ``interval`` seconds, so an anchor put there counts soon.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def trust(self) -> TrustStore:
+        """Return who may vouch for references."""
+        return trust_from_files(
+            (level, path.read_bytes())
+            for level in Level
+            for path in sorted((self.place / level).glob("*.pem"))
+        )
+
+    def ek_roots(self) -> tuple[x509.Certificate, ...]:
+        """Return the pinned makers of TPMs. Raises FormatError."""
+        files = sorted((self.place / "ek").glob("*"))
+        return load_ek_roots(
+            path.read_bytes() for path in files if path.suffix in {".pem", ".crt", ".der"}
+        )
+
+
+class ReferenceBook:
+    """Verified references by identifier, read again when the policy version changes."""
+
+    def __init__(
+        self, database: Database, anchors: Anchors, clock: Callable[[], datetime] | None = None
+    ) -> None:
+        self._database = database
+        self._anchors = anchors
+        self._clock = clock or (lambda: datetime.now(UTC))
+        self._turn = threading.Lock()
+        self._version = -1
+        self._known: dict[str, tuple[StoredReference, Manifest]] = {}
+
+    def add(self, body: bytes, who: str, overlap: timedelta = OVERLAP) -> StoredReference:
+        """Verify a signed reference and put it in force; those before it run out.
+
+        Raises:
+            FormatError, SignatureError: as ``parse_manifest`` and ``verify_reference`` say.
+            VerificationError: ``reference-rollback``: older than one that is in force.
+        """
+        signed = parse_manifest(body)
+        signer = verify_reference(signed, self._anchors.trust(), self._clock())
+        manifest = signed.manifest
+        identifier = hashlib.sha256(signed.body).hexdigest()
+        with self._database.exclusive("audit") as step:
+            now = step.now()
+            known = store.references(step, whole=False)
+            same = [one for one in known if one.profile == manifest.profile_name]
+            found = next((one for one in known if one.identifier == identifier), None)
+            if found is not None:
+                return found
+            newest = max((one.serial for one in same), default=0)
+            if manifest.serial < newest:
+                raise VerificationError(
+                    f"the reference has serial {manifest.serial}; serial {newest} of "
+                    f"{manifest.profile_name} was here before",
+                    code="reference-rollback",
+                    component=manifest.profile_name,
+                    remedy="Make a new reference of the image: casemate image reference.",
+                )
+            for one in same:
+                if one.until is None:
+                    store.limit_reference(step, one.identifier, now + overlap.total_seconds())
+            added = StoredReference(
+                identifier,
+                manifest.profile_name,
+                manifest.build,
+                manifest.serial,
+                signer,
+                now,
+                who,
+                None,
+                body,
+            )
+            store.put_reference(step, added)
+            store.next_policy(step)
+            audit.append(step, who, "reference-add", identifier[:16], manifest.profile_name)
+        return added
+
+    def withdraw(self, identifier: str, who: str, why: str) -> StoredReference:
+        """End a reference at once; ``identifier`` may be shortened. Raises NotFoundError."""
+        with self._database.exclusive("audit") as step:
+            found = find(step, identifier)
+            store.limit_reference(step, found.identifier, step.now())
+            store.next_policy(step)
+            audit.append(step, who, "reference-withdraw", found.identifier[:16], why)
+        return found
+
+    def in_force(self, step: Transaction, profile: str) -> tuple[Candidate, ...]:
+        """Return the references that apply to hosts of a profile (empty: all), newest first."""
+        self._refresh(step)
+        now = step.now()
+        return tuple(
+            Candidate(name, manifest)
+            for name, (one, manifest) in self._known.items()
+            if (one.until is None or one.until > now) and profile in {"", one.profile}
+        )
+
+    def manifest(self, step: Transaction, identifier: str) -> Manifest | None:
+        """Return a verified reference, in force or not."""
+        self._refresh(step)
+        known = self._known.get(identifier)
+        return known[1] if known else None
+
+    def _refresh(self, step: Transaction) -> None:
+        version = store.policy_version(step)
+        with self._turn:
+            if version == self._version:
+                return
+            trust, now = self._anchors.trust(), self._clock()
+            self._known = {
+                one.identifier: (one, manifest)
+                for one in store.references(step)
+                if (manifest := _verified(one.body, trust, now)) is not None
+            }
+            self._version = version
+
+
+def _verified(body: bytes, trust: TrustStore, now: datetime) -> Manifest | None:
+    """Return the manifest; None where the store holds what this verifier's anchors do not back."""
+    try:
+        signed = parse_manifest(body)
+        verify_reference(signed, trust, now)
+    except CasemateError:
+        return None
+    return signed.manifest
+
+
+def find(step: Transaction, identifier: str) -> StoredReference:
+    """Return the reference whose identifier begins so. Raises NotFoundError."""
+    hits = [
+        one
+        for one in store.references(step, whole=False)
+        if identifier and one.identifier.startswith(identifier)
+    ]
+    if len(hits) != 1:
+        raise NotFoundError(
+            f"{'several references begin' if hits else 'no reference begins'} with {identifier!r}",
+            component=identifier,
+            remedy="List them: casemate verifier reference list.",
+        )
+    return hits[0]

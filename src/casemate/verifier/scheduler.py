@@ -1,0 +1,114 @@
+"""Who is asked when: due hosts are leased, asked side by side, and given back.
+
+Every verifier runs one scheduler. They share nothing but the store: a verifier that dies loses
+its leases after ``LEASE_SECONDS``, and the others go on with its hosts and raise an alarm.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from casemate.errors import CasemateError
+from casemate.machine.fleet import FleetHost
+from casemate.verifier import nonces, store
+from casemate.verifier.alarms import Notice, Notifier
+from casemate.verifier.database import Database
+from casemate.verifier.ledger import Ledger
+from casemate.verifier.rounds import Rounds
+
+_LOG = logging.getLogger("verifier.scheduler")
+
+LEASE_SECONDS = 120.0
+"""How long a lease holds: longer than any round with all its repetitions."""
+
+THREADS = 32
+"""Rounds side by side: they mostly wait for TPMs."""
+
+PAUSE = 0.25
+"""Seconds between two looks for due hosts."""
+
+HOUSEKEEPING = 2.0
+"""Seconds between heartbeats, and between two looks for what has expired."""
+
+DEAD_SECONDS = 15.0
+"""A verifier not heard for so long is taken for dead."""
+
+
+class Scheduler:
+    """Leases due hosts and runs their rounds until told to stop."""
+
+    def __init__(
+        self, database: Database, rounds: Rounds, ledger: Ledger, notifier: Notifier, name: str
+    ) -> None:
+        self.name = name
+        self._database = database
+        self._rounds = rounds
+        self._ledger = ledger
+        self._notifier = notifier
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="round")
+        self._running: set[Future[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._kept = 0.0
+        self._started = time.time()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the running rounds and give the leases back."""
+        self._stop.set()
+        self._thread.join()
+        self._pool.shutdown(wait=True)
+        with self._database.transaction() as step:
+            store.release(step, self.name)
+            store.stop_worker(step, self.name)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            leased = 0
+            try:
+                self._keep_house()
+                leased = self._lease()
+            except CasemateError as error:
+                _LOG.warning("%s", error.reason)
+            except Exception:  # noqa: BLE001 (a dead scheduler would go unnoticed)
+                _LOG.exception("scheduler")
+            self._stop.wait(0.01 if leased else PAUSE)
+
+    def _lease(self) -> int:
+        self._running = {one for one in self._running if not one.done()}
+        room = min(store.LEASE_BATCH, 2 * THREADS - len(self._running))
+        if room <= 0:
+            return 0
+        hosts = store.lease_due(self._database, self.name, LEASE_SECONDS, room)
+        self._running |= {self._pool.submit(self._one, host) for host in hosts}
+        return len(hosts)
+
+    def _one(self, host: FleetHost) -> None:
+        try:
+            done = self._rounds.pull(host)
+            _LOG.info("%s: %s: %s", host.name, done.state.value, done.sentence)
+        except CasemateError as error:
+            _LOG.warning("%s: %s", host.name, error.reason)
+        except Exception:  # noqa: BLE001 (one host must not stop the others)
+            _LOG.exception("round of %s", host.name)
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        if now - self._kept < HOUSEKEEPING:
+            return
+        self._kept = now
+        with self._database.transaction() as step:
+            store.beat(step, self.name, self._started)
+            nonces.forget(step)
+            for name in store.silent_workers(step, DEAD_SECONDS):
+                words = f"verifier {name} was not heard for {DEAD_SECONDS:g} s"
+                if store.raise_alarm(step, "", f"verifier-dead:{name}", words):
+                    self._notifier.tell(Notice("", "verifier-dead", words, step.now()))
+            store.clear_alarms(step, "", f"verifier-dead:{self.name}")
+        self._ledger.expire()

@@ -1,0 +1,137 @@
+"""A verifier without its web face, over SQLite or PostgreSQL, and hosts in miniature."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from casemate.machine.fleet import FleetHost
+from casemate.testing.minifleet import MiniFleet
+from casemate.testing.pki import NOW, shared_pki
+from casemate.testing.smallhost import SmallImage, ek_maker, sign_reference
+from casemate.verifier import store
+from casemate.verifier.alarms import Notifier
+from casemate.verifier.client import HostClient
+from casemate.verifier.database import Database, open_database
+from casemate.verifier.enrol import Enrolment, Wanted
+from casemate.verifier.ledger import Ledger
+from casemate.verifier.references import Anchors, ReferenceBook
+from casemate.verifier.rounds import Rounds
+from casemate.verifier.scheduler import Scheduler
+from casemate.verifier.schema import SCHEMA
+
+
+def connect(address: str) -> HostClient:
+    host, _, port = address.partition(":")
+    return HostClient(host, int(port), timeout=20)
+
+
+@dataclass
+class Engine:
+    """Everything behind the web face; ``workers`` are its schedulers."""
+
+    database: Database
+    anchors: Anchors
+    notifier: Notifier = field(default_factory=Notifier)
+    workers: list[Scheduler] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.book = ReferenceBook(self.database, self.anchors, clock=lambda: NOW)
+        self.ledger = Ledger(self.database, self.notifier)
+        self.rounds = Rounds(self.database, self.book, self.anchors, self.ledger, connect)
+        self.enrolment = Enrolment(self.database, self.anchors, connect)
+
+    def reference(self, image: SmallImage | None = None) -> None:
+        self.book.add(sign_reference((image or SmallImage()).reference()), "anna")
+
+    def enrol(self, fleet: MiniFleet, cadence: float = 60.0) -> None:
+        for name, address in fleet.addresses.items():
+            self.enrolment.pull(Wanted(name, address, cadence=cadence), "anna")
+            self.enrolment.approve(name, "anna")
+
+    def host(self, name: str) -> FleetHost:
+        with self.database.transaction() as step:
+            return store.get_host(step, name)
+
+    def states(self) -> dict[str, str]:
+        with self.database.transaction() as step:
+            return {host.name: host.state for host in store.all_hosts(step)}
+
+    def round(self, name: str) -> FleetHost:
+        """Do one round now, as a scheduler does."""
+        with self.database.transaction() as step:
+            step.run("UPDATE host SET next_due=1e12 WHERE name<>?", name)
+            store.due_now(step, name)
+        for leased in store.lease_due(self.database, "test", 60):
+            self.rounds.pull(leased)
+        return self.host(name)
+
+    def worker(self, name: str) -> Scheduler:
+        worker = Scheduler(self.database, self.rounds, self.ledger, self.notifier, name)
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+        self.notifier.close()
+        self.database.close()
+
+
+@pytest.fixture
+def anchors(tmp_path: Path) -> Anchors:
+    trust = tmp_path / "trust"
+    for level in ("certified", "ek"):
+        (trust / level).mkdir(parents=True)
+    (trust / "certified" / "ca.pem").write_bytes(shared_pki().issuers["certified"].pem)
+    (trust / "ek" / "maker.pem").write_bytes(ek_maker().pem)
+    return Anchors(trust)
+
+
+@pytest.fixture
+def engine(tmp_path: Path, anchors: Anchors) -> Iterator[Engine]:
+    made = Engine(open_database(str(tmp_path / "verifier.db"), SCHEMA), anchors)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Callable[[int], MiniFleet]]:
+    made: list[MiniFleet] = []
+
+    def make(count: int) -> MiniFleet:
+        made.append(MiniFleet(count, tmp_path))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL of its own, reached over a Unix socket."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    if not found or os.getuid() != 0:
+        pytest.skip("needs root and the Debian package postgresql")
+    place = tmp_path_factory.mktemp("pg", numbered=True)
+    place.parent.parent.chmod(0o755)
+    place.parent.chmod(0o755)
+    shutil.chown(place, "postgres", "postgres")
+    data, tool = place / "data", str(found[-1])
+
+    def as_postgres(*words: str) -> None:
+        subprocess.run(["runuser", "-u", "postgres", "--", *words], check=True, timeout=60, cwd="/")
+
+    as_postgres(tool, "initdb", "-s", "-D", str(data), "-o", "-A trust --no-sync")
+    options = f"-c listen_addresses='' -k {place} -c fsync=off -c max_connections=60"
+    as_postgres(tool, "-D", str(data), "-l", str(place / "log"), "-o", options, "-w", "start")
+    yield f"postgresql:///postgres?host={place}&user=postgres"
+    as_postgres(tool, "-D", str(data), "-m", "immediate", "-w", "stop")
