@@ -19,8 +19,8 @@ MAX_DEPTH: Final = 8
 """Nested elements; a descriptor needs 4."""
 MAX_ELEMENTS: Final = 65_536
 """Elements in one document: a file list has one per file."""
-MAX_ATTRIBUTES: Final = 16
-"""Attributes of one element."""
+MAX_ATTRIBUTES: Final = 32
+"""Attributes of one element; the meta element of a reference integrity manifest has about 20."""
 
 _QUOTED: Final = {'"': "&quot;", "\n": "&#10;", "\t": "&#9;"}
 
