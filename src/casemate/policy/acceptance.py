@@ -12,7 +12,7 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives import serialization
 
-from casemate.errors import AcceptanceError, DigestError, SignatureError
+from casemate.errors import AcceptanceError, CasemateError, DigestError, SignatureError
 from casemate.formats.cms import verify_detached
 from casemate.formats.descriptor import Descriptor, parse_descriptor
 from casemate.policy.levels import Level
@@ -92,6 +92,21 @@ def verify_vib(
         anchor=anchor.subject,
         signing_time=signed.signing_time,
     )
+
+
+def excuse(error: CasemateError, descriptor: Descriptor) -> VibVerdict:
+    """Return what a VIB counts as that is used without a good signature (``--no-sig-check``).
+
+    It gives nobody's name and the lowest level, whatever it claims. What is revoked is never
+    excused, and neither is anything but signature and level.
+
+    Raises:
+        CasemateError: ``error`` itself.
+    """
+    excusable = isinstance(error, SignatureError | AcceptanceError)
+    if not excusable or error.code in {"vib-revoked", "signer-revoked", "path-not-allowed"}:
+        raise error
+    return VibVerdict(descriptor, Level.COMMUNITY, "", b"", "", None)
 
 
 def check_level(level: Level, host_level: Level, vib_id: str) -> None:

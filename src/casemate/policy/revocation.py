@@ -79,6 +79,16 @@ class Revocations:
 NOTHING_REVOKED: Final = Revocations()
 
 
+def measured_text(data: bytes, revoked: Revocations) -> str:
+    """Return the security option by which a boot shows the list in force.
+
+    Args:
+        data: The whole signed file.
+        revoked: What it says.
+    """
+    return f"revocationList = {revoked.number} {hashlib.sha256(data).hexdigest()}"
+
+
 def write_revocations(revoked: Revocations) -> bytes:
     """Return the text to be signed: same values, same bytes."""
     body = {

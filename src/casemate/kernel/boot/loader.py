@@ -34,11 +34,19 @@ from casemate.kernel.boot.layers import VisorRoot, magic_of
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.sys.memfd import mapped
 from casemate.machine.facts import ComponentFact
-from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
+from casemate.policy.acceptance import VibVerdict, excuse, verify_payload, verify_vib
 from casemate.policy.bootsteps import boot_steps
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 from casemate.policy.measure import LOCALITY_LAUNCH, BootMeasurer, PlannedEvent, module_pcrs
+from casemate.policy.newimage import mark_of, taint_of, unchecked_marks
+from casemate.policy.revocation import (
+    NOTHING_REVOKED,
+    Revocations,
+    measured_text,
+    verify_revocations,
+)
+from casemate.policy.revocation import PLACE as REVOKED
 from casemate.policy.steps import BootComplete, Component, Launch, Option, Step, TrustAnchor
 from casemate.policy.trust import TrustStore, trust_from_files
 from casemate.policy.waivers import PLACE, option_text, read_policies
@@ -62,6 +70,7 @@ class Loaded:
     db: ImageDb
     log: bytearray
     components: list[ComponentFact] = field(default_factory=list)
+    taints: list[str] = field(default_factory=list)
 
 
 def read_bootcfg(bank: Path) -> BootCfg:
@@ -107,6 +116,21 @@ def read_waivers(trust: Path, store: TrustStore, now: dt.datetime) -> tuple[Waiv
     return read_policies(((path.name, path.read_bytes()) for path in found), store, now)
 
 
+def read_revocations(
+    trust: Path, store: TrustStore, now: dt.datetime
+) -> tuple[Revocations, tuple[str, ...]]:
+    """Read the revocation list, and the security option that shows it; both empty without one.
+
+    Raises for a list that cannot be trusted: nobody knows what it should have said.
+    """
+    try:
+        data = trust.joinpath(*REVOKED).read_bytes()
+    except FileNotFoundError:
+        return NOTHING_REVOKED, ()
+    revoked = verify_revocations(data, store, now)
+    return revoked, (measured_text(data, revoked),)
+
+
 class Loader:
     """Boots one bank into ``visor``. ``now`` is the wall clock, for signers' validity.
 
@@ -144,9 +168,10 @@ class Loader:
             reader.announce([IMAGE_DATABASE, cfg.kernel, *(m.name for m in cfg.modules)])
             db = parse_imgdb(reader.get(IMAGE_DATABASE).content())
             store, anchors = read_trust(self._trust)
-            self._verify_signatures(db, store)
-            waivers = read_waivers(self._trust, store, self._now)
             loaded = Loaded(cfg, db, bytearray(self._firmware.log or self._measurer.header()))
+            revoked, revocation_option = read_revocations(self._trust, store, self._now)
+            self._verify_signatures(loaded, store, revoked)
+            waivers = read_waivers(self._trust, store, self._now)
             signers = {
                 vib_id: verdict.signer_certificate_der
                 for vib_id, verdict in self._verdicts.items()
@@ -159,7 +184,7 @@ class Loader:
                     anchors,
                     signers,
                     secure_boot=self._firmware.secure_boot,
-                    waivers=[option_text(waiver) for waiver in waivers],
+                    waivers=[*map(option_text, waivers), *revocation_option],
                 )
             )
             total = sum(isinstance(step, Component | Option) for step in steps)
@@ -182,14 +207,26 @@ class Loader:
             judge.conclude()
             return loaded
 
-    def _verify_signatures(self, db: ImageDb, store: TrustStore) -> None:
-        """Judge every descriptor; a refusal is kept until its first file has been measured."""
-        host_level = Level(db.profile.acceptance_level)
-        for vib in db.vibs:
+    def _verify_signatures(self, loaded: Loaded, store: TrustStore, revoked: Revocations) -> None:
+        """Judge every descriptor; a refusal is kept until its first file has been measured.
+
+        A VIB that the (measured) kernel options name may lack a good signature, and taints the
+        host; not where firmware verifies what it boots.
+        """
+        host_level = Level(loaded.db.profile.acceptance_level)
+        unchecked = unchecked_marks("" if self._firmware.secure_boot else loaded.cfg.kernelopt)
+        for vib in loaded.db.vibs:
             try:
-                verdict = verify_vib(
-                    vib.descriptor_bytes, vib.signature, store, host_level, self._now
-                )
+                try:
+                    verdict = verify_vib(
+                        *(vib.descriptor_bytes, vib.signature, store, host_level, self._now),
+                        revoked,
+                    )
+                except CasemateError as error:
+                    if mark_of(vib.descriptor_bytes) not in unchecked:
+                        raise
+                    verdict = excuse(error, vib.descriptor)
+                    loaded.taints.append(taint_of(vib.descriptor.vib_id))
             except CasemateError as error:
                 for file_name in vib.files.values():
                     self._refusals[file_name] = error

@@ -115,5 +115,6 @@ def _hand_over(settings: Settings, home: Home, loaded: Loaded, banks: tuple[str,
         boot_time=settings.boot_time,
         drtm=settings.drtm,
         banks=banks,
+        taints=tuple(loaded.taints),
     )
     write_record(home.boot_record, record, loaded.components, bytes(loaded.log))
