@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from casemate.image.bootreference import write_boot_reference
 from casemate.image.build import RELEASED, Image, build_image
 from casemate.image.debian import Packages
 from casemate.image.disk import Layout, write_disk
@@ -18,8 +19,10 @@ from casemate.image.linux import Kernel, linux_recipes
 from casemate.image.pki import initialise, initialise_secure_boot, load_boot_signer
 from casemate.image.uki import BootImage, make_boot_image
 
+BOOT_FILE: Final = "boot.efi"
+REFERENCE: Final = "reference.json"
 PLACE: Final = "bootable"
-"""Directory in the home for the bank and the boot image of the last build."""
+"""Directory in the home: bank, boot image and reference of the last build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,9 @@ def build_bootable(
     initrd = write_initrd(plan, kernel, home / "trust", scratch)
     progress("first root", total - 2, total)
     boot = make_boot_image(packages, kernel, initrd, image.build, load_boot_signer(home))
-    (place / "boot.efi").write_bytes(boot.data)
+    boot_file = place / BOOT_FILE
+    boot_file.write_bytes(boot.data)
+    write_boot_reference(home, boot_file, image.bank, place / REFERENCE, now)
     progress("boot image", total - 1, total)
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         write_disk(out, boot.data, image.bank, Path(temporary), layout)

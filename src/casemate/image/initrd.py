@@ -52,6 +52,11 @@ UNUSED: Final = frozenset(
 )
 """Parts of the standard library that the loader never imports."""
 
+EK_ROOTS: Final = "ek"
+"""Whom a verifier trusts about TPMs; no business of the host's."""
+TRUSTED: Final = frozenset({".pem", ".json"})
+"""Anchors, and signed waivers of hardening rules."""
+
 PLACES: Final = ("dev", "proc", "root", "run", "sys", "tmp")
 COMPRESSION: Final = ("-12", "-T2", "--quiet", "--no-progress")
 """zstd: a quarter larger than its best, in a tenth of the time, and as quick to unpack."""
@@ -98,8 +103,8 @@ def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path) -> Iterator[N
     modules = kernel.closure(EARLY)
     yield from (File(module.path, module.data) for module in modules.values())
     yield File(f"{INDEX_PLACE}/early.json", index(modules))
-    for anchor in sorted(trust.glob("*/*.pem")):
-        if anchor.parent.name != "ek":
+    for anchor in sorted(trust.glob("*/*")):
+        if anchor.parent.name != EK_ROOTS and anchor.suffix in TRUSTED:
             yield File(f"trust/{anchor.parent.name}/{anchor.name}", anchor.read_bytes())
     yield File("init", START, executable=True)
     yield from (one for one in MERGED_LINKS if not one.path.startswith("var"))

@@ -7,7 +7,7 @@ vouches for what a host would refuse.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Final
 
 from casemate.errors import HostError, NotFoundError
 from casemate.formats.cms import sign_detached
+from casemate.formats.eventlog import Event
 from casemate.formats.imgdb import ImageDb
 from casemate.formats.manifest import Manifest, write_body, write_manifest
 from casemate.formats.vib import Vib, parse_vib
@@ -26,6 +27,13 @@ from casemate.policy.levels import Level
 from casemate.policy.measure import BANKS, TrustAnchor, measured_digests
 from casemate.policy.predict import Bank, predict
 from casemate.policy.references import REFERENCE_LEVEL
+from casemate.policy.revocation import (
+    NOTHING_REVOKED,
+    Revocations,
+    measured_text,
+    verify_revocations,
+)
+from casemate.policy.revocation import PLACE as REVOKED
 from casemate.policy.trust import TrustStore, trust_from_files
 from casemate.policy.waivers import PLACE, option_text, read_policies
 
@@ -40,6 +48,7 @@ def write_reference(
     *,
     now: datetime,
     vibs: Path | None = None,
+    firmware: Sequence[Event] = (),
 ) -> Manifest:
     """Compute, sign and write the reference of a boot bank.
 
@@ -49,13 +58,14 @@ def write_reference(
         out: the file to write.
         now: time of signing, aware.
         vibs: directory of VIB files to take the payloads from.
+        firmware: what firmware measures before the loader, on a machine that boots by itself.
 
     Raises:
         NotFoundError: a bank, payload, VIB or key is missing.
         HostError: a file cannot be read or written.
         CasemateError: what the loader would refuse; see ``policy.acceptance``.
     """
-    manifest = predict_bank(home / "trust", bank, now=now, vibs=vibs)
+    manifest = predict_bank(home / "trust", bank, now=now, vibs=vibs, firmware=firmware)
     body = write_body(manifest)
     signer = load_signer(home, REFERENCE_LEVEL)
     signature = sign_detached(body, signer.certificate, signer.key, signer.chain, signing_time=now)
@@ -70,14 +80,22 @@ def write_reference(
     return manifest
 
 
-def predict_bank(trust: Path, bank: Path, *, now: datetime, vibs: Path | None = None) -> Manifest:
+def predict_bank(
+    trust: Path,
+    bank: Path,
+    *,
+    now: datetime,
+    vibs: Path | None = None,
+    firmware: Sequence[Event] = (),
+) -> Manifest:
     """Compute the reference of a boot bank; arguments and errors as for ``write_reference``."""
     cfg, db = read_bank(bank)
     store = read_trust(trust)
     level = Level(db.profile.acceptance_level)
+    revoked, revocation_option = read_revocations(trust, store, now)
     signers: dict[str, tuple[str, bytes]] = {}
     for vib in db.vibs:
-        verdict = verify_vib(vib.descriptor_bytes, vib.signature, store, level, now)
+        verdict = verify_vib(vib.descriptor_bytes, vib.signature, store, level, now, revoked)
         if verdict.signer_certificate_der:
             signers[vib.descriptor.vib_id] = (verdict.signer, verdict.signer_certificate_der)
     sources = _sources(db, bank) if vibs is None else _vib_sources(db, vibs)
@@ -91,7 +109,29 @@ def predict_bank(trust: Path, bank: Path, *, now: datetime, vibs: Path | None = 
         for anchor in store.anchors
     )
     waivers = tuple(option_text(waiver) for waiver in read_waivers(trust, store, now))
-    return predict(Bank(cfg, db, digests, anchors, signers, waivers), created=now)
+    options = (*waivers, *revocation_option)
+    return predict(
+        Bank(cfg, db, digests, anchors, signers, options),
+        created=now,
+        drtm=not firmware,
+        firmware=firmware,
+    )
+
+
+def read_revocations(
+    trust: Path, store: TrustStore, now: datetime
+) -> tuple[Revocations, tuple[str, ...]]:
+    """Read the revocation list, and the security option that a boot measures for it.
+
+    Raises:
+        CasemateError: it is there and cannot be trusted.
+    """
+    path = trust.joinpath(*REVOKED)
+    if not path.exists():
+        return NOTHING_REVOKED, ()
+    data = _read(path)
+    revoked = verify_revocations(data, store, now)
+    return revoked, (measured_text(data, revoked),)
 
 
 def read_trust(trust: Path) -> TrustStore:

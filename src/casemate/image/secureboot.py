@@ -40,7 +40,7 @@ ROLES: Final = {"PK": "secureboot-pk", "KEK": "secureboot-kek", "db": "secureboo
 VENDORS: Final[dict[str, UUID]] = {"PK": GLOBAL, "KEK": GLOBAL, "db": IMAGE_SECURITY}
 
 
-def key_variables(home: Path, written: datetime) -> tuple[Variable, ...]:
+def key_variables(home: Path, written: datetime | None = None) -> tuple[Variable, ...]:
     """Return PK, KEK and db as this home's machines have them.
 
     Args:

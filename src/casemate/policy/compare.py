@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from casemate.formats.eventlog import Event
 from casemate.formats.manifest import ComponentRef, ExpectedEvent
-from casemate.policy.describe import Description, Kind, contradiction, describe
+from casemate.policy.describe import FIRMWARE_KINDS, Description, Kind, contradiction, describe
 
 
 class Change(StrEnum):
@@ -177,6 +177,8 @@ def _difference(
 def _same(expected: Event, found: _Found, may_vary: frozenset[str]) -> bool:
     if expected[1:] == found.event[1:]:
         return True
+    if found.about.kind in FIRMWARE_KINDS:
+        return expected.type == found.event.type and expected.digests == found.event.digests
     if (
         found.about.kind is not Kind.COMMAND_LINE
         or expected.type != found.event.type

@@ -14,7 +14,7 @@ from casemate.formats.eventlog import Event
 from casemate.formats.manifest import ComponentRef, ExpectedEvent
 from casemate.formats.text import escape
 from casemate.policy.compare import Change, Difference
-from casemate.policy.describe import Kind, contradiction, describe
+from casemate.policy.describe import FIRMWARE_KINDS, Kind, contradiction, describe
 
 IMAGE_DATABASE = "imgdb.tgz"
 """It changes with every VIB, so it is named only where nothing else explains its change."""
@@ -37,6 +37,9 @@ _NOUNS = {
     Kind.SIGNER: "the signer",
     Kind.TRUST_ANCHOR: "the trust anchor",
     Kind.SYSTEM_VERSION: "the system version",
+    Kind.SECURE_BOOT: "the Secure Boot setting",
+    Kind.BOOT_LOADER: "what firmware started, the",
+    Kind.BOOT_IMAGE: "the part of the boot image",
     Kind.OTHER: "the event",
 }
 
@@ -240,6 +243,11 @@ def _event(one: Difference, falsified: frozenset[int]) -> Finding:
 def _event_reason(one: Difference, noun: str, where: str) -> str:
     if one.about.kind is Kind.BOOT_COMPLETE and one.change is Change.REMOVED:
         return f"the boot was not completed: Boot Complete is missing in {where}"
+    if one.about.kind in FIRMWARE_KINDS and one.change is Change.CHANGED:
+        return (
+            f"{noun} {one.about.name} should be {_digest(one.expected)} and is "
+            f"{_digest(one.found)} in {where}"
+        )
     match one.change:
         case Change.CHANGED | Change.RENAMED:
             return f"{noun} should be {one.about.text!r} and is {one.found_about.text!r} in {where}"
@@ -257,6 +265,8 @@ def _remedy(one: Difference) -> str:
             return "Set the option back in boot.cfg and boot again, or make a new reference."
         case Kind.SIGNER | Kind.TRUST_ANCHOR:
             return "Look at casemate trust list on the host; remove what you do not trust."
+        case Kind.SECURE_BOOT:
+            return "Switch Secure Boot on in the firmware's setup, with the keys of the reference."
         case Kind.BOOT_COMPLETE:
             return "Wait until the host has booted; if it does not, look at casemate boot log."
         case _:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from casemate.errors import FormatError
 from casemate.formats.bootcfg import BootCfg
-from casemate.formats.eventlog import replay_events
+from casemate.formats.eventlog import Event, replay_events
 from casemate.formats.imgdb import ImageDb
 from casemate.formats.manifest import ComponentRef, ExpectedEvent, Manifest, expected_pcrs
 from casemate.policy.measure import (
@@ -53,7 +53,7 @@ def predict(
     serial: int | None = None,
     algorithms: Sequence[str] = BANKS,
     drtm: bool = True,
-    secure_boot: bool = False,
+    firmware: Sequence[Event] = (),
     may_vary: Sequence[str] = MAY_VARY,
 ) -> Manifest:
     """Compute the reference values of a boot bank.
@@ -64,7 +64,7 @@ def predict(
         serial: of the reference; boot.cfg's ``updated`` where None.
         algorithms: the PCR banks.
         drtm: whether the host launches the loader by D-RTM.
-        secure_boot: whether firmware verifies the loader.
+        firmware: what firmware measures before the loader, where it verifies the loader.
         may_vary: words of the command line that may differ per host.
 
     Raises:
@@ -75,11 +75,11 @@ def predict(
     certificates = {vib_id: certificate for vib_id, (_, certificate) in signers.items()}
     steps = tuple(
         boot_steps(
-            cfg, db, bank.anchors, certificates, secure_boot=secure_boot, waivers=bank.waivers
+            cfg, db, bank.anchors, certificates, secure_boot=bool(firmware), waivers=bank.waivers
         )
     )
     refs = _component_refs(steps, signers)
-    events: list[ExpectedEvent] = []
+    events = [ExpectedEvent(event) for event in firmware]
     for step in steps:
         name = step.file_name if isinstance(step, Launch | Component | Option | Version) else None
         if isinstance(step, Launch | Component | Option) and step.file_name not in digests:
