@@ -11,26 +11,22 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from casemate.kernel import confine
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
-from casemate.kernel.home import HOSTD_UID, INSIDE, Home
+from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.init import Init, Service, configure_log
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
-from casemate.kernel.sys.process import (
-    no_new_privileges,
-    randomize_addresses,
-    refuse_writable_code,
-)
-from casemate.kernel.sys.spawn import Identity, Program, spawn
+from casemate.kernel.sys.spawn import Program
+from casemate.machine.processplan import HOSTD, INIT, KERNEL, ProcessPlan
 
 _LISTENER = 3
 _PROGRESS = 4
-_HOSTD_LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: 4096}
 _PLACES = 1 << 16  # bytes: a tmpfs that only holds mount points
 
 
@@ -42,54 +38,43 @@ def _log_file(home: Home, name: str) -> int:
     )
 
 
-def _start(program: Program, log: int, **more: object) -> int:
+def _start(
+    plan: ProcessPlan, program: Program, log: int, prepare: Callable[[], None] = lambda: None
+) -> int:
     try:
-        child = spawn(program, **more)  # type: ignore[arg-type]  # passed through as given
+        child = confine.start(plan, program, prepare=prepare)
     finally:
         os.close(log)
     os.close(child.pidfd)
     return child.pid
 
 
+def _command(plan: ProcessPlan, *arguments: str) -> tuple[str, ...]:
+    return (PYTHON, "-I", "-B", "-m", "casemate.kernel.enter", plan.name, *arguments)
+
+
 def start_kernel(settings: Settings, home: Home) -> int:
     """Start the kernel: root, but no writable code and no way to gain more."""
-
-    def prepare() -> None:
-        randomize_addresses()
-        no_new_privileges()
-        refuse_writable_code()
-
     log = _log_file(home, "kernel")
     fds = {1: log, 2: log}
     if settings.progress >= 0:
         fds[_PROGRESS] = settings.progress
-    argv = (PYTHON, "-I", "-B", "-m", "casemate.kernel", settings.dump())
-    return _start(Program(argv, ENVIRONMENT, fds), log, prepare=prepare)
+    argv = _command(KERNEL, settings.dump())
+    return _start(KERNEL, Program(argv, ENVIRONMENT, fds), log)
 
 
 def start_hostd(settings: Settings, home: Home) -> int:
     """Start hostd in its own user, without capabilities, with next to nothing of the home."""
     log = _log_file(home, "hostd")
-    argv = (
-        PYTHON,
-        "-I",
-        "-B",
-        "-m",
-        "casemate.hostd",
-        "--socket-fd",
-        str(_LISTENER),
-        "--calls",
-        str(home.calls_socket),
-        "--tls",
-        str(home.tls),
+    argv = _command(
+        HOSTD,
+        *("--socket-fd", str(_LISTENER)),
+        *("--calls", str(home.calls_socket)),
+        *("--tls", str(home.tls)),
     )
     program = Program(argv, ENVIRONMENT, {1: log, 2: log, _LISTENER: settings.listener})
     return _start(
-        program,
-        log,
-        identity=Identity(HOSTD_UID, HOSTD_UID),
-        rlimits=_HOSTD_LIMITS,
-        prepare=lambda: _hide_all_but(home.calls_socket.parent, home.tls),
+        HOSTD, program, log, prepare=lambda: _hide_all_but(home.calls_socket.parent, home.tls)
     )
 
 
@@ -109,6 +94,7 @@ def _hide_all_but(*kept: Path) -> None:
 
 def main() -> int:
     """Run init until told to stop."""
+    confine.enter(INIT)
     settings = load_settings(sys.argv[1])
     home = settings.home_inside
     log = _log_file(home, "init")

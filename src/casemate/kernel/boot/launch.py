@@ -25,6 +25,7 @@ from casemate.kernel.sys import mounts, spawn
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.memfd import mapped, sealed_copy
 from casemate.kernel.sys.namespaces import Namespace, unshare
+from casemate.kernel.sys.process import randomize_addresses
 from casemate.kernel.tpm import swtpm
 from casemate.kernel.tpm.control import Control
 from casemate.policy.measure import BANKS
@@ -103,6 +104,8 @@ def _seal_loader(path: Path) -> tuple[int, dict[str, str]]:
 def _first_process(home: Home, settings: Settings) -> Callable[[int], None]:
     def run(_report: int) -> None:
         os.setsid()
+        # Whoever calls us under setarch -R must not take the randomness from the whole host.
+        randomize_addresses()
         _redirect(home.log / "boot.log")
         mounts.make_private()
         mounts.proc("/proc")

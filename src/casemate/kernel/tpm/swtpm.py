@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.errors import HostError, TpmError
+from casemate.kernel import confine
 from casemate.kernel.home import TPM_UID, Home
 from casemate.kernel.sys import spawn
 from casemate.kernel.tpm.control import TIMEOUT, Control
+from casemate.machine.processplan import swtpm_plan
 
 SWTPM = Path("/usr/bin/swtpm")
 SWTPM_SETUP = Path("/usr/bin/swtpm_setup")
@@ -164,7 +166,8 @@ def start(home: Home) -> Swtpm:
         stale.unlink(missing_ok=True)
     state = os.open(_state(home), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        child = spawn.spawn(
+        child = confine.start(
+            swtpm_plan(str(_state(home)), str(path.parent)),
             spawn.Program(
                 (
                     str(SWTPM),
@@ -185,7 +188,6 @@ def start(home: Home) -> Swtpm:
                 fds={_STATE_FD: state},
                 cwd=str(path.parent),
             ),
-            identity=spawn.Identity(TPM_UID, TPM_UID),
         )
     finally:
         os.close(state)
