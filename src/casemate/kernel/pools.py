@@ -17,7 +17,7 @@ from casemate.errors import ArgumentError, CasemateError, NotFoundError
 from casemate.kernel.inventory import ROOT_POOL, Inventory
 from casemate.kernel.store import Store, StoredPool
 from casemate.kernel.stream import FactStream
-from casemate.machine.facts import Allocation, PoolFact, PoolUsage, PowerState, VmFact
+from casemate.machine.facts import Allocation, PoolFact, PoolUsage, PowerState, VmConfig, VmFact
 from casemate.sched import admission
 from casemate.sched import tree as nodes
 from casemate.sched.admission import Change, Resource, admit, check_vcpus
@@ -75,6 +75,7 @@ class Pools:
         self._inventory = inventory
         self.capacity = capacity
         self._starting: dict[str, VmFact] = {}
+        self._usage: Mapping[str, tuple[PoolUsage, PoolUsage]] = {}
         self._pools = {_id(stored.number): stored for stored in store.pools()}
 
     def pools(self) -> dict[str, Settings]:
@@ -94,7 +95,7 @@ class Pools:
         """Return the tree of a resource as it is now."""
         capacity = self.capacity.cpu_mhz if resource == "cpu" else self.capacity.memory
         pools = [
-            nodes.Pool(pool, _id(stored.parent), self._pool_allocation(_settings(stored), resource))
+            nodes.Pool(pool, _id(stored.parent), self.allocation(_settings(stored), resource))
             for pool, stored in self._pools.items()
         ]
         vms = [self.claim(fact, resource) for fact in self.running().values()]
@@ -111,6 +112,25 @@ class Pools:
         overhead = model.reserve(config.cpus, config.memory_mib)
         given = _in_tree(config.memory_allocation, MIB)
         return nodes.Vm(fact.vm, pool, given, config.memory_mib * MIB, overhead)
+
+    def allocation(self, settings: Settings, resource: Resource) -> nodes.Allocation:
+        """Return a pool's settings of a resource as the tree counts them."""
+        settings = _resolved(settings)
+        given = settings.cpu if resource == "cpu" else settings.memory
+        return replace(
+            _in_tree(given, 1 if resource == "cpu" else MIB),
+            scale_descendants=settings.scale_descendants,
+        )
+
+    def resolve_vm(
+        self, config: VmConfig, cpu: Allocation, memory: Allocation
+    ) -> tuple[Allocation, Allocation]:
+        """Put the numbers behind the levels of a VM's shares. Raises ArgumentError."""
+        levels = _level(cpu), _level(memory)
+        return (
+            replace(cpu, shares=cpu_shares(levels[0], cpu.shares, config.cpus)),
+            replace(memory, shares=memory_shares(levels[1], memory.shares, config.memory_mib)),
+        )
 
     @contextmanager
     def starting(self, fact: VmFact) -> Iterator[None]:
@@ -137,7 +157,7 @@ class Pools:
         settings = _resolved(settings)
         self._admit(
             lambda resource: admission.CreatePool(
-                nodes.Pool("new", parent, self._pool_allocation(settings, resource))
+                nodes.Pool("new", parent, self.allocation(settings, resource))
             )
         )
         number = self._store.add_pool(above, name, _dump(settings))
@@ -151,7 +171,7 @@ class Pools:
             self._check_name(stored.parent, name, pool)
         settings = _resolved(settings)
         self._admit(
-            lambda resource: admission.Reconfigure(pool, self._pool_allocation(settings, resource))
+            lambda resource: admission.Reconfigure(pool, self.allocation(settings, resource))
         )
         self._put(replace(stored, name=name or stored.name, settings=_dump(settings)))
 
@@ -204,14 +224,16 @@ class Pools:
             admit(alone, admission.Reconfigure(fact.vm, claim.allocation), resource)
 
     def publish(self, usage: Mapping[str, tuple[PoolUsage, PoolUsage]] | None = None) -> None:
-        """Publish every pool with its accounts; ``usage`` adds what its VMs use of CPU, memory."""
+        """Publish every pool with its accounts; ``usage``: what its VMs use of CPU and memory."""
+        if usage is not None:
+            self._usage = usage
         trees = {resource: self.tree(resource) for resource in RESOURCES}
         figures = {resource: accounts(trees[resource]) for resource in RESOURCES}
         states = [health(trees[resource]).colour for resource in RESOURCES]
         for pool in (ROOT_POOL, *self._pools):
             parts = []
             for resource, measured in zip(
-                RESOURCES, (usage or {}).get(pool, (PoolUsage(), PoolUsage())), strict=True
+                RESOURCES, self._usage.get(pool, (PoolUsage(), PoolUsage())), strict=True
             ):
                 account = figures[resource][pool]
                 parts.append(
@@ -248,13 +270,6 @@ class Pools:
     def _admit(self, change: Callable[[Resource], Change]) -> None:
         for resource in RESOURCES:
             admit(self.tree(resource), change(resource), resource)
-
-    def _pool_allocation(self, settings: Settings, resource: Resource) -> nodes.Allocation:
-        given = settings.cpu if resource == "cpu" else settings.memory
-        return replace(
-            _in_tree(given, 1 if resource == "cpu" else MIB),
-            scale_descendants=settings.scale_descendants,
-        )
 
     def _check_name(self, parent: int, name: str, own: str) -> None:
         if not 0 < len(name) <= _NAME_LIMIT or not name.isprintable():
@@ -295,16 +310,22 @@ def _in_tree(given: Allocation, unit: int) -> nodes.Allocation:
     )
 
 
+def _level(given: Allocation) -> SharesLevel:
+    try:
+        return SharesLevel(given.shares_level)
+    except ValueError:
+        raise ArgumentError(
+            f"{given.shares_level[:20]!r} is no level of shares", argument="shares.level"
+        ) from None
+
+
 def _resolved(settings: Settings) -> Settings:
     """Put the numbers behind the levels of shares; only custom ones are taken as stated."""
-    try:
-        cpu, memory = (SharesLevel(given.shares_level) for given in (settings.cpu, settings.memory))
-    except ValueError as error:
-        raise ArgumentError("no such level of shares", argument="shares.level") from error
+    cpu, memory = settings.cpu, settings.memory
     return replace(
         settings,
-        cpu=replace(settings.cpu, shares=cpu_shares(cpu, settings.cpu.shares)),
-        memory=replace(settings.memory, shares=memory_shares(memory, settings.memory.shares)),
+        cpu=replace(cpu, shares=cpu_shares(_level(cpu), cpu.shares)),
+        memory=replace(memory, shares=memory_shares(_level(memory), memory.shares)),
     )
 
 
