@@ -156,13 +156,8 @@ class ConsolidateDisks:
 
 REQUESTS: tuple[type, ...] = (
     CloneVm,
-    ConsolidateDisks,
-    CreateSnapshot,
     CreateVm,
     DestroyVm,
     ReconfigureVm,
-    RemoveSnapshot,
-    RenameSnapshot,
-    RevertToSnapshot,
     SuspendVm,
 )

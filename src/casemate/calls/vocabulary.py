@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casemate.calls import admin, messages
+from casemate.calls import admin, messages, vms
 
-REQUESTS: tuple[type, ...] = (*messages.REQUESTS, *admin.REQUESTS)
+REQUESTS: tuple[type, ...] = (*messages.REQUESTS, *admin.REQUESTS, *vms.REQUESTS)
 """The closed list: a request that is not here does not exist."""

@@ -34,6 +34,8 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.swtpm import socket_path
+from casemate.kernel.vmpower import VmPower
+from casemate.kernel.vms import Vms
 from casemate.machine.facts import HostFact
 
 _PROGRESS = 4
@@ -111,6 +113,9 @@ async def serve(settings: Settings, home: Home) -> None:
     admin = Admin(store, stream, accounts, time.time)
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
+    power = VmPower(kernel.vms)
+    kernel.add(power.handlers())
+    kernel.add(Vms(kernel.vms).handlers())
     kernel.add(Logs(store, home.log).handlers())
     await kernel.adopt()
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)

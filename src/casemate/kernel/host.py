@@ -20,15 +20,17 @@ from casemate.errors import (
 from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.cgroups import Usage
-from casemate.kernel.cells.manager import Cells, CellState
+from casemate.kernel.cells.manager import Cells
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
+from casemate.kernel.vmcontext import VmContext, running
 from casemate.machine.facts import PowerState, VmFact
 from casemate.machine.power import Operation, next_state
+from casemate.machine.vmconfig import resting_state
 from casemate.policy.privileges import ANONYMOUS, demand
 
 SAMPLE_SECONDS = 20.0
@@ -81,8 +83,6 @@ class Kernel:
             m.Login: self._login,
             m.Logout: self._logout,
             m.ResumeSession: self._resume,
-            m.PowerOn: self._power_on,
-            m.PowerOff: self._power_off,
             m.Reset: self._reset,
             m.ShutdownGuest: self._shutdown_guest,
             m.RegisterVm: self._register,
@@ -93,6 +93,11 @@ class Kernel:
             m.Status: self._status,
             m.Snapshot: self._snapshot,
         }
+
+    @property
+    def vms(self) -> VmContext:
+        """What operations on VMs need."""
+        return VmContext(self._inventory, self._cells, self._tasks, self._store, self._clock)
 
     def govern(self, check: Callable[[Session, str, object], None]) -> None:
         """Decide about privileges by ``check(session, privilege, request)`` from now on."""
@@ -127,7 +132,7 @@ class Kernel:
         """Find the VMs that ran before this life of the kernel."""
         for state in await self._cells.adopt_all():
             fact = self._inventory.vm(state.vm)
-            self._inventory.update(_running(fact, state))
+            self._inventory.update(running(fact, state))
             _log.info("VM %s (%s) adopted", state.vm, fact.config.name)
 
     async def sample(self) -> None:
@@ -183,28 +188,6 @@ class Kernel:
     async def _resume(self, request: m.ResumeSession, session: Session) -> m.SessionReply:
         return _session_reply(request.session, session)
 
-    async def _power_on(self, request: m.PowerOn, session: Session) -> m.TaskReply:
-        fact = self._demand(request.vm, Operation.POWER_ON)
-
-        async def work() -> str:
-            place = self._inventory.directory(fact)
-            state = await self._cells.power_on(fact.vm, fact.config, place)
-            self._store.set_running(int(fact.vm), running=True)
-            self._inventory.update(_running(fact, state))
-            return ""
-
-        return self._start(fact, Operation.POWER_ON, session, work)
-
-    async def _power_off(self, request: m.PowerOff, session: Session) -> m.TaskReply:
-        fact = self._demand(request.vm, Operation.POWER_OFF)
-
-        async def work() -> str:
-            await self._cells.power_off(fact.vm)
-            self._off(self._inventory.vm(fact.vm))
-            return ""
-
-        return self._start(fact, Operation.POWER_OFF, session, work)
-
     async def _reset(self, request: m.Reset, session: Session) -> m.TaskReply:
         fact = self._demand(request.vm, Operation.RESET)
 
@@ -225,7 +208,9 @@ class Kernel:
             return self._inventory.register(request.path)
 
         self._inventory.resolve(request.path)
-        task = self._tasks.start("ha-folder-vm", "Folder", "registerVm", session.user, work)
+        task = self._tasks.start(
+            "ha-folder-vm", "Folder", "registerVm", session.user, work, exclusive=False
+        )
         return m.TaskReply(task)
 
     async def _unregister(self, request: m.UnregisterVm, _: Session) -> m.Empty:
@@ -278,7 +263,15 @@ class Kernel:
         self._used.pop(fact.vm, None)
         self._store.set_running(int(fact.vm), running=False)
         self._inventory.update(
-            VmFact(fact.vm, fact.config, PowerState.POWERED_OFF, fact.pool, fact.datastore)
+            VmFact(
+                vm=fact.vm,
+                config=fact.config,
+                power=resting_state(fact.config),
+                pool=fact.pool,
+                datastore=fact.datastore,
+                snapshots=fact.snapshots,
+                current_snapshot=fact.current_snapshot,
+            )
         )
 
     def _sample(self, fact: VmFact) -> None:
@@ -324,16 +317,4 @@ def _session_reply(handle: str, session: Session) -> m.SessionReply:
         full_name=session.full_name,
         privileges=tuple(sorted(session.role.privileges)) or (session.role.name,),
         login_time=session.login_time,
-    )
-
-
-def _running(fact: VmFact, state: CellState) -> VmFact:
-    return replace(
-        fact,
-        power=PowerState.POWERED_ON,
-        pid=state.pid,
-        uid=state.uid,
-        domain=state.domain,
-        accelerator=state.accelerator,
-        boot_time=state.started,
     )

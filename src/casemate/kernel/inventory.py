@@ -6,6 +6,7 @@ datastore's directory; no component may be a link or lead out.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -15,22 +16,28 @@ from pathlib import Path
 
 from casemate.errors import ArgumentError, CasemateError, NotFoundError
 from casemate.formats import vmx
+from casemate.kernel.cells import disks
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.store import Store, StoredVm
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import (
     Allocation,
     DatastoreFact,
+    DiskSpec,
     PoolFact,
     PowerState,
+    SnapshotSpec,
     VmConfig,
     VmFact,
 )
-from casemate.machine.vmconfig import vm_config
+from casemate.machine.snapshots import snapshots_of
+from casemate.machine.vmconfig import resting_state, vm_config
 
 ROOT_POOL = "ha-root-pool"
 VMX_LIMIT = 1 << 18
 """Bytes of a .vmx file: real ones have some kilobytes."""
 
+_log = logging.getLogger(__name__)
 _PATH = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] ?([^\x00-\x1f]{1,255})")
 
 
@@ -107,6 +114,21 @@ class Inventory:
         self.update(self._fact(str(number), config, ROOT_POOL))
         return str(number)
 
+    def reread(self, vm: str) -> VmFact:
+        """Read a VM's files again, publish it and return it. Raises our errors."""
+        fact = self.vm(vm)
+        snapshots, current = self._snapshots(fact.config.vmx_path)
+        fact = replace(
+            fact,
+            config=self._read(fact.config.vmx_path),
+            snapshots=snapshots,
+            current_snapshot=current,
+        )
+        if fact.power is not PowerState.POWERED_ON:
+            fact = replace(fact, power=resting_state(fact.config))
+        self.update(fact)
+        return fact
+
     def unregister(self, vm: str) -> None:
         """Forget a VM; its files stay. Raises NotFoundError."""
         self.vm(vm)
@@ -146,7 +168,21 @@ class Inventory:
         with open(handle, "rb") as file:  # noqa: PTH123  (a descriptor, not a path)
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise ArgumentError(f"{path} is not a file", argument="path", component=path)
-            return vm_config(vmx.parse(file.read(VMX_LIMIT + 1)), path)
+            config = vm_config(vmx.parse(file.read(VMX_LIMIT + 1)), path)
+        return replace(config, disks=_with_capacities(place.parent, config.disks))
+
+    def _snapshots(self, path: str) -> tuple[tuple[SnapshotSpec, ...], int]:
+        """Read the list of a VM's snapshots; a broken one shows none, and is left alone."""
+        place = self.resolve(path)
+        try:
+            with VmDirectory(place.parent) as directory:
+                name = place.name.removesuffix(".vmx") + ".vmsd"
+                if not directory.exists(name):
+                    return (), 0
+                return snapshots_of(vmx.parse(directory.read(name, VMX_LIMIT)))
+        except CasemateError as error:
+            _log.warning("snapshots of %s: %s", path, error.reason)
+            return (), 0
 
     def _publish_stored(self, stored: StoredVm) -> None:
         try:
@@ -160,13 +196,28 @@ class Inventory:
     def _fact(self, vm: str, config: VmConfig, pool: str) -> VmFact:
         found = _PATH.fullmatch(config.vmx_path)
         name = found[1] if found else ""
+        snapshots, current = self._snapshots(config.vmx_path)
         return VmFact(
             vm=vm,
             config=config,
-            power=PowerState.POWERED_OFF,
+            power=resting_state(config),
             pool=pool,
             datastore=str(uuid.uuid5(uuid.UUID(self._host_uuid), name)),
+            snapshots=snapshots,
+            current_snapshot=current,
         )
+
+
+def _with_capacities(place: Path, specs: tuple[DiskSpec, ...]) -> tuple[DiskSpec, ...]:
+    """Fill in the sizes of disks; one that is missing or broken keeps 0 until power-on tells."""
+    found = []
+    with VmDirectory(place) as directory:
+        for spec in specs:
+            try:
+                found += [source.disk for source in disks.resolve(directory.fd, (spec,))]
+            except CasemateError:
+                found.append(spec)
+    return tuple(found)
 
 
 def _unreadable(stored: StoredVm) -> VmConfig:

@@ -53,9 +53,14 @@ class Tasks:
         operation: str,
         user: str,
         work: Callable[[], Awaitable[str]],
+        *,
+        exclusive: bool = True,
     ) -> str:
-        """Start the work as a task and return its id. Raises BusyError when the object is taken."""
-        if (holder := self._busy.get(entity)) is not None:
+        """Start the work as a task and return its id. Raises BusyError when the object is taken.
+
+        A task that is not ``exclusive`` runs beside others on its object: a folder's.
+        """
+        if exclusive and (holder := self._busy.get(entity)) is not None:
             raise BusyError(f"Another task ({holder}) is already in progress.", component=entity)
         self._number += 1
         fact = TaskFact(
@@ -69,7 +74,8 @@ class Tasks:
             user=user,
             started=self._clock(),
         )
-        self._busy[entity] = fact.task
+        if exclusive:
+            self._busy[entity] = fact.task
         self._stream.publish(fact)
         running = asyncio.ensure_future(self._run(fact, work))
         self._running.add(running)
@@ -92,7 +98,8 @@ class Tasks:
             error_fact = fault_of(CasemateError("A general system error occurred"))
             fact = replace(fact, state=TaskState.ERROR, error=error_fact)
         finally:
-            self._busy.pop(fact.entity, None)
+            if self._busy.get(fact.entity) == fact.task:
+                del self._busy[fact.entity]
         self._stream.publish(replace(fact, completed=self._clock()))
         self._done[fact.task] = None
         while len(self._done) > KEPT:

@@ -235,7 +235,10 @@ def _firmware(
     variables = {"driver": "file", "filename": f"/dev/fdset/{fd - FIRST_FD}"}
     words = [
         *("-add-fd", f"fd={fd},set={fd - FIRST_FD}"),
-        *("-blockdev", as_json({"driver": "raw", "node-name": "uefi", "file": code})),
+        *(
+            "-blockdev",
+            as_json({"driver": "raw", "node-name": "uefi", "read-only": True, "file": code}),
+        ),
         *("-blockdev", as_json({"driver": "raw", "node-name": "nvram", "file": variables})),
     ]
     if secure_boot(extra):

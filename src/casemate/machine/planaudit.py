@@ -22,7 +22,7 @@ UEFI_CODE: Final = {
 }
 """UEFI firmware in the visor root, without and with Secure Boot."""
 _FIRMWARE_NODE: Final = (
-    '{{"driver":"raw","node-name":"uefi",'
+    '{{"driver":"raw","node-name":"uefi","read-only":true,'
     '"file":{{"driver":"file","filename":"{}","read-only":true}}}}'
 )
 _FIRMWARE_NODES: Final = frozenset(_FIRMWARE_NODE.format(path) for path in UEFI_CODE.values())

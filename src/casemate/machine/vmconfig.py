@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 from casemate.errors import ArgumentError, LimitError
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
-from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.facts import Allocation, DiskSpec, NicSpec, PowerState, VmConfig
 from casemate.machine.guestcpu import check_masks
 
 CPU_LIMIT: Final = 255
@@ -35,6 +36,7 @@ _MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _GUEST: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _SCSI_MODELS: Final = frozenset({"lsilogic", "lsisas1068", "pvscsi"})
 _NIC_MODELS: Final = frozenset({"e1000", "e1000e", "vmxnet3", "virtio"})
+CHECKPOINT: Final = "checkpoint.vmState"
 DISK_FORMATS: Final = {"vmdk": "vmdk", "img": "raw", "qcow2": "qcow2"}
 """Formats of disks by the suffix of their file: a disk is never probed by its content."""
 _IMAGE_FORMATS: Final = {"iso": "raw", "img": "raw"}
@@ -94,6 +96,27 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
         annotation=entries.take("annotation"),
         extra=tuple(entries.rest(vmx)),
     )
+
+
+def saved_memory(config: VmConfig) -> str:
+    """Return the file that a suspended VM's memory is in, or nothing; VMware's own entry."""
+    for name, value in config.extra:
+        if name.lower() == CHECKPOINT.lower() and is_plain_name(value):
+            return value
+    return ""
+
+
+def with_saved_memory(config: VmConfig, file_name: str) -> VmConfig:
+    """Return the configuration of a VM that is suspended to this file; "": not suspended."""
+    extra = [(name, value) for name, value in config.extra if name.lower() != CHECKPOINT.lower()]
+    if file_name:
+        extra.append((CHECKPOINT, file_name))
+    return replace(config, extra=tuple(extra))
+
+
+def resting_state(config: VmConfig) -> PowerState:
+    """Return the power state of a VM that has no cell."""
+    return PowerState.SUSPENDED if saved_memory(config) else PowerState.POWERED_OFF
 
 
 class _Entries:

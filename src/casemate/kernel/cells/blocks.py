@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from casemate.errors import HostError
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.qmp import Qmp
-from casemate.kernel.vmdir import VmDirectory
 from casemate.machine.planstorage import DiskSource, node_name
 
 # Seconds between looks at a job, and without any progress until it is given up.

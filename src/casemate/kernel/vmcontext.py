@@ -1,0 +1,100 @@
+"""What all operations on VMs share: finding the VM, its directory, its files, and its task."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from casemate.calls.messages import TaskReply
+from casemate.formats import vmx
+from casemate.kernel.accounts import Session
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.cells.manager import Cells, CellState
+from casemate.kernel.inventory import VMX_LIMIT, Inventory
+from casemate.kernel.store import Store
+from casemate.kernel.tasks import Tasks
+from casemate.machine.facts import PowerState, VmConfig, VmFact
+from casemate.machine.power import Operation, next_state
+from casemate.machine.vmxwrite import vmx_of
+
+
+@dataclass(frozen=True, slots=True)
+class VmContext:
+    """The rooms of the kernel that operations on VMs need. ``clock`` gives Unix seconds."""
+
+    inventory: Inventory
+    cells: Cells
+    tasks: Tasks
+    store: Store
+    clock: Callable[[], float]
+
+    def demand(self, vm: str, operation: Operation) -> VmFact:
+        """Return a VM on which ``operation`` is possible now.
+
+        Raises:
+            NotFoundError, PowerStateError: It is not.
+        """
+        fact = self.inventory.vm(vm)
+        next_state(operation, fact.power, component=fact.config.name)
+        return fact
+
+    def start(
+        self,
+        fact: VmFact,
+        operation: str,
+        session: Session,
+        work: Callable[[VmFact], Awaitable[str]],
+    ) -> TaskReply:
+        """Start a task on a VM; ``work`` gets the VM as it is when the task has it for itself."""
+
+        async def body() -> str:
+            return await work(self.inventory.vm(fact.vm))
+
+        task = self.tasks.start(fact.vm, "VirtualMachine", operation, session.user, body)
+        return TaskReply(task)
+
+    def open(self, fact: VmFact) -> VmDirectory:
+        """Open a VM's directory; to be closed by ``with``."""
+        return VmDirectory(self.inventory.directory(fact))
+
+    def read_vmx(self, directory: VmDirectory, fact: VmFact) -> vmx.Vmx:
+        """Return a VM's file as it is."""
+        return vmx.parse(directory.read(file_name(fact.config), VMX_LIMIT))
+
+    def rewrite(self, directory: VmDirectory, fact: VmFact, config: VmConfig) -> VmFact:
+        """Write a VM's file anew, publish the VM and return it.
+
+        Raises:
+            CasemateError: ``config`` cannot be, or the file not be written; nothing changed then.
+        """
+        made = vmx_of(config, self.read_vmx(directory, fact))
+        directory.write(file_name(config), vmx.write(made))
+        return self.inventory.reread(fact.vm)
+
+    def now_running(self, fact: VmFact, state: CellState) -> None:
+        """Take down that a VM runs."""
+        self.store.set_running(int(fact.vm), running=True)
+        self.inventory.update(running(self.inventory.vm(fact.vm), state))
+
+
+def running(fact: VmFact, state: CellState) -> VmFact:
+    """Return a VM as it is while its cell runs."""
+    return replace(
+        fact,
+        power=PowerState.POWERED_ON,
+        pid=state.pid,
+        uid=state.uid,
+        domain=state.domain,
+        accelerator=state.accelerator,
+        boot_time=state.started,
+    )
+
+
+def file_name(config: VmConfig) -> str:
+    """Return the plain name of a VM's .vmx file."""
+    return config.vmx_path.rpartition("/")[2].rpartition("] ")[2]
+
+
+def stem(config: VmConfig) -> str:
+    """Return the beginning of the names of a VM's files."""
+    return file_name(config).removesuffix(".vmx")

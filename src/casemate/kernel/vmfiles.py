@@ -1,0 +1,59 @@
+"""Which files of its directory a VM owns, and their removal when it is destroyed."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from casemate.errors import HostError
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.vmcontext import file_name, stem
+from casemate.machine.facts import SnapshotSpec, VmConfig, VmFact
+from casemate.machine.vmconfig import saved_memory
+
+_BOOT_FILES = frozenset({"casemate.kernel", "casemate.initrd"})
+OWN_SUFFIXES = (".vmx", ".nvram", ".vmsd", ".vmxf")
+
+
+def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) -> set[str]:
+    """Return the names of a VM's files, whether they are there or not.
+
+    Args:
+        directory: Of the VM.
+        fact: The VM.
+        media: What it uses but does not own too: CD images, a kernel that it boots directly.
+    """
+    begin = stem(fact.config)
+    found = {file_name(fact.config), *(begin + suffix for suffix in OWN_SUFFIXES)}
+    if memory := saved_memory(fact.config):
+        found.add(memory)
+    tops = {disk.file_name for disk in fact.config.disks if media or disk.kind != "cdrom"}
+    if media:
+        found |= {value for name, value in fact.config.extra if name.lower() in _BOOT_FILES}
+    for snapshot in fact.snapshots:
+        found |= {state_name(fact.config, snapshot.number), memory_name(fact.config, snapshot)}
+        tops |= {name for _, name in snapshot.disks}
+    for top in tops:
+        for layer in directory.chain(top):
+            found |= set(directory.files_of(layer))
+    return found - {""}
+
+
+def state_name(config: VmConfig, number: int) -> str:
+    """Return the file with a snapshot's configuration."""
+    return f"{stem(config)}-Snapshot{number}.vmsn"
+
+
+def memory_name(config: VmConfig, snapshot: SnapshotSpec) -> str:
+    """Return the file with a snapshot's memory, or nothing."""
+    return f"{stem(config)}-Snapshot{snapshot.number}.vmem" if snapshot.memory else ""
+
+
+def destroy_files(place: Path, fact: VmFact, shared: set[str]) -> None:
+    """Remove what a VM owns and nobody else uses, and its directory if nothing else is in it."""
+    with VmDirectory(place) as directory:
+        for name in owned_files(directory, fact) - shared:
+            with contextlib.suppress(IsADirectoryError, HostError):
+                directory.remove(name)
+    with contextlib.suppress(OSError):
+        place.rmdir()

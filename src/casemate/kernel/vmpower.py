@@ -1,0 +1,178 @@
+"""Power operations: on, off and suspend, with what has to be made before a VM can start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from casemate.calls import messages as m
+from casemate.calls import vms as c
+from casemate.errors import CasemateError, HostError
+from casemate.formats.vmdk import CreateType
+from casemate.kernel.accounts import Session
+from casemate.kernel.cells import disks, memory
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.host import Handler
+from casemate.kernel.vmcontext import VmContext, stem
+from casemate.machine.facts import VmConfig, VmFact
+from casemate.machine.plan import nvram_name, secure_boot
+from casemate.machine.power import Operation
+from casemate.machine.vmconfig import saved_memory, with_saved_memory
+
+# Variables of a new UEFI machine in the visor root, without and with Secure Boot's keys.
+_UEFI_VARIABLES: Final = {
+    False: Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    True: Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+}
+_SUSPENDED: Final = ".vmss"
+
+
+class VmPower:
+    """Handlers of power operations. ``admit`` raises where the hardware does not suffice."""
+
+    def __init__(self, context: VmContext) -> None:
+        self._context = context
+        self.admit: Callable[[VmFact], None] = lambda _: None
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers by request."""
+        return {
+            m.PowerOn: self._power_on,
+            m.PowerOff: self._power_off,
+            c.SuspendVm: self._suspend,
+        }
+
+    async def power_on(self, fact: VmFact) -> None:
+        """Start a VM, or wake it up.
+
+        Raises:
+            CasemateError: Its files, its configuration, or the host do not let it; it stays off
+                or suspended.
+        """
+        self.admit(fact)
+        with self._context.open(fact) as directory:
+            config = await asyncio.to_thread(_prepared, directory, fact.config)
+            if config != fact.config:
+                fact = self._context.rewrite(directory, fact, config)
+            saved = saved_memory(fact.config)
+            if not saved:
+                state = await self._context.cells.power_on(
+                    fact.vm, fact.config, self._context.inventory.directory(fact)
+                )
+                self._context.now_running(fact, state)
+                return
+            handle = directory.open_file(saved)
+            try:
+                state = await self._context.cells.power_on(
+                    fact.vm, fact.config, directory.path, memory=handle
+                )
+            finally:
+                os.close(handle)
+            self._context.now_running(fact, state)
+            # From here on the disks change: the memory fits them no more.
+            self._forget_memory(directory, self._context.inventory.vm(fact.vm))
+
+    async def suspend(self, fact: VmFact) -> None:
+        """Save a running VM's memory and stop it.
+
+        Raises:
+            CasemateError: No space, or QEMU gave up; the VM runs on.
+        """
+        name = f"{stem(fact.config)}-{os.urandom(4).hex()}{_SUSPENDED}"
+        qmp = await self._context.cells.control(fact.vm, Operation.SUSPEND)
+        with self._context.open(fact) as directory:
+            handle = directory.open_new(name)
+            try:
+                await memory.save(qmp, handle)
+                await asyncio.to_thread(os.fsync, handle)
+                self._context.rewrite(directory, fact, with_saved_memory(fact.config, name))
+            except BaseException:
+                directory.remove(name)
+                await qmp.execute("cont")
+                raise
+            finally:
+                os.close(handle)
+        await self._context.cells.power_off(fact.vm)
+
+    async def power_off(self, fact: VmFact) -> None:
+        """Stop a VM at once; a suspended one forgets its memory."""
+        with self._context.open(fact) as directory:
+            if saved_memory(fact.config):
+                self._forget_memory(directory, fact)
+                return
+        await self._context.cells.power_off(fact.vm)
+
+    async def _power_on(self, request: m.PowerOn, session: Session) -> m.TaskReply:
+        fact = self._context.demand(request.vm, Operation.POWER_ON)
+
+        async def work(fact: VmFact) -> str:
+            await self.power_on(fact)
+            return ""
+
+        return self._context.start(fact, Operation.POWER_ON, session, work)
+
+    async def _power_off(self, request: m.PowerOff, session: Session) -> m.TaskReply:
+        fact = self._context.demand(request.vm, Operation.POWER_OFF)
+
+        async def work(fact: VmFact) -> str:
+            await self.power_off(fact)
+            return ""
+
+        return self._context.start(fact, Operation.POWER_OFF, session, work)
+
+    async def _suspend(self, request: c.SuspendVm, session: Session) -> m.TaskReply:
+        fact = self._context.demand(request.vm, Operation.SUSPEND)
+
+        async def work(fact: VmFact) -> str:
+            await self.suspend(fact)
+            return ""
+
+        return self._context.start(fact, Operation.SUSPEND, session, work)
+
+    def _forget_memory(self, directory: VmDirectory, fact: VmFact) -> None:
+        """Take a VM's saved memory from its file, and remove what only a suspended VM has."""
+        saved = saved_memory(fact.config)
+        fact = self._context.rewrite(directory, fact, with_saved_memory(fact.config, ""))
+        if saved.endswith(_SUSPENDED):
+            directory.remove(saved)
+
+
+def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
+    """Make what a VM lacks to start: UEFI variables, and deltas above disks that are frozen."""
+    if config.firmware == "efi" and not directory.exists(nvram_name(config)):
+        directory.make(nvram_name(config), [(0, _variables(config))])
+    specs = tuple(
+        replace(disk, file_name=directory.make_delta(disk))
+        if _is_frozen(directory, disk.file_name)
+        else disk
+        for disk in config.disks
+    )
+    return replace(config, disks=specs)
+
+
+def _variables(config: VmConfig) -> bytes:
+    extra = {name.lower(): value for name, value in config.extra}
+    path = _UEFI_VARIABLES[secure_boot(extra)]
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HostError(
+            f"this host has no UEFI firmware: {error.strerror}",
+            code="firmware-missing",
+            component=config.name,
+            remedy="Build the image with the Debian package ovmf installed.",
+        ) from error
+
+
+def _is_frozen(directory: VmDirectory, name: str) -> bool:
+    """Tell whether a disk is one that can be read only: it is written to a delta."""
+    if not name.lower().endswith(".vmdk"):
+        return False
+    try:
+        return disks.describe(directory.fd, name).create_type is CreateType.STREAM_OPTIMIZED
+    except CasemateError:
+        return False

@@ -1,0 +1,363 @@
+"""VMs come, change, are copied and go: their directories, .vmx files and disks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from casemate.calls import vms as c
+from casemate.calls.messages import TaskReply
+from casemate.errors import ArgumentError, HostError, StateError
+from casemate.formats import vmx
+from casemate.formats.vmdk import is_plain_name
+from casemate.formats.vmx import Vmx
+from casemate.kernel.accounts import Session
+from casemate.kernel.cells import blocks
+from casemate.kernel.cells.directory import VmDirectory, exists_already, make_directory
+from casemate.kernel.host import Handler
+from casemate.kernel.vmcontext import VmContext, file_name
+from casemate.kernel.vmfiles import destroy_files, owned_files
+from casemate.machine.facts import DiskSpec, NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.power import Operation, next_state
+from casemate.machine.vmconfig import vm_config, with_saved_memory
+from casemate.machine.vmxwrite import BASE_ENTRIES, generated_mac, vmx_of
+
+_UNUSUAL: Final = re.compile(r"[^A-Za-z0-9 ._()+@=,-]|^[. ]+|[. ]+$")
+_PLACE: Final = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] *([^\x00-\x1f]{0,255})")
+_COPIES: Final = 100
+# Characters of a VM's name that the names of its files begin with.
+_STEM_LIMIT: Final = 60
+_VMX: Final = ".vmx"
+
+
+class Vms:
+    """Handlers of the requests that make, change, copy and remove VMs."""
+
+    def __init__(self, context: VmContext) -> None:
+        self._context = context
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers by request."""
+        return {
+            c.CreateVm: self._create,
+            c.ReconfigureVm: self._reconfigure,
+            c.DestroyVm: self._destroy,
+            c.CloneVm: self._clone,
+        }
+
+    async def create(self, config: VmConfig, *, thin: bool) -> str:
+        """Make a VM and register it; on failure nothing of it stays. Returns its id."""
+        with contextlib.ExitStack() as undo:
+            path = await asyncio.to_thread(self._make, config, undo, thin=thin)
+            vm = self._context.inventory.register(path)
+            undo.pop_all()
+        return vm
+
+    async def _create(self, request: c.CreateVm, session: Session) -> TaskReply:
+        config = _complete(request.config)
+        _check(config)
+        return self._in_folder("createVm", session, lambda: self.create(config, thin=request.thin))
+
+    async def _clone(self, request: c.CloneVm, session: Session) -> TaskReply:
+        fact = self._context.demand(request.vm, Operation.CLONE)
+        _stem_of(request.name)
+
+        async def work(fact: VmFact) -> str:
+            with contextlib.ExitStack() as undo:
+                path = await asyncio.to_thread(self._copy, fact, request.name, undo)
+                vm = self._context.inventory.register(path)
+                undo.pop_all()
+            return vm
+
+        return self._context.start(fact, "clone", session, work)
+
+    async def _destroy(self, request: c.DestroyVm, session: Session) -> TaskReply:
+        fact = self._context.demand(request.vm, Operation.DESTROY)
+
+        async def work(fact: VmFact) -> str:
+            place = self._context.inventory.directory(fact)
+            shared = self._shared_files(fact)
+            self._context.inventory.unregister(fact.vm)
+            await asyncio.to_thread(destroy_files, place, fact, shared)
+            return ""
+
+        return self._context.start(fact, "destroy", session, work)
+
+    async def _reconfigure(self, request: c.ReconfigureVm, session: Session) -> TaskReply:
+        fact = self._context.inventory.vm(request.vm)
+        if fact.config != request.before:
+            raise _changed(fact)
+        config = replace(
+            request.config,
+            uuid=request.config.uuid or fact.config.uuid,
+            nics=_with_addresses(request.config, fact.config),
+        )
+        if _needs_rest(fact.config, config):
+            next_state(Operation.RECONFIGURE, fact.power, component=fact.config.name)
+        elif fact.power is PowerState.SUSPENDED and _grown(fact.config, config):
+            next_state(Operation.EXTEND_DISK, fact.power, component=fact.config.name)
+        _check(config)
+
+        async def work(fact: VmFact) -> str:
+            if fact.config != request.before:
+                raise _changed(fact)
+            await self._change(fact, config, request)
+            return ""
+
+        return self._context.start(fact, "reconfigure", session, work)
+
+    async def _change(self, fact: VmFact, config: VmConfig, request: c.ReconfigureVm) -> None:
+        """Make, extend and remove disks, and write the file between, so that it is never wrong."""
+        with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
+            disks = await asyncio.to_thread(_make_disks, directory, config, undo, thin=request.thin)
+            for spec, capacity in _grown(fact.config, config):
+                source = await asyncio.to_thread(directory.extend, spec, capacity)
+                if fact.power is PowerState.POWERED_ON:
+                    qmp = await self._context.cells.control(fact.vm, Operation.EXTEND_DISK)
+                    await blocks.grow(qmp, source, capacity)
+            kept = {disk.file_name for disk in disks}
+            gone = {disk.file_name for disk in fact.config.disks} - kept
+            fact = self._context.rewrite(directory, fact, replace(config, disks=disks))
+            undo.pop_all()
+            needed = owned_files(directory, fact) | self._shared_files(fact)
+            for name in gone & set(request.destroy):
+                for layer in tuple(directory.chain(name)):
+                    for part in set(directory.files_of(layer)) - needed:
+                        directory.remove(part)
+
+    def _make(self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool) -> str:
+        """Make directory, disks and file; ``undo`` gets what removes them. Returns the path."""
+        path = self._choose_place(config, undo)
+        config = replace(config, vmx_path=path)
+        with VmDirectory(self._context.inventory.resolve(path).parent) as directory:
+            if directory.exists(file_name(config)):
+                raise HostError(f"{path} exists already", code="host-eexist", component=path)
+            disks = _make_disks(directory, config, undo, thin=thin)
+            made = vmx_of(replace(config, disks=disks), Vmx(()))
+            undo.callback(_remove, directory.path, file_name(config))
+            directory.make(file_name(config), [(0, vmx.write(made))])
+        return path
+
+    def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack) -> str:
+        """Copy a VM's files; disks with deltas are copied with what lies below."""
+        datastore = fact.config.vmx_path.partition("]")[0] + "]"
+        config = replace(
+            with_saved_memory(fact.config, ""),
+            name=name,
+            uuid=_new_uuid(),
+            vmx_path=datastore,
+            nics=tuple(replace(nic, mac="") for nic in fact.config.nics),
+        )
+        config = replace(config, nics=_with_addresses(config, config))
+        path = self._choose_place(config, undo)
+        config = replace(config, vmx_path=path)
+        with (
+            self._context.open(fact) as source,
+            VmDirectory(self._context.inventory.resolve(path).parent) as target,
+        ):
+            files = owned_files(source, replace(fact, snapshots=()), media=True)
+            own = file_name(fact.config)
+            skipped = {own, own.removesuffix(_VMX) + ".vmsd", own.removesuffix(_VMX) + ".nvram"}
+            for part in sorted(files - skipped):
+                if source.exists(part):
+                    undo.callback(_remove, target.path, part)
+                    source.copy(part, target, part)
+            nvram = own.removesuffix(_VMX) + ".nvram"
+            if source.exists(nvram):
+                undo.callback(_remove, target.path, _stem(config) + ".nvram")
+                source.copy(nvram, target, _stem(config) + ".nvram")
+            made = vmx_of(config, self._context.read_vmx(source, fact))
+            undo.callback(_remove, target.path, file_name(config))
+            target.make(file_name(config), [(0, vmx.write(made))])
+        return path
+
+    def _choose_place(self, config: VmConfig, undo: contextlib.ExitStack) -> str:
+        """Return the path of a new .vmx, whose directory is made if there is none."""
+        resolve = self._context.inventory.resolve
+        found = _PLACE.fullmatch(config.vmx_path)
+        if found is None:
+            raise ArgumentError(
+                f"{config.vmx_path[:80]!r} is not a datastore path", argument="files.vmPathName"
+            )
+        datastore, rest = found.groups()
+        if not resolve(f"[{datastore}] x").parent.is_dir():
+            raise ArgumentError(f"there is no datastore {datastore!r}", argument="files.vmPathName")
+        if rest.endswith(_VMX):
+            parent = resolve(f"[{datastore}] {rest}").parent
+            with contextlib.suppress(HostError):
+                make_directory(parent)
+                undo.callback(_remove_directory, parent)
+            return f"[{datastore}] {rest}"
+        wanted = rest.strip("/") or _stem_of(config.name)
+        for number in range(_COPIES):
+            folder = f"{wanted}_{number}" if number else wanted
+            place = resolve(f"[{datastore}] {folder}")
+            try:
+                make_directory(place)
+            except HostError as error:
+                if not exists_already(error):
+                    raise
+                continue
+            undo.callback(_remove_directory, place)
+            return f"[{datastore}] {folder}/{_stem_of(config.name)}{_VMX}"
+        raise HostError(f"{wanted} exists already", code="host-eexist", component=wanted)
+
+    def _shared_files(self, fact: VmFact) -> set[str]:
+        """Return the files in a VM's directory that belong to other VMs too."""
+        place = self._context.inventory.directory(fact)
+        found: set[str] = set()
+        for other in self._context.inventory.vms():
+            if other.vm != fact.vm and self._context.inventory.directory(other) == place:
+                with self._context.open(other) as directory:
+                    found |= owned_files(directory, other, media=True)
+        return found
+
+    def _in_folder(
+        self, operation: str, session: Session, work: Callable[[], Awaitable[str]]
+    ) -> TaskReply:
+        task = self._context.tasks.start(
+            "ha-folder-vm", "Folder", operation, session.user, work, exclusive=False
+        )
+        return TaskReply(task)
+
+
+def _complete(config: VmConfig) -> VmConfig:
+    """Fill in what a new VM has whatever was asked for."""
+    given = {name.lower() for name, _ in config.extra}
+    base = tuple(entry for entry in BASE_ENTRIES if entry[0].lower() not in given)
+    config = replace(config, uuid=config.uuid or _new_uuid(), extra=(*base, *config.extra))
+    return replace(with_saved_memory(config, ""), nics=_with_addresses(config, config))
+
+
+def _check(config: VmConfig) -> None:
+    """Raise what is wrong with a configuration before any of it is made."""
+    slots = [(disk.controller, disk.unit) for disk in config.disks]
+    if len(set(slots)) != len(slots):
+        raise ArgumentError("two disks are in one slot", argument="deviceChange")
+    named = tuple(
+        disk if disk.file_name else replace(disk, file_name=f"new-{number}.{_suffix(disk)}")
+        for number, disk in enumerate(config.disks)
+    )
+    read = vm_config(vmx_of(replace(config, disks=named), Vmx(())), config.vmx_path)
+    if len(read.disks) != len(config.disks):
+        raise ArgumentError("a disk is in a slot that there is not", argument="deviceChange")
+    for disk in config.disks:
+        if not disk.file_name and disk.kind != "disk":
+            raise ArgumentError("only disks are made", argument="deviceChange")
+
+
+def _needs_rest(before: VmConfig, after: VmConfig) -> bool:
+    """Tell whether a change is of the hardware that a running guest sees."""
+
+    def hardware(config: VmConfig) -> VmConfig:
+        disks = tuple(replace(disk, capacity=0) for disk in config.disks)
+        return replace(
+            config,
+            name="",
+            annotation="",
+            disks=disks,
+            cpu_allocation=before.cpu_allocation,
+            memory_allocation=before.memory_allocation,
+            extra=(),
+        )
+
+    return hardware(before) != hardware(after)
+
+
+def _grown(before: VmConfig, after: VmConfig) -> tuple[tuple[DiskSpec, int], ...]:
+    """Return the disks whose capacity changes, with the new one; extending refuses to shrink."""
+    sizes = {disk.file_name: disk.capacity for disk in after.disks if disk.file_name}
+    return tuple(
+        (disk, capacity)
+        for disk in before.disks
+        if (capacity := sizes.get(disk.file_name, 0)) and capacity != disk.capacity
+    )
+
+
+def _make_disks(
+    directory: VmDirectory, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool
+) -> tuple[DiskSpec, ...]:
+    """Make the disks that have no file yet, and return all of them with their files."""
+    made = []
+    for disk in config.disks:
+        if disk.file_name:
+            made.append(disk)
+            continue
+        name = _free_name(directory, _stem(config), _suffix(disk))
+        directory.make_disk(name, disk, thin=thin)
+        for part in directory.files_of(name):
+            undo.callback(_remove, directory.path, part)
+        made.append(replace(disk, file_name=name))
+    return tuple(made)
+
+
+def _free_name(directory: VmDirectory, beginning: str, suffix: str) -> str:
+    for number in range(_COPIES):
+        name = f"{beginning}_{number}.{suffix}" if number else f"{beginning}.{suffix}"
+        flat = f"{name.removesuffix('.vmdk')}-flat.vmdk"
+        if not directory.exists(name) and not directory.exists(flat):
+            return name
+    raise HostError(f"no free name for a disk of {beginning}", code="disk-names")
+
+
+def _suffix(disk: DiskSpec) -> str:
+    return "qcow2" if disk.format == "qcow2" else "vmdk"
+
+
+def _with_addresses(config: VmConfig, before: VmConfig) -> tuple[NicSpec, ...]:
+    """Give every network card an address that none of the VM's has."""
+    taken = {nic.mac for nic in (*config.nics, *before.nics)}
+    made = []
+    number = 0
+    for nic in config.nics:
+        mac = nic.mac
+        while not mac:
+            candidate = generated_mac(config.uuid or before.uuid or _new_uuid(), number)
+            number += 1
+            mac = "" if candidate in taken else candidate
+        taken.add(mac)
+        made.append(replace(nic, mac=mac))
+    return tuple(made)
+
+
+def _stem_of(name: str) -> str:
+    """Turn a VM's name into the beginning of the names of its files."""
+    made = _UNUSUAL.sub("_", name)[:_STEM_LIMIT]
+    if not is_plain_name(made):
+        raise ArgumentError(f"{name[:80]!r} is not the name of a VM", argument="name")
+    return made
+
+
+def _stem(config: VmConfig) -> str:
+    return file_name(config).removesuffix(_VMX)
+
+
+def _new_uuid() -> str:
+    """Return a random UUID that begins as VMware's do (``VM`` in ASCII, shifted)."""
+    return "564d" + str(uuid.uuid4())[4:]
+
+
+def _remove(place: Path, name: str) -> None:
+    """Remove a file of a directory, on the way back from a failure."""
+    with contextlib.suppress(HostError), VmDirectory(place) as directory:
+        directory.remove(name)
+
+
+def _remove_directory(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        place.rmdir()
+
+
+def _changed(fact: VmFact) -> StateError:
+    return StateError(
+        f"{fact.config.name} was changed meanwhile",
+        code="changed",
+        component=fact.config.name,
+        remedy="Read its configuration again, then repeat the change.",
+    )

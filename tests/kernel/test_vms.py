@@ -1,0 +1,257 @@
+"""VMs are made, changed, copied and destroyed; what is not theirs is never touched."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from casemate.calls import messages as m
+from casemate.calls import vms as c
+from casemate.errors import ArgumentError, CasemateError, PowerStateError, StateError
+from casemate.machine.facts import NicSpec, PowerState
+
+from .vmbench import BOOT_SECTOR, MIB, Host, RefusedTaskError, config, disk
+
+pytestmark = pytest.mark.host
+
+
+async def make(host: Host, name: str = "one", **changes) -> str:
+    vm = await host.ask(c.CreateVm("", config(name, **changes)))
+    fact = host.vm(vm)
+    if fact.config.disks and not fact.config.disks[0].file_name.endswith("qcow2"):
+        flat = host.inventory.directory(fact) / f"{fact.config.disks[0].file_name[:-5]}-flat.vmdk"
+        with flat.open("r+b") as stream:
+            stream.write(BOOT_SECTOR)
+    return vm
+
+
+async def printed(host: Host, vm: str, text: bytes = b"ok\n") -> None:
+    for _ in range(600):
+        if text in host.console(vm):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{host.console(vm)!r} does not hold {text!r}")
+
+
+def test_a_vm_is_made_runs_and_is_destroyed_with_its_files(on):
+    async def body(host: Host) -> None:
+        nics = (NicSpec("", "VM Network", "vmxnet3"), NicSpec("", "VM Network", "e1000"))
+        vm = await make(host, "web: 1/2", nics=nics)
+        fact = host.vm(vm)
+        assert fact.config.vmx_path == "[datastore1] web_ 1_2/web_ 1_2.vmx"
+        assert fact.config.uuid.startswith("564d")
+        assert fact.config.disks[0].capacity == 8 * MIB
+        assert len({nic.mac for nic in fact.config.nics}) == 2
+        names = ["web_ 1_2-flat.vmdk", "web_ 1_2.vmdk", "web_ 1_2.vmx"]
+        assert host.files("web_ 1_2") == names
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        with pytest.raises(PowerStateError):
+            await host.ask(c.DestroyVm("", vm))
+        await host.ask(m.PowerOff("", vm))
+        await host.ask(c.DestroyVm("", vm))
+        assert host.inventory.vms() == ()
+        assert list(host.datastore.iterdir()) == []
+
+    on(body)
+
+
+def test_two_vms_of_one_name_get_two_directories(on):
+    async def body(host: Host) -> None:
+        first, second = await asyncio.gather(make(host), make(host))
+        paths = {host.vm(vm).config.vmx_path for vm in (first, second)}
+        assert paths == {"[datastore1] one/one.vmx", "[datastore1] one_1/one.vmx"}
+
+    on(body)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vmx_path": "[datastore2]"},
+        {"vmx_path": "[datastore1] ../out/x.vmx"},
+        {"vmx_path": "/etc/x.vmx"},
+        {"name": ""},
+        {"memory_mib": 3},
+        {"disks": (disk(), disk())},
+        {"disks": (disk(capacity=1),)},
+        {"disks": (disk(capacity=63 << 40),)},
+        {"disks": (disk(controller="scsi9"),)},
+        {"disks": (disk(file_name="../../casemate.db"),)},
+        {"disks": (disk(kind="cdrom"),)},
+        {"firmware": "coreboot"},
+    ],
+)
+def test_a_vm_that_cannot_be_leaves_nothing_behind(on, changes):
+    async def body(host: Host) -> None:
+        with pytest.raises((CasemateError, RefusedTaskError)):
+            await host.ask(c.CreateVm("", config(**changes)))
+        assert list(host.datastore.iterdir()) == []
+        assert host.inventory.vms() == ()
+
+    on(body)
+
+
+def test_what_is_not_the_vm_s_own_stays_when_it_is_destroyed(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        place = host.datastore / "one"
+        (place / "notes.txt").write_text("mine")
+        outside = host.place / "outside"
+        outside.write_text("secret")
+        flat = place / "one-flat.vmdk"
+        flat.unlink()
+        flat.symlink_to(outside)
+        shared = (place / "one.vmx").read_text().replace("one", "two").replace("two.vmdk", "s.vmdk")
+        shared = shared.replace(host.vm(vm).config.uuid.replace("-", "")[-2:] + '"', '00"')
+        (place / "two.vmx").write_text(shared)
+        (place / "s.vmdk").write_text((place / "one.vmdk").read_text())
+        host.inventory.register("[datastore1] one/two.vmx")
+        await host.ask(c.DestroyVm("", vm))
+        assert outside.read_text() == "secret"
+        assert {"notes.txt", "two.vmx", "s.vmdk"} <= set(host.files("one"))
+
+    on(body)
+
+
+def test_hardware_changes_while_off_and_disks_come_grow_and_go(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        before = host.vm(vm).config
+        wanted = replace(
+            before,
+            name="renamed",
+            cpus=2,
+            memory_mib=32,
+            annotation="two\nlines",
+            disks=(
+                replace(before.disks[0], capacity=16 * MIB),
+                disk(controller="scsi0", unit=1),
+                disk(controller="sata0", unit=0, format="qcow2", capacity=1 << 30),
+            ),
+            extra=(*before.extra, ("scsi0.virtualDev", "pvscsi"), ("guestinfo.a", "b")),
+        )
+        await host.ask(c.ReconfigureVm("", vm, before, wanted))
+        after = host.vm(vm).config
+        assert (after.name, after.cpus, after.memory_mib) == ("renamed", 2, 32)
+        assert after.annotation == "two\nlines"
+        sizes = {spec.file_name: spec.capacity for spec in after.disks}
+        assert sizes == {"one.vmdk": 16 * MIB, "one_1.vmdk": 8 * MIB, "one.qcow2": 1 << 30}
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        await host.ask(m.PowerOff("", vm))
+        with pytest.raises(StateError, match="changed meanwhile"):
+            await host.ask(c.ReconfigureVm("", vm, before, before))
+        fewer = replace(after, disks=after.disks[:1])
+        await host.ask(c.ReconfigureVm("", vm, after, fewer, destroy=("one_1.vmdk",)))
+        assert {"one_1.vmdk", "one_1-flat.vmdk"}.isdisjoint(host.files("one"))
+        assert "one.qcow2" in host.files("one")
+
+    on(body)
+
+
+def test_a_running_guest_gets_a_larger_disk_and_no_other_hardware(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        await host.ask(m.PowerOn("", vm))
+        before = host.vm(vm).config
+        larger = replace(before, disks=(replace(before.disks[0], capacity=12 * MIB),))
+        await host.ask(c.ReconfigureVm("", vm, before, larger))
+        assert host.vm(vm).config.disks[0].capacity == 12 * MIB
+        assert (host.datastore / "one/one-flat.vmdk").stat().st_size == 12 * MIB
+        renamed = replace(host.vm(vm).config, name="x", annotation="y")
+        await host.ask(c.ReconfigureVm("", vm, host.vm(vm).config, renamed))
+        assert host.vm(vm).config.name == "x"
+        assert host.vm(vm).power is PowerState.POWERED_ON
+        with pytest.raises(PowerStateError):
+            await host.ask(c.ReconfigureVm("", vm, renamed, replace(renamed, cpus=2)))
+        smaller = replace(renamed, disks=(replace(renamed.disks[0], capacity=4 * MIB),))
+        with pytest.raises(RefusedTaskError, match="cannot get"):
+            await host.ask(c.ReconfigureVm("", vm, host.vm(vm).config, smaller))
+
+    on(body)
+
+
+def test_a_clone_has_the_same_disk_and_its_own_identity(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, nics=(NicSpec("", "VM Network", "e1000"),))
+        copy = await host.ask(c.CloneVm("", vm, "two"))
+        one, two = host.vm(vm).config, host.vm(copy).config
+        assert (two.name, two.vmx_path) == ("two", "[datastore1] two/two.vmx")
+        assert one.uuid != two.uuid
+        assert one.nics[0].mac != two.nics[0].mac
+        flat = "one-flat.vmdk"
+        originals = (host.datastore / "one" / flat).read_bytes()
+        assert (host.datastore / "two" / flat).read_bytes() == originals
+        await host.ask(m.PowerOn("", copy))
+        await printed(host, copy)
+        with pytest.raises(ArgumentError):
+            await host.ask(c.CloneVm("", vm, ""))
+
+    on(body)
+
+
+def test_a_suspended_guest_goes_on_where_it_was(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        await host.ask(c.SuspendVm("", vm))
+        assert host.vm(vm).power is PowerState.SUSPENDED
+        assert [name for name in host.files("one") if name.endswith(".vmss")] != []
+        lines = host.console(vm).count(b"ok\n")
+        host.inventory.reread(vm)
+        assert host.vm(vm).power is PowerState.SUSPENDED
+        await host.ask(m.PowerOn("", vm))
+        assert host.vm(vm).power is PowerState.POWERED_ON
+        assert await host.cells.status(vm) == "running"
+        assert host.console(vm).count(b"ok\n") == lines
+        assert [name for name in host.files("one") if name.endswith(".vmss")] == []
+
+    on(body)
+
+
+def test_powering_off_a_suspended_vm_discards_its_memory(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        await host.ask(m.PowerOn("", vm))
+        await host.ask(c.SuspendVm("", vm))
+        with pytest.raises(PowerStateError):
+            await host.ask(c.CloneVm("", vm, "two"))
+        await host.ask(m.PowerOff("", vm))
+        assert host.vm(vm).power is PowerState.POWERED_OFF
+        assert host.files("one") == ["one-flat.vmdk", "one.vmdk", "one.vmx"]
+
+    on(body)
+
+
+def test_a_saved_memory_that_was_damaged_is_named_and_the_vm_stays_suspended(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        await host.ask(m.PowerOn("", vm))
+        await host.ask(c.SuspendVm("", vm))
+        (saved,) = (host.datastore / "one").glob("*.vmss")
+        saved.write_bytes(b"QEVM" + bytes(4096))
+        with pytest.raises(RefusedTaskError):
+            await host.ask(m.PowerOn("", vm))
+        assert host.vm(vm).power is PowerState.SUSPENDED
+        assert host.cells.running() == ()
+        await host.ask(c.DestroyVm("", vm))
+        assert list(host.datastore.iterdir()) == []
+
+    on(body)
+
+
+def test_a_uefi_machine_has_its_own_variables(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, firmware="efi")
+        await host.ask(m.PowerOn("", vm))
+        assert await host.cells.status(vm) == "running"
+        assert "one.nvram" in host.files("one")
+        await host.ask(m.PowerOff("", vm))
+        await host.ask(c.DestroyVm("", vm))
+        assert list(host.datastore.iterdir()) == []
+
+    on(body)

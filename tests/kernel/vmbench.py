@@ -1,0 +1,151 @@
+"""A kernel's rooms for VMs on this machine's own root, driven by requests as the socket would."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from casemate.calls.messages import Empty, TaskReply
+from casemate.errors import CasemateError
+from casemate.kernel.accounts import LOCAL_ROOT
+from casemate.kernel.cells.cell import CellExit
+from casemate.kernel.cells.cgroups import detect
+from casemate.kernel.cells.manager import Cells
+from casemate.kernel.cells.probe import Accelerator
+from casemate.kernel.inventory import Inventory
+from casemate.kernel.store import Store
+from casemate.kernel.stream import FactStream
+from casemate.kernel.tasks import Tasks
+from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vmpower import VmPower
+from casemate.kernel.vms import Vms
+from casemate.machine.facts import DiskSpec, TaskFact, TaskState, VmConfig, VmFact
+from casemate.machine.vmconfig import resting_state
+
+UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+MIB = 1 << 20
+# Real mode: print "ok" on the first serial port, then halt with interrupts on, again and again.
+BOOT_CODE = bytes.fromhex("ba f8 03 b0 6f ee b0 6b ee b0 0a ee fb f4 eb fc")
+BOOT_SECTOR = BOOT_CODE.ljust(510, b"\0") + b"\x55\xaa"
+
+
+class RefusedTaskError(Exception):
+    """A task ended in a fault."""
+
+    def __init__(self, fact: TaskFact) -> None:
+        assert fact.error is not None
+        super().__init__(f"{fact.error.code}: {fact.error.reason}")
+        self.fault = fact.error
+
+
+class Host:
+    """A host of VMs without boot, TPM and sockets."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.volumes = place / "volumes"
+        self.datastore = self.volumes / "datastore1"
+        self.datastore.mkdir(parents=True)
+        self.stream = FactStream()
+        self.home_id = uuid4().hex[:8]
+        self.cgroups = detect(self.home_id)
+
+    @asynccontextmanager
+    async def up(self) -> AsyncIterator[Host]:
+        self.store = Store(self.place / "casemate.db")
+        self.inventory = Inventory(self.store, self.stream, self.volumes, UUID)
+        self.inventory.publish_all(1000, 1000)
+        self.cells = Cells(
+            self.place / "run",
+            Path("/"),
+            self.cgroups,
+            Accelerator("tcg", "test"),
+            self._exited,
+        )
+        self.tasks = Tasks(self.stream, time.time)
+        context = VmContext(self.inventory, self.cells, self.tasks, self.store, time.time)
+        self.power = VmPower(context)
+        self.handlers: dict[type, Any] = {**self.power.handlers(), **Vms(context).handlers()}
+        try:
+            yield self
+        finally:
+            await self.tasks.drain()
+            await self.cells.close(stop=True)
+            self.store.close()
+
+    async def ask(self, request: Any) -> str:
+        """Send a request and wait for its task; returns the task's result."""
+        reply = await self.handlers[type(request)](request, LOCAL_ROOT)
+        if isinstance(reply, Empty):
+            return ""
+        assert isinstance(reply, TaskReply)
+        while True:
+            (fact,) = [
+                fact
+                for fact in self.stream.facts()
+                if isinstance(fact, TaskFact) and fact.task == reply.task
+            ]
+            if fact.state is TaskState.SUCCESS:
+                return fact.result
+            if fact.state is TaskState.ERROR:
+                raise RefusedTaskError(fact)
+            await asyncio.sleep(0.01)
+
+    def vm(self, vm: str) -> VmFact:
+        return self.inventory.vm(vm)
+
+    def files(self, name: str) -> list[str]:
+        place = self.datastore / name
+        return sorted(entry.name for entry in place.iterdir()) if place.exists() else []
+
+    def console(self, vm: str) -> bytes:
+        log = self.cells.console_log(vm)
+        return log.read_bytes() if log.exists() else b""
+
+    def left_behind(self) -> list[str]:
+        cells = self.place / "run" / "cells"
+        found = [str(path) for path in cells.iterdir()] if cells.exists() else []
+        found += sorted(self.cgroups.names())
+        mounts = Path("/proc/self/mountinfo").read_text()
+        return found + [line for line in mounts.splitlines() if str(self.place) in line]
+
+    def _exited(self, info: CellExit) -> None:
+        try:
+            fact = self.inventory.vm(info.vm)
+        except CasemateError:
+            return
+        self.inventory.update(
+            VmFact(
+                vm=fact.vm,
+                config=fact.config,
+                power=resting_state(fact.config),
+                pool=fact.pool,
+                datastore=fact.datastore,
+                snapshots=fact.snapshots,
+                current_snapshot=fact.current_snapshot,
+            )
+        )
+
+
+def disk(capacity: int = 8 * MIB, controller: str = "ide0", unit: int = 0, **more: Any) -> DiskSpec:
+    fields = {"file_name": "", "kind": "disk", "format": "vmdk", **more}
+    return DiskSpec(capacity=capacity, controller=controller, unit=unit, **fields)
+
+
+def config(name: str = "one", **changes: Any) -> VmConfig:
+    fields: dict[str, Any] = {
+        "name": name,
+        "uuid": "",
+        "vmx_path": "[datastore1]",
+        "guest_id": "otherguest",
+        "cpus": 1,
+        "memory_mib": 16,
+        "firmware": "bios",
+        "disks": (disk(),),
+    }
+    return VmConfig(**{**fields, **changes})
