@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casemate.errors import AppraisalError, CasemateError, FormatError, TpmError
+from casemate.errors import AppraisalError, CasemateError, FormatError, SignatureError, TpmError
 from casemate.formats.tpm import ENTROPY_SIZE, Attributes, write_public
 from casemate.formats.tpm.public import AK_ATTRIBUTES
 from casemate.policy.tpmidentity import (
@@ -33,7 +33,7 @@ CLAIM = HOST.claim()
 
 
 def refusal(claim: Claim, roots: tuple[x509.Certificate, ...] = ROOTS) -> str:
-    with pytest.raises(AppraisalError) as caught:
+    with pytest.raises((AppraisalError, SignatureError)) as caught:
         check_identity(claim, roots, NOW)
     assert caught.value.remedy
     return caught.value.code
@@ -50,7 +50,7 @@ def test_a_genuine_tpm_is_known_by_its_ek() -> None:
 
 def test_an_ek_certificate_by_a_stranger_of_the_same_name_is_refused() -> None:
     forged = ek_certificate(HOST.ek, issue("TPM maker", authority=True))
-    assert refusal(replace(HOST.claim(), ek_certificate=forged)) == "ek-untrusted"
+    assert refusal(replace(HOST.claim(), ek_certificate=forged)) == "ek-signature"
 
 
 def test_a_pinned_certificate_that_is_no_ca_vouches_for_nothing() -> None:

@@ -108,7 +108,7 @@ def test_another_image_is_found(home: Path, serve: Callable[[Respond], int]) -> 
 def test_a_tpm_of_an_unknown_maker_is_refused(home: Path, serve: Callable[[Respond], int]) -> None:
     class Stranger(HonestHost):
         def identity(self) -> IdentityReply:
-            forged = ek_certificate(self.host.ek, issue("TPM maker", authority=True))
+            forged = ek_certificate(self.host.ek, issue("Unknown maker", authority=True))
             return replace(super().identity(), ek_certificate=forged)
 
     assert ask(home, serve(Stranger(SmallHost()))) == (Verdict.UNTRUSTED, ["ek-untrusted"])

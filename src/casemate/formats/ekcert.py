@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from casemate.errors import FormatError, LimitError, SignatureError
 from casemate.formats import der
 from casemate.formats.der import Tlv, oid_text, read_tlv, write_tlv
+from casemate.formats.text import escape
 
 MAX_SIZE: Final = 16 << 10
 """Bytes of what an NV index holds; certificates have 700 to 2,000."""
@@ -118,6 +119,15 @@ class LenientCertificate:
     def fingerprint(self) -> str:
         """SHA-256 of the certificate, hexadecimal."""
         return hashlib.sha256(self.raw).hexdigest()
+
+
+def name_text(name: bytes) -> str:
+    """Return the values in a distinguished name (DER), printable, joined by commas."""
+    values: list[str] = []
+    for group in read_tlv(name).expect(der.SEQUENCE).items():
+        for pair in group.expect(der.SET).items():
+            values += (item.content.decode("utf-8", "replace") for item in pair.items()[1:])
+    return escape(", ".join(values))
 
 
 def normalise(data: bytes) -> bytes:

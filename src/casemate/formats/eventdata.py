@@ -19,6 +19,7 @@ from casemate.formats.algorithms import digest
 from casemate.formats.certificates import load_certificate
 from casemate.formats.eventlog import SPEC_ID_SIGNATURE, STARTUP_LOCALITY_SIGNATURE, Event
 from casemate.formats.reader import Reader
+from casemate.formats.sipa import check_nesting, is_sipa
 from casemate.formats.tagged import TAG_NAMES, TaggedEvent, parse_tagged
 from casemate.formats.text import escape
 
@@ -201,7 +202,10 @@ def check_structure(event: Event) -> None:
 
     Raises:
         FormatError: ``event-data``.
+        LimitError: ``depth-limit``: events of Windows nested without end.
     """
+    if event.type == ev.EV_EVENT_TAG and is_sipa(event.data):
+        check_nesting(event.data)
     if event.type not in _STRUCTURED:
         return
     payload = decode(event)

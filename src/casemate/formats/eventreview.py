@@ -20,8 +20,8 @@ def review(log: EventLog) -> tuple[Finding, ...]:
     """Return what is wrong, in log order, at most ``MAX_FINDINGS``.
 
     Codes: ``event-data`` (data that its digest contradicts, or that is not what the type
-    promises), ``firmware-error`` (an error separator), ``bank-incomplete``,
-    ``no-action-digest`` (EV_NO_ACTION with a digest; it is ignored).
+    promises), ``depth-limit`` (nested without end), ``firmware-error`` (an error separator),
+    ``bank-incomplete``, ``no-action-digest`` (EV_NO_ACTION with a digest; it is ignored).
     """
     findings: list[Finding] = []
     for finding in _findings(log):
@@ -57,7 +57,7 @@ def _event_findings(event: Event, component: str, banks: tuple[str, ...]) -> Ite
     try:
         check_structure(event)
     except FormatError as error:
-        yield Finding("event-data", component, f"{where}: {error.reason}.", remedy)
+        yield Finding(error.code, component, f"{where}: {error.reason}.", remedy)
     if is_firmware_error(event):
         yield Finding(
             "firmware-error",

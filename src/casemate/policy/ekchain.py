@@ -107,7 +107,7 @@ def check_ek_certificate(
                 component=COMPONENT,
                 remedy="Do not trust this TPM; ask its maker why.",
             )
-        if not one.not_before <= now <= one.not_after:
+        if not one.not_before <= now <= one.not_after and not warnings:
             warnings.append(
                 _finding(
                     "ek-expired",
@@ -170,7 +170,7 @@ def _path(
     for _ in range(MAX_DEPTH + 1):
         found: LenientCertificate | None = None
         for issuer in (*roots, *helpers):
-            if issuer.subject != current.issuer or issuer.raw == current.raw:
+            if not issuer.is_ca or issuer.subject != current.issuer or issuer == current:
                 continue
             try:
                 verify_issued_by(current, issuer)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from functools import lru_cache
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 
 from casemate.errors import AppraisalError, Finding, FormatError
 from casemate.formats.certificates import load_certificate
+from casemate.formats.ekcert import EK_USAGE as EK_USAGE_OID
+from casemate.formats.ekcert import LenientCertificate, name_text, parse_lenient
 from casemate.formats.tpm import (
     Credential,
     Public,
@@ -21,16 +23,11 @@ from casemate.formats.tpm import (
     make_credential,
     parse_public,
 )
-from casemate.policy.trust import subject_of
+from casemate.policy.ekchain import EkStore, check_ek_certificate
 
 COMPONENT = "TPM"
-CERTIFICATE_LIMIT = 16 << 10
-"""Bytes of an EK certificate; real ones have 700 to 2,000."""
-
-EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
+EK_USAGE = x509.ObjectIdentifier(EK_USAGE_OID)
 """tcg-kp-EKCertificate: TCG EK Credential Profile 2.5, 3.2.16."""
-
-E = TypeVar("E", bound=x509.ExtensionType)
 
 SECRET_SIZE = 32
 """Bytes of the secret in a challenge: the digest size of every EK template in use."""
@@ -77,35 +74,46 @@ def load_ek_roots(files: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
     return tuple(roots)
 
 
-def check_identity(claim: Claim, roots: Sequence[x509.Certificate], now: datetime) -> TpmIdentity:
+def check_identity(
+    claim: Claim, roots: Sequence[x509.Certificate | LenientCertificate], now: datetime
+) -> TpmIdentity:
     """Step 1: the EK is one that a pinned authority vouches for, and the AK is fit to attest.
 
     Every pinned certificate is trusted to issue EK certificates. Expiry is a warning only: a TPM
     lives longer than its certificate says.
 
     Raises:
-        AppraisalError: ``ek-missing``, ``ek-untrusted``, ``ek-profile``, ``ek-mismatch``,
-            ``ak-attributes``, ``weak-key``, ``weak-alg``.
+        AppraisalError: ``ek-missing``, ``ak-attributes``, ``weak-key``, ``weak-alg``, and as
+            ``check_ek_certificate`` says.
+        SignatureError: ``ek-signature``.
         FormatError: certificate or key are malformed.
     """
-    certificate = _load(claim.ek_certificate)
-    _check_profile(certificate)
-    issuer = _issuer(certificate, roots)
-    ek, ak = parse_public(claim.ek_public), parse_public(claim.ak_public)
-    spki = _spki(ek)
-    if spki != certificate.public_key().public_bytes(*_SPKI):
+    if not claim.ek_certificate:
         raise AppraisalError(
-            "the EK is not the key in the EK certificate",
-            code="ek-mismatch",
+            "the TPM has no EK certificate",
+            code="ek-missing",
             component=COMPONENT,
-            remedy="Clear the TPM and restart the host; a swapped board needs a new enrolment.",
+            remedy="Use a TPM with an RSA 2048 EK certificate, or let casemate up make one.",
         )
+    ek, ak = parse_public(claim.ek_public), parse_public(claim.ak_public)
+    store = EkStore(tuple(map(_lenient, roots)))
+    verdict = check_ek_certificate(claim.ek_certificate, store, now, ek=ek.crypto_key())
     check_attestation_key(ak)
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(spki)
-    return TpmIdentity(
-        ek, ak, digest.finalize().hex(), subject_of(issuer), _validity(certificate, now)
-    )
+    issuer = name_text(verdict.root.subject) if verdict.root else ""
+    fingerprint = hashlib.sha256(ek.crypto_key().public_bytes(*_SPKI)).hexdigest()
+    return TpmIdentity(ek, ak, fingerprint, issuer, verdict.warnings)
+
+
+def _lenient(root: x509.Certificate | LenientCertificate) -> LenientCertificate:
+    if isinstance(root, LenientCertificate):
+        return root
+    return _parsed(root.public_bytes(serialization.Encoding.DER))
+
+
+@lru_cache(maxsize=256)
+def _parsed(der: bytes) -> LenientCertificate:
+    """Read a pinned root once: it is asked for in every round."""
+    return parse_lenient(der)
 
 
 def make_challenge(identity: TpmIdentity, secret: bytes, entropy: bytes) -> Credential:
@@ -125,74 +133,3 @@ def check_activation(answer: bytes, secret: bytes) -> None:
 
 
 _SPKI = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _load(data: bytes) -> x509.Certificate:
-    if not data:
-        raise AppraisalError(
-            "the TPM has no EK certificate",
-            code="ek-missing",
-            component=COMPONENT,
-            remedy="Use a TPM with an RSA 2048 EK certificate, or let casemate up make one.",
-        )
-    if len(data) > CERTIFICATE_LIMIT:
-        raise FormatError(f"an EK certificate of {len(data)} bytes", component=COMPONENT)
-    return load_certificate(data, component=COMPONENT)
-
-
-def _check_profile(certificate: x509.Certificate) -> None:
-    usage = _extension(certificate, x509.ExtendedKeyUsage)
-    constraints = _extension(certificate, x509.BasicConstraints)
-    names = _extension(certificate, x509.SubjectAlternativeName)
-    for wrong, what in (
-        (usage is None or EK_USAGE not in usage, "is not marked as one"),
-        (constraints is not None and constraints.ca, "is a CA's"),
-        (names is None, "does not name its TPM"),
-    ):
-        if wrong:
-            raise AppraisalError(
-                f"the EK certificate {what}", code="ek-profile", component=COMPONENT
-            )
-
-
-def _extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _issuer(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> x509.Certificate:
-    for root in roots:
-        constraints = _extension(root, x509.BasicConstraints)
-        if constraints is None or not constraints.ca:
-            continue
-        try:
-            certificate.verify_directly_issued_by(root)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            continue
-        return root
-    raise AppraisalError(
-        f"no pinned authority issued the EK certificate of {certificate.issuer.rfc4514_string()}",
-        code="ek-untrusted",
-        component=COMPONENT,
-        remedy="If you trust the maker of this TPM, add its CA certificate to the EK roots.",
-    )
-
-
-def _spki(key: Public) -> bytes:
-    return key.crypto_key().public_bytes(*_SPKI)
-
-
-def _validity(certificate: x509.Certificate, now: datetime) -> tuple[Finding, ...]:
-    if certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        return ()
-    return (
-        Finding(
-            "ek-expired",
-            COMPONENT,
-            f"the EK certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d} "
-            f"to {certificate.not_valid_after_utc:%Y-%m-%d}",
-            "Check the clocks; the maker's certificate does not limit the life of the TPM.",
-        ),
-    )

@@ -15,7 +15,6 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509.oid import NameOID
 
 from casemate.formats.bootcfg import BootCfg, BootModule
 from casemate.formats.cms import sign_detached
@@ -50,6 +49,7 @@ from casemate.testing.faketpm import FakeTpm
 from casemate.testing.pki import NOW, Identity, issue, shared_pki
 from casemate.testing.softkeys import SoftEk, SoftKey
 
+TPM_MANUFACTURER: Final = x509.ObjectIdentifier("2.23.133.2.1")
 KERNEL: Final = "b.b00"
 PCRS: Final = STATIC_PCRS + DRTM_PCRS
 VIBS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
@@ -200,7 +200,7 @@ def ek_certificate(ek: SoftEk, maker: Identity | None = None) -> bytes:
             x509.SubjectAlternativeName(
                 [
                     x509.DirectoryName(
-                        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "id:12345678")])
+                        x509.Name([x509.NameAttribute(TPM_MANUFACTURER, "id:12345678")])
                     )
                 ]
             ),
