@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from casemate.calls import admin, messages, vms
+from casemate.calls import admin, messages, pools, statistics, vms
 
-REQUESTS: tuple[type, ...] = (*messages.REQUESTS, *admin.REQUESTS, *vms.REQUESTS)
+REQUESTS: tuple[type, ...] = (
+    *messages.REQUESTS,
+    *admin.REQUESTS,
+    *vms.REQUESTS,
+    *pools.REQUESTS,
+    *statistics.REQUESTS,
+)
 """The closed list: a request that is not here does not exist."""

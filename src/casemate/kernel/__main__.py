@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -16,12 +17,16 @@ from casemate import __version__
 from casemate.formats.bootcfg import BootState
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
+from casemate.kernel.ballooning import Balloons
 from casemate.kernel.boot.bank import write_states
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
-from casemate.kernel.cells.cgroups import detect
+from casemate.kernel.cells.cgroups import Cgroups, detect
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import probe_accelerator
+from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.decisions import Decisions
+from casemate.kernel.groups import Groups
 from casemate.kernel.hardware import Hardware, read_hardware
 from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
@@ -29,7 +34,12 @@ from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.logs import Logs
 from casemate.kernel.measurements import Measurements
+from casemate.kernel.metering import Meter
+from casemate.kernel.poolcalls import PoolCalls
+from casemate.kernel.pools import Pools, capacity_of
+from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.server import CallsServer
+from casemate.kernel.statistics import Statistics
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tpm.device import Tpm
@@ -37,6 +47,7 @@ from casemate.kernel.tpm.swtpm import socket_path
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import HostFact
+from casemate.machine.power import Operation
 
 _PROGRESS = 4
 _HOSTD_SECONDS = 30.0
@@ -78,6 +89,25 @@ def open_tpm(settings: Settings, home: Home) -> Tpm:
     return Tpm.hardware() if settings.own_machine else Tpm.embedded(socket_path(home))
 
 
+def resources(
+    kernel: Kernel, pools: Pools, inventory: Inventory, cgroups: Cgroups, boot_time: float
+) -> tuple[Scheduler, Statistics]:
+    """Put together what shares the hardware out, and what measures it."""
+
+    async def control(vm: str) -> Qmp:
+        return await kernel.cells.control(vm, Operation.RESET)
+
+    scheduler = Scheduler(
+        pools,
+        Groups(cgroups, os.cpu_count() or 1),
+        Meter(cgroups),
+        Balloons(control),
+        Decisions(time.time),
+        time.monotonic,
+    )
+    return scheduler, Statistics(inventory, pools, scheduler, control, time.time, boot_time)
+
+
 async def serve(settings: Settings, home: Home) -> None:
     """Serve until TERM; then power the VMs off and return."""
     progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
@@ -92,6 +122,10 @@ async def serve(settings: Settings, home: Home) -> None:
     cgroups = detect(settings.identifier)
     accelerator = await probing
     accounts = Accounts(store, time.time)
+    capacity = capacity_of(
+        hardware.cpu_mhz, hardware.threads, hardware.memory_size, accelerator.name
+    )
+    pools = Pools(store, stream, inventory, capacity)
     kernel = Kernel(
         store,
         stream,
@@ -99,9 +133,15 @@ async def serve(settings: Settings, home: Home) -> None:
         inventory,
         measurements,
         lambda on_exit: Cells(
-            home.run, Path("/"), cgroups, accelerator, on_exit, cpu_mhz=hardware.cpu_mhz
+            home.run,
+            Path("/"),
+            cgroups,
+            accelerator,
+            on_exit,
+            cpu_mhz=hardware.cpu_mhz,
+            admission=pools.starting,
         ),
-        About(settings.home, settings.api, settings.boot_time, hardware.cpu_mhz),
+        About(settings.home, settings.api, settings.boot_time),
         time.time,
     )
     stream.publish(
@@ -109,7 +149,10 @@ async def serve(settings: Settings, home: Home) -> None:
     )
     for component in measurements.components:
         stream.publish(component)
-    inventory.publish_all(hardware.cpu_mhz * hardware.cores, hardware.memory_size >> 20)
+    inventory.publish_all(capacity.cpu_mhz, capacity.memory >> 20)
+    scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
+    kernel.add(PoolCalls(pools, scheduler, inventory).handlers())
+    kernel.add(statistics.handlers())
     admin = Admin(store, stream, accounts, time.time)
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
@@ -118,9 +161,10 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.add(Vms(kernel.vms).handlers())
     kernel.add(Logs(store, home.log).handlers())
     await kernel.adopt()
+    pools.publish()
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
     await server.start(HOSTD_UID)
-    sampler = asyncio.ensure_future(kernel.sample())
+    loops = asyncio.gather(scheduler.run(), statistics.run())
     try:
         if not measurements.complete:
             await _complete(home, settings, stream, measurements, progress)
@@ -128,7 +172,7 @@ async def serve(settings: Settings, home: Home) -> None:
         _log.info("stopping")
         await kernel.stop()
     finally:
-        sampler.cancel()
+        loops.cancel()
         await server.stop()
         await measurements.close()
         store.close()

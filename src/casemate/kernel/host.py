@@ -15,11 +15,11 @@ from casemate import __version__
 from casemate.calls import messages as m
 from casemate.errors import (
     CasemateError,
+    Finding,
     NotAuthenticatedError,
 )
 from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
 from casemate.kernel.cells.cell import CellExit
-from casemate.kernel.cells.cgroups import Usage
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.measurements import Measurements
@@ -32,9 +32,6 @@ from casemate.machine.facts import PowerState, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import resting_state
 from casemate.policy.privileges import ANONYMOUS, demand
-
-SAMPLE_SECONDS = 20.0
-"""Between two looks at usage: ESXi's real-time interval."""
 
 LOGINS_AT_ONCE = 2
 """Password checks at once: each takes a core for tens of milliseconds and 64 MiB."""
@@ -50,7 +47,6 @@ class About:
     home: str
     api: str
     boot_time: float
-    cpu_mhz: int
 
 
 class Kernel:
@@ -73,12 +69,12 @@ class Kernel:
         self._inventory = inventory
         self._measurements = measurements
         self._cells = start_cells(self.exited)
-        self._used: dict[str, tuple[float, Usage]] = {}
         self._about = about
         self._clock = clock
         self._tasks = Tasks(stream, clock)
         self._check: Callable[[Session, str, object], None] = _by_role
         self._logins = asyncio.Semaphore(LOGINS_AT_ONCE)
+        self._watchers: list[Callable[[], tuple[Finding, ...]]] = []
         self._handlers: dict[type, Handler] = {
             m.Login: self._login,
             m.Logout: self._logout,
@@ -102,6 +98,10 @@ class Kernel:
     def govern(self, check: Callable[[Session, str, object], None]) -> None:
         """Decide about privileges by ``check(session, privilege, request)`` from now on."""
         self._check = check
+
+    def watch(self, findings: Callable[[], tuple[Finding, ...]]) -> None:
+        """Ask this for findings whenever somebody asks for the status."""
+        self._watchers.append(findings)
 
     def add(self, handlers: Mapping[type, Handler]) -> None:
         """Add the handlers of a topic: ``handler(request, session)``; no request has two.
@@ -135,14 +135,10 @@ class Kernel:
             self._inventory.update(running(fact, state))
             _log.info("VM %s (%s) adopted", state.vm, fact.config.name)
 
-    async def sample(self) -> None:
-        """Publish usage of running VMs and free space, for ever."""
-        while True:
-            await asyncio.sleep(SAMPLE_SECONDS)
-            self._inventory.refresh_datastores()
-            for fact in self._inventory.vms():
-                if fact.power is PowerState.POWERED_ON:
-                    self._sample(fact)
+    @property
+    def cells(self) -> Cells:
+        """The running VMs."""
+        return self._cells
 
     async def stop(self) -> None:
         """Power off every VM, asking the guests first; ends when all are off."""
@@ -240,7 +236,11 @@ class Kernel:
             boot_bank=record.bank,
             boot_time=self._about.boot_time,
             tpm=self._measurements.lost or "ok",
-            findings=(),
+            findings=tuple(
+                (found.code, found.component, found.reason, found.remedy)
+                for watcher in self._watchers
+                for found in watcher()
+            ),
             processes=tuple(
                 (fact.config.name, fact.pid, fact.domain)
                 for fact in self._inventory.vms()
@@ -260,7 +260,6 @@ class Kernel:
         return m.TaskReply(task)
 
     def _off(self, fact: VmFact) -> None:
-        self._used.pop(fact.vm, None)
         self._store.set_running(int(fact.vm), running=False)
         self._inventory.update(
             VmFact(
@@ -271,25 +270,6 @@ class Kernel:
                 datastore=fact.datastore,
                 snapshots=fact.snapshots,
                 current_snapshot=fact.current_snapshot,
-            )
-        )
-
-    def _sample(self, fact: VmFact) -> None:
-        try:
-            usage = self._cells.usage(fact.vm)
-        except CasemateError as error:
-            _log.warning("usage of VM %s cannot be read: %s", fact.vm, error.reason)
-            return
-        now = self._clock()
-        before, last = self._used.get(fact.vm, (now, usage))
-        self._used[fact.vm] = (now, usage)
-        share = (usage.cpu_seconds - last.cpu_seconds) / (now - before) if now > before else 0.0
-        self._inventory.update(
-            replace(
-                fact,
-                cpu_usage_mhz=max(0, round(share * self._about.cpu_mhz)),
-                host_memory_mib=usage.memory_bytes >> 20,
-                uptime_seconds=int(now - (fact.boot_time or now)),
             )
         )
 

@@ -9,6 +9,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,8 +54,17 @@ class CellState:
     started: float
 
 
+def _everything(_vm: str, _config: VmConfig) -> AbstractContextManager[None]:
+    """Admit every VM."""
+    return contextlib.nullcontext()
+
+
 class Cells:
-    """The cells of one home. All methods belong to one event loop."""
+    """The cells of one home. All methods belong to one event loop.
+
+    ``admission`` is asked before a VM starts: it refuses by raising, and holds what the VM claims
+    until it runs.
+    """
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class Cells:
         *,
         on_event: Callable[[CellEvent], None] = lambda _: None,
         cpu_mhz: int = 1000,
+        admission: Callable[[str, VmConfig], AbstractContextManager[None]] = _everything,
     ) -> None:
         run_dir = run_dir.absolute()
         self._cells_dir = run_dir / "cells"
@@ -76,6 +87,7 @@ class Cells:
         self._on_exit = on_exit
         self._on_event = on_event
         self._cpu_mhz = cpu_mhz
+        self._admission = admission
         self._slot = zlib.crc32(os.fsencode(run_dir)) & 0xFFFF
         self._cells: dict[str, Cell] = {}
         self._starting: dict[str, int] = {}
@@ -112,6 +124,7 @@ class Cells:
         Raises:
             PowerStateError: It runs already.
             BusyError: It is being started.
+            AdmissionError: The host, or its pool, cannot reserve what it claims.
             CasemateError: Whatever planning or starting found; its log says more.
         """
         if vm in self._cells:
@@ -120,7 +133,8 @@ class Cells:
             raise BusyError(f"{config.name} is being powered on", component=config.name)
         self._starting[vm] = uid = self._free_uid(vm)
         try:
-            cell = await self._start(vm, uid, config, vm_dir, memory=memory, run=run)
+            with self._admission(vm, config):
+                cell = await self._start(vm, uid, config, vm_dir, memory=memory, run=run)
         finally:
             del self._starting[vm]
         return self._admit(cell)
