@@ -133,15 +133,16 @@ class Pools:
         )
 
     @contextmanager
-    def starting(self, fact: VmFact) -> Iterator[None]:
-        """Hold what a VM claims while it is being started.
+    def starting(self, vm: str, config: VmConfig) -> Iterator[None]:
+        """Hold what a VM claims while it is being started as ``config`` says.
 
         Raises:
             AdmissionError: The host or its pool cannot reserve so much; with the numbers.
             ArgumentError: Its allocations contradict themselves.
         """
+        fact = replace(self._inventory.vm(vm), config=config)
         claims = {resource: self.claim(fact, resource) for resource in RESOURCES}
-        check_vcpus(claims["cpu"], fact.config.cpus, self.capacity.core_mhz)
+        check_vcpus(claims["cpu"], config.cpus, self.capacity.core_mhz)
         for resource, claim in claims.items():
             admit(self.tree(resource), admission.PowerOn(claim), resource)
         self._starting[fact.vm] = fact
