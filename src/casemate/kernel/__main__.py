@@ -39,6 +39,7 @@ from casemate.kernel.poolcalls import PoolCalls
 from casemate.kernel.pools import Pools, capacity_of
 from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.server import CallsServer
+from casemate.kernel.software import Place, Software
 from casemate.kernel.statistics import Statistics
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
@@ -160,6 +161,11 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.add(power.handlers())
     kernel.add(Vms(kernel.vms).handlers())
     kernel.add(Logs(store, home.log).handlers())
+    kernel.add(
+        Software(
+            Place(home, settings.bank, inventory.resolve, time.time), store, stream, measurements
+        ).handlers()
+    )
     await kernel.adopt()
     pools.publish()
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,9 +24,10 @@ from casemate.calls.messages import (
 from casemate.errors import ArgumentError, CasemateError, TpmError
 from casemate.formats.eventlog import write_event
 from casemate.kernel.boot.loader import extend
-from casemate.kernel.boot.record import read_record
+from casemate.kernel.boot.record import read_record, write_record
 from casemate.kernel.files import write_file
 from casemate.kernel.tpm.device import Tpm
+from casemate.machine.facts import ComponentFact
 from casemate.policy.measure import BootMeasurer, PlannedEvent
 
 NONCE_LIMIT = 64
@@ -57,6 +58,16 @@ class Measurements:
             await self._append(self._measurer.boot_complete())
             write_file(self._place / "complete", b"")
             self.complete = True
+
+    async def runtime_component(self, fact: ComponentFact, digests: Mapping[str, bytes]) -> None:
+        """Measure what is loaded after Boot Complete, and keep it with the record of the boot.
+
+        Raises TpmError; then nothing may be loaded.
+        """
+        await self._append(self._measurer.runtime_component(fact.file_name, digests))
+        kept = [one for one in self.components if one.file_name != fact.file_name]
+        self.components = (*kept, fact)
+        write_record(self._place, self.record, list(self.components), bytes(self._log))
 
     async def identity(self) -> IdentityReply:
         """Return the TPM's identity. Raises TpmError."""
