@@ -21,9 +21,10 @@ from casemate.hostd.methods.table import REGISTRY
 from casemate.hostd.methods.vm import ALL_PCRS, NONCE_SIZE, REPORT_BANK
 from casemate.hostd.proof import ProofEndpoint
 from casemate.hostd.replica import SETTLE_SECONDS, Replica
-from casemate.hostd.session import Sessions
+from casemate.hostd.session import IDLE_SECONDS, Sessions
 from casemate.hostd.soap import Hostd, SoapEndpoint
 from casemate.hostd.world import Endpoint
+from casemate.policy.options import SESSION_TIMEOUT
 from casemate.vim25 import versions
 
 REAP_SECONDS = 60.0
@@ -57,9 +58,9 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         jobs = [
-            asyncio.ensure_future(_follow(link, replica)),
+            asyncio.ensure_future(_follow(link, replica, sessions)),
             asyncio.ensure_future(_measure(link, replica)),
-            asyncio.ensure_future(_reap(sessions)),
+            asyncio.ensure_future(_reap(sessions, replica)),
         ]
         try:
             yield
@@ -82,7 +83,7 @@ def make_app(
     )
 
 
-async def _follow(link: KernelLink, replica: Replica) -> None:
+async def _follow(link: KernelLink, replica: Replica, sessions: Sessions) -> None:
     """Fold the kernel's stream for ever."""
     settling: asyncio.TimerHandle | None = None
     async for reply in link.facts():
@@ -94,6 +95,8 @@ async def _follow(link: KernelLink, replica: Replica) -> None:
             settling = loop.call_later(SETTLE_SECONDS, replica.settle)
         else:
             replica.fold(reply)
+            if reply.kind == "SessionFact" and reply.gone:
+                sessions.forget(reply.key)
 
 
 async def _measure(link: KernelLink, replica: Replica) -> None:
@@ -115,7 +118,8 @@ async def _measure(link: KernelLink, replica: Replica) -> None:
         await asyncio.sleep(pause)
 
 
-async def _reap(sessions: Sessions) -> None:
+async def _reap(sessions: Sessions, replica: Replica) -> None:
     while True:
         await asyncio.sleep(REAP_SECONDS)
-        sessions.reap()
+        minutes = replica.world.option(SESSION_TIMEOUT)
+        sessions.reap(60.0 * int(minutes) if minutes else IDLE_SECONDS)

@@ -13,6 +13,7 @@ from casemate.vim25.values import MoRef, Value
 
 ANONYMOUS = "System.Anonymous"
 READ = "System.Read"
+VIEW = "System.View"
 
 
 class Reader:
@@ -27,6 +28,8 @@ class Reader:
         self._sessions = sessions
         self._scope: Scope | None = None
         self._allowed: set[tuple[str, str]] = set()
+        # With one permission at the root, all objects of a type are alike.
+        self._uniform = session is None or replica.world.rights.uniform(session.user)
 
     @property
     def scope(self) -> Scope:
@@ -40,6 +43,7 @@ class Reader:
                 tuple(one.user_session() for one in self._sessions) if session else (),
                 session.refs("PropertyFilter") if session else (),
                 session.refs("View") if session else (),
+                self.replica.events.latest,
             )
         return self._scope
 
@@ -60,15 +64,35 @@ class Reader:
             return
         if self.session is None:
             raise faults.not_authenticated(ref, privilege)
-        if not self.session.may(privilege):
+        if not self.may(ref, privilege):
             raise faults.no_permission(ref, privilege)
+
+    def may(self, ref: MoRef, privilege: str) -> bool:
+        """Tell whether the session has a privilege on an object."""
+        if self.session is None:
+            return False
+        world, user = self.replica.world, self.session.user
+        if world.locked_out(user):
+            return False
+        return world.rights.gives(user, world.place(ref), privilege)
+
+    def sees(self, ref: MoRef) -> bool:
+        """Tell whether an object appears to the session: VMs do to those who may view them."""
+        if ref.type != "VirtualMachine" or self.session is None or self._uniform:
+            return True
+        rights = self.replica.world.rights
+        return any(
+            role.gives(VIEW) for role in rights.roles_on(self.session.user, (ref.type, ref.value))
+        )
 
     def allow_property(self, ref: MoRef, name: str) -> None:
         """Raise FaultError unless the session may read this property."""
         declared = types.managed_type(ref.type).by_name.get(name)
         if declared is None or not versions.visible(self.version, declared.version):
             raise faults.invalid_property(name)
-        self.allow(ref, declared.privilege or READ)
+        # What belongs to the session itself needs no right on the inventory.
+        own = self.session is not None and ref in self.session.own
+        self.allow(ref, declared.privilege or (VIEW if own else READ))
 
     def value(self, ref: MoRef, name: str) -> Value:
         """Return the value of a property; None: unset."""
@@ -88,7 +112,7 @@ class Reader:
     def fragment(self, ref: MoRef, path: str) -> str | None:
         """Return ``<val …>`` for a path, or None when it is unset. Raises FaultError."""
         name = paths.check(ref.type, path)[0].name
-        if (ref.type, name) not in self._allowed:
+        if not self._uniform or (ref.type, name) not in self._allowed:
             self.allow_property(ref, name)
             self._allowed.add((ref.type, name))
         if self.session is not None and ref in self.session.own:

@@ -118,7 +118,7 @@ class Registry:
         this, name = call.this, call.method.name
         served = self.offered(name)
         needed = served.privilege if served else call.method.privilege or "System.View"
-        if reader.session is None and (served is None or needed != ANONYMOUS):
+        if reader.session is None and (served is None or served.lacking or needed != ANONYMOUS):
             raise faults.not_authenticated(this, needed)
         if served is None:
             if name in VCENTER_ONLY:

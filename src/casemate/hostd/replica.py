@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from casemate.calls.messages import BankValues, FactReply
+from casemate.hostd.events import EventLog
 from casemate.hostd.objects import catalog
 from casemate.hostd.objects.base import Scope
-from casemate.hostd.world import HOST, Endpoint, World
+from casemate.hostd.world import EVENT_MANAGER, HOST, Endpoint, World
 from casemate.vim25.values import MoRef, Value
+
+OWN_SECONDS = 2.0
+"""How long an answer is held back until what the call changed can be read."""
 
 SETTLE_SECONDS = 1.0
 """After a new start of the stream: facts not stated again within this time are gone."""
@@ -32,9 +36,13 @@ class Replica:
     def __init__(self, clock: Callable[[], datetime], endpoint: Endpoint | None = None) -> None:
         self.world = World(endpoint)
         self.clock = clock
+        self.events = EventLog()
+        self.history: set[MoRef] = set()
+        """The collectors whose latest page changes with every event or task."""
         self._values: dict[MoRef, dict[str, Value]] = {}
         self._fragments: dict[MoRef, dict[tuple[str, str], str | None]] = {}
         self._listeners: set[Listener] = set()
+        self._watchers: set[asyncio.Event] = set()
         self._stale: set[tuple[str, str]] = set()
         self.ready = asyncio.Event()
 
@@ -60,10 +68,29 @@ class Replica:
             self.touch({HOST})
 
     def _apply(self, reply: FactReply) -> None:
+        before = self.world.known(reply.kind, reply.key)
         change = self.world.fold(reply)
+        if self.events.note(self.world, reply, before, self.clock()):
+            change.touched.update(self.history, (EVENT_MANAGER,))
         if self.world.ready:
             self.ready.set()
+        for watcher in self._watchers:
+            watcher.set()
         self.touch(change.touched, structure=change.structure)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a change to arrive, so that a client can read what it wrote; not for ever."""
+        watcher = asyncio.Event()
+        self._watchers.add(watcher)
+        try:
+            async with asyncio.timeout(OWN_SECONDS):
+                while not condition():
+                    watcher.clear()
+                    await watcher.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._watchers.discard(watcher)
 
     def touch(self, refs: Iterable[MoRef], *, structure: bool = False) -> None:
         """Forget what was kept of these objects and wake the listeners."""

@@ -187,4 +187,4 @@ def _targets(ref: MoRef, traversal: _Traversal, reader: Reader) -> Iterator[MoRe
     except FaultError:
         # What may not be read leads nowhere.
         return
-    yield from (target for target in refs(value) if reader.exists(target))
+    yield from (target for target in refs(value) if reader.exists(target) and reader.sees(target))

@@ -17,16 +17,13 @@ from casemate.calls.messages import Empty, Logout, ResumeSession, SessionReply
 from casemate.errors import CasemateError, LimitError
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.objects.base import moment
-from casemate.policy.privileges import ROLES, Role
+from casemate.hostd.objects.service import OWN_LIMIT
 from casemate.vim25.values import MoRef, Obj, Value
 
 COOKIE = "vmware_soap_session"
 
 IDLE_SECONDS = 1800.0
 """A session idle for longer is ended: ESXi's default of 30 minutes."""
-
-OWN_LIMIT = 100
-"""Views, filters and collectors of one session: clients that forget to destroy theirs exist."""
 
 _COOKIE = re.compile(COOKIE + r'\s*=\s*"?([0-9A-Za-z_-]{16,256})"?(?![0-9A-Za-z_-])')
 
@@ -53,20 +50,12 @@ class Session:
     key: str
     user: str
     full_name: str
-    privileges: frozenset[str]
     login_time: float
     last_active: datetime
     peer: str
     agent: str
-    roles: tuple[Role, ...] = ()
     calls: int = 0
     own: dict[MoRef, Own] = field(default_factory=dict)
-
-    def may(self, privilege: str) -> bool:
-        """Tell whether the session has the privilege, itself or through a role named instead."""
-        if privilege in self.privileges:
-            return True
-        return any(role.gives(privilege) for role in self.roles)
 
     def new_id(self) -> str:
         """Return an id for an object of this session. Raises LimitError."""
@@ -137,12 +126,10 @@ class Sessions:
             reply.key,
             reply.user,
             reply.full_name,
-            frozenset(reply.privileges),
             reply.login_time,
             self._clock(),
             peer,
             agent,
-            tuple(role for role in ROLES if role.name in reply.privileges),
         )
         self._by_handle[reply.handle] = session
         return session
@@ -170,10 +157,17 @@ class Sessions:
         session.close()
         await self._link.ask(Logout(session.handle), Empty)
 
-    def reap(self) -> None:
+    def forget(self, key: str) -> None:
+        """Forget the session with this public key: the kernel has ended it."""
+        for session in self:
+            if session.key == key:
+                self._by_handle.pop(session.handle, None)
+                session.close()
+
+    def reap(self, idle_seconds: float = IDLE_SECONDS) -> None:
         """Forget the sessions that have been idle too long; the kernel ends them by itself."""
         now = self._clock()
         for session in tuple(self._by_handle.values()):
-            if (now - session.last_active).total_seconds() > IDLE_SECONDS:
+            if (now - session.last_active).total_seconds() > idle_seconds:
                 del self._by_handle[session.handle]
                 session.close()

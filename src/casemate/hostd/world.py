@@ -21,6 +21,17 @@ from casemate.machine.facts import (
     TaskFact,
     VmFact,
 )
+from casemate.machine.governance import (
+    AccountFact,
+    LockdownFact,
+    LockdownMode,
+    OptionFact,
+    PermissionFact,
+    RoleFact,
+    SessionFact,
+)
+from casemate.policy.privileges import Role
+from casemate.policy.rights import Rights
 from casemate.vim25.values import MoRef
 
 SERVICE = MoRef("ServiceInstance", "ServiceInstance")
@@ -38,6 +49,11 @@ PROPERTY_COLLECTOR = MoRef("PropertyCollector", "ha-property-collector")
 TASK_MANAGER = MoRef("TaskManager", "ha-taskmgr")
 VIEW_MANAGER = MoRef("ViewManager", "ViewManager")
 SEARCH_INDEX = MoRef("SearchIndex", "ha-searchindex")
+AUTHORIZATION = MoRef("AuthorizationManager", "ha-authmgr")
+AGENT_OPTIONS = MoRef("OptionManager", "HostAgentSettings")
+ADVANCED_OPTIONS = MoRef("OptionManager", "ha-adv-options")
+ACCESS_MANAGER = MoRef("HostAccessManager", "ha-host-access-manager")
+EVENT_MANAGER = MoRef("EventManager", "ha-eventmgr")
 ENVIRONMENT = MoRef("EnvironmentBrowser", "envbrowser-1")
 HOST_BROWSER = MoRef("HostDatastoreBrowser", "ha-host-datastorebrowser")
 
@@ -75,6 +91,13 @@ class World:
         self.pools: dict[str, PoolFact] = {}
         self.datastores: dict[str, DatastoreFact] = {}
         self.tasks: dict[str, TaskFact] = {}
+        self.accounts: dict[str, AccountFact] = {}
+        self.roles: dict[str, RoleFact] = {}
+        self.permissions: dict[str, PermissionFact] = {}
+        self.logins: dict[str, SessionFact] = {}
+        self.options: dict[str, OptionFact] = {}
+        self.lockdowns: dict[str, LockdownFact] = {}
+        self.rights = Rights(self.pool_of)
         self.pcrs: tuple[BankValues, ...] = ()
         self.structure = 0
         """Counts up whenever objects come, go or move."""
@@ -104,6 +127,12 @@ class World:
             "PoolFact": self.pools,
             "DatastoreFact": self.datastores,
             "TaskFact": self.tasks,
+            "AccountFact": self.accounts,
+            "RoleFact": self.roles,
+            "PermissionFact": self.permissions,
+            "SessionFact": self.logins,
+            "OptionFact": self.options,
+            "LockdownFact": self.lockdowns,
         }
         return {kind: table for kind, table in tables.items() if isinstance(table, dict)}
 
@@ -117,6 +146,8 @@ class World:
             table.pop(reply.key, None)
         else:
             table[reply.key] = reply.fact
+        self._regulate(before, gone=True)
+        self._regulate(table.get(reply.key), gone=False)
         change = Change(set(self._affected(before)) | set(self._affected(table.get(reply.key))))
         moved = _place(before) != _place(table.get(reply.key))
         change.structure = self._recount(before, table.get(reply.key)) or moved
@@ -124,6 +155,54 @@ class World:
             self.structure += 1
             change.touched.update(_OWN_PARENTS, _FOLDERS)
         return change
+
+    def known(self, kind: str, key: str) -> object | None:
+        """Return the present fact of this kind and key."""
+        return self._tables().get(kind, {}).get(key)
+
+    def _regulate(self, fact: object, *, gone: bool) -> None:
+        """Keep roles and permissions in the form that decides."""
+        match fact:
+            case RoleFact() if gone:
+                self.rights.drop_role(fact.number)
+            case RoleFact():
+                given = frozenset(fact.privileges)
+                self.rights.put_role(Role(fact.number, fact.name, fact.name, given))
+            case PermissionFact() if gone:
+                self.rights.drop(fact.permission.entity, fact.principal)
+            case PermissionFact():
+                self.rights.put(fact.permission)
+            case _:
+                return
+
+    def pool_of(self, kind: str, key: str) -> str | None:
+        """Return the pool of a VM, or the parent of a pool."""
+        if kind == "VirtualMachine":
+            return vm.pool if (vm := self.vms.get(key)) else None
+        pool = self.pools.get(key) if kind == "ResourcePool" else None
+        return (pool.parent or None) if pool else None
+
+    @property
+    def lockdown(self) -> LockdownFact:
+        """The lockdown mode and its exceptions."""
+        for fact in self.lockdowns.values():
+            return fact
+        return LockdownFact(LockdownMode.DISABLED)
+
+    def locked_out(self, user: str) -> bool:
+        """Tell whether the lockdown keeps the user out."""
+        lockdown = self.lockdown
+        return lockdown.mode is not LockdownMode.DISABLED and user not in lockdown.exceptions
+
+    def option(self, name: str) -> str:
+        """Return an advanced option as text; unknown: empty."""
+        return fact.value if (fact := self.options.get(name)) else ""
+
+    def place(self, ref: MoRef) -> tuple[str, str]:
+        """Return the entity whose permissions decide about an object."""
+        if ref.type == "Task" and (task := self.tasks.get(ref.value)):
+            return task.entity_kind, task.entity
+        return ref.type, ref.value
 
     def _recount(self, before: object, after: object) -> bool:
         """Count the uses of networks; True when the set of networks changed."""
@@ -154,7 +233,7 @@ class World:
                 yield from (MoRef("Task", fact.task), TASK_MANAGER)
                 yield MoRef(fact.entity_kind, fact.entity)
             case _:
-                return
+                yield from _GOVERNED.get(type(fact), ())
 
     def _around(self, vm: VmFact) -> Iterator[MoRef]:
         yield MoRef("ResourcePool", vm.pool)
@@ -249,6 +328,16 @@ PARENTS = {
 def network_ref(name: str) -> MoRef:
     """Return the reference of a network."""
     return MoRef("Network", f"HaNetwork-{name}")
+
+
+_GOVERNED: dict[type, tuple[MoRef, ...]] = {
+    RoleFact: (AUTHORIZATION,),
+    PermissionFact: (AUTHORIZATION,),
+    OptionFact: (AGENT_OPTIONS, ADVANCED_OPTIONS, SESSION_MANAGER),
+    LockdownFact: (ACCESS_MANAGER, HOST),
+    SessionFact: (SESSION_MANAGER,),
+}
+"""What shows the facts about who may do what."""
 
 
 def _used_networks(fact: object) -> tuple[str, ...]:

@@ -123,12 +123,17 @@ class Rights:
             if one.entity in places and (one.propagate or not places[one.entity])
         )
 
+    def uniform(self, principal: str) -> bool:
+        """Tell whether the principal has the same rights on all entities."""
+        held = self._held.get(principal, {})
+        return not held or (len(held) == 1 and ROOT in held and held[ROOT].propagate)
+
     def roles_on(self, principal: str, entity: Entity) -> tuple[Role, ...]:
         """Return the roles that decide what the principal may do there."""
         held = self._held.get(principal)
         if not held:
             return ()
-        if len(held) == 1 and ROOT in held and held[ROOT].propagate:
+        if self.uniform(principal):
             found = {held[ROOT].role}
         else:
             found = {

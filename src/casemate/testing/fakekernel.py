@@ -48,6 +48,8 @@ from casemate.machine.facts import (
     VmConfig,
     VmFact,
 )
+from casemate.machine.governance import SessionFact
+from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
 
 R = TypeVar("R")
 
@@ -154,6 +156,8 @@ class FakeKernel(KernelLink):
             ActivateCredential: _activate,
             Quote: self._quote,
         }
+        admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
+        self._answers |= admin.answers()
 
     def state(self, *facts: Fact) -> None:
         """State facts."""
@@ -166,6 +170,10 @@ class FakeKernel(KernelLink):
         """State that an object is gone."""
         if self._facts.pop((kind.__name__, key), None) is not None:
             self._tell(kind.__name__, key, None)
+
+    def find(self, kind: type, key: str) -> Fact | None:
+        """Return a fact."""
+        return self._facts.get((kind.__name__, key))
 
     def vm(self, key: str) -> VmFact | None:
         """Return a VM."""
@@ -219,11 +227,13 @@ class FakeKernel(KernelLink):
             BOOT_TIME,
         )
         self._sessions[reply.handle] = reply
+        self.state(SessionFact(reply.key, reply.user, request.peer, BOOT_TIME))
         return reply
 
     def _logout(self, request: object) -> Empty:
         assert isinstance(request, Logout)
-        self._sessions.pop(request.session, None)
+        if (ended := self._sessions.pop(request.session, None)) is not None:
+            self.retract(SessionFact, ended.key)
         return Empty()
 
     def _resume(self, request: object) -> SessionReply:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
+from casemate.hostd.methods.governance import GOVERNANCE_METHODS
+from casemate.hostd.methods.history import HISTORY_METHODS
 from casemate.hostd.methods.pending import PENDING_METHODS
 from casemate.hostd.methods.search import SEARCH_METHODS
 from casemate.hostd.methods.service import SERVICE_METHODS
+from casemate.hostd.methods.systems import SYSTEM_METHODS
 from casemate.hostd.methods.vm import VM_METHODS
 from casemate.hostd.registry import Registry
 
@@ -15,6 +18,9 @@ REGISTRY = Registry(
         *COLLECTOR_METHODS,
         *SEARCH_METHODS,
         *VM_METHODS,
+        *GOVERNANCE_METHODS,
+        *HISTORY_METHODS,
+        *SYSTEM_METHODS,
         *PENDING_METHODS,
     )
 )

@@ -16,7 +16,8 @@ from casemate.calls.messages import (
     TaskReply,
     UnregisterVm,
 )
-from casemate.hostd.registry import Context, Handler, Served
+from casemate.hostd.objects.systems import LEVELS
+from casemate.hostd.registry import Context, Handler, Ring, Served
 from casemate.hostd.selection import text
 from casemate.hostd.world import ROOT_POOL
 from casemate.machine.facts import ComponentFact
@@ -31,13 +32,6 @@ NONCE_SIZE = 32
 REPORT_BANK = "sha256"
 ALL_PCRS = tuple(range(24))
 
-_LEVELS = {
-    "certified": "vmware_certified",
-    "accepted": "vmware_accepted",
-    "partner": "partner",
-    "community": "community",
-}
-
 
 def _power(request: type[PowerOn | PowerOff | Reset]) -> Handler:
     async def handler(context: Context) -> Value:
@@ -46,6 +40,12 @@ def _power(request: type[PowerOn | PowerOff | Reset]) -> Handler:
         return MoRef("Task", reply.task)
 
     return handler
+
+
+async def _terminate(context: Context) -> Value:
+    request = PowerOff(context.who.handle, context.this.value, "vSphere API")
+    await context.link.ask(request, TaskReply)
+    return None
 
 
 async def _shutdown_guest(context: Context) -> Value:
@@ -96,7 +96,7 @@ async def _report(context: Context) -> Value:
 
 async def _acceptance(context: Context) -> Value:
     level = context.replica.world.host.acceptance_level
-    return _LEVELS.get(level, level)
+    return LEVELS.get(level, level)
 
 
 async def _profile(context: Context) -> Value:
@@ -104,9 +104,12 @@ async def _profile(context: Context) -> Value:
     return Obj("HostImageProfileSummary", name=host.image_profile, vendor=host.image_vendor)
 
 
+_IMAGE = "HostImageConfigManager"
+
 VM_METHODS = (
     Served("VirtualMachine", "PowerOnVM_Task", PowerOn.privilege, _power(PowerOn), (PowerOn,)),
     Served("VirtualMachine", "PowerOffVM_Task", PowerOff.privilege, _power(PowerOff), (PowerOff,)),
+    Served("VirtualMachine", "TerminateVM", PowerOff.privilege, _terminate, (PowerOff,)),
     Served("VirtualMachine", "ResetVM_Task", Reset.privilege, _power(Reset), (Reset,)),
     Served(
         "VirtualMachine",
@@ -118,6 +121,18 @@ VM_METHODS = (
     Served("VirtualMachine", "UnregisterVM", UnregisterVm.privilege, _unregister, (UnregisterVm,)),
     Served("Folder", "RegisterVM_Task", RegisterVm.privilege, _register, (RegisterVm,)),
     Served("HostSystem", "QueryTpmAttestationReport", "System.Read", _report, (Quote,)),
-    Served("HostImageConfigManager", "HostImageConfigGetAcceptance", "System.Read", _acceptance),
-    Served("HostImageConfigManager", "HostImageConfigGetProfile", "System.Read", _profile),
+    Served(
+        "HostImageConfigManager",
+        "HostImageConfigGetAcceptance",
+        "System.Read",
+        _acceptance,
+        ring=Ring.HOST,
+    ),
+    Served(
+        "HostImageConfigManager",
+        "HostImageConfigGetProfile",
+        "System.Read",
+        _profile,
+        ring=Ring.HOST,
+    ),
 )

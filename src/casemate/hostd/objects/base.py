@@ -25,6 +25,7 @@ class Scope:
     sessions: tuple[Obj, ...] = ()
     filters: tuple[MoRef, ...] = ()
     views: tuple[MoRef, ...] = ()
+    latest_event: Obj | None = None
 
 
 Getter = Callable[[Scope, str], Value]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from casemate.hostd.objects.base import Getters
+from casemate.hostd.objects.governance import GOVERNANCE_GETTERS
 from casemate.hostd.objects.host import CONFIG_MANAGERS, HOST_GETTERS
 from casemate.hostd.objects.inventory import INVENTORY_GETTERS, browser
 from casemate.hostd.objects.service import MANAGERS, SERVICE_GETTERS
+from casemate.hostd.objects.systems import SYSTEM_GETTERS
 from casemate.hostd.objects.task import TASK_GETTERS
 from casemate.hostd.objects.vm import VM_GETTERS
 from casemate.hostd.world import ENVIRONMENT, HOST_BROWSER, ROOT_POOL, SERVICE, World
@@ -17,6 +19,8 @@ GETTERS: Mapping[str, Getters] = {
     **SERVICE_GETTERS,
     **INVENTORY_GETTERS,
     **HOST_GETTERS,
+    **GOVERNANCE_GETTERS,
+    **SYSTEM_GETTERS,
     "Task": TASK_GETTERS,
     "VirtualMachine": VM_GETTERS,
 }
@@ -28,6 +32,7 @@ LIVE = frozenset(
         ("ServiceInstance", "serverClock"),
         ("SessionManager", "currentSession"),
         ("SessionManager", "sessionList"),
+        ("HostCertificateManager", "certificateInfo"),
         ("PropertyCollector", "filter"),
         ("ViewManager", "viewList"),
     }

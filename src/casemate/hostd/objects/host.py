@@ -9,6 +9,7 @@ from casemate.hostd.objects.inventory import datastore_refs, network_refs, vm_re
 from casemate.hostd.objects.service import about
 from casemate.hostd.world import HOST, HOST_BROWSER
 from casemate.machine.facts import HostFact, PowerState
+from casemate.machine.governance import LockdownMode
 from casemate.policy.report import pcr_values
 from casemate.vim25.values import MoRef, Obj, Value
 
@@ -28,6 +29,14 @@ _CONFIG_MANAGER: Mapping[str, MoRef] = {
     "kernelModuleSystem": MoRef("HostKernelModuleSystem", "kernelModuleSystem"),
     "datastoreSystem": MoRef("HostDatastoreSystem", "ha-datastoresystem"),
     "networkSystem": MoRef("HostNetworkSystem", "networkSystem"),
+    "serviceSystem": MoRef("HostServiceSystem", "serviceSystem"),
+    "dateTimeSystem": MoRef("HostDateTimeSystem", "dateTimeSystem"),
+    "certificateManager": MoRef("HostCertificateManager", "ha-certificate-manager"),
+    "patchManager": MoRef("HostPatchManager", "ha-host-patch-manager"),
+    "autoStartManager": MoRef("HostAutoStartManager", "ha-autostart-mgr"),
+    "userDirectory": MoRef("UserDirectory", "ha-user-directory"),
+    "accountManager": MoRef("HostLocalAccountManager", "ha-localacctmgr"),
+    "licenseManager": MoRef("LicenseManager", "ha-license-manager"),
     "hostAccessManager": MoRef("HostAccessManager", "ha-host-access-manager"),
 }
 
@@ -226,8 +235,8 @@ def _config(scope: Scope, _key: str) -> Obj:
         network=network_info(scope),
         storageDevice=Obj("HostStorageDeviceInfo", softwareInternetScsiEnabled=False),
         datastoreCapabilities=_DATASTORE_ABILITIES,
-        adminDisabled=False,
-        lockdownMode="lockdownDisabled",
+        adminDisabled=scope.world.lockdown.mode is not LockdownMode.DISABLED,
+        lockdownMode=scope.world.lockdown.mode.value,
         certificate=scope.world.endpoint.certificate or None,
     )
 
@@ -267,5 +276,4 @@ HOST_GETTERS: Mapping[str, Getters] = {
         "networkInfo": network_info,
         "dnsConfig": lambda scope, _key: dns(scope.world.host),
     },
-    "HostAccessManager": {"lockdownMode": lambda *_: "lockdownDisabled"},
 }

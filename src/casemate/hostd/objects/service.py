@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from casemate.hostd.objects.base import Getters, Scope, description, element, recent_tasks
+from casemate.hostd.objects.base import Getters, Scope, element, recent_tasks
 from casemate.hostd.world import (
     PROPERTY_COLLECTOR,
     ROOT_FOLDER,
@@ -13,8 +13,12 @@ from casemate.hostd.world import (
     TASK_MANAGER,
     VIEW_MANAGER,
 )
+from casemate.policy.options import MESSAGE
 from casemate.vim25 import versions
 from casemate.vim25.values import MoRef, Obj, Value
+
+OWN_LIMIT = 100
+"""Views, filters and collectors of one session: clients that forget to destroy theirs exist."""
 
 API_VERSION = versions.RELEASES[0]
 
@@ -80,27 +84,6 @@ def _capability(_scope: Scope, _key: str) -> Obj:
     )
 
 
-def _roles(_scope: Scope, _key: str) -> Value:
-    read = ("System.Anonymous", "System.Read", "System.View")
-    return tuple(
-        Obj(
-            "AuthorizationRole",
-            roleId=number,
-            system=True,
-            name=name,
-            info=description(label),
-            privilege=privileges,
-        )
-        for number, name, label, privileges in (
-            (-5, "NoAccess", "No access", ()),
-            (-4, "Anonymous", "Anonymous", read[:1]),
-            (-3, "View", "View", (read[0], read[2])),
-            (-2, "ReadOnly", "Read-only", read),
-            (-1, "Admin", "Administrator", read),
-        )
-    )
-
-
 def _evaluation(_scope: Scope, _key: str) -> Obj:
     return Obj("LicenseManagerEvaluationInfo", properties=())
 
@@ -114,6 +97,41 @@ def _licence(_scope: Scope, _key: str) -> Value:
             name="Casemate (Apache License 2.0)",
             total=0,
             costUnit="cpuPackage",
+        ),
+    )
+
+
+_EVENTS = {
+    "VmPoweredOnEvent": "{vm.name} is powered on",
+    "VmPoweredOffEvent": "{vm.name} is powered off",
+    "VmSuspendedEvent": "{vm.name} is suspended",
+    "VmRegisteredEvent": "{vm.name} was registered",
+    "VmRemovedEvent": "{vm.name} was removed",
+    "VmRenamedEvent": "Renamed {oldName} to {newName}",
+    "VmMessageEvent": "{message}",
+    "UserLoginSessionEvent": "User {userName}@{ipAddress} logged in",
+    "UserLogoutSessionEvent": "User {userName}@{ipAddress} logged out",
+    "EventEx": "{message}",
+}
+
+
+def _event_description(_scope: Scope, _key: str) -> Obj:
+    return Obj(
+        "EventDescription",
+        category=(element("info", "Information"), element("error", "Error")),
+        eventInfo=tuple(
+            Obj(
+                "EventDescriptionEventDetail",
+                key=key,
+                description=key.removesuffix("Event"),
+                category="info",
+                formatOnDatacenter=text,
+                formatOnComputeResource=text,
+                formatOnHost=text,
+                formatOnVm=text,
+                fullFormat=text,
+            )
+            for key, text in _EVENTS.items()
         ),
     )
 
@@ -147,7 +165,7 @@ SERVICE_GETTERS: Mapping[str, Getters] = {
     "SessionManager": {
         "sessionList": lambda scope, _key: scope.sessions,
         "currentSession": lambda scope, _key: scope.session,
-        "message": lambda _scope, _key: "",
+        "message": lambda scope, _key: scope.world.option(MESSAGE),
         "messageLocaleList": _locales,
         "supportedLocaleList": _locales,
         "defaultLocale": _locale,
@@ -155,21 +173,12 @@ SERVICE_GETTERS: Mapping[str, Getters] = {
     "TaskManager": {
         "recentTask": lambda scope, _key: recent_tasks(scope),
         "description": _task_description,
-        "maxCollector": lambda _scope, _key: 32,
+        "maxCollector": lambda _scope, _key: OWN_LIMIT,
     },
     "EventManager": {
-        "description": lambda _scope, _key: Obj(
-            "EventDescription", category=(element("info", "Information"),), eventInfo=()
-        ),
-        "maxCollector": lambda _scope, _key: 32,
-    },
-    "AuthorizationManager": {
-        "description": lambda _scope, _key: Obj(
-            "AuthorizationDescription",
-            privilege=(element("System.View", "View"), element("System.Read", "Read")),
-            privilegeGroup=(element("System", "System"),),
-        ),
-        "roleList": _roles,
+        "description": _event_description,
+        "maxCollector": lambda _scope, _key: OWN_LIMIT,
+        "latestEvent": lambda scope, _key: scope.latest_event,
     },
     "PerformanceManager": {
         "description": lambda _scope, _key: Obj(
@@ -187,10 +196,8 @@ SERVICE_GETTERS: Mapping[str, Getters] = {
         "licenses": _licence,
         "evaluation": _evaluation,
     },
-    "OptionManager": {"supportedOption": lambda *_: (), "setting": lambda *_: ()},
     "PropertyCollector": {"filter": lambda scope, _key: scope.filters},
     "ViewManager": {"viewList": lambda scope, _key: scope.views},
-    "UserDirectory": {"domainList": lambda *_: ()},
     "ServiceManager": {"service": lambda *_: ()},
     "SearchIndex": {},
     "FileManager": {},

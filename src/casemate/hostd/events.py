@@ -1,0 +1,200 @@
+"""Events: what happened, derived from the changes of the facts, the latest thousand of them.
+
+The first facts of a stream are what is true already; only what changes afterwards is an event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime
+
+from casemate.calls.messages import FactReply
+from casemate.hostd.world import COMPUTE, DATACENTER, HOST, World
+from casemate.machine.facts import PowerState, TaskFact, TaskState, VmFact
+from casemate.machine.governance import (
+    AccountFact,
+    LockdownFact,
+    OptionFact,
+    PermissionFact,
+    RoleFact,
+    SessionFact,
+)
+from casemate.vim25.values import MoRef, Obj, Value
+
+KEPT = 1000
+"""Events remembered: what an ESXi host keeps."""
+
+_POWER = {
+    PowerState.POWERED_ON: ("VmPoweredOnEvent", "powered on"),
+    PowerState.POWERED_OFF: ("VmPoweredOffEvent", "powered off"),
+    PowerState.SUSPENDED: ("VmSuspendedEvent", "suspended"),
+}
+
+
+class EventLog:
+    """Keeps the latest events, oldest first. Keys count up and are never given twice."""
+
+    def __init__(self) -> None:
+        self.events: deque[Obj] = deque(maxlen=KEPT)
+        self._key = 0
+        self._epoch = ""
+        self._first = 0
+        self._users: dict[str, str] = {}
+
+    @property
+    def latest(self) -> Obj | None:
+        """The latest event."""
+        return self.events[-1] if self.events else None
+
+    def note(self, world: World, reply: FactReply, before: object, now: datetime) -> bool:
+        """Take in one entry of the stream; True when there is a new event."""
+        if reply.epoch != self._epoch:
+            self._epoch, self._first = reply.epoch, reply.sequence
+        if reply.sequence <= self._first or not world.ready:
+            return False
+        made = list(self._made(world, reply.fact, before, now))
+        self.events.extend(made)
+        return bool(made)
+
+    def _made(self, world: World, after: object, before: object, now: datetime) -> Iterator[Obj]:
+        match after if after is not None else before:
+            case VmFact() as vm:
+                yield from self._vm(world, vm, before, now, gone=after is None)
+            case TaskFact() as task if after is not None:
+                yield from self._task(world, task, before, now)
+            case SessionFact() as session:
+                yield self._session(world, session, now, gone=after is None)
+            case AccountFact() | RoleFact() | PermissionFact() | OptionFact() | LockdownFact() as f:
+                text = f"{_words(f)} {'removed' if after is None else 'set'}"
+                yield self._event(
+                    world,
+                    "EventEx",
+                    text,
+                    now,
+                    "",
+                    None,
+                    eventTypeId=f"casemate.{type(f).__name__.removesuffix('Fact').lower()}",
+                    severity="info",
+                    message=text,
+                )
+            case _:
+                return
+
+    def _vm(
+        self, world: World, vm: VmFact, before: object, now: datetime, *, gone: bool
+    ) -> Iterator[Obj]:
+        user, name = self._users.get(vm.vm, ""), vm.config.name
+        if gone:
+            yield self._event(
+                world, "VmRemovedEvent", f"{name} was removed", now, user, vm, template=False
+            )
+        elif not isinstance(before, VmFact):
+            yield self._event(
+                world, "VmRegisteredEvent", f"{name} was registered", now, user, vm, template=False
+            )
+        elif before.power is not vm.power:
+            kind, words = _POWER[vm.power]
+            yield self._event(world, kind, f"{name} is {words}", now, user, vm, template=False)
+        elif before.config.name != vm.config.name:
+            text = f"Renamed {before.config.name} to {name}"
+            yield self._event(
+                world,
+                "VmRenamedEvent",
+                text,
+                now,
+                user,
+                vm,
+                template=False,
+                oldName=before.config.name,
+                newName=name,
+            )
+        elif before.config != vm.config:
+            yield self._event(
+                world,
+                "VmMessageEvent",
+                f"{name} was reconfigured",
+                now,
+                user,
+                vm,
+                template=False,
+                message=f"{name} was reconfigured",
+            )
+
+    def _task(self, world: World, task: TaskFact, before: object, now: datetime) -> Iterator[Obj]:
+        self._users[task.entity] = task.user
+        while len(self._users) > KEPT:
+            del self._users[next(iter(self._users))]
+        vm = world.vms.get(task.entity) if task.entity_kind == "VirtualMachine" else None
+        about = vm.config.name if vm else task.entity
+        if before is None:
+            text = f"Task: {task.operation} on {about}"
+        elif task.state is TaskState.ERROR and task.error is not None:
+            text = f"{task.operation} on {about} failed: {task.error.reason}"
+        else:
+            return
+        severity = "error" if task.state is TaskState.ERROR else "info"
+        yield self._event(
+            world,
+            "EventEx",
+            text,
+            now,
+            task.user,
+            vm,
+            eventTypeId=f"casemate.task.{task.operation}",
+            severity=severity,
+            message=text,
+        )
+
+    def _session(self, world: World, session: SessionFact, now: datetime, *, gone: bool) -> Obj:
+        words = "logged out" if gone else "logged in"
+        text = f"User {session.user}@{session.peer or 'unknown'} {words}"
+        more: dict[str, Value] = {"ipAddress": session.peer, "sessionId": session.session}
+        if not gone:
+            more["locale"] = "en"
+        kind = "UserLogoutSessionEvent" if gone else "UserLoginSessionEvent"
+        return self._event(world, kind, text, now, session.user, None, **more)
+
+    def _event(
+        self,
+        world: World,
+        kind: str,
+        text: str,
+        now: datetime,
+        user: str,
+        vm: VmFact | None,
+        **more: Value,
+    ) -> Obj:
+        self._key += 1
+        name = world.host.name
+        about: Value = None
+        if vm is not None:
+            about = Obj("VmEventArgument", name=vm.config.name, vm=MoRef("VirtualMachine", vm.vm))
+        return Obj(
+            kind,
+            key=self._key,
+            chainId=self._key,
+            createdTime=now,
+            userName=user,
+            datacenter=Obj("DatacenterEventArgument", name="ha-datacenter", datacenter=DATACENTER),
+            computeResource=Obj("ComputeResourceEventArgument", name=name, computeResource=COMPUTE),
+            host=Obj("HostEventArgument", name=name, host=HOST),
+            vm=about,
+            fullFormattedMessage=text,
+            **more,
+        )
+
+
+def _words(fact: AccountFact | RoleFact | PermissionFact | OptionFact | LockdownFact) -> str:
+    match fact:
+        case AccountFact():
+            return f"Account {fact.name}"
+        case RoleFact():
+            return f"Role {fact.name}"
+        case PermissionFact():
+            place = f"{fact.entity_kind} {fact.entity}"
+            return f"Permission of {fact.principal} on {place} (role {fact.role})"
+        case OptionFact():
+            return f"Option {fact.name}"
+        case LockdownFact():
+            return f"Lockdown mode {fact.mode.value}"

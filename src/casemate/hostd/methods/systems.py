@@ -1,0 +1,143 @@
+"""The host's smaller systems, what VMs may be made of, and what is always up to date."""
+
+from __future__ import annotations
+
+from casemate.calls.admin import LogReply, ReadLog
+from casemate.hostd.objects import options, systems
+from casemate.hostd.objects.base import moment
+from casemate.hostd.registry import Context, Ring, Served
+from casemate.hostd.selection import text, texts
+from casemate.vim25 import faults
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import Obj, Value
+
+LINES = 1000
+"""Lines of a log that one call answers: vSphere's own default."""
+
+
+async def _modules(context: Context) -> Value:
+    return systems.modules(context.reader.scope)
+
+
+async def _module_options(context: Context) -> Value:
+    name = text(context.arguments.get("name"))
+    for module in systems.modules(context.reader.scope):
+        if module.get("name") == name:
+            return module.get("optionString")
+    raise FaultError(Obj("NotFound"), f"There is no module {name:.80}.")
+
+
+async def _packages(context: Context) -> Value:
+    return systems.packages(context.reader.scope)
+
+
+async def _install_date(context: Context) -> Value:
+    return moment(context.replica.world.host.boot_time)
+
+
+async def _uptime(context: Context) -> Value:
+    return max(int(context.replica.clock().timestamp() - context.replica.world.host.boot_time), 0)
+
+
+async def _time(context: Context) -> Value:
+    return context.replica.clock()
+
+
+async def _descriptions(_context: Context) -> Value:
+    return systems.log_descriptors()
+
+
+async def _browse(context: Context) -> Value:
+    name = text(context.arguments.get("key"))
+    if name not in systems.LOGS:
+        raise faults.invalid_argument("key", f"There is no log {name:.80}.")
+    start, lines = context.arguments.get("start"), context.arguments.get("lines")
+    first = start if isinstance(start, int) and start > 0 else 1
+    count = lines if isinstance(lines, int) and lines >= 0 else LINES
+    reply = await context.link.ask(
+        ReadLog(context.who.handle, name, first, min(count, LINES)), LogReply
+    )
+    return Obj(
+        "DiagnosticManagerLogHeader",
+        lineStart=reply.start,
+        lineEnd=reply.start + len(reply.lines) - 1 if reply.lines else reply.end,
+        lineText=reply.lines,
+    )
+
+
+async def _no_service(context: Context) -> Value:
+    name = text(context.arguments.get("id"))
+    if name != "hostd":
+        raise FaultError(Obj("NotFound"), f"There is no service {name:.80}.")
+    raise FaultError(
+        Obj("HostConfigFault"), "The API is required: it is neither stopped nor restarted."
+    )
+
+
+async def _nothing(_context: Context) -> Value:
+    """Answer at once: what is shown follows the facts and never needs a refresh."""
+
+
+async def _option(_context: Context) -> Value:
+    return options.config_option()
+
+
+async def _option_ex(context: Context) -> Value:
+    spec = context.arguments.get("spec")
+    guests = texts(spec.get("guestId")) if isinstance(spec, Obj) else ()
+    return options.config_option(guests)
+
+
+async def _descriptors(_context: Context) -> Value:
+    return (options.descriptor(),)
+
+
+async def _target(context: Context) -> Value:
+    return options.config_target(context.reader.scope)
+
+
+_SERVICES = "Host.Config.NetService"
+_MODULES = "Host.Config.Settings"
+_B = Ring.HOST
+
+SYSTEM_METHODS = (
+    Served("ManagedEntity", "Reload", "System.Read", _nothing),
+    Served("VirtualMachine", "RefreshStorageInfo", "System.Read", _nothing),
+    Served("ResourcePool", "RefreshRuntime", "System.View", _nothing),
+    Served("EnvironmentBrowser", "QueryConfigOption", "System.View", _option),
+    Served("EnvironmentBrowser", "QueryConfigOptionEx", "System.View", _option_ex),
+    Served("EnvironmentBrowser", "QueryConfigOptionDescriptor", "System.View", _descriptors),
+    Served("EnvironmentBrowser", "QueryConfigTarget", "System.View", _target),
+    Served("HostSystem", "RetrieveHardwareUptime", "System.Read", _uptime, ring=_B),
+    Served("HostKernelModuleSystem", "QueryModules", _MODULES, _modules, ring=_B),
+    Served(
+        "HostKernelModuleSystem",
+        "QueryConfiguredModuleOptionString",
+        _MODULES,
+        _module_options,
+        ring=_B,
+    ),
+    Served(
+        "HostImageConfigManager",
+        "fetchSoftwarePackages",
+        "Host.Config.Image",
+        _packages,
+        ring=_B,
+    ),
+    Served("HostImageConfigManager", "installDate", "Host.Config.Image", _install_date, ring=_B),
+    Served("HostServiceSystem", "StartService", _SERVICES, _no_service, ring=_B),
+    Served("HostServiceSystem", "StopService", _SERVICES, _no_service, ring=_B),
+    Served("HostServiceSystem", "RestartService", _SERVICES, _no_service, ring=_B),
+    Served("HostServiceSystem", "UpdateServicePolicy", _SERVICES, _no_service, ring=_B),
+    Served("HostServiceSystem", "RefreshServices", _SERVICES, _nothing, ring=_B),
+    Served("HostDateTimeSystem", "QueryDateTime", "System.Read", _time, ring=_B),
+    Served("DiagnosticManager", "QueryDescriptions", "Global.Diagnostics", _descriptions, ring=_B),
+    Served(
+        "DiagnosticManager",
+        "BrowseDiagnosticLog",
+        "Global.Diagnostics",
+        _browse,
+        (ReadLog,),
+        ring=_B,
+    ),
+)
