@@ -103,6 +103,10 @@ def test_a_race_is_asked_again_three_times_then_it_is_bad() -> None:
 def test_a_race_beside_another_finding_is_no_race() -> None:
     step = appraised(_trusted(), _result(Outcome.BAD, 5, "log-incomplete", "stale-nonce"), STRICT)
     assert step.record.state is State.LATCHED
+    alone = appraised(_trusted(), _result(Outcome.BAD, 5, "log-event-removed"), STRICT)
+    assert alone.record.state is State.LATCHED
+    ended = _result(Outcome.BAD, 5, "log-event-removed", "log-incomplete")
+    assert appraised(_trusted(), ended, STRICT).again
     assert appraised(_trusted(), _result(Outcome.BAD, 5), STRICT).record.state is State.LATCHED
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from casemate.errors import Finding, FormatError, SignatureError
 from casemate.formats.ima import IMA_PCR, ImaEntry, ImaList
-from casemate.formats.imafields import Measurement, measurement
+from casemate.formats.imafields import BOOT_AGGREGATE, Measurement, measurement
 from casemate.formats.imareplay import ImaState, boot_aggregates, match, wrong_template
 from casemate.formats.imasign import (
     KeyringKey,
@@ -177,7 +177,11 @@ class _Judge:
     def _findings(self, entries: Sequence[ImaEntry]) -> Iterator[Finding]:
         if not self._begun and entries:
             yield from self._first(entries[0])
-        known, unpack = self._policy.digests.get, _U32.unpack_from
+        digests = self._policy.digests
+        if BOOT_AGGREGATE in digests:
+            # It is compared with the quoted PCRs, whatever a policy says about it.
+            digests = {path: some for path, some in digests.items() if path != BOOT_AGGREGATE}
+        known, unpack = digests.get, _U32.unpack_from
         nothing: frozenset[bytes] = frozenset()
         violation = bytes(len(entries[0].template_hash)) if entries else b""
         for index, entry in enumerate(entries, self._begun):

@@ -18,6 +18,8 @@ from casemate.errors import PermissionDeniedError, StateError
 
 TIMING_CODES: Final = frozenset({"quote-behind-log", "log-behind-quote", "log-incomplete"})
 """Findings that a race between quote and log explains; nothing else is ever asked again."""
+TIMING_CONSEQUENCES: Final = frozenset({"log-event-removed", "boot-incomplete"})
+"""Findings that a log without its end brings along; they never make a race by themselves."""
 
 
 class State(StrEnum):
@@ -162,11 +164,15 @@ def appraised(record: HostRecord, result: Result, settings: Settings) -> Step:
         return Step(record)
     if result.begun < record.barrier or result.policy != record.policy:
         return Step(record, again=record.state is not State.PENDING)
-    if result.outcome is Outcome.BAD and result.codes and result.codes <= TIMING_CODES:
+    if result.outcome is Outcome.BAD and _is_race(result.codes):
         retries = record.retries + 1
         if retries <= settings.retries:
             return Step(replace(record, retries=retries), again=True)
     return _taken(record, result, settings)
+
+
+def _is_race(codes: frozenset[str]) -> bool:
+    return bool(codes & TIMING_CODES) and codes <= TIMING_CODES | TIMING_CONSEQUENCES
 
 
 def _taken(record: HostRecord, result: Result, settings: Settings) -> Step:
