@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from casemate.cli.machine import register_machine
 from casemate.cli.progress import steps
 from casemate.cli.reference import register_reference
+from casemate.cli.releasedate import released
 from casemate.cli.trust import add_common
-from casemate.errors import ArgumentError
 from casemate.formats.descriptor import parse_descriptor
-from casemate.image.build import RELEASED, Image, build_image
+from casemate.image.build import Image, build_image
 from casemate.image.profile import read_bank
 from casemate.image.reference import write_reference
 from casemate.kernel.home import find_home
@@ -37,26 +37,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     profile.add_argument("--bank", choices=("bootbank", "altbootbank"), default="bootbank")
     profile.set_defaults(func=_profile)
     register_reference(actions)
+    register_machine(actions)
     for action in (build, profile):
         add_common(action)
-
-
-def released() -> datetime:
-    """Return the release date: SOURCE_DATE_EPOCH where it is set, else this version's own.
-
-    Raises:
-        ArgumentError: SOURCE_DATE_EPOCH is no number of seconds.
-    """
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if text is None:
-        return RELEASED
-    try:
-        return datetime.fromtimestamp(int(text), UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise ArgumentError(
-            "SOURCE_DATE_EPOCH must be a number of seconds since 1970.",
-            argument="SOURCE_DATE_EPOCH",
-        ) from error
 
 
 def _build(options: argparse.Namespace) -> int:

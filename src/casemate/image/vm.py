@@ -1,8 +1,8 @@
 """A machine to try an image on: QEMU, OVMF with Secure Boot, and swtpm as its TPM.
 
-Everything of the machine lies in one directory: its disk (written over the image, which stays as
-it is), its firmware's variables, its TPM, its serial console. Emulated unless told otherwise, so it
-runs anywhere; what the serial console says in JSON is the progress of the boot.
+Everything of the machine lies in one directory: its disk (a copy of the image), its firmware's
+variables, its TPM, its serial console. Emulated unless told otherwise, so it runs anywhere; what
+the serial console says in JSON is the progress of the boot.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from casemate.image.debian import Packages
 from casemate.image.secureboot import OVMF_CODE
 
 SILENCE: Final = 180.0
-"""Seconds without a word on the console after which the boot is taken to hang."""
+"""Seconds without a word on the console after which the boot is taken to hang; firmware alone takes
+20 under emulation."""
 POLL: Final = 0.1
 MEMORY: Final = 2048
 """MiB: the image takes 100, the rest is for virtual machines."""
+DISK: Final = "disk.img"
+PANIC: Final = b"Kernel panic"
 SERIAL_LIMIT: Final = 16 << 20
 
 
@@ -43,7 +46,7 @@ class Machine:
     """A machine in a directory; made by ``create``, started by ``start``.
 
     Args:
-        place: the directory, with ``disk.qcow2``, ``vars.fd`` and ``tpm/state``.
+        place: the directory, with ``disk.img``, ``vars.fd`` and ``tpm/state``.
         hardware: what it is made of.
     """
 
@@ -74,6 +77,10 @@ class Machine:
     def pid(self) -> int:
         """QEMU's process number, 0 when off."""
         return self._qemu.pid if self._qemu else 0
+
+    def running(self) -> bool:
+        """Tell whether it is on."""
+        return self._qemu is not None and self._qemu.ended() is None
 
     def start(self) -> None:
         """Switch the machine on.
@@ -119,12 +126,19 @@ class Machine:
                 last = time.monotonic()
             *lines, waiting = (waiting + data).split(b"\n")
             for line in lines:
+                if PANIC in line:
+                    raise BootError(
+                        "Linux stopped: " + line.decode("utf-8", "replace").partition("] ")[2],
+                        code="machine-panic",
+                        component="Linux",
+                        remedy=f"Look at {self.serial}.",
+                    )
                 fact = _fact(line)
                 if fact is not None:
                     yield fact
                     if fact["stage"] in {"ready", "refused"}:
                         return
-            if not data and self._qemu is not None and self._qemu.ended() is not None:
+            if not data and not self.running():
                 words = (self.place / "qemu.log").read_text(errors="replace").strip()[-400:]
                 raise BootError(f"the machine went off. {words}".strip(), code="machine-off")
             if time.monotonic() - last > seconds:
@@ -160,7 +174,7 @@ class Machine:
         yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
         yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file=/{OVMF_CODE}")
         yield from ("-drive", f"if=pflash,unit=1,format=raw,file={self.place / 'vars.fd'}")
-        yield from ("-drive", f"if=none,id=disk,format=qcow2,file={self.place / 'disk.qcow2'}")
+        yield from ("-drive", f"if=none,id=disk,format=raw,file={self.place / DISK}")
         yield from ("-device", "virtio-blk-pci,drive=disk,bootindex=0")
         yield from ("-chardev", f"socket,id=tpm,path={channel}")
         yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
@@ -172,11 +186,11 @@ class Machine:
 
 
 def create(place: Path, disk: Path, variables: bytes, packages: Packages) -> None:
-    """Make a machine's directory around an image: a disk written over it, firmware's variables.
+    """Make a machine's directory around an image: a copy of the disk, firmware's variables.
 
     Args:
         place: the directory.
-        disk: the image; not changed, and needed as long as the machine is.
+        disk: the image; not changed.
         variables: firmware's, with the Secure Boot keys.
         packages: bring the firmware.
 
@@ -185,12 +199,7 @@ def create(place: Path, disk: Path, variables: bytes, packages: Packages) -> Non
     """
     packages.version("ovmf")
     place.mkdir(parents=True, exist_ok=True)
-    overlay = place / "disk.qcow2"
-    overlay.unlink(missing_ok=True)
-    tools.run(
-        *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(disk.resolve())),
-        overlay,
-    )
+    tools.run("qemu-img", "convert", "-f", "raw", "-O", "raw", disk, place / DISK)
     (place / "vars.fd").write_bytes(variables)
 
 

@@ -19,9 +19,9 @@ from casemate.errors import CasemateError
 from casemate.kernel.accounts import Accounts, generate_password
 from casemate.kernel.boot.drivers import Drivers, present
 from casemate.kernel.boot.launch import listen
+from casemate.kernel.boot.load import INIT, become
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
-from casemate.kernel.boot.stage import INIT, become
 from casemate.kernel.certificate import ensure_certificate
 from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.network import configure

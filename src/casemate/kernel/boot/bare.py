@@ -23,9 +23,9 @@ from casemate.formats.bootcfg import BootState
 from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.boot.drivers import Drivers, present
 from casemate.kernel.boot.firmware import read_firmware
+from casemate.kernel.boot.load import become, load
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings
-from casemate.kernel.boot.stage import become, load
 from casemate.kernel.boot.visor import DEVICES, enter_visor
 from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.sys import mounts
