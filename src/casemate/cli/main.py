@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from casemate import __version__
-from casemate.cli import api, attest, boot, eventlog, host, image, trust, vib, vm
+from casemate.cli import api, attest, boot, eventlog, host, image, trust, verifier, vib, vm
 from casemate.errors import CasemateError
 
 _ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None], ...] = (
@@ -21,6 +21,7 @@ _ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], No
     boot.add_parser,
     vm.add_parser,
     attest.add_parser,
+    verifier.add_parser,
     image.add_parser,
     trust.add_parser,
     vib.add_parser,

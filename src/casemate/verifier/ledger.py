@@ -39,6 +39,9 @@ from casemate.verifier.records import moment, read_record, write_clock, write_re
 JITTER = 0.2
 """Share of the cadence by which the next round comes earlier or later: no herd forms."""
 
+DUE_FACTOR = 3
+"""Cadences without a good round after which trust runs out."""
+
 RACES = 8
 """Tries to write a result down while others write to the same host."""
 
@@ -93,7 +96,7 @@ class Ledger:
                     return Done(State.REMOVED, again=False, sentence="the lease was lost")
                 record = _at(read_record(current.record), store.policy_version(step))
                 settings = Settings(
-                    latch=self._latch, validity=timedelta(seconds=3 * current.cadence)
+                    latch=self._latch, validity=timedelta(seconds=DUE_FACTOR * current.cadence)
                 )
                 taken = appraised(record, outcome.result, settings)
                 after = self._after(step, current, taken, outcome)

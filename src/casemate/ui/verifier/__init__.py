@@ -1,0 +1,1 @@
+"""Pages of the verifier: plain values in, HTML out."""

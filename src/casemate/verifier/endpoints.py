@@ -1,0 +1,250 @@
+"""The REST interface, one line an endpoint: routes and OpenAPI are made from this table."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Final
+
+from starlette.responses import PlainTextResponse
+
+from casemate.calls import evidence as wire
+from casemate.calls.messages import ActivationReply, IdentityReply
+from casemate.errors import FormatError, NotAuthenticatedError
+from casemate.formats.manifest import MAX_SIZE
+from casemate.machine.fleet import FleetHost, Mode
+from casemate.policy.statemachine import State
+from casemate.verifier import metrics, views
+from casemate.verifier.enrol import CADENCE, Wanted
+from casemate.verifier.people import Role
+from casemate.verifier.service import Service
+from casemate.verifier.web import Call, Endpoint, Field
+
+API: Final = "/api/v1"
+AGENT: Final = "/agent/v1"
+_WHY: Final = {"why": Field(str, "reason, for the audit log", required=False)}
+
+
+def _login(service: Service, call: Call) -> object:
+    return {"session": service.people.login(call.body["user"], call.body["password"])}
+
+
+def _fleet(service: Service, _call: Call) -> object:
+    with service.database.transaction() as step:
+        return views.fleet(step)
+
+
+def _host(service: Service, call: Call) -> object:
+    with service.database.transaction() as step:
+        return views.host(step, call.path["name"])
+
+
+def _evidence(service: Service, call: Call) -> object:
+    number = call.query.get("round", "")
+    with service.database.transaction() as step:
+        which = int(number) if number.isascii() and number.isdigit() else None
+        return views.evidence(step, service.book, call.path["name"], which)
+
+
+def _enrol(service: Service, call: Call) -> object:
+    body = call.body
+    wanted = Wanted(
+        body["name"],
+        body.get("address", ""),
+        Mode.PUSH if body.get("push", False) else Mode.PULL,
+        body.get("profile", ""),
+        body.get("cadence", CADENCE),
+    )
+    if wanted.mode is Mode.PUSH:
+        host, token = service.enrolment.invite(wanted, call.name)
+        return {**_told(host), "token": token}
+    return _told(service.enrolment.pull(wanted, call.name))
+
+
+def _approve(service: Service, call: Call) -> object:
+    why = call.body.get("why", "")
+    return _told(service.enrolment.approve(call.path["name"], call.name, why))
+
+
+def _propose(service: Service, call: Call) -> object:
+    proposal = service.enrolment.propose(call.path["name"], call.name, call.body.get("why", ""))
+    return {"host": proposal.host, "ek": proposal.ek, "issuer": proposal.issuer}
+
+
+def _clear(service: Service, call: Call) -> object:
+    return _told(service.enrolment.clear(call.path["name"], call.name, call.body["why"]))
+
+
+def _attest(service: Service, call: Call) -> object:
+    service.enrolment.again(call.path["name"], call.name)
+    return {"name": call.path["name"], "due": "now"}
+
+
+def _remove(service: Service, call: Call) -> object:
+    service.enrolment.remove(call.path["name"], call.name, call.body.get("why", ""))
+    return {"name": call.path["name"], "removed": True}
+
+
+def _token(service: Service, call: Call) -> object:
+    return asdict(service.tokens.issue(call.path["name"], call.query.get("nonce", "")))
+
+
+def _keys(service: Service, _call: Call) -> object:
+    return service.tokens.keys()
+
+
+def _references(service: Service, _call: Call) -> object:
+    with service.database.transaction() as step:
+        return views.references(step)
+
+
+def _add_reference(service: Service, call: Call) -> object:
+    overlap = call.query.get("overlap", "")
+    hours = int(overlap) if overlap.isascii() and overlap.isdigit() else 24
+    one = service.book.add(call.raw, call.name, timedelta(hours=min(hours, 24 * 365)))
+    return {"identifier": one.identifier, "profile": one.profile, "build": one.build}
+
+
+def _withdraw(service: Service, call: Call) -> object:
+    one = service.book.withdraw(call.path["identifier"], call.name, call.body.get("why", ""))
+    return {"identifier": one.identifier, "state": "ended"}
+
+
+def _audit(service: Service, _call: Call) -> object:
+    with service.database.transaction() as step:
+        return views.audit_log(step)
+
+
+def _users(service: Service, _call: Call) -> object:
+    return {"users": [{"name": one.name, "role": one.role} for one in service.people.all()]}
+
+
+def _put_user(service: Service, call: Call) -> object:
+    try:
+        role = Role(call.body["role"])
+    except ValueError:
+        raise FormatError(f"roles are: {', '.join(Role)}", code="role") from None
+    service.people.put(call.path["name"], role, call.body["password"], call.name)
+    return {"name": call.path["name"], "role": role.value}
+
+
+def _remove_user(service: Service, call: Call) -> object:
+    service.people.remove(call.path["name"], call.name)
+    return {"name": call.path["name"], "removed": True}
+
+
+def _metrics(service: Service, _call: Call) -> object:
+    with service.database.transaction() as step:
+        text = metrics.render(step, service.ledger.counts)
+    return PlainTextResponse(text, headers={"content-type": "text/plain; version=0.0.4"})
+
+
+def _introduce(service: Service, call: Call) -> object:
+    reply = wire.decode(IdentityReply, call.raw)
+    challenge = service.enrolment.introduce(_agent(call), reply)
+    if challenge is None:
+        return {"known": True}
+    return {
+        "known": False,
+        "credentialBlob": base64.b64encode(challenge.credential_blob).decode(),
+        "encryptedSecret": base64.b64encode(challenge.encrypted_secret).decode(),
+    }
+
+
+def _prove(service: Service, call: Call) -> object:
+    reply = wire.decode(ActivationReply, call.raw)
+    return _told(service.enrolment.prove(_agent(call), reply.secret))
+
+
+def _nonce(service: Service, call: Call) -> object:
+    host = _agent(call)
+    if host.state == State.PENDING:
+        return {"state": host.state, "wait": host.cadence}
+    return {"state": host.state, **_asked(service, host)}
+
+
+def _push(service: Service, call: Call) -> object:
+    host = _agent(call)
+    try:
+        nonce = bytes.fromhex(call.query.get("nonce", ""))
+    except ValueError:
+        raise FormatError("the nonce is not hexadecimal", code="nonce") from None
+    done = service.rounds.push(host, nonce, call.raw)
+    wait = 0.0 if done.again else host.cadence
+    return {"state": done.state.value, "verdict": done.sentence, "wait": wait}
+
+
+def _asked(service: Service, host: FleetHost) -> dict[str, object]:
+    asked = service.rounds.ask(host)
+    return {"nonce": asked.nonce.hex(), "banks": list(asked.banks), "pcrs": list(asked.pcrs)}
+
+
+def _agent(call: Call) -> FleetHost:
+    if call.agent is None:
+        raise NotAuthenticatedError("No agent has this secret.")
+    return call.agent
+
+
+def _told(host: FleetHost) -> dict[str, object]:
+    return {
+        "name": host.name,
+        "state": host.state,
+        "mode": host.mode,
+        "ek": host.ek,
+        "issuer": host.issuer,
+        "verdict": host.verdict,
+    }
+
+
+_NEW_HOST: Final = {
+    "name": Field(str, "what to call the host"),
+    "address": Field(str, "host:port of its API; the name unless given", required=False),
+    "push": Field(
+        bool, "its agent begins the rounds; the answer has the agent's secret", required=False
+    ),
+    "profile": Field(str, "image profile that it should run; any unless given", required=False),
+    "cadence": Field(float, "seconds between two rounds", required=False),
+}
+_LOGIN: Final = {"user": Field(str, "name"), "password": Field(str, "password")}
+_USER: Final = {"role": Field(str, ", ".join(Role)), "password": Field(str, "password")}
+_CLEAR: Final = {"why": Field(str, "why the failure is over")}
+_HOST: Final = API + "/hosts/{name}"
+
+ENDPOINTS: Final = (
+    Endpoint("POST", API + "/login", "Open a session", _login, role=None, fields=_LOGIN),
+    Endpoint("GET", API + "/fleet", "All hosts in short, alarms, verifiers", _fleet),
+    Endpoint("POST", API + "/hosts", "Enrol a host", _enrol, Role.OPERATOR, fields=_NEW_HOST),
+    Endpoint("GET", _HOST, "One host with its timeline", _host),
+    Endpoint("DELETE", _HOST, "Forget a host", _remove, Role.ADMINISTRATOR, fields=_WHY),
+    Endpoint("GET", _HOST + "/evidence", "A round in full: quotes, PCRs, every event", _evidence,
+             query={"round": "number of the round; the last unless given"}),
+    Endpoint("POST", _HOST + "/approve", "Approve a host, or its new TPM as a second person",
+             _approve, Role.OPERATOR, fields=_WHY),
+    Endpoint("POST", _HOST + "/propose", "Propose the TPM that the host has now", _propose,
+             Role.OPERATOR, fields=_WHY),
+    Endpoint("POST", _HOST + "/clear", "Clear a latched failure", _clear, Role.OPERATOR,
+             fields=_CLEAR),
+    Endpoint("POST", _HOST + "/attest", "Ask the host now", _attest, Role.OPERATOR),
+    Endpoint("GET", _HOST + "/token", "A signed result: may this host get secrets?", _token,
+             Role.RELYING_PARTY, query={"nonce": "goes into the token"}),
+    Endpoint("GET", API + "/keys", "Keys that check tokens", _keys, role=None),
+    Endpoint("GET", API + "/references", "References, newest first", _references),
+    Endpoint("POST", API + "/references", "Add a signed reference", _add_reference, Role.OPERATOR,
+             raw=MAX_SIZE, query={"overlap": "hours that the one before still counts"}),
+    Endpoint("DELETE", API + "/references/{identifier}", "End a reference now", _withdraw,
+             Role.OPERATOR, fields=_WHY),
+    Endpoint("GET", API + "/audit", "The audit log and whether its chain holds", _audit),
+    Endpoint("GET", API + "/users", "Users and roles", _users, Role.ADMINISTRATOR),
+    Endpoint("PUT", API + "/users/{name}", "Add or change a user", _put_user, Role.ADMINISTRATOR,
+             fields=_USER),
+    Endpoint("DELETE", API + "/users/{name}", "Remove a user", _remove_user, Role.ADMINISTRATOR),
+    Endpoint("GET", "/metrics", "Metrics for Prometheus", _metrics),
+    Endpoint("POST", AGENT + "/identity", "Show a TPM; the answer is a challenge", _introduce,
+             agent=True, raw=wire.REQUEST_LIMIT),
+    Endpoint("POST", AGENT + "/activate", "Answer the challenge", _prove, agent=True,
+             raw=wire.REQUEST_LIMIT),
+    Endpoint("POST", AGENT + "/nonce", "Ask for a nonce", _nonce, agent=True),
+    Endpoint("POST", AGENT + "/evidence", "Send evidence", _push, agent=True, raw=wire.BODY_LIMIT,
+             query={"nonce": "that it answers, hexadecimal"}),
+)  # fmt: skip

@@ -1,0 +1,206 @@
+"""The pages: the same views and the same actions as the REST interface, for a browser.
+
+A session cookie shows pages; whatever changes something is a form with the session's secret in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
+from urllib.parse import parse_qs, quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from casemate.errors import (
+    CasemateError,
+    LoginError,
+    NotAuthenticatedError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from casemate.verifier import store, views
+from casemate.verifier.people import Role, Who
+from casemate.verifier.service import Service
+from casemate.verifier.web import COOKIE, HEADERS, read_body
+
+FORM_LIMIT = 16 << 10
+"""Bytes of a form: a password or a reason."""
+
+
+class Look(Protocol):
+    """How pages look: what the user interface brings."""
+
+    def render(self, name: str, values: Mapping[str, Any]) -> str:
+        """Return the HTML of a page."""
+        ...
+
+    def asset(self, name: str) -> bytes:
+        """Return a style sheet. Raises FileNotFoundError."""
+        ...
+
+
+class Pages:
+    """The routes of a browser."""
+
+    def __init__(self, service: Service, look: Look) -> None:
+        self._service = service
+        self._look = look
+        self._actions: dict[str, Callable[[str, Who, str], object]] = {
+            "attest": lambda name, who, _why: service.enrolment.again(name, who.name),
+            "approve": lambda name, who, why: service.enrolment.approve(name, who.name, why),
+            "clear": lambda name, who, why: service.enrolment.clear(name, who.name, why),
+            "propose": lambda name, who, why: service.enrolment.propose(name, who.name, why),
+        }
+
+    def routes(self) -> list[Route]:
+        """Return all routes."""
+        return [
+            Route("/login", self._login_page),
+            Route("/login", self._login, methods=["POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/assets/{name}", self._asset),
+            Route("/", self._page(self._fleet)),
+            Route("/hosts/{name}", self._page(self._host)),
+            Route("/hosts/{name}/{action}", self._act, methods=["POST"]),
+            Route("/references", self._page(self._references)),
+            Route("/alarms", self._page(self._alarms)),
+            Route("/audit", self._page(self._audit)),
+        ]
+
+    def _html(self, name: str, values: Mapping[str, Any], status: int = 200) -> Response:
+        return HTMLResponse(self._look.render(name, values), status, dict(HEADERS))
+
+    def _page(self, view: Callable[[Request, Who], dict[str, Any]]) -> Callable[[Request], Any]:
+        def work(request: Request) -> Response:
+            try:
+                who = self._service.people.check(request.cookies.get(COOKIE, ""))
+            except NotAuthenticatedError:
+                return RedirectResponse("/login", 303, dict(HEADERS))
+            try:
+                values = view(request, who)
+            except CasemateError as error:
+                return self._refusal(error, who, "/")
+            return self._html(values["page"], {"who": who, **values})
+
+        async def handle(request: Request) -> Response:
+            return await run_in_threadpool(work, request)
+
+        return handle
+
+    def _refusal(self, error: CasemateError, who: Who, back: str) -> Response:
+        status = 404 if isinstance(error, NotFoundError) else 409
+        values = {"who": who, "page": "", "error": asdict(error.finding()), "back": back}
+        return self._html("error", values, status)
+
+    def _fleet(self, request: Request, _who: Who) -> dict[str, Any]:
+        with self._service.database.transaction() as step:
+            fleet = views.fleet(step)
+        chosen = request.query_params.get("state", "")
+        text = request.query_params.get("q", "")[:100]
+        hosts = [
+            host
+            for host in fleet["hosts"]
+            if (not chosen or host["state"] == chosen)
+            and text.lower() in f"{host['name']} {host['verdict']}".lower()
+        ]
+        return {"page": "fleet", "fleet": fleet, "hosts": hosts, "chosen": chosen, "text": text}
+
+    def _host(self, request: Request, who: Who) -> dict[str, Any]:
+        name, number = request.path_params["name"], request.query_params.get("round", "")
+        which = int(number) if number.isascii() and number.isdigit() else None
+        with self._service.database.transaction() as step:
+            host = views.host(step, name)
+            known = host["rounds"] or which is not None
+            found = views.evidence(step, self._service.book, name, which) if known else None
+        return {
+            "page": "host",
+            "host": host,
+            "round": found,
+            "can_act": who.role in {Role.OPERATOR, Role.ADMINISTRATOR},
+        }
+
+    def _references(self, _request: Request, _who: Who) -> dict[str, Any]:
+        with self._service.database.transaction() as step:
+            return {"page": "references", "view": views.references(step)}
+
+    def _alarms(self, _request: Request, _who: Who) -> dict[str, Any]:
+        with self._service.database.transaction() as step:
+            found = store.alarms(step, standing=False)
+        return {"page": "alarms", "alarms": [asdict(one) for one in found]}
+
+    def _audit(self, _request: Request, _who: Who) -> dict[str, Any]:
+        with self._service.database.transaction() as step:
+            return {"page": "audit", "view": views.audit_log(step)}
+
+    async def _login_page(self, _request: Request) -> Response:
+        return self._html("login", {"who": None, "page": "", "error": ""})
+
+    async def _login(self, request: Request) -> Response:
+        try:
+            form = await _form(request)
+            handle = await run_in_threadpool(
+                self._service.people.login, form.get("user", ""), form.get("password", "")
+            )
+        except CasemateError as error:
+            status = 401 if isinstance(error, LoginError) else 400
+            values = {"who": None, "page": "", "error": error.reason}
+            return self._html("login", values, status)
+        answer = RedirectResponse("/", 303, dict(HEADERS))
+        answer.set_cookie(COOKIE, handle, secure=True, httponly=True, samesite="strict", path="/")
+        return answer
+
+    async def _logout(self, request: Request) -> Response:
+        handle = request.cookies.get(COOKIE, "")
+        try:
+            await self._checked(request)
+        except CasemateError:
+            return RedirectResponse("/login", 303, dict(HEADERS))
+        await run_in_threadpool(self._service.people.logout, handle)
+        answer = RedirectResponse("/login", 303, dict(HEADERS))
+        answer.delete_cookie(COOKIE, secure=True, path="/")
+        return answer
+
+    async def _act(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        back = f"/hosts/{quote(name)}"
+        try:
+            who, form = await self._checked(request)
+        except NotAuthenticatedError:
+            return RedirectResponse("/login", 303, dict(HEADERS))
+        except CasemateError as error:
+            return Response(error.reason, 403, dict(HEADERS), "text/plain")
+        action = self._actions.get(request.path_params["action"])
+        try:
+            who.need(Role.OPERATOR)
+            if action is None:
+                raise NotFoundError("There is no such action.")
+            await run_in_threadpool(action, name, who, form.get("why", ""))
+        except CasemateError as error:
+            return await run_in_threadpool(self._refusal, error, who, back)
+        return RedirectResponse(back, 303, dict(HEADERS))
+
+    async def _asset(self, request: Request) -> Response:
+        try:
+            data = self._look.asset(request.path_params["name"])
+        except FileNotFoundError:
+            return Response("There is no such file.", 404, dict(HEADERS), "text/plain")
+        headers = {**HEADERS, "cache-control": "max-age=3600"}
+        return Response(data, 200, headers, "text/css; charset=utf-8")
+
+    async def _checked(self, request: Request) -> tuple[Who, dict[str, str]]:
+        """Return who sent a form that this session's page made."""
+        form = await _form(request)
+        handle = request.cookies.get(COOKIE, "")
+        who = await run_in_threadpool(self._service.people.check, handle)
+        if form.get("csrf", "") != who.csrf:
+            raise PermissionDeniedError("This form is not of this session.", privilege="csrf")
+        return who, form
+
+
+async def _form(request: Request) -> dict[str, str]:
+    data = (await read_body(request, FORM_LIMIT)).decode("utf-8", "replace")
+    return {key: values[0] for key, values in parse_qs(data, max_num_fields=16).items()}

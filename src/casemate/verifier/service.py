@@ -1,0 +1,109 @@
+"""A verifier put together: store, references, rounds, people, tokens, one scheduler."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from casemate.errors import ArgumentError, NotAuthenticatedError
+from casemate.machine.fleet import FleetHost
+from casemate.verifier import store
+from casemate.verifier.alarms import Notifier
+from casemate.verifier.client import HostClient
+from casemate.verifier.database import open_database
+from casemate.verifier.enrol import Enrolment, token_digest
+from casemate.verifier.ledger import Ledger
+from casemate.verifier.people import People, Role
+from casemate.verifier.references import Anchors, ReferenceBook
+from casemate.verifier.rounds import Rounds
+from casemate.verifier.scheduler import Scheduler
+from casemate.verifier.schema import SCHEMA
+from casemate.verifier.tokens import Tokens
+
+FIRST_USER = "admin"
+
+HTTPS_PORT = 443
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a verifier runs.
+
+    Attributes:
+        state: its directory: database, TLS certificate, trust anchors.
+        database: ``postgresql://...``; empty: SQLite in the directory.
+        latch: whether a failed host stays failed until an operator clears it.
+        webhook, webhook_secret, syslog: where alarms go.
+    """
+
+    state: Path
+    database: str = ""
+    latch: bool = True
+    webhook: str = ""
+    webhook_secret: str = ""
+    syslog: str = ""
+
+
+class Service:
+    """Everything behind the web face."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._asking = False
+        self.anchors = Anchors(settings.state / "trust")
+        self.database = open_database(
+            settings.database or str(settings.state / "verifier.db"), SCHEMA
+        )
+        self.notifier = Notifier(settings.webhook, settings.webhook_secret, settings.syslog)
+        self.book = ReferenceBook(self.database, self.anchors, lambda: datetime.now(UTC))
+        self.ledger = Ledger(self.database, self.notifier, latch=settings.latch)
+        self.rounds = Rounds(self.database, self.book, self.anchors, self.ledger, connect)
+        self.enrolment = Enrolment(self.database, self.anchors, connect)
+        self.people = People(self.database)
+        self.tokens = Tokens(self.database)
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.scheduler = Scheduler(self.database, self.rounds, self.ledger, self.notifier, name)
+
+    def first_user(self) -> str:
+        """Make the first user where there is none; returns the password, else an empty string."""
+        if self.people.all():
+            return ""
+        password = secrets.token_urlsafe(15)
+        self.people.put(FIRST_USER, Role.ADMINISTRATOR, password, "first start")
+        return password
+
+    def agent(self, token: str) -> FleetHost:
+        """Return the host whose agent knows a secret. Raises NotAuthenticatedError."""
+        with self.database.transaction() as step:
+            host = store.host_of_token(step, token_digest(token) if token else "")
+        if host is None:
+            raise NotAuthenticatedError("No agent has this secret.")
+        return host
+
+    def start(self) -> None:
+        """Begin to ask hosts."""
+        self._asking = True
+        self.scheduler.start()
+
+    def close(self) -> None:
+        """Finish what runs, give back what is leased, close the store."""
+        if self._asking:
+            self.scheduler.stop()
+        self.notifier.close()
+        self.database.close()
+
+
+def connect(address: str) -> HostClient:
+    """Return a client for ``host``, ``host:port`` or ``[v6]:port``. Raises ArgumentError."""
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        port = rest.removeprefix(":")
+    else:
+        host, _, port = address.partition(":")
+    if not host or (port and not (port.isascii() and port.isdigit() and len(port) <= len("65535"))):
+        raise ArgumentError(f"{address!r} is not HOST:PORT", argument="address", component=address)
+    return HostClient(host, int(port or HTTPS_PORT))

@@ -1,0 +1,228 @@
+"""What is shown of a fleet, as plain values: the same for the REST interface and for the pages."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from casemate.calls import evidence as wire
+from casemate.calls.messages import EvidenceReply
+from casemate.errors import CasemateError, NotFoundError
+from casemate.formats import eventlog
+from casemate.formats.manifest import Manifest
+from casemate.formats.tpm import parse_attest, parse_signature
+from casemate.machine.fleet import FleetHost, Round, StoredReference
+from casemate.policy.eventtree import EventRow, event_rows
+from casemate.verifier import audit, store
+from casemate.verifier.database import Transaction
+from casemate.verifier.ledger import DUE_FACTOR
+from casemate.verifier.records import read_record
+from casemate.verifier.references import ReferenceBook
+
+View = dict[str, Any]
+
+EVENTS_SHOWN = 10_000
+"""Events of one page; a log that has more is shown up to there, and says so."""
+
+
+def fleet(step: Transaction) -> View:
+    """Return all hosts in short, counts by state, standing alarms, verifiers."""
+    now = step.now()
+    known = {one.identifier: one for one in store.references(step, whole=False)}
+    hosts = store.all_hosts(step)
+    return {
+        "now": now,
+        "policy": store.policy_version(step),
+        "counts": dict(Counter(host.state for host in hosts)),
+        "hosts": [_short(host, now, known) for host in hosts],
+        "alarms": [asdict(alarm) for alarm in store.alarms(step)],
+        "verifiers": [
+            {"name": name, "seen": seen, "stopped": stopped}
+            for name, seen, stopped in store.workers(step)
+        ],
+    }
+
+
+def host(step: Transaction, name: str) -> View:
+    """Return one host with its rounds and its proposed TPM. Raises NotFoundError."""
+    found = store.get_host(step, name)
+    known = {one.identifier: one for one in store.references(step, whole=False)}
+    record = read_record(found.record)
+    proposal = store.find_proposal(step, name)
+    return {
+        **_short(found, step.now(), known),
+        "ek": found.ek,
+        "issuer": found.issuer,
+        "profile": found.profile,
+        "added": found.added,
+        "since": record.since.timestamp(),
+        "validUntil": record.valid_until.timestamp() if record.valid_until else None,
+        "codes": sorted(record.codes),
+        "counters": json.loads(found.counters) if found.counters else None,
+        "proposal": {
+            "ek": proposal.ek,
+            "issuer": proposal.issuer,
+            "proposer": proposal.proposer,
+            "time": proposal.time,
+        }
+        if proposal
+        else None,
+        "rounds": [_round(one) for one in store.rounds_of(step, name)],
+        "alarms": [asdict(one) for one in store.alarms(step) if one.host == name],
+    }
+
+
+def evidence(step: Transaction, book: ReferenceBook, name: str, number: int | None = None) -> View:
+    """Return a round in full: result, quotes, and the log event by event.
+
+    Raises:
+        NotFoundError: no such round, or its evidence was thinned out.
+    """
+    store.get_host(step, name)
+    one = store.latest_round(step, name, number)
+    if one is None:
+        raise NotFoundError(
+            "there is no such round", component=name, remedy="Attest the host first."
+        )
+    value: View = {
+        **_round(one),
+        "result": json.loads(one.result) if one.result else None,
+        "quotes": [],
+        "events": [],
+        "missing": [],
+        "more": 0,
+    }
+    if not one.evidence:
+        return value
+    try:
+        reply = wire.decode(EvidenceReply, one.evidence)
+        value["quotes"] = [_quote(*pair) for pair in reply.quotes]
+        log = eventlog.parse(reply.log)
+    except CasemateError as error:
+        value["unreadable"] = error.reason
+        return value
+    rows, missing = event_rows(log.events[:EVENTS_SHOWN], _reference(step, book, one.reference))
+    value["events"] = [_event(row) for row in rows]
+    value["missing"] = [_event(row) for row in missing]
+    value["more"] = max(0, len(log.events) - EVENTS_SHOWN)
+    return value
+
+
+def references(step: Transaction) -> View:
+    """Return all references, newest first."""
+    now = step.now()
+    using = Counter(host.reference for host in store.all_hosts(step))
+    return {
+        "now": now,
+        "policy": store.policy_version(step),
+        "references": [
+            {**_reference_view(one, now), "hosts": using[one.identifier]}
+            for one in store.references(step, whole=False)
+        ],
+    }
+
+
+def audit_log(step: Transaction, limit: int = 200) -> View:
+    """Return the audit log's last lines, and whether its chain holds."""
+    try:
+        lines, broken = audit.check(step), ""
+    except CasemateError as error:
+        lines, broken = 0, error.reason
+    return {
+        "lines": lines,
+        "broken": broken,
+        "head": audit.head(step),
+        "entries": [asdict(one) for one in audit.entries(step, limit)],
+    }
+
+
+def _short(host: FleetHost, now: float, known: dict[str, StoredReference]) -> View:
+    reference = known.get(host.reference)
+    return {
+        "name": host.name,
+        "address": host.address,
+        "mode": host.mode,
+        "state": host.state,
+        "verdict": host.verdict,
+        "age": now - host.last_good if host.last_good else None,
+        "lastTried": host.last_tried or None,
+        "lastGood": host.last_good or None,
+        "stale": bool(host.last_good) and now - host.last_good > DUE_FACTOR * host.cadence,
+        "cadence": host.cadence,
+        "policy": host.policy,
+        "reference": host.reference,
+        "image": f"{reference.profile} {reference.build}" if reference else "",
+    }
+
+
+def _round(one: Round) -> View:
+    return {
+        "number": one.number,
+        "time": one.time,
+        "outcome": one.outcome,
+        "state": one.state,
+        "reference": one.reference,
+        "policy": one.policy,
+        "millis": round(one.millis, 2),
+        "nonce": one.nonce.hex(),
+    }
+
+
+def _reference_view(one: StoredReference, now: float) -> View:
+    state = "in force" if one.until is None else "overlap" if one.until > now else "ended"
+    return {
+        "identifier": one.identifier,
+        "profile": one.profile,
+        "build": one.build,
+        "serial": one.serial,
+        "signer": one.signer,
+        "added": one.added,
+        "addedBy": one.added_by,
+        "until": one.until,
+        "state": state,
+    }
+
+
+def _reference(step: Transaction, book: ReferenceBook, identifier: str) -> Manifest | None:
+    return book.manifest(step, identifier) if identifier else None
+
+
+def _event(row: EventRow) -> View:
+    ref = row.component
+    return {
+        "number": row.number,
+        "pcr": row.pcr,
+        "type": row.type,
+        "kind": row.kind,
+        "text": row.text,
+        "digests": dict(row.digests),
+        "verdict": row.verdict,
+        "vib": ref.vib_name if ref else "",
+        "version": ref.vib_version if ref else "",
+        "vendor": ref.vib_vendor if ref else "",
+        "level": ref.level if ref else "",
+        "wanted": row.wanted,
+        "proven": row.proven,
+    }
+
+
+def _quote(attest_bytes: bytes, signature_bytes: bytes) -> View:
+    attest, signature = parse_attest(attest_bytes), parse_signature(signature_bytes)
+    quote = attest.quoted()
+    return {
+        "signer": attest.signer.hex(),
+        "nonce": attest.extra_data.hex(),
+        "clock": attest.clock,
+        "resets": attest.reset_count,
+        "restarts": attest.restart_count,
+        "safe": attest.safe,
+        "firmware": f"{attest.firmware_version:016x}",
+        "selections": {str(one.bank): sorted(one.pcrs) for one in quote.selections},
+        "digest": quote.digest.hex(),
+        "hash": str(signature.hash),
+        "algorithm": signature.scheme,
+        "bytes": attest_bytes.hex(),
+        "signature": signature_bytes.hex(),
+    }

@@ -1,0 +1,210 @@
+"""What every request has in common: bounded bodies, who asks, errors as JSON, safe headers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from casemate.calls.verdict import finding_json
+from casemate.errors import (
+    ArgumentError,
+    BusyError,
+    CasemateError,
+    FormatError,
+    HostError,
+    LimitError,
+    LoginError,
+    NotAuthenticatedError,
+    NotFoundError,
+    PermissionDeniedError,
+    StateError,
+    VerificationError,
+)
+from casemate.machine.fleet import FleetHost
+from casemate.verifier.people import Role, Who
+from casemate.verifier.service import Service
+
+COOKIE = "__Host-casemate"
+"""The browser sends it over HTTPS to this host alone."""
+
+BODY_LIMIT = 64 << 10
+"""Bytes of a plain request."""
+
+READ_SECONDS = 20.0
+"""A body must have arrived by then."""
+
+HEADERS: Mapping[str, str] = {
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "strict-transport-security": "max-age=31536000",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+_STATUS: tuple[tuple[type[CasemateError], int], ...] = (
+    (LimitError, 413),
+    (FormatError, 400),
+    (ArgumentError, 400),
+    (LoginError, 401),
+    (NotAuthenticatedError, 401),
+    (PermissionDeniedError, 403),
+    (NotFoundError, 404),
+    (StateError, 409),
+    (BusyError, 429),
+    (VerificationError, 422),
+    (HostError, 502),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, read and checked; ``who`` or ``agent`` unless anybody may ask."""
+
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: Mapping[str, Any]
+    raw: bytes = b""
+    who: Who | None = None
+    agent: FleetHost | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the person who asks."""
+        return self.who.name if self.who else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a JSON body: its Python type, whether it must be there, what it means."""
+
+    kind: type
+    about: str
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A line of the route table; ``role`` None: anybody; ``agent``: a pushing host's agent."""
+
+    method: str
+    path: str
+    summary: str
+    handler: Callable[[Service, Call], object]
+    role: Role | None = Role.VIEWER
+    agent: bool = False
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    raw: int = 0
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+def error_response(error: CasemateError) -> JSONResponse:
+    """Return an error as JSON."""
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    headers = dict(HEADERS)
+    if isinstance(error, BusyError):
+        headers["retry-after"] = "5"
+    return JSONResponse({"error": finding_json(error.finding())}, status, headers)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read a body. Raises LimitError, FormatError (``timeout``)."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise LimitError(f"a body of {announced} bytes: the limit is {limit}")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise LimitError(f"a body of more than {limit} bytes")
+                parts.append(chunk)
+    except TimeoutError as error:
+        raise FormatError("the body took too long", code="timeout") from error
+    return b"".join(parts)
+
+
+def read_fields(body: bytes, wanted: Mapping[str, Field]) -> dict[str, Any]:
+    """Decode a JSON object and check it. Raises FormatError, ArgumentError."""
+    if not wanted:
+        return {}
+    try:
+        value = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise FormatError("the body is not JSON", code="bad-json") from error
+    if not isinstance(value, dict):
+        raise FormatError("the body is not a JSON object", code="bad-json")
+    for name, item in value.items():
+        if name not in wanted:
+            raise ArgumentError(f"unknown field {name!r}", argument=name)
+        kind = wanted[name].kind
+        if type(item) is int and kind is float:
+            value[name] = float(item)
+        elif type(item) is not kind:
+            raise ArgumentError(f"{name} should be {kind.__name__}", argument=name)
+    for name, one in wanted.items():
+        if one.required and name not in value:
+            raise ArgumentError(f"{name} is missing", argument=name)
+    return value
+
+
+def bearer(request: Request) -> str:
+    """Return the secret of the Authorization header."""
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    return value.strip() if kind.lower() == "bearer" else ""
+
+
+def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
+    """Return the ASGI handler of an endpoint."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            who, agent = await run_in_threadpool(_authenticate, service, endpoint, request)
+            raw = await read_body(request, endpoint.raw or BODY_LIMIT)
+            body = {} if endpoint.raw else read_fields(raw, endpoint.fields)
+            call = Call(
+                request.path_params, dict(request.query_params), body, raw, who=who, agent=agent
+            )
+            answer = await run_in_threadpool(endpoint.handler, service, call)
+        except CasemateError as error:
+            return error_response(error)
+        if isinstance(answer, Response):
+            answer.headers.update(HEADERS)
+            return answer
+        return JSONResponse(answer, 200, dict(HEADERS))
+
+    return handle
+
+
+def _authenticate(
+    service: Service, endpoint: Endpoint, request: Request
+) -> tuple[Who | None, FleetHost | None]:
+    """Return who asks. Raises NotAuthenticatedError, PermissionDeniedError.
+
+    A cookie alone only reads: what changes something needs the Authorization header, which no
+    other site can make a browser send.
+    """
+    if endpoint.agent:
+        return None, service.agent(bearer(request))
+    if endpoint.role is None:
+        return None, None
+    handle = bearer(request)
+    if not handle and endpoint.method == "GET":
+        handle = request.cookies.get(COOKIE, "")
+    who = service.people.check(handle)
+    who.need(endpoint.role)
+    return who, None
