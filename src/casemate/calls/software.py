@@ -15,7 +15,8 @@ IMAGE = "Host.Config.Image"
 class InstalledVib:
     """A VIB of an image: what its descriptor says, and what its signature says of it.
 
-    ``acceptance_level`` is the level in force. ``signature`` is "Succeeded", or why it is not good.
+    ``acceptance_level`` is the level in force; ``signature`` is "Succeeded", or why it is not good;
+    ``fingerprint`` the SHA-256 of the signer's certificate.
     Dates are ISO 8601; relations are texts such as ``name >= 1.0``.
     """
 
@@ -46,11 +47,15 @@ class InstalledVib:
     anchor: str
     signing_time: str
     signature: str
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SoftwareReply:
-    """An image: its profile and VIBs. ``rebooting`` tells that it boots next, and runs not yet."""
+    """An image: its profile and VIBs. ``rebooting`` tells that it boots next, and runs not yet.
+
+    ``kernel_options`` are those of boot.cfg.
+    """
 
     bank: str
     profile: str
@@ -61,6 +66,7 @@ class SoftwareReply:
     rebooting: bool
     taints: tuple[str, ...]
     vibs: tuple[InstalledVib, ...]
+    kernel_options: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,76 @@
-"""The command esxcli."""
+"""The command esxcli: what administrators type on an ESXi host, answered by this one.
+
+A command is a path of words (``software vib list``) and options; each lives in a module of its
+namespace and returns values. How they are printed is decided here alone, by ``--formatter``.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 
-def main() -> int:
-    """Run the command line and return the exit status."""
-    return 2
+from casemate import __version__
+from casemate.cli import esxcli_hardware, esxcli_software, esxcli_system, esxcli_vm
+from casemate.cli.calls import Calls
+from casemate.cli.esxcli_output import FORMATTERS, Answer, render
+from casemate.errors import CasemateError
+from casemate.kernel.home import find_home
+
+Command = Callable[[Calls, argparse.Namespace], Answer]
+
+BRACKETS = {
+    "level-too-low": "AcceptanceConfigError",
+    "level-not-backed": "AcceptanceConfigError",
+    "signature-missing": "InstallationError",
+    "signer-untrusted": "InstallationError",
+    "no-match": "NoMatchError",
+    "dependency": "DependencyError",
+    "conflict": "DependencyError",
+    "maintenance-mode": "MaintenanceModeError",
+}
+"""ESXi's name of an error by our code; others are installation errors."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the whole command line."""
+    parser = argparse.ArgumentParser(prog="esxcli", description="Manage this host.")
+    parser.add_argument("--version", action="version", version=f"Casemate {__version__}")
+    parser.add_argument("--home", default=None, help="the host's home directory")
+    parser.add_argument("--formatter", choices=FORMATTERS, default="", help="how to print")
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    namespaces = parser.add_subparsers(metavar="NAMESPACE", required=True)
+    for module in (esxcli_hardware, esxcli_software, esxcli_system, esxcli_vm):
+        module.register(namespaces)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0 done, 1 refused or bad usage."""
+    options = build_parser().parse_args(arguments)
+    home = find_home(options.home)
+    try:
+        with Calls(home.calls_socket, timeout=options.seconds) as calls:
+            answer: Answer = options.run(calls, options)
+    except CasemateError as error:
+        _say(error)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    sys.stdout.write(render(answer, options.formatter))
+    return answer.status
+
+
+def _say(error: CasemateError) -> None:
+    """Print an error as ESXi does: its name in brackets, what it is about, and what to do."""
+    name = BRACKETS.get(error.code)
+    reason = error.reason
+    if name and not reason.startswith("["):
+        print(f" [{name}]", file=sys.stderr)
+    print(f" {reason}", file=sys.stderr)
+    if error.component and error.component not in reason:
+        print(f" vibs = {error.component}", file=sys.stderr)
+    print(f" {error.remedy}", file=sys.stderr)
+    if name:
+        print(" Please refer to the log file for more details.", file=sys.stderr)

@@ -266,6 +266,7 @@ class Software:
             rebooting=image.next,
             taints=() if image.next else self._measurements.record.taints,
             vibs=rows,
+            kernel_options=image.config.kernelopt,
         )
 
     def _findings(self) -> s.ValidationReply:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from casemate.calls.software import InstalledVib
 from casemate.errors import CasemateError
 from casemate.formats.imgdb import DbVib
@@ -21,11 +23,13 @@ def describe(vib: DbVib, judge: Judge, installed: str, *, unchecked: bool = Fals
         unchecked: Whether it was installed without checking its signature.
     """
     one = vib.descriptor
-    level, signer, anchor, time = Level(one.acceptance_level), "", "", ""
+    level, signer, anchor, time, fingerprint = Level(one.acceptance_level), "", "", "", ""
     try:
         verdict = judge.verdict(vib.descriptor_bytes, vib.signature)
         state = SUCCEEDED if vib.signature else "Not signed: a community VIB needs no signature."
         signer, anchor = verdict.signer, verdict.anchor
+        if verdict.signer_certificate_der:
+            fingerprint = hashlib.sha256(verdict.signer_certificate_der).hexdigest()
         time = verdict.signing_time.isoformat() if verdict.signing_time else ""
     except CasemateError as error:
         state = f"Failed: {error.reason}"
@@ -65,4 +69,5 @@ def describe(vib: DbVib, judge: Judge, installed: str, *, unchecked: bool = Fals
         anchor=anchor,
         signing_time=time,
         signature=state,
+        fingerprint=fingerprint,
     )

@@ -1,0 +1,82 @@
+"""esxcli hardware: processors, memory, TPM and trusted boot."""
+
+from __future__ import annotations
+
+import argparse
+
+from casemate.calls.messages import Identity, IdentityReply, Snapshot, SnapshotReply
+from casemate.cli.calls import Calls
+from casemate.cli.esxcli_output import Answer, Row
+from casemate.cli.esxcli_tree import Group, command, namespace
+from casemate.errors import CasemateError, NotFoundError
+from casemate.machine.facts import HostFact
+
+
+def register(namespaces: Group[argparse.ArgumentParser]) -> None:
+    """Add the namespace."""
+    top = namespace(namespaces, "hardware", "the machine")
+    cpu = namespace(top, "cpu", "processors")
+    totals = namespace(cpu, "global", "all processors together")
+    command(totals, "get", "Count processors.", _cpu)
+    memory = namespace(top, "memory", "memory")
+    command(memory, "get", "Show the size of the memory.", _memory)
+    tpm = namespace(top, "tpm", "the TPM")
+    command(tpm, "get", "Show the TPM.", _tpm)
+    trusted = namespace(top, "trustedboot", "trusted boot")
+    command(trusted, "get", "Show whether the boot was trusted.", _trusted)
+
+
+def host_fact(calls: Calls) -> HostFact:
+    """Return what the kernel says of the host. Raises NotFoundError."""
+    facts = calls.ask(Snapshot(), SnapshotReply).facts
+    found = next((fact for fact in facts if isinstance(fact, HostFact)), None)
+    if found is None:
+        raise NotFoundError("The kernel says nothing of the host yet.", component="host")
+    return found
+
+
+def _cpu(calls: Calls, _options: argparse.Namespace) -> Answer:
+    host = host_fact(calls)
+    row: Row = {
+        "CPU Packages": host.cpu_packages,
+        "CPU Cores": host.cpu_cores,
+        "CPU Threads": host.cpu_threads,
+        "Hyperthreading Active": host.cpu_threads > host.cpu_cores,
+        "Hyperthreading Supported": host.cpu_threads > host.cpu_cores,
+        "Hyperthreading Enabled": host.cpu_threads > host.cpu_cores,
+    }
+    return Answer([row], structure="CPUGlobalInfo")
+
+
+def _memory(calls: Calls, _options: argparse.Namespace) -> Answer:
+    host = host_fact(calls)
+    row: Row = {
+        "Physical Memory": f"{host.memory_size} Bytes",
+        "Reliable Memory": "0 Bytes",
+        "NUMA Node Count": host.numa_nodes,
+    }
+    return Answer([row], structure="MemoryInfo")
+
+
+def _tpm(calls: Calls, _options: argparse.Namespace) -> Answer:
+    host = host_fact(calls)
+    try:
+        identity = calls.ask(Identity(), IdentityReply)
+        facts = (identity.manufacturer, identity.firmware_version, identity.kind)
+    except CasemateError as error:
+        facts = ("", "", error.reason)
+    row: Row = {
+        "Present": bool(host.tpm_version),
+        "Version": host.tpm_version,
+        "Manufacturer": facts[0],
+        "Firmware Version": facts[1],
+        "Kind": facts[2],
+        "Drtm Type": host.drtm_type,
+    }
+    return Answer([row], structure="TpmInfo")
+
+
+def _trusted(calls: Calls, _options: argparse.Namespace) -> Answer:
+    host = host_fact(calls)
+    row: Row = {"Drtm Enabled": host.drtm_type != "none", "Tpm Present": bool(host.tpm_version)}
+    return Answer([row], structure="TrustedbootInfo")
