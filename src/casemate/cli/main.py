@@ -13,13 +13,28 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from casemate import __version__
-from casemate.cli import api, attest, boot, eventlog, host, image, trust, verifier, vib, vm
+from casemate.cli import (
+    api,
+    attest,
+    boot,
+    eventlog,
+    host,
+    image,
+    pool,
+    top,
+    trust,
+    verifier,
+    vib,
+    vm,
+)
 from casemate.errors import CasemateError
 
 _ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None], ...] = (
     host.add_parser,
     boot.add_parser,
     vm.add_parser,
+    pool.add_parser,
+    top.add_parser,
     attest.add_parser,
     verifier.add_parser,
     image.add_parser,
