@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from casemate.errors import Finding, FormatError
-from casemate.formats.eventdata import Claim, check_structure, is_firmware_error, judge
+from casemate.formats.eventdata import check_structure, is_contradicted, is_firmware_error
 from casemate.formats.eventlog import Event, EventLog, incomplete_banks
 from casemate.formats.eventtypes import EV_NO_ACTION, event_name
 
@@ -42,9 +42,9 @@ def _findings(log: EventLog) -> Iterator[Finding]:
     spec_id = log.spec_id
     if spec_id is not None and any(spec_id.digest):
         yield _no_action_digest("event 0")
-    first = log.count - len(log.events)
+    first, banks = log.count - len(log.events), log.banks
     for index, event in enumerate(log.events, first):
-        yield from _event_findings(event, f"event {index}", log.banks)
+        yield from _event_findings(event, f"event {index}", banks)
 
 
 def _event_findings(event: Event, component: str, banks: tuple[str, ...]) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def _event_findings(event: Event, component: str, banks: tuple[str, ...]) -> Ite
             f"{where}: firmware reports that it failed to measure.",
             "Look at the machine's firmware; update it, or reset its settings.",
         )
-    if any(judge(event, bank) is Claim.CONTRADICTED for bank in banks):
+    if is_contradicted(event, banks):
         yield Finding(
             "event-data", component, f"{where}: the digest is not that of the data.", remedy
         )

@@ -6,6 +6,7 @@ exactly one structure and raises FormatError with code ``event-data`` for anythi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -151,8 +152,30 @@ def parse_variable(data: bytes) -> UefiVariable:
 
 def parse_signature_lists(data: bytes) -> tuple[SignatureList, ...]:
     """Read the EFI_SIGNATURE_LISTs that fill a variable such as db or dbx."""
-    reader = Reader(data, "signature list", code=CODE)
     lists: list[SignatureList] = []
+    for guid, entry_size, body in _signature_lists(data):
+        entries = Reader(body, "signature list", code=CODE)
+        lists.append(
+            SignatureList(
+                SIGNATURE_TYPES.get(guid, str(guid)),
+                tuple(
+                    SignatureData(_guid(entries), entries.take(entry_size - OWNER_SIZE))
+                    for _ in range(len(body) // entry_size)
+                ),
+            )
+        )
+    return tuple(lists)
+
+
+def check_signature_lists(data: bytes) -> None:
+    """Check the sizes in EFI_SIGNATURE_LISTs without reading their entries: dbx has hundreds."""
+    for _ in _signature_lists(data):
+        pass
+
+
+def _signature_lists(data: bytes) -> Iterator[tuple[UUID, int, memoryview]]:
+    """Yield type, size of an entry, and all entries of each list."""
+    reader = Reader(data, "signature list", code=CODE)
     while reader.left:
         guid = _guid(reader)
         size, header_size, entry_size = reader.u32le(), reader.u32le(), reader.u32le()
@@ -160,17 +183,7 @@ def parse_signature_lists(data: bytes) -> tuple[SignatureList, ...]:
         if entry_size < OWNER_SIZE or body < 0 or body % entry_size:
             raise reader.error(f"{body} bytes of entries of {entry_size} bytes")
         reader.skip(header_size)
-        entries = Reader(reader.view(body), reader.what, code=CODE)
-        lists.append(
-            SignatureList(
-                SIGNATURE_TYPES.get(guid, str(guid)),
-                tuple(
-                    SignatureData(_guid(entries), entries.take(entry_size - OWNER_SIZE))
-                    for _ in range(body // entry_size)
-                ),
-            )
-        )
-    return tuple(lists)
+        yield guid, entry_size, reader.view(body)
 
 
 def parse_signature_data(data: bytes) -> SignatureData:

@@ -15,6 +15,7 @@ from casemate.formats.tpm import ids
 from casemate.formats.tpm.attest import bitmap_pcrs
 
 _SELECTION_SLOTS: Final = 16
+_SELECTION_SIZE: Final = 8
 _BITMAP_SIZE: Final = 4
 _DIGEST_SLOTS: Final = 8
 MAX_LISTS: Final = 64
@@ -46,15 +47,14 @@ def _read_wanted(reader: Reader) -> list[tuple[str, int]]:
     if count > _SELECTION_SLOTS:
         raise reader.error(f"{count} selections")
     wanted: list[tuple[str, int]] = []
-    for slot in range(_SELECTION_SLOTS):
+    for _ in range(count):
         number, size, bitmap = reader.u16le(), reader.u8(), reader.take(_BITMAP_SIZE)
         reader.skip(1)
-        if slot >= count:
-            continue
         bank = NAME_BY_ID.get(number)
         if bank is None or size > _BITMAP_SIZE:
             raise reader.error(f"a selection of bank 0x{number:04x} with {size} bytes")
         wanted += ((bank, pcr) for pcr in bitmap_pcrs(bitmap[:size]))
+    reader.skip((_SELECTION_SLOTS - count) * _SELECTION_SIZE)
     if len(set(wanted)) != len(wanted):
         raise reader.error("a PCR is selected twice")
     return wanted
@@ -69,11 +69,10 @@ def _read_digests(reader: Reader) -> list[bytes]:
         count = reader.u32le()
         if count > _DIGEST_SLOTS:
             raise reader.error(f"a digest list of {count}")
-        for slot in range(_DIGEST_SLOTS):
+        for _ in range(count):
             size, field = reader.u16le(), reader.take(ids.MAX_DIGEST)
-            if slot >= count:
-                continue
             if size > ids.MAX_DIGEST:
                 raise reader.error(f"a digest of {size} bytes")
             digests.append(field[:size])
+        reader.skip((_DIGEST_SLOTS - count) * (2 + ids.MAX_DIGEST))
     return digests

@@ -1,0 +1,122 @@
+"""How fast quotes and firmware logs are appraised, against Keylime's own functions.
+
+``python bench/appraisal.py`` reads the public logs and quote from CASEMATE_CORPUS. Ours: the quote
+check; and for each log parsing, typed rules, replay of all banks and comparison with the quoted
+values. Keylime (where importable; it runs tpm2_eventlog): ``checkquote``; ``bootlog_parse``, which
+it does at every check, without any policy. The ratio of a log is ours to its parsing alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from casemate.formats import tpm
+from casemate.formats.eventlog import parse, replay
+from casemate.policy.firmware import appraise_firmware, compare_quoted
+
+CORPUS = Path(
+    os.environ.get(
+        "CASEMATE_CORPUS", Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    )
+)
+SECONDS = 0.3
+AIM_RATIO = 20.0
+
+
+def best(run: Callable[[], object]) -> float:
+    """Return the best time of many, in milliseconds."""
+    times = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < 5 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return min(times) * 1000
+
+
+def quotes() -> tuple[float, float | None]:
+    """Time a quote check: key, signature, nonce, selection and digest of the values."""
+    place = CORPUS / "quotes" / "keylime"
+    ak, quote, signature, blob, nonce, pem = (
+        (place / name).read_bytes()
+        for name in (
+            "ak.pub",
+            "quote.out",
+            "quotesig.out",
+            "quotepcr.out",
+            "rand.out",
+            "akpub.pem",
+        )
+    )
+
+    def ours() -> None:
+        public = tpm.parse_public(tpm.untpm2b(ak))
+        parsed = tpm.parse_signature(signature)
+        tpm.verify_quote_signature(public, quote, parsed)
+        attest = tpm.parse_attest(quote)
+        tpm.check_nonce(attest, nonce)
+        tpm.check_pcr_values(attest.quoted(), tpm.parse_pcrs_blob(blob), parsed.hash)
+
+    try:
+        from keylime.tpm import tpm_util  # noqa: PLC0415
+    except ImportError:
+        return best(ours), None
+    peer = best(lambda: tpm_util.checkquote(pem, nonce, signature, quote, blob, "sha256"))
+    return best(ours), peer
+
+
+def keylime_parser() -> Callable[[str], object] | None:
+    """Return Keylime's parser of measured-boot logs, None where it cannot run."""
+    if shutil.which("tpm2_eventlog") is None:
+        return None
+    try:
+        from keylime.mba.elparsing import tpm2_tools_elparser  # noqa: PLC0415
+    except ImportError:
+        return None
+    return lambda text: tpm2_tools_elparser.bootlog_parse(text, "sha256")
+
+
+def appraise(data: bytes) -> None:
+    """Appraise one log whose quoted values are those that it leads to."""
+    log = parse(data)
+    values = replay(log)
+    assert not appraise_firmware(log).findings
+    assert not compare_quoted(log, values, values, tuple(range(24)))
+
+
+def main() -> None:
+    """Print the times and ratios."""
+    own, other = quotes()
+    print(f"quote check        casemate {own:8.3f} ms", end="")
+    print(f"  keylime {other:8.3f} ms  ratio {other / own:6.1f}" if other else "  keylime skipped")
+    parser = keylime_parser()
+    if parser is None:
+        print("keylime's log parser skipped: keylime or tpm2_eventlog is not here")
+    ratios = []
+    for entry in json.loads((CORPUS / "evlogs" / "INDEX.json").read_text()):
+        if entry["events"] < 20:
+            continue
+        data = (CORPUS / "evlogs" / entry["file"]).read_bytes()
+        if entry["file"].endswith(".b64"):
+            data = base64.b64decode(data)
+        own = best(lambda raw=data: appraise(raw))
+        line = f"{entry['file'][:44]:44} {entry['events']:4} events  casemate {own:7.2f} ms"
+        if parser is not None:
+            text = base64.b64encode(data).decode()
+            other = best(lambda raw=text: parser(raw))
+            ratios.append(other / own)
+            line += f"  keylime {other:7.1f} ms  ratio {other / own:6.1f}"
+        print(line)
+    if ratios:
+        print(f"median ratio {statistics.median(ratios):.1f} (aim: {AIM_RATIO:.0f})")
+
+
+if __name__ == "__main__":
+    main()
