@@ -13,17 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from casemate.formats.elf import parse_elf
 from casemate.image import tools
 from casemate.image.accounts import MERGED_LINKS
 from casemate.image.cpio import Entry, device, folder, link, program, write_cpio
 from casemate.image.debian import TRIPLET
 from casemate.image.erofs import MODULE_PLACES
 from casemate.image.files import Recipe
-from casemate.image.host import BASE, sources
+from casemate.image.host import sources
 from casemate.image.linux import EARLY, INDEX_PLACE, Kernel, index
 from casemate.image.modules import closure
-from casemate.image.runtime import STANDARD_LIBRARY, THIRD_PARTY
-from casemate.image.tree import File, Node, by_path, write_tree
+from casemate.image.runtime import INTERPRETER, STANDARD_LIBRARY, THIRD_PARTY
+from casemate.image.tree import File, Link, Node, by_path, write_tree
 
 LOADER: Final = "casemate.kernel.boot.bare"
 START: Final = b"""\
@@ -46,20 +47,39 @@ UNUSED: Final = frozenset(
             "http/server.py",
             "mailbox.py",
         ),
-        *("multiprocessing", "pickletools.py", "sqlite3", "tarfile.py", "unittest", "wsgiref"),
-        *("xml/dom", "xml/etree", "xmlrpc", "zoneinfo"),
+        *("multiprocessing", "pickletools.py", "pydoc.py", "sqlite3", "tarfile.py", "unittest"),
+        *(
+            "mailbox.py",
+            "wsgiref",
+            "xml/dom",
+            "xml/etree",
+            "xmlrpc",
+            "zoneinfo",
+            "_pydecimal.py",
+            "decimal.py",
+        ),
     }
 )
 """Parts of the standard library that the loader never imports."""
+
+UNUSED_EXTENSIONS: Final = ("_codecs", "_decimal", "_multibytecodec", "_sqlite3", "_zoneinfo")
+ENCODINGS: Final = frozenset(
+    f"{name}.py" for name in ("__init__", "aliases", "ascii", "latin_1", "utf_16_le", "utf_8")
+)
+"""What the loader decodes: everything of its own is ASCII or UTF-8, firmware's is UTF-16."""
 
 EK_ROOTS: Final = "ek"
 """Whom a verifier trusts about TPMs; no business of the host's."""
 TRUSTED: Final = frozenset({".pem", ".json"})
 """Anchors, and signed waivers of hardening rules."""
 
+LIBRARIES: Final = (f"usr/lib/{TRIPLET}/", "usr/lib64/")
+LOADED_BY_NAME: Final = (*("ld-linux-x86-64.so.2", "libgcc_s.so.1", "libtss2-tcti-device.so.0"),)
+"""No program names these: the dynamic linker itself, threads' ends, the way to the TPM."""
+
 PLACES: Final = ("dev", "proc", "root", "run", "sys", "tmp")
-COMPRESSION: Final = ("-12", "-T2", "--quiet", "--no-progress")
-"""zstd: a quarter larger than its best, in a tenth of the time, and as quick to unpack."""
+COMPRESSION: Final = ("-15", "-T2", "--quiet", "--no-progress")
+"""zstd: a little larger than its best in a fraction of the time, and as quick to unpack."""
 
 
 def write_initrd(recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch: Path) -> bytes:
@@ -88,15 +108,12 @@ def write_initrd(recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch
 
 def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path) -> Iterator[Node]:
     by_name = {recipe.name: recipe for recipe in recipes}
-    for path, node in by_name["python"].nodes.items():
-        if _wanted_of_python(path):
-            yield node
-    for path, node in by_name[BASE].nodes.items():
-        if path.startswith((f"usr/lib/{TRIPLET}/", "usr/lib64/")):
-            yield node
-    for path, node in by_name["python-libs"].nodes.items():
-        if path.startswith(f"usr/lib/{TRIPLET}/") or _wanted_of_others(path):
-            yield node
+    programs = [
+        *(n for path, n in by_name["python"].nodes.items() if _wanted_of_python(path)),
+        *(n for path, n in by_name["python-libs"].nodes.items() if _wanted_of_others(path)),
+    ]
+    yield from programs
+    yield from _libraries(programs, recipes)
     own = dict(sources())
     for path in closure(LOADER, own):
         yield File(f"{THIRD_PARTY}/casemate/{path}", own[path])
@@ -110,17 +127,46 @@ def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path) -> Iterator[N
     yield from (one for one in MERGED_LINKS if not one.path.startswith("var"))
 
 
+def _libraries(programs: Iterable[Node], recipes: Iterable[Recipe]) -> Iterator[Node]:
+    """Yield the shared libraries that programs need, and those that are loaded by name."""
+    known = {path: node for recipe in recipes for path, node in recipe.nodes.items()}
+    places = {PurePosixPath(path).name: path for path in known if path.startswith(LIBRARIES)}
+    waiting = [node for node in programs if isinstance(node, File)]
+    names = list(LOADED_BY_NAME)
+    found: set[str] = set()
+    while waiting or names:
+        if waiting:
+            node = waiting.pop()
+            names += parse_elf(node.read()).needed if node.is_elf() else ()
+            continue
+        path = places.get(names.pop(), "")
+        while path and path not in found:
+            found.add(path)
+            node_or_link = known[path]
+            yield node_or_link
+            if isinstance(node_or_link, Link):
+                path = places.get(PurePosixPath(node_or_link.target).name, "")
+            elif isinstance(node_or_link, File):
+                waiting.append(node_or_link)
+
+
 def _wanted_of_python(path: str) -> bool:
     place = PurePosixPath(path)
     if not place.is_relative_to(STANDARD_LIBRARY):
-        return True
+        return path == INTERPRETER
     inside = place.relative_to(STANDARD_LIBRARY)
+    if inside.parts[0] == "lib-dynload":
+        return not inside.name.startswith(UNUSED_EXTENSIONS)
+    if inside.parts[0] == "encodings":
+        return inside.name in ENCODINGS
     return not any(str(part) in UNUSED for part in (inside, *inside.parents))
 
 
 def _wanted_of_others(path: str) -> bool:
-    first = PurePosixPath(path).relative_to(THIRD_PARTY).parts[0] if THIRD_PARTY in path else ""
-    return first.partition(".")[0] in THIRD_PARTY_USED
+    place = PurePosixPath(path)
+    if not place.is_relative_to(THIRD_PARTY):
+        return False
+    return place.relative_to(THIRD_PARTY).parts[0].partition(".")[0] in THIRD_PARTY_USED
 
 
 def _compile(stage: Path) -> None:
