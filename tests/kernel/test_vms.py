@@ -12,27 +12,9 @@ from casemate.calls import vms as c
 from casemate.errors import ArgumentError, CasemateError, PowerStateError, StateError
 from casemate.machine.facts import NicSpec, PowerState
 
-from .vmbench import BOOT_SECTOR, MIB, Host, RefusedTaskError, config, disk
+from .vmbench import MIB, Host, RefusedTaskError, config, disk, make, printed
 
 pytestmark = pytest.mark.host
-
-
-async def make(host: Host, name: str = "one", **changes) -> str:
-    vm = await host.ask(c.CreateVm("", config(name, **changes)))
-    fact = host.vm(vm)
-    if fact.config.disks and not fact.config.disks[0].file_name.endswith("qcow2"):
-        flat = host.inventory.directory(fact) / f"{fact.config.disks[0].file_name[:-5]}-flat.vmdk"
-        with flat.open("r+b") as stream:
-            stream.write(BOOT_SECTOR)
-    return vm
-
-
-async def printed(host: Host, vm: str, text: bytes = b"ok\n") -> None:
-    for _ in range(600):
-        if text in host.console(vm):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{host.console(vm)!r} does not hold {text!r}")
 
 
 def test_a_vm_is_made_runs_and_is_destroyed_with_its_files(on):
@@ -253,5 +235,21 @@ def test_a_uefi_machine_has_its_own_variables(on):
         await host.ask(m.PowerOff("", vm))
         await host.ask(c.DestroyVm("", vm))
         assert list(host.datastore.iterdir()) == []
+
+    on(body)
+
+
+def test_a_disk_is_written_by_one_vm_only(on):
+    async def body(host: Host) -> None:
+        first = await make(host)
+        second = await make(host, "two")
+        place = host.datastore / "two"
+        (place / "two-flat.vmdk").unlink()
+        (place / "two-flat.vmdk").hardlink_to(host.datastore / "one/one-flat.vmdk")
+        await host.ask(m.PowerOn("", first))
+        with pytest.raises(RefusedTaskError, match="file-in-use"):
+            await host.ask(m.PowerOn("", second))
+        await host.ask(m.PowerOff("", first))
+        await host.ask(m.PowerOn("", second))
 
     on(body)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from casemate.calls import vms as c
 from casemate.calls.messages import Empty, TaskReply
 from casemate.errors import CasemateError
 from casemate.kernel.accounts import LOCAL_ROOT
@@ -18,6 +19,7 @@ from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
@@ -31,6 +33,12 @@ UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 MIB = 1 << 20
 # Real mode: print "ok" on the first serial port, then halt with interrupts on, again and again.
 BOOT_CODE = bytes.fromhex("ba f8 03 b0 6f ee b0 6b ee b0 0a ee fb f4 eb fc")
+# Real mode: add one to the first byte of the disk's second sector, print it as a digit, halt.
+COUNTING_CODE = bytes.fromhex(
+    "31c0 8ec0 8ed8 bb0080 b80102 b90200 30f6 cd13 fe060080 b80103 bb0080 b90200 30f6 cd13"
+    "a00080 0430 baf803 ee b00a ee fb f4 ebfc"
+)
+COUNTING_SECTOR = COUNTING_CODE.ljust(510, b"\0") + b"\x55\xaa"
 BOOT_SECTOR = BOOT_CODE.ljust(510, b"\0") + b"\x55\xaa"
 
 
@@ -70,7 +78,11 @@ class Host:
         self.tasks = Tasks(self.stream, time.time)
         context = VmContext(self.inventory, self.cells, self.tasks, self.store, time.time)
         self.power = VmPower(context)
-        self.handlers: dict[type, Any] = {**self.power.handlers(), **Vms(context).handlers()}
+        self.handlers: dict[type, Any] = {
+            **self.power.handlers(),
+            **Vms(context).handlers(),
+            **Snapshots(context, self.power).handlers(),
+        }
         try:
             yield self
         finally:
@@ -130,6 +142,26 @@ class Host:
                 current_snapshot=fact.current_snapshot,
             )
         )
+
+
+async def printed(host: Host, vm: str, text: bytes = b"ok\n") -> None:
+    """Wait until the guest has printed ``text``."""
+    for _ in range(600):
+        if text in host.console(vm):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{host.console(vm)!r} does not hold {text!r}")
+
+
+async def make(host: Host, name: str = "one", code: bytes = BOOT_SECTOR, **changes: Any) -> str:
+    """Make a VM whose first disk boots ``code``."""
+    vm = await host.ask(c.CreateVm("", config(name, **changes)))
+    fact = host.vm(vm)
+    if fact.config.disks:
+        stem = fact.config.disks[0].file_name.removesuffix(".vmdk")
+        with (host.inventory.directory(fact) / f"{stem}-flat.vmdk").open("r+b") as stream:
+            stream.write(code)
+    return vm
 
 
 def disk(capacity: int = 8 * MIB, controller: str = "ide0", unit: int = 0, **more: Any) -> DiskSpec:

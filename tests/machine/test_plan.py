@@ -202,8 +202,8 @@ def test_a_delta_reads_what_lies_below_and_writes_only_itself():
         "file": {
             "driver": "file",
             "filename": "/dev/fdset/1",
-            "read-only": True,
             "discard": "unmap",
+            "locking": "off",
         },
         "backing": None,
     }

@@ -156,8 +156,13 @@ class ConsolidateDisks:
 
 REQUESTS: tuple[type, ...] = (
     CloneVm,
+    ConsolidateDisks,
+    CreateSnapshot,
     CreateVm,
     DestroyVm,
     ReconfigureVm,
+    RemoveSnapshot,
+    RenameSnapshot,
+    RevertToSnapshot,
     SuspendVm,
 )

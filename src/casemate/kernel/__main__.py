@@ -39,6 +39,7 @@ from casemate.kernel.poolcalls import PoolCalls
 from casemate.kernel.pools import Pools, capacity_of
 from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.server import CallsServer
+from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.software import Place, Software
 from casemate.kernel.statistics import Statistics
 from casemate.kernel.store import Store
@@ -160,6 +161,7 @@ async def serve(settings: Settings, home: Home) -> None:
     power = VmPower(kernel.vms)
     kernel.add(power.handlers())
     kernel.add(Vms(kernel.vms).handlers())
+    kernel.add(Snapshots(kernel.vms, power).handlers())
     kernel.add(Logs(store, home.log).handlers())
     kernel.add(
         Software(

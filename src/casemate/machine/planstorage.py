@@ -81,6 +81,8 @@ def node_name(file_name: str) -> str:
 def block_node(source: DiskSource, fds: dict[str, int]) -> dict[str, object]:
     """Return the block layer's description: a stated format over a passed descriptor.
 
+    QEMU's own locks are off: the descriptors come locked.
+
     Args:
         source: The disk or delta, with what lies below.
         fds: Descriptor by name of file; the fd sets count from the first disk's on.
@@ -96,8 +98,8 @@ def block_node(source: DiskSource, fds: dict[str, int]) -> dict[str, object]:
         "file": {
             "driver": "file",
             "filename": f"/dev/fdset/{fds[source.file_name] - FIRST_FD}",
-            "read-only": read_only,
             "discard": "unmap",
+            "locking": "off",
         },
     }
     if source.format == "raw":

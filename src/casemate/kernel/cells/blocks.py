@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Final
 from casemate.errors import HostError
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.sys.files import lock
 from casemate.machine.planstorage import DiskSource, node_name
 
 # Seconds between looks at a job, and without any progress until it is given up.
@@ -80,15 +82,21 @@ async def merge(qmp: Qmp, directory: VmDirectory, chain: Sequence[DiskSource], a
         },
     )
     await _finish(qmp, job)
+    await _forget(qmp, top)
 
 
 async def _add_delta(qmp: Qmp, directory: VmDirectory, delta: DiskSource) -> str:
     name = node_name(delta.file_name)
-    number = await _pass(qmp, directory, delta.file_name, os.O_RDWR)
+    number = await _pass(qmp, directory, delta.file_name, exclusive=True)
     node = {
         "driver": "qcow2",
         "node-name": name,
-        "file": {"driver": "file", "filename": f"/dev/fdset/{number}", "discard": "unmap"},
+        "file": {
+            "driver": "file",
+            "filename": f"/dev/fdset/{number}",
+            "discard": "unmap",
+            "locking": "off",
+        },
         "backing": None,
     }
     await qmp.execute("blockdev-add", **node)
@@ -96,11 +104,13 @@ async def _add_delta(qmp: Qmp, directory: VmDirectory, delta: DiskSource) -> str
 
 
 async def _pass(
-    qmp: Qmp, directory: VmDirectory, file_name: str, flags: int, **place: int
+    qmp: Qmp, directory: VmDirectory, file_name: str, *, exclusive: bool, **place: int
 ) -> object:
-    """Hand a file over to QEMU and return the number of its fd set."""
-    handle = directory.open_file(file_name, flags)
+    """Hand a writable file over to QEMU and return the number of its fd set."""
+    handle = directory.open_file(file_name, os.O_RDWR)
     try:
+        if exclusive:
+            lock(handle, file_name, exclusive=True)
         answer = await qmp.execute_with(handle, "add-fd", opaque=node_name(file_name), **place)
     finally:
         os.close(handle)
@@ -109,17 +119,31 @@ async def _pass(
 
 async def _make_writable(qmp: Qmp, directory: VmDirectory, layer: DiskSource) -> None:
     """Add a writable descriptor to the fd set of a layer that was opened for reading."""
-    wanted = node_name(layer.file_name)
+    number = await _fd_set(qmp, layer.file_name)
+    if number is None:
+        raise HostError("QEMU does not know the disk below", code="disk-merge")
+    await _pass(qmp, directory, layer.file_name, exclusive=False, **{"fdset-id": number})
+
+
+async def _forget(qmp: Qmp, layer: DiskSource) -> None:
+    """Let QEMU close a merged delta; one that it took in by its parent is gone already."""
+    with contextlib.suppress(HostError):
+        await qmp.execute("blockdev-del", **{"node-name": node_name(layer.file_name)})
+    if (number := await _fd_set(qmp, layer.file_name)) is not None:
+        await qmp.execute("remove-fd", **{"fdset-id": number})
+
+
+async def _fd_set(qmp: Qmp, file_name: str) -> int | None:
+    """Return the number of the fd set of a file."""
     answer = await qmp.execute("query-fdsets")
     for fdset in answer if isinstance(answer, list) else []:
         if not isinstance(fdset, dict) or not isinstance(number := fdset.get("fdset-id"), int):
             continue
         fds = fdset.get("fds")
         names = [fd.get("opaque") for fd in fds if isinstance(fd, dict)] if fds else []
-        if wanted in names:
-            await _pass(qmp, directory, layer.file_name, os.O_RDWR, **{"fdset-id": number})
-            return
-    raise HostError("QEMU does not know the disk below", code="disk-merge")
+        if node_name(file_name) in names:
+            return number
+    return None
 
 
 async def _finish(qmp: Qmp, job: str) -> None:

@@ -47,6 +47,10 @@ class VmDirectory:
             return False
         return True
 
+    def names(self) -> tuple[str, ...]:
+        """Return what is in the directory."""
+        return tuple(sorted(entry.name for entry in self.path.iterdir()))
+
     def read(self, name: str, limit: int) -> bytes:
         """Return a regular file's content, at most ``limit`` bytes and one more.
 

@@ -66,7 +66,7 @@ def _described(directory: int, disk: DiskSpec, above: frozenset[str]) -> DiskSou
     described = describe(directory, disk.file_name)
     disk = replace(disk, capacity=described.capacity)
     if described.format == "qcow2":
-        below = replace(disk, file_name=described.parent, format=_format(described.parent))
+        below = replace(disk, file_name=described.parent, format=format_of(described.parent))
         backing = _source(directory, below, above | {disk.file_name})
         return replace(
             _plain(directory, disk, described.extent, "qcow2"), disk=disk, backing=backing
@@ -100,8 +100,8 @@ def _plain(directory: int, disk: DiskSpec, name: str, kind: str) -> DiskSource:
     return DiskSource(replace(disk, capacity=size), name, size, format=kind, whole=kind == "raw")
 
 
-def _format(name: str) -> str:
-    """Tell the format of a parent by its name, as a vmx file does."""
+def format_of(name: str) -> str:
+    """Tell a disk's format by its name, as a vmx file does. Raises FormatError."""
     suffix = name.rpartition(".")[2].lower()
     kind = DISK_FORMATS.get(suffix)
     if kind is None:

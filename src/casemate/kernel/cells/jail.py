@@ -20,7 +20,7 @@ from typing import Final
 from casemate.errors import FormatError, HostError
 from casemate.kernel.cells.cgroups import attach_self
 from casemate.kernel.sys import mounts
-from casemate.kernel.sys.files import open_beneath, open_directory
+from casemate.kernel.sys.files import lock, open_beneath, open_directory
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.namespaces import Namespace, restrict_memfd_execution, unshare
 from casemate.kernel.sys.process import die_with_parent
@@ -166,6 +166,7 @@ def _open(directory: int, passed: PassedFile) -> int:
     descriptor = open_beneath(directory, passed.file_name, flags | os.O_NONBLOCK)
     try:
         _check_disk(descriptor, passed)
+        lock(descriptor, passed.file_name, exclusive=passed.writable)
     except BaseException:
         os.close(descriptor)
         raise

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 from pathlib import Path
 from typing import Final
 
+from casemate.errors import HostError
 from casemate.kernel.sys.libc import SYS_OPENAT2, from_os_error, syscall
 
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -50,6 +52,25 @@ def open_beneath(directory: int, path: str, flags: int, *, mode: int = 0) -> int
         what=f"cannot open {path}",
         component=path,
     )
+
+
+def lock(descriptor: int, name: str, *, exclusive: bool) -> None:
+    """Lock an open file for as long as any copy of this descriptor is open, in any process.
+
+    Raises:
+        HostError: ``file-in-use``: somebody else uses it.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HostError(
+            f"{name} is in use by another VM",
+            code="file-in-use",
+            component=name,
+            remedy="Power off the VM that uses it, or detach it there.",
+        ) from None
+    except OSError as error:
+        raise from_os_error(f"cannot lock {name}", error, component=name) from error
 
 
 def open_directory(path: Path) -> int:
