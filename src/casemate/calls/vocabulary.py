@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from casemate.calls import admin, messages, pools, statistics, vms
+from casemate.calls import admin, messages, pools, software, statistics, vms
 
 REQUESTS: tuple[type, ...] = (
     *messages.REQUESTS,
     *admin.REQUESTS,
     *vms.REQUESTS,
     *pools.REQUESTS,
+    *software.REQUESTS,
     *statistics.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""
