@@ -206,7 +206,7 @@ def _list(options: argparse.Namespace) -> int:
     root = found.pools.get(ROOT)
     if root is not None:
         console.print(
-            f"\nMHz and MiB. Still to be reserved: {root.cpu_usage.unreserved} MHz, "
+            f"\nMHz and MiB; + may borrow. To be reserved yet: {root.cpu_usage.unreserved} MHz, "
             f"{root.memory_usage.unreserved // _MIB} MiB. State: {root.colour}."
         )
     return 0
@@ -236,12 +236,9 @@ def _rows(found: Inventory, pool: str, depth: int) -> Iterator[tuple[str, ...]]:
 
 
 def _columns(given: Allocation, used: int | None) -> tuple[str, str, str, str]:
-    shares = str(given.shares)
-    if given.shares_level in _LEVELS:
-        shares = f"{given.shares_level} {shares}"
     limit = "-" if given.limit < 0 else str(given.limit)
     reserved = f"{given.reservation}{'+' if given.expandable else ''}"
-    return reserved, limit, shares, "-" if used is None else str(used)
+    return reserved, limit, str(given.shares), "-" if used is None else str(used)
 
 
 def _create(options: argparse.Namespace) -> int:

@@ -174,7 +174,7 @@ class Scheduler:
         """Divide memory as things are now; bytes."""
         tree, use = self._pools.tree("memory"), self.memory_use()
         usage = {vm: self.held(vm) for vm in tree.vms}
-        active = {vm: used.active for vm, used in use.items()}
+        active = {vm: use[vm].active if vm in use else found.size for vm, found in tree.vms.items()}
         division = divide_memory(tree.with_capacity(self.memory_for_vms(tree)), use)
         return View(division, divide_memory(tree, {}, tax=0), usage, active)
 
