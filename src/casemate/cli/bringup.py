@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from casemate.calls import messages as m
-from casemate.cli import vm as vm_commands
+from casemate.cli import vmtasks as vm_commands
 from casemate.cli.attest import attest_once
 from casemate.cli.calls import Calls
 from casemate.errors import BootError, CasemateError, Finding

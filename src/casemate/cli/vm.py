@@ -10,15 +10,32 @@ from rich.console import Console
 from rich.table import Table
 
 from casemate.calls import messages as m
+from casemate.calls import vms as c
+from casemate.cli import vmedit, vmsnapshot
 from casemate.cli.calls import Calls
-from casemate.errors import CasemateError, NotFoundError
+from casemate.cli.vmtasks import find_vm, say, vms_of, wait
+from casemate.errors import NotFoundError
 from casemate.kernel.home import Home, find_home
-from casemate.machine.facts import TaskState, VmFact
+from casemate.machine.facts import VmFact
 
-TASK_SECONDS = 120.0
-"""Longest wait for a task: a power-on takes tenths of a second."""
-
-_TASKS = {"on": m.PowerOn, "off": m.PowerOff, "reset": m.Reset}
+_TASKS = {
+    "on": m.PowerOn,
+    "off": m.PowerOff,
+    "reset": m.Reset,
+    "suspend": c.SuspendVm,
+    "destroy": c.DestroyVm,
+    "consolidate": c.ConsolidateDisks,
+}
+_DONE = {
+    "on": "is on",
+    "off": "is off",
+    "reset": "was reset",
+    "suspend": "is suspended",
+    "destroy": "is destroyed",
+    "consolidate": "has the disks that its snapshots need, and no more",
+    "shutdown": "was asked to shut down",
+    "unregister": "is forgotten; its files stay",
+}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,41 +50,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("reset", "reset"),
         ("shutdown", "ask the guest to shut down"),
         ("unregister", "forget a VM; its files stay"),
+        ("suspend", "save the memory to disk and stop; on resumes"),
+        ("destroy", "forget a VM and remove its files"),
+        ("consolidate", "merge what no snapshot needs into the disks below"),
         ("console", "what the guest wrote to its serial port"),
     ):
         parser = actions.add_parser(name, help=words)
         parser.add_argument("vm", help="name or id")
         parser.set_defaults(func=_one, action=name)
+    vmedit.add_parsers(actions)
+    vmsnapshot.add_parsers(actions)
     register = actions.add_parser("register", help="register a .vmx file")
     register.add_argument("path", help="datastore path, e.g. '[datastore1] demo/demo.vmx'")
     register.set_defaults(func=_register)
     for parser in actions.choices.values():
         parser.add_argument("--json", action="store_true", help="print as JSON")
-
-
-def vms_of(home: Home) -> list[VmFact]:
-    """Return the VMs of the running host."""
-    with Calls(home.calls_socket) as calls:
-        facts = calls.ask(m.Snapshot(), m.SnapshotReply).facts
-    return [fact for fact in facts if isinstance(fact, VmFact)]
-
-
-def wait(home: Home, task: str) -> str:
-    """Wait for a task and return its result. Raises what it failed with."""
-    with Calls(home.calls_socket) as calls:
-        fact = calls.finished(task, TASK_SECONDS)
-    if fact.state is TaskState.ERROR and fact.error is not None:
-        raise CasemateError(fact.error.reason, code=fact.error.code, remedy=fact.error.remedy)
-    return fact.result
-
-
-def _find(home: Home, wanted: str) -> VmFact:
-    for fact in vms_of(home):
-        if wanted in (fact.vm, fact.config.name):
-            return fact
-    raise NotFoundError(
-        f"there is no VM {wanted!r}", component=wanted, remedy="casemate vm list shows them."
-    )
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -95,7 +92,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _one(options: argparse.Namespace) -> int:
     home = find_home(options.home)
-    fact = _find(home, options.vm)
+    fact = find_vm(home, options.vm)
     if options.action == "console":
         return _console(home, fact, as_json=options.json)
     with Calls(home.calls_socket) as calls:
@@ -108,7 +105,7 @@ def _one(options: argparse.Namespace) -> int:
             reply = None
     if reply is not None:
         wait(home, reply.task)
-    _say(options, f"{fact.config.name}: {options.action} done", {"vm": fact.vm})
+    say(options, f"{fact.config.name} {_DONE[options.action]}", {"vm": fact.vm})
     return 0
 
 
@@ -117,7 +114,7 @@ def _register(options: argparse.Namespace) -> int:
     with Calls(home.calls_socket) as calls:
         reply = calls.ask(m.RegisterVm("", options.path, "command line"), m.TaskReply)
     vm = wait(home, reply.task)
-    _say(options, f"registered as {vm}", {"vm": vm})
+    say(options, f"registered as {vm}", {"vm": vm})
     return 0
 
 
@@ -134,7 +131,3 @@ def _console(home: Home, fact: VmFact, *, as_json: bool) -> int:
     shown = "".join(c if c.isprintable() or c == "\n" else "" for c in text)
     print(json.dumps({"vm": fact.vm, "serial": shown}) if as_json else shown)
     return 0
-
-
-def _say(options: argparse.Namespace, words: str, values: dict[str, str]) -> None:
-    print(json.dumps({"done": options.action, **values}) if options.json else words)

@@ -1,0 +1,148 @@
+"""``casemate vm create|change|clone``: what a VM is made of."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from casemate.calls import vms as c
+from casemate.cli.vmtasks import find_vm, run, say, size
+from casemate.errors import ArgumentError
+from casemate.kernel.home import find_home
+from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+
+WHY = "command line"
+_MIB = 20
+_CONTROLLER = "sata0"
+_UNITS = 30
+
+
+def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands."""
+    create = actions.add_parser("create", help="make a VM")
+    create.add_argument("name")
+    create.add_argument("--datastore", default="datastore1", help="default: datastore1")
+    create.add_argument("--cpus", type=int, default=1, help="vCPUs (default: 1)")
+    create.add_argument("--memory", default="256M", help="default: 256M")
+    create.add_argument("--firmware", choices=("bios", "efi"), default="bios")
+    create.add_argument("--secure-boot", action="store_true", help="efi: start signed code only")
+    create.add_argument("--guest", default="otherguest", help="guest id (default: otherguest)")
+    create.add_argument("--nic", action="append", default=[], metavar="NETWORK")
+    create.set_defaults(func=_create)
+    change = actions.add_parser("change", help="change what a VM is made of")
+    change.add_argument("vm", help="name or id")
+    change.add_argument("--name")
+    change.add_argument("--annotation")
+    change.add_argument("--cpus", type=int)
+    change.add_argument("--memory")
+    change.add_argument("--extend-disk", nargs=2, action="append", metavar=("FILE", "SIZE"))
+    change.add_argument("--detach-disk", action="append", default=[], metavar="FILE")
+    change.add_argument("--destroy-disk", action="append", default=[], metavar="FILE")
+    change.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an entry of the vmx file"
+    )
+    change.set_defaults(func=_change)
+    for parser in (create, change):
+        parser.add_argument("--disk", action="append", default=[], metavar="SIZE", help="add one")
+        parser.add_argument("--qcow2", action="store_true", help="make QCOW2 disks, not flat ones")
+        parser.add_argument("--thick", action="store_true", help="reserve the space of flat disks")
+    clone = actions.add_parser("clone", help="copy a powered-off VM")
+    clone.add_argument("vm", help="name or id")
+    clone.add_argument("name", help="of the copy")
+    clone.set_defaults(func=_clone)
+
+
+def _create(options: argparse.Namespace) -> int:
+    extra = (("uefi.secureBoot.enabled", "TRUE"),) if options.secure_boot else ()
+    config = VmConfig(
+        name=options.name,
+        uuid="",
+        vmx_path=f"[{options.datastore}]",
+        guest_id=options.guest,
+        cpus=options.cpus,
+        memory_mib=size(options.memory) >> _MIB,
+        firmware=options.firmware,
+        disks=_new_disks(options, ()),
+        nics=tuple(NicSpec("", network, "vmxnet3") for network in options.nic),
+        cpu_allocation=Allocation(),
+        memory_allocation=Allocation(),
+        extra=extra,
+    )
+    home = find_home(options.home)
+    vm = run(home, c.CreateVm("", config, thin=not options.thick, why=WHY))
+    say(options, f"{options.name} is made: VM {vm}", {"vm": vm})
+    return 0
+
+
+def _change(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    fact = find_vm(home, options.vm)
+    before = fact.config
+    gone = set(options.detach_disk) | set(options.destroy_disk)
+    larger = {name: size(text) for name, text in options.extend_disk or ()}
+    unknown = (gone | set(larger)) - {disk.file_name for disk in before.disks}
+    if unknown:
+        raise ArgumentError(f"the VM has no disk {min(unknown)!r}", argument="disk")
+    disks = tuple(
+        replace(disk, capacity=larger.get(disk.file_name, disk.capacity))
+        for disk in before.disks
+        if disk.file_name not in gone
+    )
+    given = {
+        "name": options.name,
+        "annotation": options.annotation,
+        "cpus": options.cpus,
+        "memory_mib": None if options.memory is None else size(options.memory) >> _MIB,
+    }
+    config = replace(
+        before,
+        **{name: value for name, value in given.items() if value is not None},
+        disks=(*disks, *_new_disks(options, disks)),
+        extra=_entries(before, options.set),
+    )
+    request = c.ReconfigureVm(
+        "",
+        fact.vm,
+        before,
+        config,
+        destroy=tuple(options.destroy_disk),
+        thin=not options.thick,
+        why=WHY,
+    )
+    run(home, request)
+    say(options, f"{config.name} is changed", {"vm": fact.vm})
+    return 0
+
+
+def _clone(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    fact = find_vm(home, options.vm)
+    vm = run(home, c.CloneVm("", fact.vm, options.name, WHY))
+    say(options, f"{options.name} is a copy of {fact.config.name}: VM {vm}", {"vm": vm})
+    return 0
+
+
+def _new_disks(options: argparse.Namespace, present: tuple[DiskSpec, ...]) -> tuple[DiskSpec, ...]:
+    """Return the disks to be made, in free slots of the first SATA controller."""
+    taken = {disk.unit for disk in present if disk.controller == _CONTROLLER}
+    free = (unit for unit in range(_UNITS) if unit not in taken)
+    kind = "qcow2" if options.qcow2 else "vmdk"
+    return tuple(
+        DiskSpec("", "disk", kind, size(text), _CONTROLLER, unit)
+        for text, unit in zip(options.disk, free, strict=False)
+    )
+
+
+def _entries(config: VmConfig, settings: list[str]) -> tuple[tuple[str, str], ...]:
+    """Return the extra entries with some set; one without a value is removed."""
+    values = dict(config.extra)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not name or not equals:
+            raise ArgumentError(f"{setting!r} is not NAME=VALUE", argument="set")
+        known = next((key for key in values if key.lower() == name.lower()), name)
+        if value:
+            values[known] = value
+        else:
+            values.pop(known, None)
+    return tuple(values.items())
