@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casemate.calls import admin, messages, pools, software, statistics, vms
+from casemate.calls import admin, hardening, messages, pools, software, statistics, vms
 
 REQUESTS: tuple[type, ...] = (
     *messages.REQUESTS,
@@ -11,5 +11,6 @@ REQUESTS: tuple[type, ...] = (
     *pools.REQUESTS,
     *software.REQUESTS,
     *statistics.REQUESTS,
+    *hardening.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

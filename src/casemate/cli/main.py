@@ -18,6 +18,7 @@ from casemate.cli import (
     attest,
     boot,
     eventlog,
+    hardening,
     host,
     image,
     pool,
@@ -41,6 +42,7 @@ _ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], No
     trust.add_parser,
     vib.add_parser,
     eventlog.add_parser,
+    hardening.add_parser,
     api.add_parser,
 )
 

@@ -17,6 +17,7 @@ from casemate import __version__
 from casemate.formats.bootcfg import BootState
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
+from casemate.kernel.auditor import Auditor
 from casemate.kernel.ballooning import Balloons
 from casemate.kernel.boot.bank import write_states
 from casemate.kernel.boot.progress import Progress
@@ -27,6 +28,7 @@ from casemate.kernel.cells.probe import probe_accelerator
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.groups import Groups
+from casemate.kernel.hardening import Hardening
 from casemate.kernel.hardware import Hardware, read_hardware
 from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
@@ -110,6 +112,15 @@ def resources(
     return scheduler, Statistics(inventory, pools, scheduler, control, time.time, boot_time)
 
 
+def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path) -> Auditor:
+    """Add the audit of all processes; the caller runs it."""
+    auditor = Auditor(kernel.cells.running, measurements.security_option, kernel.cells.power_off)
+    audit = Hardening(auditor, accelerator, bank, bank.parent / "trust")
+    kernel.add(audit.handlers())
+    kernel.watch(audit.findings)
+    return auditor
+
+
 async def serve(settings: Settings, home: Home) -> None:
     """Serve until TERM; then power the VMs off and return."""
     progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
@@ -163,6 +174,7 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.add(Vms(kernel.vms).handlers())
     kernel.add(Snapshots(kernel.vms, power).handlers())
     kernel.add(Logs(store, home.log).handlers())
+    auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     kernel.add(
         Software(
             Place(home, settings.bank, inventory.resolve, time.time), store, stream, measurements
@@ -172,7 +184,7 @@ async def serve(settings: Settings, home: Home) -> None:
     pools.publish()
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
     await server.start(HOSTD_UID)
-    loops = asyncio.gather(scheduler.run(), statistics.run())
+    loops = asyncio.gather(scheduler.run(), statistics.run(), auditor.run())
     try:
         if not measurements.complete:
             await _complete(home, settings, stream, measurements, progress)

@@ -69,6 +69,13 @@ class Measurements:
         self.components = (*kept, fact)
         write_record(self._place, self.record, list(self.components), bytes(self._log))
 
+    async def security_option(self, text: str) -> None:
+        """Measure ``KEY = VALUE``: something that decides what may run, or shows what did.
+
+        Raises TpmError.
+        """
+        await self._append(self._measurer.security_option(text))
+
     async def identity(self) -> IdentityReply:
         """Return the TPM's identity. Raises TpmError."""
 

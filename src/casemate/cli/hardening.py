@@ -1,0 +1,283 @@
+"""``casemate hardening``: the audit of a whole host in one screen, and its security domains.
+
+Exit status: 0 every required rule is kept, 1 one is not (or was not looked at), 2 not decided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from casemate.calls.hardening import HardeningAudit, HardeningReply, SecpolicyList, SecpolicyReply
+from casemate.cli.calls import Calls
+from casemate.cli.trust import add_common
+from casemate.errors import HostError
+from casemate.formats.text import escape
+from casemate.image.hardening import programs
+from casemate.image.profile import read_bank
+from casemate.image.reference import read_trust, read_waivers
+from casemate.kernel import platform
+from casemate.kernel.boot import running
+from casemate.kernel.home import Home, find_home
+from casemate.machine.domains import DOMAINS
+from casemate.policy import platform as rules
+from casemate.policy.hardening import Weight
+from casemate.policy.hardeningreport import (
+    Area,
+    EntropyRow,
+    Outcome,
+    Row,
+    component_rows,
+    findings,
+    score,
+    skipped,
+)
+from casemate.policy.levels import Level
+from casemate.policy.payloads import check_file
+
+LAUNCHES: Final = 64
+AUDIT_SECONDS: Final = 600.0
+"""For the whole audit; 64 launches of four programs take some ten seconds."""
+BAR: Final = 32
+_COLOURS: Final = {
+    Outcome.PASSED: "green",
+    Outcome.FAILED: "red",
+    Outcome.WAIVED: "yellow",
+    Outcome.SKIPPED: "red",
+    Outcome.NOT_APPLICABLE: "dim",
+}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``hardening`` with its commands."""
+    parser = commands.add_parser("hardening", help="audit memory hardening; list security domains")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    audit = actions.add_parser("audit", help="judge components, processes, entropy, platform")
+    audit.add_argument(
+        "--launches",
+        type=int,
+        default=LAUNCHES,
+        metavar="N",
+        help=f"launches of each program to measure entropy (default: {LAUNCHES}; 0: do not)",
+    )
+    change = audit.add_mutually_exclusive_group()
+    change.add_argument("--apply", action="store_true", help="set the baseline of sysctls first")
+    change.add_argument("--undo", action="store_true", help="put back what --apply changed, first")
+    audit.set_defaults(func=_audit)
+    listing = actions.add_parser("domains", help="list the security domains and their processes")
+    listing.set_defaults(func=_domains)
+    for action in (audit, listing):
+        add_common(action)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    record = home.state / "sysctls.json"
+    changed: dict[str, Any] = {}
+    if options.apply:
+        changed = {path: list(pair) for path, pair in platform.apply(record).items()}
+    elif options.undo:
+        changed = {path: [None, value] for path, value in platform.undo(record).items()}
+    report = _ask(home, options.launches) if running.find(home) else _on_files(home)
+    status = int(any(_is_bad(row) for row in report.rows) or bool(report.violations))
+    if options.json:
+        print(json.dumps(as_json(report) | ({"changed": changed} if changed else {})))
+    else:
+        _draw(Console(highlight=False), report, changed)
+    return status
+
+
+def _is_bad(row: Row) -> bool:
+    bad = row.outcome in {Outcome.FAILED, Outcome.SKIPPED}
+    return bad and row.weight is Weight.REQUIRED
+
+
+def _ask(home: Home, launches: int) -> HardeningReply:
+    with Calls(home.calls_socket, timeout=AUDIT_SECONDS) as calls:
+        return calls.ask(HardeningAudit("", launches), HardeningReply)
+
+
+def _on_files(home: Home) -> HardeningReply:
+    """Judge what can be judged of a host that is down."""
+    down, remedy = "The host is down.", "Start it with casemate up, then audit it again."
+    rows = (
+        *_components(home),
+        skipped(Area.PROCESSES, down, remedy),
+        skipped(Area.ENTROPY, down, remedy),
+        *rules.judge(platform.read_texts()),
+    )
+    return HardeningReply(rows, (), score(rows), ())
+
+
+def _components(home: Home) -> Iterator[Row]:
+    bank = next((place for place in home.banks if (place / "boot.cfg").exists()), None)
+    if bank is None:
+        yield skipped(Area.COMPONENTS, "There is no image.", "Build one: casemate image build.")
+        return
+    _, db = read_bank(bank)
+    store = read_trust(home.trust)
+    waivers = read_waivers(home.trust, store, datetime.now(UTC))
+    for name, (vib, _) in db.owners().items():
+        descriptor = vib.descriptor
+        for path, content in programs(name, (bank / name).read_bytes()):
+            report = check_file(path, content, Level(descriptor.acceptance_level), waivers)
+            if report is not None:
+                yield from component_rows(report, descriptor.name)
+
+
+def as_json(report: HardeningReply) -> dict[str, Any]:
+    """Return the shape that scripts lean on."""
+    components: dict[str, dict[str, Any]] = {}
+    processes: dict[str, dict[str, Any]] = {}
+    plain: list[dict[str, Any]] = []
+    for row in report.rows:
+        match row.area:
+            case Area.COMPONENTS:
+                _add(components, row, {"path": row.subject, "vib": row.group})
+            case Area.PROCESSES:
+                _add(processes, row, {"process": row.subject, "domain": row.group})
+            case Area.PLATFORM:
+                plain.append(
+                    {"group": row.group, "rule": row.rule, "outcome": row.outcome.value} | _why(row)
+                )
+            case Area.ENTROPY:
+                continue
+    entropy: dict[str, dict[str, Any]] = {}
+    for one in report.entropy:
+        entropy.setdefault(one.process, {})[one.region] = {
+            "bits": one.bits,
+            "wanted": one.wanted,
+            "launches": one.samples,
+            "distinct": one.distinct,
+        }
+    fields = ("code", "component", "reason", "remedy")
+    violations = [dict(zip(fields, found, strict=True)) for found in report.violations]
+    return {
+        "score": report.score,
+        "components": list(components.values()),
+        "processes": list(processes.values()),
+        "entropy": entropy,
+        "platform": plain,
+        "findings": [*violations, *(asdict(found) for found in findings(report.rows))],
+    }
+
+
+def _add(things: dict[str, dict[str, Any]], row: Row, names: dict[str, Any]) -> None:
+    thing = things.setdefault(row.subject, names | {"accepted": True, "rules": {}})
+    thing["rules"][row.rule] = row.outcome.value
+    thing["accepted"] = thing["accepted"] and not _is_bad(row)
+
+
+def _why(row: Row) -> dict[str, str]:
+    return {"reason": row.reason, "remedy": row.remedy} if row.reason else {}
+
+
+def _draw(console: Console, report: HardeningReply, changed: dict[str, Any]) -> None:
+    for path, (before, now) in changed.items():
+        was = "" if before is None else f" (was {before})"
+        console.print(f"set {path.removeprefix('/proc/sys/')} = {now}{was}")
+    _draw_areas(console, report)
+    _draw_processes(console, [row for row in report.rows if row.area is Area.PROCESSES])
+    _draw_entropy(console, report.entropy)
+    table = _table("Weight", "Rule", "Where", "Why", "Remedy")
+    for row in report.rows:
+        if row.outcome in {Outcome.FAILED, Outcome.SKIPPED} and row.weight is Weight.REQUIRED:
+            table.add_row(*_told(row))
+    for code, component, reason, remedy in report.violations:
+        table.add_row("[red]violation[/]", code, *map(escape, (component, reason, remedy)))
+    for row in report.rows:
+        if row.area is Area.PLATFORM and row.outcome is Outcome.FAILED and not _is_bad(row):
+            table.add_row(*_told(row))
+    if table.row_count:
+        console.print(table)
+    console.print(f"Score [bold]{report.score}[/] of 100 (what was not looked at counts as failed)")
+
+
+def _told(row: Row) -> tuple[str | Text, ...]:
+    colour = "red" if row.weight is Weight.REQUIRED else "yellow"
+    words = (row.rule, row.subject, row.reason, row.remedy)
+    return Text(row.weight.value, colour), *map(escape, words)
+
+
+def _draw_areas(console: Console, report: HardeningReply) -> None:
+    table = _table("Area", "things", *(outcome.value for outcome in Outcome))
+    for area in Area:
+        rows = [row for row in report.rows if row.area is area]
+        counts = Counter(row.outcome for row in rows)
+        table.add_row(
+            area.value,
+            str(len({row.subject for row in rows})),
+            *(
+                Text(str(counts[outcome]), _COLOURS[outcome] if counts[outcome] else "dim")
+                for outcome in Outcome
+            ),
+        )
+    console.print(table)
+
+
+def _draw_processes(console: Console, rows: list[Row]) -> None:
+    table = _table("Process", "Domain", "Rules kept", "Broken")
+    for subject in dict.fromkeys(row.subject for row in rows):
+        own = [row for row in rows if row.subject == subject]
+        broken = [row.rule for row in own if row.outcome is not Outcome.PASSED]
+        kept = f"{len(own) - len(broken)} of {len(own)}"
+        table.add_row(escape(subject), own[0].group, kept, Text(", ".join(broken) or "-", "red"))
+    console.print(table)
+
+
+def _draw_entropy(console: Console, rows: tuple[EntropyRow, ...]) -> None:
+    if not rows:
+        return
+    table = _table("Program", "Region", "Bits", "", "Wanted", "Launches")
+    for row in rows:
+        colour = "green" if row.bits >= row.wanted else "red"
+        bar = Text("█" * min(row.bits, BAR), colour).append("░" * max(BAR - row.bits, 0), "dim")
+        bits = Text(str(row.bits), colour)
+        table.add_row(row.process, row.region, bits, bar, str(row.wanted), str(row.samples))
+    console.print(table)
+
+
+def _domains(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    try:
+        with Calls(home.calls_socket) as calls:
+            rows = [asdict(row) for row in calls.ask(SecpolicyList(""), SecpolicyReply).domains]
+    except HostError as error:
+        if error.code != "not-running":
+            raise
+        rows = [
+            {
+                "name": domain.name,
+                "enforcement": domain.enforcement.value,
+                "about": domain.about,
+                "walls": sorted(wall.value for wall in domain.walls),
+                "processes": [],
+            }
+            for domain in DOMAINS
+        ]
+    if options.json:
+        print(json.dumps({"domains": rows}))
+        return 0
+    table = _table("Domain Name", "Enforcement Level", "About", "Walls", "Processes")
+    for row in rows:
+        present = ", ".join(f"{name} ({pid})" for name, pid in row["processes"])
+        walls = str(len(row["walls"]))
+        table.add_row(row["name"], row["enforcement"], row["about"], walls, present)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table

@@ -1,0 +1,254 @@
+"""Watches every process of the host while it runs: on its start, and again and again.
+
+A violation that is seen twice in a row is true: it is logged, measured (so that a verifier learns
+of it from the TPM, whatever the host says afterwards), shown in the status, and in an enforcing
+domain the process is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from casemate.errors import CasemateError, Finding
+from casemate.kernel.cells.manager import CellState
+from casemate.kernel.processes import Process, namespaces, processes, read_texts
+from casemate.kernel.sys import spawn
+from casemate.kernel.sys.views import view_of
+from casemate.machine import domains
+from casemate.machine.domains import Domain, Enforcement, Wall
+from casemate.machine.planaudit import UID_BASE, UID_END
+from casemate.machine.processplan import APP_UID, HOSTD_UID, TPM_UID
+from casemate.policy.processaudit import Expected, ProcessReport, audit_process
+
+EVERY_SECONDS: Final = 5.0
+"""Between two looks at all processes: a look takes about a millisecond a process."""
+NEW_SECONDS: Final = 0.5
+"""Between two looks for processes that were started."""
+AGAIN_SECONDS: Final = 0.05
+"""Until a violation is looked at again: a process that is just being started has none by then."""
+OPTION: Final = "hardeningViolation"
+"""The security option by which a violation is measured."""
+PROGRAMS: Final = (
+    "/usr/bin/casemate-python",
+    "/usr/bin/qemu-system-x86_64",
+    "/usr/lib/x86_64-linux-gnu/libc.so.6",
+)
+"""A file of each layer that brings programs: their devices are where code may come from."""
+_TEXT: Final = 300  # characters of a measured violation
+_APART: Final = {Wall.MOUNTS: "mnt", Wall.PROCESSES: "pid", Wall.NETWORK: "net"}
+_INIT: Final = 1
+_SERVICES: Final = {
+    HOSTD_UID: ("hostd", domains.HOSTD),
+    TPM_UID: ("swtpm", domains.TPM),
+    APP_UID: ("app", domains.APP),
+}
+_log = logging.getLogger("auditor")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A process and what it is; ``vm`` is the id of the VM of a cell."""
+
+    process: Process
+    name: str
+    domain: Domain | None
+    vm: str = ""
+
+
+def code_devices(programs: Iterable[str] = PROGRAMS) -> frozenset[str]:
+    """Return the devices of the visor root's files, as lists of mappings show them."""
+    found = set()
+    for path in programs:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                view = view_of(descriptor)
+                maps = Path("/proc/self/maps").read_text()
+                found |= set(re.findall(rf" (\S+) \d+ +{re.escape(path)}", maps))
+                del view
+            finally:
+                os.close(descriptor)
+    status = Path("/").stat().st_dev
+    return frozenset(found | {f"{os.major(status):02x}:{os.minor(status):02x}"})
+
+
+class Auditor:
+    """Looks, and acts on what it sees.
+
+    Args:
+        cells: the running cells.
+        measure: extends a security option.
+        stop: powers a VM off.
+    """
+
+    def __init__(
+        self,
+        cells: Callable[[], Iterable[CellState]],
+        measure: Callable[[str], Awaitable[None]],
+        stop: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._cells = cells
+        self._measure = measure
+        self._stop = stop
+        self._devices = code_devices()
+        self._host = namespaces("self")
+        self._violations: dict[tuple[int, int, str], Finding] = {}
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return every violation since the kernel started."""
+        return tuple(self._violations.values())
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Return all processes of the host and what they are."""
+        present = {one.pid: one for one in processes()}
+        by_pid = {state.pid: state for state in self._cells()}
+        by_uid = {state.uid: state for state in by_pid.values()}
+        found = []
+        for one in present.values():
+            state = by_pid.get(one.pid) or by_uid.get(one.uid)
+            found.append(_identify(one, present, state))
+        return tuple(found)
+
+    def audit(self, subject: Subject) -> ProcessReport | None:
+        """Judge one process; None when it is gone.
+
+        Raises:
+            CasemateError: it cannot be judged.
+        """
+        texts = read_texts(subject.process.pid)
+        if texts is None or subject.domain is None:
+            return None
+        return audit_process(texts, self._expected(subject, subject.domain))
+
+    def look(self) -> tuple[ProcessReport, ...]:
+        """Judge every process once."""
+        reports = (self.audit(subject) for subject in self.subjects() if subject.domain)
+        return tuple(report for report in reports if report is not None)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        known: set[tuple[int, int]] = set()
+        due = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            everything = loop.time() >= due
+            if everything:
+                due = loop.time() + EVERY_SECONDS
+            subjects = await asyncio.to_thread(self.subjects)
+            fresh = [s for s in subjects if everything or _key(s) not in known]
+            known = {_key(subject) for subject in subjects}
+            for subject, found in await asyncio.to_thread(self._suspects, fresh):
+                await self._confirm(subject, found)
+            await asyncio.sleep(NEW_SECONDS)
+
+    def _suspects(self, subjects: Iterable[Subject]) -> list[tuple[Subject, tuple[Finding, ...]]]:
+        pairs = ((subject, self._findings(subject)) for subject in subjects)
+        return [(subject, found) for subject, found in pairs if found]
+
+    def _findings(self, subject: Subject) -> tuple[Finding, ...]:
+        if subject.domain is None:
+            return (
+                Finding(
+                    "process-unknown",
+                    subject.name,
+                    f"A process of uid {subject.process.uid} is none that this host starts.",
+                    "End it; find out who started it.",
+                ),
+            )
+        try:
+            report = self.audit(subject)
+        except CasemateError as error:
+            return (error.finding(),)
+        return report.findings if report else ()
+
+    async def _confirm(self, subject: Subject, first: tuple[Finding, ...]) -> None:
+        await asyncio.sleep(AGAIN_SECONDS)
+        pid, began = _key(subject)
+        again = next((s for s in self.subjects() if _key(s) == (pid, began)), None)
+        if again is None:
+            return
+        codes = {finding.code for finding in first}
+        confirmed = [f for f in self._findings(again) if f.code in codes]
+        fresh = [f for f in confirmed if (pid, began, f.code) not in self._violations]
+        for finding in fresh:
+            self._violations[pid, began, finding.code] = finding
+            _log.error("%s %s: %s", finding.code, finding.component, finding.reason)
+            try:
+                await self._measure(option_text(finding))
+            except CasemateError as error:
+                _log.error("the violation was not measured: %s", error.reason)
+        if fresh:
+            await self._enforce(again)
+
+    async def _enforce(self, subject: Subject) -> None:
+        if subject.domain and subject.domain.enforcement is not Enforcement.ENFORCING:
+            return
+        _log.error("ending %s (process %d)", subject.name, subject.process.pid)
+        try:
+            if subject.vm:
+                await self._stop(subject.vm)
+            else:
+                _kill(subject.process)
+        except CasemateError as error:
+            _log.error("%s was not ended: %s", subject.name, error.reason)
+
+    def _expected(self, subject: Subject, domain: Domain) -> Expected:
+        return Expected(
+            name=subject.name,
+            domain=domain.name,
+            uid=subject.process.uid if Wall.IDENTITY in domain.walls else None,
+            devices=self._devices if Wall.VISOR_ROOT in domain.walls else frozenset(),
+            dual_mapped=domain.dual_mapped,
+            apart=frozenset(_APART[wall] for wall in domain.walls if wall in _APART),
+            host=self._host,
+        )
+
+
+def option_text(finding: Finding) -> str:
+    """Return a violation as the security option that is measured."""
+    return f"{OPTION} = {finding.code} {finding.component}: {finding.reason}"[:_TEXT]
+
+
+def _identify(one: Process, present: dict[int, Process], cell: CellState | None) -> Subject:
+    if one.uid in _SERVICES:
+        return Subject(one, *_SERVICES[one.uid])
+    if UID_BASE <= one.uid < UID_END:
+        vm = cell.vm if cell else ""
+        return Subject(one, f"VM {vm}" if vm else "starting VM", domains.VM, vm)
+    if one.uid == 0 and one.pid in (_INIT, os.getpid()):
+        return Subject(one, "init" if one.pid == _INIT else "kernel", domains.SUPER)
+    if one.uid == 0 and _descends(one, present):
+        return Subject(one, "starting", domains.SUPER)
+    return Subject(one, f"process {one.pid}", None)
+
+
+def _descends(one: Process, present: dict[int, Process]) -> bool:
+    """Tell whether a root process was forked by init or by the kernel, however far up."""
+    for _ in range(8):
+        if one.parent in (_INIT, os.getpid()):
+            return True
+        above = present.get(one.parent)
+        if above is None or above.uid != 0:
+            return False
+        one = above
+    return False
+
+
+def _key(subject: Subject) -> tuple[int, int]:
+    return subject.process.pid, subject.process.began
+
+
+def _kill(one: Process) -> None:
+    pidfd = spawn.open_process(one.pid)
+    try:
+        spawn.kill(pidfd)
+    finally:
+        os.close(pidfd)
