@@ -214,13 +214,16 @@ class Postgres:
     def transaction(self) -> Iterator[Transaction]:
         """Begin a transaction on a connection of its own."""
         with self._room:
-            connection = self._connection()
+            connection = self._begin()
             try:
-                with connection.transaction():
-                    yield _PostgresTransaction(connection)
+                yield _PostgresTransaction(connection)
+                connection.execute("COMMIT")
             except self._driver.OperationalError as error:
                 connection.close()
                 raise _away(str(error)) from error
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
             finally:
                 if not connection.closed:
                     self._idle.put(connection)
@@ -237,34 +240,32 @@ class Postgres:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def _connection(self) -> Any:  # noqa: ANN401 (psycopg is optional)
+    def _begin(self) -> Any:  # noqa: ANN401 (psycopg is optional)
+        """Return a connection in a new transaction; those that died while idle are dropped."""
         while not self._idle.empty():
             try:
                 connection = self._idle.get_nowait()
             except queue.Empty:
                 break
-            if self._alive(connection):
+            try:
+                connection.execute("BEGIN")
+            except self._driver.OperationalError:
+                connection.close()
+            else:
                 return connection
-            connection.close()
         pause = PAUSE
         for left in range(ATTEMPTS - 1, -1, -1):
             try:
-                return self._driver.connect(self._url, autocommit=True, connect_timeout=5)
+                connection = self._driver.connect(self._url, autocommit=True, connect_timeout=5)
+                connection.execute("BEGIN")
             except self._driver.OperationalError as error:
                 if not left:
                     raise _away(str(error)) from error
                 time.sleep(pause)
                 pause *= 2
+            else:
+                return connection
         raise AssertionError
-
-    def _alive(self, connection: Any) -> bool:  # noqa: ANN401 (psycopg is optional)
-        if connection.closed:
-            return False
-        try:
-            connection.pgconn.consume_input()
-        except self._driver.Error:
-            return False
-        return bool(connection.pgconn.status == self._driver.pq.ConnStatus.OK)
 
 
 def _away(reason: str) -> HostError:

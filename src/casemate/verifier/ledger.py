@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -41,6 +42,8 @@ JITTER = 0.2
 
 DUE_FACTOR = 3
 """Cadences without a good round after which trust runs out."""
+
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", re.ASCII)
 
 RACES = 8
 """Tries to write a result down while others write to the same host."""
@@ -175,14 +178,15 @@ class Ledger:
             if current is None or not _still_ours(host, current):
                 return Done(State.REMOVED, again=False, sentence="the lease was lost")
             now = step.now()
-            taken = tick(read_record(current.record), moment(now))
+            record = read_record(current.record)
+            taken = tick(record, moment(now))
             after = replace(
                 current,
                 state=taken.record.state.value,
                 record=write_record(taken.record),
                 last_tried=now,
                 next_due=now + current.cadence * self._random.uniform(1 - JITTER, 1 + JITTER),
-                verdict=f"no answer: {error.reason}",
+                verdict=host.verdict if record.codes else f"no answer: {error.reason}",
             )
             store.update_host(step, current, after)
             if taken.alarm:
@@ -245,7 +249,7 @@ def _told(record: HostRecord, outcome: Finished) -> str:
 
 
 def sentence(appraisal: Appraisal) -> str:
-    """Return the verdict in one sentence."""
+    """Return the verdict in one sentence; digests are shortened, the findings have them whole."""
     if appraisal.verdict is Verdict.TRUSTED:
         return (
             f"runs exactly what its reference says: {len(appraisal.components)} components "
@@ -253,7 +257,8 @@ def sentence(appraisal: Appraisal) -> str:
         )
     first = appraisal.findings[0]
     more = len(appraisal.findings) - 1
-    return f"{first.component}: {first.reason}" + (f" (and {more} more)" if more else "")
+    text = f"{first.component}: {first.reason}" + (f" (and {more} more)" if more else "")
+    return _DIGEST.sub(r"\1…", text)
 
 
 def _still_ours(leased: FleetHost, current: FleetHost) -> bool:

@@ -50,7 +50,7 @@ class Scheduler:
         self._notifier = notifier
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="round")
-        self._running: set[Future[None]] = set()
+        self._running: dict[str, Future[None]] = {}
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._kept = 0.0
         self._started = time.time()
@@ -81,12 +81,12 @@ class Scheduler:
             self._stop.wait(0.01 if leased else PAUSE)
 
     def _lease(self) -> int:
-        self._running = {one for one in self._running if not one.done()}
+        self._running = {name: one for name, one in self._running.items() if not one.done()}
         room = min(store.LEASE_BATCH, 2 * THREADS - len(self._running))
         if room <= 0:
             return 0
         hosts = store.lease_due(self._database, self.name, LEASE_SECONDS, room)
-        self._running |= {self._pool.submit(self._one, host) for host in hosts}
+        self._running |= {host.name: self._pool.submit(self._one, host) for host in hosts}
         return len(hosts)
 
     def _one(self, host: FleetHost) -> None:
@@ -106,6 +106,9 @@ class Scheduler:
         with self._database.transaction() as step:
             store.beat(step, self.name, self._started)
             nonces.forget(step)
+            for name in store.leased(step, self.name):
+                if name not in self._running or self._running[name].done():
+                    store.release(step, self.name, name)  # its round ended without the store
             for name in store.silent_workers(step, DEAD_SECONDS):
                 words = f"verifier {name} was not heard for {DEAD_SECONDS:g} s"
                 if store.raise_alarm(step, "", f"verifier-dead:{name}", words):

@@ -181,6 +181,12 @@ def lease_due(
         return [get_host(step, name) for name in names]
 
 
+def leased(step: Transaction, owner: str) -> list[str]:
+    """Return the names of the hosts that a verifier holds."""
+    rows = step.all("SELECT name FROM host WHERE lease_owner=?", owner)
+    return [str(row[0]) for row in rows]
+
+
 def release(step: Transaction, owner: str, name: str | None = None) -> None:
     """Give back all leases of a verifier that stops, or one of them."""
     sql = "UPDATE host SET lease_owner='', lease_until=0 WHERE lease_owner=?"

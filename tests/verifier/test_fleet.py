@@ -1,0 +1,137 @@
+"""A fleet over real HTTPS on SQLite and PostgreSQL: no false alarm, all tampered hosts found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.verifier.conftest import Engine
+
+from casemate.testing.minifleet import MiniFleet
+from casemate.testing.smallhost import SmallImage
+from casemate.verifier import audit, store
+from casemate.verifier.database import Postgres, open_database
+from casemate.verifier.references import Anchors
+from casemate.verifier.schema import SCHEMA
+
+HOSTS = int(os.environ.get("CASEMATE_FLEET", "12"))
+TAMPERED = max(3, HOSTS // 10)
+CADENCE = max(2.0, HOSTS / 20)
+Fleet = Callable[[int], MiniFleet]
+
+ATTACKS = {
+    "qemu.v00": SmallImage(contents={"qemu.v00": b"back door"}),
+    "nic.v00": SmallImage(contents={"nic.v00": b"older driver"}, versions={"nic-driver": "1.0-1"}),
+    "boot-option-changed": SmallImage(kernelopt="bootUUID=1 noSecurity=TRUE"),
+}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def restart(place: Path) -> None:
+    tool = str(max(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")))
+    words = (tool, "-D", str(place / "data"), "-l", str(place / "log"), "-m", "immediate")
+    subprocess.run(
+        ["runuser", "-u", "postgres", "--", *words, "-w", "restart"],
+        check=True,
+        timeout=60,
+        cwd="/",
+    )
+
+
+def all_in(engine: Engine, *states: str) -> bool:
+    return set(engine.states().values()) <= set(states)
+
+
+def attack(engine: Engine, made: MiniFleet) -> None:
+    """Tamper with some hosts; each must be found, with the right thing named, and no other."""
+    victims = list(made.hosts)[:: max(1, HOSTS // TAMPERED)][:TAMPERED]
+    planned = {name: list(ATTACKS)[n % len(ATTACKS)] for n, name in enumerate(victims)}
+    for name, what in planned.items():
+        made.hosts[name].reboot(ATTACKS[what])
+    wait_for(lambda: all(engine.host(name).state == "failed-latched" for name in planned))
+    for name, what in planned.items():
+        with engine.database.transaction() as step:
+            rounds = store.rounds_of(step, name)
+            failed = next(one for one in rounds if one.outcome == "bad")
+            found = store.latest_round(step, name, failed.number)
+        assert found is not None
+        assert what.encode() in found.result
+    good = {name: state for name, state in engine.states().items() if name not in planned}
+    assert set(good.values()) == {"trusted"}
+    with engine.database.transaction() as step:
+        assert {alarm.host for alarm in store.alarms(step) if alarm.host} == set(planned)
+        audit.check(step)
+
+
+def test_one_verifier_on_sqlite_finds_the_tampered_hosts(engine: Engine, fleet: Fleet) -> None:
+    engine.reference()
+    made = fleet(HOSTS)
+    engine.enrol(made, CADENCE)
+    engine.worker("only")
+    wait_for(lambda: all_in(engine, "trusted"))
+    attack(engine, made)
+
+
+@pytest.mark.host
+def test_two_verifiers_on_postgresql_lose_nothing_when_one_is_killed(
+    postgres: str, anchors: Anchors, fleet: Fleet
+) -> None:
+    database = open_database(postgres, SCHEMA)
+    engine = Engine(database, anchors)
+    try:
+        engine.reference()
+        made = fleet(HOSTS)
+        engine.enrol(made, CADENCE)
+        with database.transaction() as step:
+            store.beat(step, "killed", 0.0)
+        taken = store.lease_due(database, "killed", 4.0, limit=5)
+        assert len(taken) == 5
+        engine.worker("one")
+        engine.worker("two")
+        wait_for(lambda: all_in(engine, "trusted"))
+        with database.transaction() as step:
+            step.run("UPDATE worker SET seen=seen-60 WHERE name='killed'")
+        wait_for(lambda: bool(_alarms(engine, "verifier-dead:killed")))
+        attack(engine, made)
+        with database.transaction() as step:
+            by = step.all("SELECT count(*) FROM round")
+        assert by[0][0] >= HOSTS
+    finally:
+        engine.close()
+
+
+@pytest.mark.host
+def test_postgresql_restarted_loses_nothing(postgres: str, anchors: Anchors, fleet: Fleet) -> None:
+    database = open_database(postgres, SCHEMA)
+    engine = Engine(database, anchors)
+    assert isinstance(database, Postgres)
+    try:
+        with database.transaction() as step:
+            step.run("DELETE FROM host")
+            step.run("DELETE FROM alarm")
+            step.run("DELETE FROM reference")
+        engine.reference()
+        engine.enrol(fleet(2), 1.0)
+        engine.worker("one")
+        wait_for(lambda: all_in(engine, "trusted"))
+        restart(Path(postgres.partition("host=")[2].partition("&")[0]))
+        before = max(engine.host(name).last_good for name in engine.states())
+        wait_for(lambda: all(engine.host(name).last_good > before for name in engine.states()))
+        assert all_in(engine, "trusted")
+    finally:
+        engine.close()
+
+
+def _alarms(engine: Engine, code: str) -> list[str]:
+    with engine.database.transaction() as step:
+        return [alarm.code for alarm in store.alarms(step) if alarm.code == code]
