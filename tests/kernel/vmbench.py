@@ -16,14 +16,14 @@ from casemate.errors import CasemateError
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.cgroups import detect
-from casemate.kernel.cells.manager import Cells
+from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
-from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vmcontext import VmContext, running
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import DiskSpec, TaskFact, TaskState, VmConfig, VmFact
@@ -64,7 +64,9 @@ class Host:
         self.cgroups = detect(self.home_id)
 
     @asynccontextmanager
-    async def up(self) -> AsyncIterator[Host]:
+    async def up(self, *, keep: bool = False) -> AsyncIterator[Host]:
+        """Live as a kernel does; with ``keep`` the VMs run on at its end."""
+        self.stream = FactStream()
         self.store = Store(self.place / "casemate.db")
         self.inventory = Inventory(self.store, self.stream, self.volumes, UUID)
         self.inventory.publish_all(1000, 1000)
@@ -87,7 +89,7 @@ class Host:
             yield self
         finally:
             await self.tasks.drain()
-            await self.cells.close(stop=True)
+            await self.cells.close(stop=not keep)
             self.store.close()
 
     async def ask(self, request: Any) -> str:
@@ -107,6 +109,10 @@ class Host:
             if fact.state is TaskState.ERROR:
                 raise RefusedTaskError(fact)
             await asyncio.sleep(0.01)
+
+    def adopted(self, state: CellState) -> None:
+        """Take note of a VM that a former kernel started."""
+        self.inventory.update(running(self.inventory.vm(state.vm), state))
 
     def vm(self, vm: str) -> VmFact:
         return self.inventory.vm(vm)
