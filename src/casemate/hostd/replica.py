@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,10 +13,14 @@ from casemate.hostd.events import EventLog
 from casemate.hostd.objects import catalog
 from casemate.hostd.objects.base import Scope
 from casemate.hostd.world import EVENT_MANAGER, HOST, Endpoint, World
+from casemate.machine.facts import TaskFact, TaskState
 from casemate.vim25.values import MoRef, Value
 
 OWN_SECONDS = 2.0
 """How long an answer is held back until what the call changed can be read."""
+
+LOCAL_TASKS = 50
+"""Tasks remembered for calls that are done at once, where the API answers with a task."""
 
 SETTLE_SECONDS = 1.0
 """After a new start of the stream: facts not stated again within this time are gone."""
@@ -42,6 +47,8 @@ class Replica:
         self._values: dict[MoRef, dict[str, Value]] = {}
         self._fragments: dict[MoRef, dict[tuple[str, str], str | None]] = {}
         self._listeners: set[Listener] = set()
+        self._done = 0
+        self._local: deque[str] = deque()
         self._watchers: set[asyncio.Event] = set()
         self._stale: set[tuple[str, str]] = set()
         self.ready = asyncio.Event()
@@ -77,6 +84,22 @@ class Replica:
         for watcher in self._watchers:
             watcher.set()
         self.touch(change.touched, structure=change.structure)
+
+    def finished(self, ref: MoRef, operation: str, user: str) -> MoRef:
+        """Return a task for what was done at once; the latest of such tasks are kept."""
+        now = self.clock().timestamp()
+        self._done += 1
+        key = f"haTask-{ref.value}-vim.{ref.type}.{operation}-hostd{self._done}"
+        fact = TaskFact(
+            *(key, ref.value, ref.type, operation, TaskState.SUCCESS, 100, now, user, now, now)
+        )
+        self._local.append(key)
+        if len(self._local) > LOCAL_TASKS:
+            old = FactReply("", 0, "TaskFact", self._local.popleft(), None, gone=True)
+            self.touch(self.world.fold(old).touched)
+        change = self.world.fold(FactReply("", 0, "TaskFact", key, fact))
+        self.touch(change.touched, structure=change.structure)
+        return MoRef("Task", key)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a change to arrive, so that a client can read what it wrote; not for ever."""

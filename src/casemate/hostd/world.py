@@ -202,6 +202,8 @@ class World:
         """Return the entity whose permissions decide about an object."""
         if ref.type == "Task" and (task := self.tasks.get(ref.value)):
             return task.entity_kind, task.entity
+        if ref.type == "VirtualMachineSnapshot":
+            return "VirtualMachine", ref.value.partition("-")[0]
         return ref.type, ref.value
 
     def _recount(self, before: object, after: object) -> bool:
@@ -222,6 +224,10 @@ class World:
                 yield from self.inventory()
             case VmFact():
                 yield MoRef("VirtualMachine", fact.vm)
+                yield from (
+                    MoRef("VirtualMachineSnapshot", f"{fact.vm}-snapshot-{one.number}")
+                    for one in fact.snapshots
+                )
                 yield from self._around(fact)
             case PoolFact():
                 yield MoRef("ResourcePool", fact.pool)

@@ -376,7 +376,7 @@ def entity_of(request: object) -> Entity:
     """Return the entity that a request is about; the root folder when it names none."""
     if vm := getattr(request, "vm", ""):
         return ("VirtualMachine", str(vm))
-    if pool := getattr(request, "pool", ""):
+    if pool := getattr(request, "pool", "") or getattr(request, "parent", ""):
         return ("ResourcePool", str(pool))
     if isinstance(request, a.SetPermission | a.RemovePermission):
         return (request.entity_kind, request.entity)

@@ -50,6 +50,7 @@ from casemate.machine.facts import (
 )
 from casemate.machine.governance import SessionFact
 from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
+from casemate.testing.fakevms import FakeVms
 
 R = TypeVar("R")
 
@@ -158,6 +159,7 @@ class FakeKernel(KernelLink):
         }
         admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
         self._answers |= admin.answers()
+        self._answers |= FakeVms(self).answers()
 
     def state(self, *facts: Fact) -> None:
         """State facts."""
@@ -174,6 +176,17 @@ class FakeKernel(KernelLink):
     def find(self, kind: type, key: str) -> Fact | None:
         """Return a fact."""
         return self._facts.get((kind.__name__, key))
+
+    def run(
+        self, session: str, entity: str, kind: str, operation: str, finish: Callable[[], str]
+    ) -> TaskReply:
+        """Run a task that succeeds."""
+        user = self._session(session).user
+        return self._task(entity, kind, operation, user, finish, None)
+
+    def fresh(self) -> VmFact:
+        """Return a VM with a new id."""
+        return fake_vm(1 + max((int(k) for kind, k in self._facts if kind == "VmFact"), default=0))
 
     def vm(self, key: str) -> VmFact | None:
         """Return a VM."""

@@ -24,43 +24,18 @@ class _Group:
 
 _GROUPS = (
     _Group(
-        "This host does not change the configuration of VMs yet.",
-        {
-            "Folder": "CreateVM_Task",
-            "ManagedEntity": "Destroy_Task Rename_Task",
-            "VirtualMachine": "ReconfigVM_Task UpgradeVM_Task",
-            "ResourcePool": "CreateChildVM_Task",
-        },
+        "There is one version of virtual hardware, and VMs have it.",
+        {"VirtualMachine": "UpgradeVM_Task"},
     ),
-    _Group("This host does not suspend VMs yet.", {"VirtualMachine": "SuspendVM_Task"}),
     _Group(
         "This needs an agent inside the guest, and this host talks to none.",
         {"VirtualMachine": "RebootGuest StandbyGuest"},
-    ),
-    _Group(
-        "This host does not take snapshots yet.",
-        {
-            "VirtualMachine": (
-                "CreateSnapshot_Task CreateSnapshotEx_Task RevertToCurrentSnapshot_Task "
-                "RemoveAllSnapshots_Task ConsolidateVMDisks_Task"
-            ),
-            "VirtualMachineSnapshot": "RevertToSnapshot_Task RemoveSnapshot_Task RenameSnapshot",
-        },
     ),
     _Group(
         "This host does not show the consoles of VMs yet.",
         {"VirtualMachine": "AcquireTicket CreateScreenshot_Task PutUsbScanCodes"},
     ),
     _Group("No VM of this host asks questions.", {"VirtualMachine": "AnswerVM"}),
-    _Group(
-        "This host does not change its resource pools yet.",
-        {
-            "ResourcePool": (
-                "CreateResourcePool UpdateConfig UpdateChildResourceConfiguration "
-                "MoveIntoResourcePool DestroyChildren"
-            ),
-        },
-    ),
     _Group(
         "This host does not handle virtual disks apart from a VM yet.",
         {

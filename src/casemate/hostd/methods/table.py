@@ -5,7 +5,9 @@ from __future__ import annotations
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
 from casemate.hostd.methods.governance import GOVERNANCE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
+from casemate.hostd.methods.machines import MACHINE_METHODS
 from casemate.hostd.methods.pending import PENDING_METHODS
+from casemate.hostd.methods.pools import POOL_METHODS
 from casemate.hostd.methods.search import SEARCH_METHODS
 from casemate.hostd.methods.service import SERVICE_METHODS
 from casemate.hostd.methods.systems import SYSTEM_METHODS
@@ -18,6 +20,8 @@ REGISTRY = Registry(
         *COLLECTOR_METHODS,
         *SEARCH_METHODS,
         *VM_METHODS,
+        *MACHINE_METHODS,
+        *POOL_METHODS,
         *GOVERNANCE_METHODS,
         *HISTORY_METHODS,
         *SYSTEM_METHODS,

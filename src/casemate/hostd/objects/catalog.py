@@ -9,9 +9,16 @@ from casemate.hostd.objects.governance import GOVERNANCE_GETTERS
 from casemate.hostd.objects.host import CONFIG_MANAGERS, HOST_GETTERS
 from casemate.hostd.objects.inventory import INVENTORY_GETTERS, browser
 from casemate.hostd.objects.service import MANAGERS, SERVICE_GETTERS
+from casemate.hostd.objects.snapshots import (
+    TREE_GETTERS,
+    root_snapshots,
+    snapshot_info,
+    snapshot_ref,
+)
+from casemate.hostd.objects.snapshots import exists as snapshot_exists
 from casemate.hostd.objects.systems import SYSTEM_GETTERS
 from casemate.hostd.objects.task import TASK_GETTERS
-from casemate.hostd.objects.vm import VM_GETTERS
+from casemate.hostd.objects.vm import VM_GETTERS, vm_config
 from casemate.hostd.world import ENVIRONMENT, HOST_BROWSER, ROOT_POOL, SERVICE, World
 from casemate.vim25.values import MoRef
 
@@ -22,7 +29,15 @@ GETTERS: Mapping[str, Getters] = {
     **GOVERNANCE_GETTERS,
     **SYSTEM_GETTERS,
     "Task": TASK_GETTERS,
-    "VirtualMachine": VM_GETTERS,
+    "VirtualMachine": {
+        **VM_GETTERS,
+        "snapshot": snapshot_info,
+        "rootSnapshot": root_snapshots,
+    },
+    "VirtualMachineSnapshot": {
+        **TREE_GETTERS,
+        "config": lambda scope, key: vm_config(scope, key.partition("-")[0]),
+    },
 }
 
 SINGLETONS = frozenset({SERVICE, ENVIRONMENT, HOST_BROWSER, *MANAGERS, *CONFIG_MANAGERS})
@@ -49,6 +64,8 @@ def exists(world: World, ref: MoRef) -> bool:
     match ref.type:
         case "Task":
             return ref.value in world.tasks
+        case "VirtualMachineSnapshot":
+            return snapshot_exists(world, ref)
         case "HostDatastoreBrowser":
             return any(ref == browser(key) for key in world.datastores)
         case _:
@@ -61,3 +78,5 @@ def objects(world: World) -> Iterator[MoRef]:
     yield from world.inventory()
     yield from (MoRef("Task", key) for key in world.tasks)
     yield from map(browser, world.datastores)
+    for vm in world.vms.values():
+        yield from (snapshot_ref(vm.vm, one.number) for one in vm.snapshots)

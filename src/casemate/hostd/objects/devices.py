@@ -36,11 +36,43 @@ _BUSES: Mapping[str, _Bus] = {
     "nvme": _Bus("VirtualNVMEController", "NVME controller", 31000, 32000, 15),
 }
 
+_MOST = 4
+"""Controllers of one bus."""
+
 _NICS = {
     "e1000": "VirtualE1000",
     "e1000e": "VirtualE1000e",
     "vmxnet3": "VirtualVmxnet3",
 }
+
+
+_CONTROLLER_TYPES: Mapping[str, str] = {
+    "VirtualIDEController": "ide",
+    "VirtualAHCIController": "sata",
+    "VirtualNVMEController": "nvme",
+    "VirtualLsiLogicController": "scsi",
+    "VirtualLsiLogicSASController": "scsi",
+    "VirtualBusLogicController": "scsi",
+    "ParaVirtualSCSIController": "scsi",
+}
+
+
+def controller_types() -> Mapping[str, str]:
+    """Return the bus that each type of controller stands for."""
+    return _CONTROLLER_TYPES
+
+
+def controller_of(key: int) -> str | None:
+    """Return the controller with this device key: ``scsi0``; None: no controller has it."""
+    for name, bus in _BUSES.items():
+        if 0 <= key - bus.key < _MOST:
+            return f"{name}{key - bus.key}"
+    return None
+
+
+def nic_models() -> Mapping[str, str]:
+    """Return the model that each type of network card stands for."""
+    return {kind: model for model, kind in _NICS.items()}
 
 
 def _bus(controller: str) -> tuple[_Bus, int]:
@@ -93,7 +125,9 @@ def _info(label: str, summary: str | None = None) -> Obj:
 
 
 def _controllers(config: VmConfig) -> Iterator[Obj]:
-    used = sorted({_bus(disk.controller) for disk in config.disks}, key=lambda b: b[0].key + b[1])
+    # The first SCSI controller is there before the first disk: clients look for a place to put it.
+    found = {_bus("scsi0"), *(_bus(disk.controller) for disk in config.disks)}
+    used = sorted(found, key=lambda b: b[0].key + b[1])
     for bus, number in used:
         label = f"{bus.label} {number}"
         attached = tuple(

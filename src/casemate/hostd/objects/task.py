@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from casemate.hostd.objects.base import Getters, Scope, moment
+from casemate.hostd.objects.snapshots import snapshot_ref
 from casemate.machine.facts import TaskFact, TaskState
 from casemate.vim25 import faults, types
 from casemate.vim25.values import MoRef, Obj, Value
@@ -12,6 +13,10 @@ def _result(fact: TaskFact) -> Value:
     if not fact.result:
         return None
     if fact.entity_kind == "Folder":
+        return MoRef("VirtualMachine", fact.result)
+    if fact.operation == "createSnapshot" and fact.result.isdecimal():
+        return snapshot_ref(fact.entity, int(fact.result))
+    if fact.operation == "clone":
         return MoRef("VirtualMachine", fact.result)
     return fact.result
 

@@ -167,7 +167,8 @@ def _stamp(scope: Scope) -> Value:
     return moment(scope.world.host.boot_time)
 
 
-def _config(scope: Scope, key: str) -> Obj:
+def vm_config(scope: Scope, key: str) -> Obj:
+    """Return VirtualMachineConfigInfo."""
     vm = _vm(scope, key)
     config = vm.config
     directory = _directory(scope, vm)
@@ -324,8 +325,16 @@ def _datastores(scope: Scope, key: str) -> Value:
 
 VM_GETTERS: Getters = {
     **entity("VirtualMachine"),
-    "capability": lambda *_: flags("VirtualMachineCapability", "bootOptionsSupported"),
-    "config": _config,
+    "capability": lambda *_: flags(
+        "VirtualMachineCapability",
+        "bootOptionsSupported",
+        "snapshotOperationsSupported",
+        "multipleSnapshotsSupported",
+        "poweredOffSnapshotsSupported",
+        "memorySnapshotsSupported",
+        "revertToSnapshotSupported",
+    ),
+    "config": vm_config,
     "layout": _layout,
     "layoutEx": _layout_ex,
     "storage": _storage,

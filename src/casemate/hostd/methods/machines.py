@@ -1,0 +1,221 @@
+"""VMs come, change and go: configuration, suspend, snapshots."""
+
+from __future__ import annotations
+
+from casemate.calls import pools, vms
+from casemate.calls.messages import Empty, TaskReply
+from casemate.hostd.objects.snapshots import number_of, snapshot_vm
+from casemate.hostd.registry import Context, Handler, Served
+from casemate.hostd.selection import text
+from casemate.hostd.vmspec import Change, changed, created, unsupported
+from casemate.hostd.world import ROOT_POOL
+from casemate.machine.facts import VmFact
+from casemate.vim25 import faults
+from casemate.vim25.values import MoRef, Obj, Value
+
+WHY = "vSphere API"
+
+
+def task(reply: TaskReply) -> MoRef:
+    """Return the reference of a task."""
+    return MoRef("Task", reply.task)
+
+
+def _spec(context: Context, name: str) -> Obj:
+    spec = context.arguments.get(name)
+    if not isinstance(spec, Obj):
+        raise faults.invalid_argument(name, "A specification is needed.")
+    return spec
+
+
+def _vm(context: Context) -> VmFact:
+    return context.replica.world.vms[context.this.value]
+
+
+async def _create_in(context: Context, pool: MoRef) -> Value:
+    change = created(_spec(context, "config"), context.replica.world.networks())
+    if pool != ROOT_POOL:
+        raise unsupported("A VM is made in the host's root pool and moved from there.")
+    request = vms.CreateVm(context.who.handle, change.config, change.thin, WHY)
+    return task(await context.link.ask(request, TaskReply))
+
+
+async def _create(context: Context) -> Value:
+    pool = context.arguments.get("pool")
+    return await _create_in(context, pool if isinstance(pool, MoRef) else ROOT_POOL)
+
+
+async def _create_child(context: Context) -> Value:
+    return await _create_in(context, context.this)
+
+
+async def _reconfigure_as(context: Context, change: Change) -> Value:
+    for privilege in sorted(change.privileges):
+        context.reader.allow(context.this, privilege)
+    request = vms.ReconfigureVm(
+        context.who.handle,
+        context.this.value,
+        _vm(context).config,
+        change.config,
+        tuple(change.destroy),
+        change.thin,
+        WHY,
+    )
+    return task(await context.link.ask(request, TaskReply))
+
+
+async def _reconfigure(context: Context) -> Value:
+    spec, networks = _spec(context, "spec"), context.replica.world.networks()
+    return await _reconfigure_as(context, changed(spec, _vm(context).config, networks))
+
+
+async def _rename(context: Context) -> Value:
+    name = text(context.arguments.get("newName"))
+    if context.this.type == "ResourcePool":
+        context.reader.allow(context.this, pools.UpdatePool.privilege)
+        request = pools.UpdatePool(context.who.handle, context.this.value, name, why=WHY)
+        await context.link.ask(request, Empty)
+        return context.replica.finished(context.this, "rename", context.who.user)
+    if context.this.type != "VirtualMachine":
+        raise unsupported("Only VMs and resource pools have names to change.")
+    spec = Obj("VirtualMachineConfigSpec", name=name)
+    return await _reconfigure_as(context, changed(spec, _vm(context).config, ()))
+
+
+async def _destroy(context: Context) -> Value:
+    if context.this.type == "ResourcePool":
+        context.reader.allow(context.this, pools.RemovePool.privilege)
+        request = pools.RemovePool(context.who.handle, context.this.value, WHY)
+        await context.link.ask(request, Empty)
+        await context.replica.until(lambda: not context.reader.exists(context.this))
+        return context.replica.finished(context.this, "destroy", context.who.user)
+    if context.this.type != "VirtualMachine":
+        raise unsupported("Only VMs and resource pools can be destroyed.")
+    context.reader.allow(context.this, vms.DestroyVm.privilege)
+    destroy = vms.DestroyVm(context.who.handle, context.this.value, WHY)
+    return task(await context.link.ask(destroy, TaskReply))
+
+
+async def _suspend(context: Context) -> Value:
+    request = vms.SuspendVm(context.who.handle, context.this.value, WHY)
+    return task(await context.link.ask(request, TaskReply))
+
+
+async def _snapshot(context: Context) -> Value:
+    if context.arguments.get("quiesce") is True or context.arguments.get("quiesceSpec"):
+        raise unsupported("Quiescing needs an agent in the guest: ask for a snapshot without it.")
+    request = vms.CreateSnapshot(
+        context.who.handle,
+        context.this.value,
+        text(context.arguments.get("name")),
+        text(context.arguments.get("description")),
+        context.arguments.get("memory") is True,
+        WHY,
+    )
+    return task(await context.link.ask(request, TaskReply))
+
+
+def _revert(*, current: bool) -> Handler:
+    async def handler(context: Context) -> Value:
+        if context.arguments.get("suppressPowerOn") is True:
+            raise unsupported("A snapshot with memory runs again at once.")
+        number = 0 if current else number_of(context.this)
+        vm = context.this.value if current else snapshot_vm(context.this)
+        request = vms.RevertToSnapshot(context.who.handle, vm, number, WHY)
+        return task(await context.link.ask(request, TaskReply))
+
+    return handler
+
+
+async def _remove_snapshot(context: Context) -> Value:
+    request = vms.RemoveSnapshot(
+        context.who.handle,
+        snapshot_vm(context.this),
+        number_of(context.this),
+        context.arguments.get("removeChildren") is True,
+        WHY,
+    )
+    return task(await context.link.ask(request, TaskReply))
+
+
+async def _remove_all(context: Context) -> Value:
+    request = vms.RemoveSnapshot(context.who.handle, context.this.value, 0, children=True, why=WHY)
+    return task(await context.link.ask(request, TaskReply))
+
+
+async def _rename_snapshot(context: Context) -> Value:
+    number = number_of(context.this)
+    vm = context.replica.world.vms[snapshot_vm(context.this)]
+    present = next(one for one in vm.snapshots if one.number == number)
+    name = text(context.arguments.get("name")) or present.name
+    about = context.arguments.get("description")
+    wanted = present.description if about is None else text(about)
+    request = vms.RenameSnapshot(context.who.handle, vm.vm, number, name, wanted, WHY)
+    await context.link.ask(request, Empty)
+    return None
+
+
+async def _consolidate(context: Context) -> Value:
+    request = vms.ConsolidateDisks(context.who.handle, context.this.value, WHY)
+    return task(await context.link.ask(request, TaskReply))
+
+
+_VM = "VirtualMachine"
+_SNAPSHOT = "VirtualMachineSnapshot"
+_CREATE = vms.CreateVm.privilege
+_TAKE = vms.CreateSnapshot.privilege
+_BACK = vms.RevertToSnapshot.privilege
+_DROP = vms.RemoveSnapshot.privilege
+
+MACHINE_METHODS = (
+    Served("Folder", "CreateVM_Task", _CREATE, _create, (vms.CreateVm,)),
+    Served("ResourcePool", "CreateChildVM_Task", _CREATE, _create_child, (vms.CreateVm,)),
+    Served(
+        _VM,
+        "ReconfigVM_Task",
+        "System.View",
+        _reconfigure,
+        (vms.ReconfigureVm,),
+        rule="VirtualMachine.Config.Settings, and a VirtualMachine.Config privilege per change",
+    ),
+    Served(
+        "ManagedEntity",
+        "Rename_Task",
+        "System.View",
+        _rename,
+        (vms.ReconfigureVm, pools.UpdatePool),
+        rule="VM: VirtualMachine.Config.Rename, VirtualMachine.Config.Settings; "
+        "pool: Resource.EditPool",
+    ),
+    Served(
+        "ManagedEntity",
+        "Destroy_Task",
+        "System.View",
+        _destroy,
+        (vms.DestroyVm, pools.RemovePool),
+        rule="VM: VirtualMachine.Inventory.Delete; pool: Resource.DeletePool",
+    ),
+    Served(_VM, "SuspendVM_Task", vms.SuspendVm.privilege, _suspend, (vms.SuspendVm,)),
+    Served(_VM, "CreateSnapshot_Task", _TAKE, _snapshot, (vms.CreateSnapshot,)),
+    Served(_VM, "CreateSnapshotEx_Task", _TAKE, _snapshot, (vms.CreateSnapshot,)),
+    Served(
+        _VM,
+        "RevertToCurrentSnapshot_Task",
+        _BACK,
+        _revert(current=True),
+        (vms.RevertToSnapshot,),
+    ),
+    Served(_VM, "RemoveAllSnapshots_Task", _DROP, _remove_all, (vms.RemoveSnapshot,)),
+    Served(_VM, "ConsolidateVMDisks_Task", _DROP, _consolidate, (vms.ConsolidateDisks,)),
+    Served(
+        _SNAPSHOT, "RevertToSnapshot_Task", _BACK, _revert(current=False), (vms.RevertToSnapshot,)
+    ),
+    Served(_SNAPSHOT, "RemoveSnapshot_Task", _DROP, _remove_snapshot, (vms.RemoveSnapshot,)),
+    Served(
+        _SNAPSHOT,
+        "RenameSnapshot",
+        vms.RenameSnapshot.privilege,
+        _rename_snapshot,
+        (vms.RenameSnapshot,),
+    ),
+)

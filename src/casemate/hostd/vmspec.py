@@ -1,0 +1,374 @@
+"""From a VirtualMachineConfigSpec to what a VM shall be made of, and what rights that takes.
+
+Pure: values in, values out. What the host cannot give is refused by name (NotSupported), never
+passed over: only hints that change nothing a guest or its owner could notice are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from casemate.hostd.objects.devices import (
+    FIRST_NIC_KEY,
+    controller_of,
+    controller_types,
+    disk_key,
+    nic_models,
+)
+from casemate.hostd.selection import objs, text
+from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.vim25 import faults
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import MoRef, Obj, Typed, Value
+
+CONFIG = "VirtualMachine.Config."
+SCSI_SELF = 7
+"""The unit of a SCSI controller itself: no disk sits there."""
+
+_HINTS = frozenset(
+    {
+        "alternateGuestName",
+        "bootOptions",
+        "changeVersion",
+        "consolePreferences",
+        "files",
+        "flags",
+        "instanceUuid",
+        "latencySensitivity",
+        "locationId",
+        "managedBy",
+        "maxMksConnections",
+        "messageBusTunnelEnabled",
+        "powerOpInfo",
+        "scheduledHardwareUpgradeInfo",
+        "swapPlacement",
+        "tools",
+        "version",
+        "virtualICH7MPresent",
+        "virtualSMCPresent",
+        "vmProfile",
+    }
+)
+"""Fields that are hints here."""
+
+_FALSE_ONLY = frozenset(
+    {
+        "cpuHotAddEnabled",
+        "cpuHotRemoveEnabled",
+        "guestAutoLockEnabled",
+        "memoryHotAddEnabled",
+        "memoryReservationLockedToMax",
+        "nestedHVEnabled",
+        "npivTemporaryDisabled",
+        "changeTrackingEnabled",
+        "vPMCEnabled",
+        "vAppConfigRemoved",
+    }
+)
+"""Switches that this host knows only as switched off."""
+
+Setter = Callable[[VmConfig, Value], VmConfig]
+
+_PLAIN: Mapping[str, tuple[Setter, str]] = {
+    "name": (lambda config, value: replace(config, name=text(value)), "Rename"),
+    "annotation": (lambda config, value: replace(config, annotation=text(value)), "Annotation"),
+    "guestId": (lambda config, value: replace(config, guest_id=text(value)), "Settings"),
+    "numCPUs": (lambda config, value: replace(config, cpus=_number(value, 1)), "CPUCount"),
+    "memoryMB": (lambda config, value: replace(config, memory_mib=_number(value, 0)), "Memory"),
+    "firmware": (lambda config, value: replace(config, firmware=text(value)), "Settings"),
+    "uuid": (lambda config, value: replace(config, uuid=text(value)), "Settings"),
+}
+"""Fields that stand for one value each, and the right that a change of it takes."""
+
+
+@dataclass(slots=True)
+class Change:
+    """What a spec asks for: the new configuration, files to remove, the rights it takes."""
+
+    config: VmConfig
+    destroy: list[str] = field(default_factory=list)
+    thin: bool = True
+    privileges: set[str] = field(default_factory=set)
+
+
+def unsupported(reason: str) -> FaultError:
+    """Return the fault for what this host does not offer."""
+    return FaultError(Obj("NotSupported"), reason)
+
+
+def created(spec: Obj, networks: Iterable[str]) -> Change:
+    """Return what CreateVM_Task shall make. Raises FaultError."""
+    name = text(spec.get("name"))
+    if not name:
+        raise faults.invalid_argument("config.name", "A VM needs a name.")
+    files = spec.get("files")
+    path = text(files.get("vmPathName")) if isinstance(files, Obj) else ""
+    if not path:
+        raise faults.invalid_argument("config.files.vmPathName", "A VM needs a datastore.")
+    blank = VmConfig(name, "", path, "otherGuest", 1, 1024, "bios")
+    return changed(spec, blank, networks)
+
+
+def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
+    """Return what a spec makes of a configuration. Raises FaultError."""
+    change = Change(config)
+    for name, value in spec.fields.items():
+        if name in _PLAIN:
+            put, right = _PLAIN[name]
+            before, change.config = change.config, put(change.config, value)
+            if change.config != before:
+                change.privileges.add(CONFIG + right)
+        elif name not in _DONE:
+            _refuse(name, value)
+    _take_allocations(spec, change)
+    _take_extra(objs(spec.get("extraConfig")), change)
+    _Devices(change, frozenset(networks)).apply(objs(spec.get("deviceChange")))
+    return change
+
+
+_DONE = frozenset({"cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"})
+
+
+def _refuse(name: str, value: Value) -> None:
+    if name in _HINTS or (name in _FALSE_ONLY and value is not True):
+        return
+    if name == "numCoresPerSocket" and value in {0, 1}:
+        return
+    raise unsupported(f"This host does not offer {name} for a VM.")
+
+
+def allocation(value: Value, before: Allocation, units: int, normal: int) -> Allocation:
+    """Return an allocation as a ResourceAllocationInfo changes it.
+
+    ``units`` are those that named shares count by, ``normal`` the shares of one at that level.
+    """
+    if not isinstance(value, Obj):
+        return before
+    shares = value.get("shares")
+    level, amount = before.shares_level, before.shares
+    if isinstance(shares, Obj):
+        level = text(shares.get("level")) or "normal"
+        named = {"low": normal // 2, "normal": normal, "high": normal * 2}
+        given = shares.get("shares")
+        amount = named[level] * units if level in named else _number(given, amount)
+    expandable = value.get("expandableReservation")
+    return replace(
+        before,
+        reservation=_number(value.get("reservation"), before.reservation),
+        limit=_number(value.get("limit"), before.limit),
+        shares_level=level,
+        shares=amount,
+        expandable=before.expandable if expandable is None else expandable is True,
+    )
+
+
+def _number(value: Value, default: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _take_allocations(spec: Obj, change: Change) -> None:
+    config = change.config
+    cpu = allocation(spec.get("cpuAllocation"), config.cpu_allocation, config.cpus, 1000)
+    memory = allocation(
+        spec.get("memoryAllocation"), config.memory_allocation, config.memory_mib, 10
+    )
+    if (cpu, memory) != (config.cpu_allocation, config.memory_allocation):
+        change.config = replace(config, cpu_allocation=cpu, memory_allocation=memory)
+        change.privileges.add(CONFIG + "Resource")
+
+
+def _take_extra(options: Iterable[Obj], change: Change) -> None:
+    extra = dict(change.config.extra)
+    for option in options:
+        name, value = text(option.get("key")), option.get("value")
+        plain = value.value if isinstance(value, Typed) else value
+        if not name or not isinstance(plain, str | int | bool):
+            raise faults.invalid_argument("config.extraConfig", "An entry is a name and a text.")
+        shown = str(plain).upper() if isinstance(plain, bool) else str(plain)
+        if shown:
+            extra[name] = shown
+        else:
+            extra.pop(name, None)
+    if tuple(extra.items()) != change.config.extra:
+        change.config = replace(change.config, extra=tuple(extra.items()))
+        change.privileges.add(CONFIG + "AdvancedConfig")
+
+
+class _Devices:
+    """Applies device changes to the disks and cards of a configuration."""
+
+    def __init__(self, change: Change, networks: frozenset[str]) -> None:
+        self._change = change
+        self._networks = networks
+        self._disks = list(change.config.disks)
+        self._nics: list[NicSpec | None] = list(change.config.nics)
+        self._controllers: dict[int, str] = {}
+
+    def apply(self, changes: tuple[Obj, ...]) -> None:
+        """Apply all, controllers first: disks name them by key."""
+        pairs = [(text(c.get("operation")), text(c.get("fileOperation")), c) for c in changes]
+        for operation, _, item in pairs:
+            device = _device(item)
+            if device.type in controller_types() and operation == "add":
+                self._add_controller(device)
+        for operation, files, item in pairs:
+            device = _device(item)
+            if device.type in controller_types():
+                continue
+            if device.type == "VirtualDisk":
+                self._disk(operation, files, device)
+            elif device.type == "VirtualCdrom":
+                self._cdrom(operation, device)
+            elif device.type in nic_models():
+                self._nic(operation, device)
+            else:
+                raise unsupported(f"This host does not offer {device.type} for a VM.")
+        self._change.config = replace(
+            self._change.config,
+            disks=tuple(self._disks),
+            nics=tuple(nic for nic in self._nics if nic is not None),
+        )
+
+    def _right(self, name: str) -> None:
+        self._change.privileges.add(CONFIG + name)
+
+    def _add_controller(self, device: Obj) -> None:
+        bus = controller_types()[device.type]
+        number = _number(device.get("busNumber"), 0)
+        self._controllers[_number(device.get("key"), 0)] = f"{bus}{number}"
+        self._right("AddRemoveDevice")
+
+    def _slot(self, device: Obj) -> tuple[str, int]:
+        key = _number(device.get("controllerKey"), 0)
+        controller = self._controllers.get(key) or controller_of(key) or "scsi0"
+        taken = {disk.unit for disk in self._disks if disk.controller == controller}
+        if controller.startswith("scsi"):
+            taken.add(SCSI_SELF)
+        wanted = _number(device.get("unitNumber"), -1)
+        if wanted < 0:
+            wanted = next(unit for unit in range(len(taken) + 1) if unit not in taken)
+        if wanted in taken:
+            raise faults.invalid_argument(
+                "config.deviceChange.device.unitNumber", f"Unit {wanted} is taken."
+            )
+        return controller, wanted
+
+    def _known(self, device: Obj) -> int:
+        key = _number(device.get("key"), 0)
+        for place, disk in enumerate(self._disks):
+            if disk_key(disk) == key:
+                return place
+        raise faults.invalid_argument("config.deviceChange.device.key", f"No device has key {key}.")
+
+    def _disk(self, operation: str, files: str, device: Obj) -> None:
+        if operation == "add":
+            controller, unit = self._slot(device)
+            backing = device.get("backing")
+            path = text(backing.get("fileName")) if isinstance(backing, Obj) else ""
+            thin = backing.get("thinProvisioned") if isinstance(backing, Obj) else None
+            self._change.thin = thin is not False
+            name = "" if files == "create" else file_in(path)
+            if files not in {"", "create"} or not (name or files == "create"):
+                raise unsupported("A disk is created, or its file is in the VM's directory.")
+            self._right("AddNewDisk" if files == "create" else "AddExistingDisk")
+            kind = name.rpartition(".")[2] if name else "vmdk"
+            form = {"qcow2": "qcow2", "img": "raw"}.get(kind, "vmdk")
+            self._disks.append(DiskSpec(name, "disk", form, _capacity(device), controller, unit))
+            return
+        place = self._known(device)
+        disk = self._disks[place]
+        if operation == "remove":
+            self._right("RemoveDisk")
+            del self._disks[place]
+            if files == "destroy":
+                self._change.destroy.append(disk.file_name)
+            return
+        capacity = _capacity(device) or disk.capacity
+        if capacity < disk.capacity:
+            raise faults.invalid_argument(
+                "config.deviceChange.device.capacityInKB", "A disk cannot shrink."
+            )
+        if capacity > disk.capacity:
+            self._right("DiskExtend")
+            self._disks[place] = replace(disk, capacity=capacity)
+
+    def _cdrom(self, operation: str, device: Obj) -> None:
+        backing = device.get("backing")
+        path = ""
+        if isinstance(backing, Obj) and backing.type == "VirtualCdromIsoBackingInfo":
+            path = text(backing.get("fileName"))
+        if operation == "add":
+            if not path:
+                raise unsupported("A CD drive has an image in the VM's directory.")
+            controller, unit = self._slot(device)
+            self._right("AddRemoveDevice")
+            self._disks.append(DiskSpec(file_in(path), "cdrom", "raw", 0, controller, unit))
+            return
+        place = self._known(device)
+        if operation == "remove" or not path:
+            self._right("AddRemoveDevice" if operation == "remove" else "EditDevice")
+            del self._disks[place]
+        else:
+            self._change.privileges.add("VirtualMachine.Interact.SetCDMedia")
+            self._disks[place] = replace(self._disks[place], file_name=file_in(path), capacity=0)
+
+    def _nic(self, operation: str, device: Obj) -> None:
+        if operation == "add":
+            self._right("AddRemoveDevice")
+            nic = NicSpec(_mac(device), self._network(device) or "VM Network", _model(device))
+            self._nics.append(nic)
+            return
+        place = _number(device.get("key"), 0) - FIRST_NIC_KEY
+        present = self._nics[place] if 0 <= place < len(self._nics) else None
+        if present is None:
+            raise faults.invalid_argument("config.deviceChange.device.key", "No such card.")
+        if operation == "remove":
+            self._right("AddRemoveDevice")
+            self._nics[place] = None
+            return
+        self._right("EditDevice")
+        network = self._network(device) or present.network
+        self._nics[place] = NicSpec(_mac(device) or present.mac, network, _model(device))
+
+    def _network(self, device: Obj) -> str:
+        backing = device.get("backing")
+        if not isinstance(backing, Obj):
+            return ""
+        if backing.type != "VirtualEthernetCardNetworkBackingInfo":
+            raise unsupported("A network card is on a network of this host.")
+        ref = backing.get("network")
+        name = text(backing.get("deviceName"))
+        if not name and isinstance(ref, MoRef):
+            name = ref.value.removeprefix("HaNetwork-")
+        if name not in self._networks:
+            raise faults.invalid_argument(
+                "config.deviceChange.device.backing", f"There is no network {name:.80}."
+            )
+        return name
+
+
+def _device(change: Obj) -> Obj:
+    device = change.get("device")
+    if not isinstance(device, Obj):
+        raise faults.invalid_argument("config.deviceChange.device", "A change names a device.")
+    return device
+
+
+def _capacity(device: Obj) -> int:
+    exact = _number(device.get("capacityInBytes"), 0)
+    return exact or _number(device.get("capacityInKB"), 0) * 1024
+
+
+def _mac(device: Obj) -> str:
+    generated = text(device.get("addressType")) in {"generated", "assigned"}
+    return "" if generated and not device.get("macAddress") else text(device.get("macAddress"))
+
+
+def _model(device: Obj) -> str:
+    return nic_models()[device.type]
+
+
+def file_in(path: str) -> str:
+    """Return the name of a file in a VM's directory from its datastore path."""
+    return path.partition("] ")[2].rpartition("/")[2] if path.startswith("[") else path

@@ -1,0 +1,266 @@
+"""VMs and pools made, changed and removed over the API."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from casemate.calls import pools, vms
+from casemate.hostd import vmspec
+from casemate.machine.facts import PowerState
+from casemate.machine.governance import PermissionFact, RoleFact
+from casemate.testing.fakekernel import READER, fake_vm
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import MoRef, Obj
+
+VM = MoRef("VirtualMachine", "1")
+FOLDER = MoRef("Folder", "ha-folder-vm")
+ROOT_POOL = MoRef("ResourcePool", "ha-root-pool")
+POOL = '<pool type="ResourcePool">ha-root-pool</pool>'
+SPEC = (
+    "<name>fresh</name><files><vmPathName>[datastore1]</vmPathName></files>"
+    "<guestId>debian12_64Guest</guestId><numCPUs>2</numCPUs><memoryMB>512</memoryMB>"
+    '<deviceChange><operation>add</operation><device xsi:type="VirtualLsiLogicController">'
+    "<key>-201</key><busNumber>0</busNumber><sharedBus>noSharing</sharedBus></device>"
+    "</deviceChange>"
+    "<deviceChange><operation>add</operation><fileOperation>create</fileOperation>"
+    '<device xsi:type="VirtualDisk"><key>-1</key>'
+    '<backing xsi:type="VirtualDiskFlatVer2BackingInfo"><fileName></fileName>'
+    "<diskMode>persistent</diskMode><thinProvisioned>true</thinProvisioned></backing>"
+    "<controllerKey>-201</controllerKey><unitNumber>-1</unitNumber>"
+    "<capacityInKB>1048576</capacityInKB></device></deviceChange>"
+    '<deviceChange><operation>add</operation><device xsi:type="VirtualVmxnet3"><key>-2</key>'
+    '<backing xsi:type="VirtualEthernetCardNetworkBackingInfo"><deviceName>VM Network'
+    "</deviceName></backing></device></deviceChange>"
+)
+
+
+async def finished(host, reply) -> str:
+    assert reply.status == 200, reply.text
+    ref = MoRef("Task", re.search(r'type="Task"[^>]*>([^<]+)<', reply.text)[1])
+    for _ in range(500):
+        info = await host.root.call("Fetch", ref, "<prop>info</prop>")
+        if "<state>success" in info.text or "<state>error" in info.text:
+            return info.text
+        await asyncio.sleep(0.005)
+    raise AssertionError
+
+
+def test_a_vm_is_made_as_the_clients_say_it(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        made = await host.root.call("CreateVM_Task", FOLDER, f"<config>{SPEC}</config>{POOL}")
+        info = await finished(host, made)
+        key = re.search(r'<result type="VirtualMachine"[^>]*>(\d+)<', info)[1]
+        config = host.kernel.vm(key).config
+        assert (config.name, config.cpus, config.memory_mib) == ("fresh", 2, 512)
+        [disk], [nic] = config.disks, config.nics
+        assert (disk.capacity, disk.controller, disk.unit) == (1 << 30, "scsi0", 0)
+        assert (nic.model, nic.network) == ("vmxnet3", "VM Network")
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ("<files><vmPathName>[datastore1]</vmPathName></files>", "InvalidArgument"),
+        ("<name>x</name>", "InvalidArgument"),
+        (SPEC + "<nestedHVEnabled>true</nestedHVEnabled>", "NotSupported"),
+        (SPEC.replace("VM Network", "elsewhere"), "InvalidArgument"),
+        (SPEC.replace("VirtualVmxnet3", "VirtualTPM"), "NotSupported"),
+        (SPEC.replace("<unitNumber>-1<", "<unitNumber>7<"), "InvalidArgument"),
+        (SPEC.replace(">create<", ">replace<"), "NotSupported"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_the_kernel_hears_of_it(
+    play: Callable[..., None], spec: str, fault: str
+) -> None:
+    async def story(host) -> None:
+        reply = await host.root.call("CreateVM_Task", FOLDER, f"<config>{spec}</config>{POOL}")
+        assert reply.fault == fault
+        assert not [one for one in host.kernel.asked if isinstance(one, vms.CreateVm)]
+
+    play(story)
+
+
+def test_each_change_takes_its_own_privilege() -> None:
+    config = fake_vm(1).config
+    for field, value, right in (
+        ("name", "other", "Rename"),
+        ("annotation", "text", "Annotation"),
+        ("numCPUs", 4, "CPUCount"),
+        ("memoryMB", 4096, "Memory"),
+        ("guestId", "otherGuest", "Settings"),
+        ("firmware", "bios", "Settings"),
+        ("extraConfig", (Obj("OptionValue", key="a", value="b"),), "AdvancedConfig"),
+        ("cpuAllocation", Obj("ResourceAllocationInfo", reservation=100), "Resource"),
+    ):
+        change = vmspec.changed(Obj("VirtualMachineConfigSpec", **{field: value}), config, ())
+        assert change.privileges == {f"VirtualMachine.Config.{right}"}, field
+        assert change.config != config
+        again = vmspec.changed(Obj("VirtualMachineConfigSpec", **{field: value}), change.config, ())
+        assert not again.privileges
+
+
+def disk_change(operation: str, files: str | None = None, **fields: object) -> Obj:
+    device = Obj("VirtualDisk", key=2000, controllerKey=1000, unitNumber=0, **fields)
+    return Obj(
+        "VirtualMachineConfigSpec",
+        deviceChange=(
+            Obj("VirtualDeviceConfigSpec", operation=operation, fileOperation=files, device=device),
+        ),
+    )
+
+
+def test_disks_grow_leave_and_go() -> None:
+    config = fake_vm(1).config
+    bigger = vmspec.changed(disk_change("edit", capacityInKB=8 << 20), config, ())
+    assert bigger.config.disks[0].capacity == 8 << 30
+    assert bigger.privileges == {"VirtualMachine.Config.DiskExtend"}
+    left = vmspec.changed(disk_change("remove"), config, ())
+    assert (len(left.config.disks), left.destroy) == (1, [])
+    gone = vmspec.changed(disk_change("remove", "destroy"), config, ())
+    assert gone.destroy == ["vm1.vmdk"]
+    with pytest.raises(FaultError, match="shrink"):
+        vmspec.changed(disk_change("edit", capacityInKB=1), config, ())
+    with pytest.raises(FaultError, match="No device"):
+        vmspec.changed(disk_change("remove"), replace(config, disks=()), ())
+
+
+def test_a_disk_never_sits_where_its_controller_does() -> None:
+    config = replace(fake_vm(1).config, disks=())
+    for number in range(8):
+        spec = Obj(
+            "VirtualMachineConfigSpec",
+            deviceChange=(
+                Obj(
+                    "VirtualDeviceConfigSpec",
+                    operation="add",
+                    fileOperation="create",
+                    device=Obj("VirtualDisk", key=-1, controllerKey=1000, capacityInKB=1024),
+                ),
+            ),
+        )
+        config = vmspec.changed(spec, config, ()).config
+        assert len(config.disks) == number + 1
+    assert [disk.unit for disk in config.disks] == [0, 1, 2, 3, 4, 5, 6, 8]
+
+
+def test_a_role_with_one_right_changes_that_and_nothing_else(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        host.kernel.state(
+            RoleFact(
+                20,
+                "annotator",
+                (
+                    "System.View",
+                    "System.Read",
+                    "VirtualMachine.Config.Annotation",
+                    "VirtualMachine.Config.Settings",
+                ),
+            ),
+            PermissionFact("Folder", "ha-folder-root", READER, 20, propagate=True),
+        )
+        inner = "<spec><annotation>hello</annotation></spec>"
+        await asyncio.sleep(0.05)
+        await finished(host, await host.reader.call("ReconfigVM_Task", VM, inner))
+        assert host.kernel.vm("1").config.annotation == "hello"
+        both = "<spec><annotation>x</annotation><memoryMB>1024</memoryMB></spec>"
+        reply = await host.reader.call("ReconfigVM_Task", VM, both)
+        assert reply.fault == "NoPermission"
+        assert "VirtualMachine.Config.Memory" in reply.text
+        assert host.kernel.vm("1").config.annotation == "hello"
+        assert (await host.reader.call("Destroy_Task", VM)).fault == "NoPermission"
+        renamed = await host.reader.call("Rename_Task", VM, "<newName>x</newName>")
+        assert renamed.fault == "NoPermission"
+
+    play(story)
+
+
+def test_snapshots_make_a_tree_that_can_be_walked(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        for name in ("first", "second"):
+            inner = f"<name>{name}</name><memory>false</memory><quiesce>false</quiesce>"
+            info = await finished(host, await host.root.call("CreateSnapshot_Task", VM, inner))
+            assert 'type="VirtualMachineSnapshot"' in info
+        got = await host.root.call("Fetch", VM, "<prop>snapshot</prop>")
+        assert ">1-snapshot-2</currentSnapshot>" in got.text
+        assert got.text.index("<name>first<") < got.text.index("<name>second<")
+        first = MoRef("VirtualMachineSnapshot", "1-snapshot-1")
+        below = await host.root.call("Fetch", first, "<prop>childSnapshot</prop>")
+        assert "1-snapshot-2" in below.text
+        await host.root.call("RenameSnapshot", first, "<name>renamed</name>")
+        await finished(host, await host.root.call("RevertToSnapshot_Task", first))
+        await finished(
+            host,
+            await host.root.call(
+                "RemoveSnapshot_Task", first, "<removeChildren>false</removeChildren>"
+            ),
+        )
+        gone = await host.root.call("RevertToSnapshot_Task", first)
+        assert gone.fault == "ManagedObjectNotFound"
+        await finished(host, await host.root.call("RemoveAllSnapshots_Task", VM))
+        got = await host.root.call("Fetch", VM, "<prop>snapshot</prop>")
+        assert "<returnval" not in got.text
+        for strange in ("1-snapshot-x", "1", "1-snapshot-0", "99-snapshot-1", "1-snapshot-01"):
+            ref = MoRef("VirtualMachineSnapshot", strange)
+            assert (await host.root.call("RevertToSnapshot_Task", ref)).fault
+
+    play(story)
+
+
+def test_suspend_and_destroy_end_as_tasks(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        await finished(host, await host.root.call("SuspendVM_Task", VM))
+        assert host.kernel.vm("1").power is PowerState.SUSPENDED
+        await finished(host, await host.root.call("Destroy_Task", VM))
+        assert host.kernel.vm("1") is None
+        folder = await host.root.call("Destroy_Task", FOLDER)
+        assert folder.fault == "NotSupported"
+
+    play(story)
+
+
+ALLOCATION = (
+    "<reservation>100</reservation><expandableReservation>true</expandableReservation>"
+    "<limit>-1</limit><shares><shares>0</shares><level>high</level></shares>"
+)
+
+
+def test_pools_are_made_changed_filled_and_removed(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        inner = (
+            f"<name>gold</name><spec><cpuAllocation>{ALLOCATION}</cpuAllocation>"
+            f"<memoryAllocation>{ALLOCATION}</memoryAllocation></spec>"
+        )
+        made = await host.root.call("CreateResourcePool", ROOT_POOL, inner)
+        pool = MoRef("ResourcePool", re.search(r">(pool\d+)<", made.text)[1])
+        asked = next(one for one in host.kernel.asked if isinstance(one, pools.CreatePool))
+        assert (asked.cpu.reservation, asked.cpu.shares) == (100, 8000)
+        moved = await host.root.call(
+            "MoveIntoResourcePool", pool, '<list type="VirtualMachine">1</list>'
+        )
+        assert moved.status == 200
+        got = await host.root.call("Fetch", VM, "<prop>resourcePool</prop>")
+        assert pool.value in got.text
+        await host.root.call("UpdateConfig", pool, "<name>silver</name>")
+        got = await host.root.call("Fetch", pool, "<prop>name</prop>")
+        assert "silver" in got.text
+        child = (
+            f'<spec><entity type="VirtualMachine">1</entity><cpuAllocation>{ALLOCATION}'
+            "</cpuAllocation><memoryAllocation/></spec>"
+        )
+        done = await host.root.call("UpdateChildResourceConfiguration", pool, child)
+        assert done.status == 200, done.text
+        stranger = await host.root.call("UpdateChildResourceConfiguration", ROOT_POOL, child)
+        assert stranger.fault == "InvalidArgument"
+        for method in ("Destroy_Task", "CreateResourcePool"):
+            assert (await host.reader.call(method, pool, inner[:0])).fault == "NoPermission"
+        await finished(host, await host.root.call("Destroy_Task", pool))
+        assert (await host.root.call("Fetch", pool, "<prop>name</prop>")).fault
+
+    play(story)
