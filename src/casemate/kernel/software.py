@@ -12,7 +12,7 @@ import asyncio
 import datetime as dt
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,6 @@ from casemate.errors import (
     ArgumentError,
     CasemateError,
 )
-from casemate.formats.descriptor import Descriptor
 from casemate.formats.imgdb import DbVib
 from casemate.formats.vib import parse_vib
 from casemate.kernel.accounts import Session
@@ -159,7 +158,7 @@ class Software:
                 installers = ["BootBankInstaller", *(["LiveImageInstaller"] if live else [])]
                 return _reply(change, f"{DRY_RUN}[{', '.join(installers)}]", reboot=not live)
             await asyncio.to_thread(self._write, plan)
-            self._note_dates(change.installed)
+            self._note_dates(plan)
             if not live:
                 return _reply(change, REBOOT, reboot=True)
             await self._take_live(plan)
@@ -181,6 +180,7 @@ class Software:
         """Tell whether the change can also be made without a restart."""
         change, base = plan.change, plan.situation.base
         names = self._layers.names()
+        level = Level(plan.situation.running.database.profile.acceptance_level)
         owned = {vib.descriptor.vib_id: set(vib.files.values()) for vib in base.database.vibs}
         active = {vib.descriptor.vib_id for vib in plan.situation.running.database.vibs} | {
             vib_id for vib_id, files in owned.items() if files and files <= names
@@ -189,6 +189,7 @@ class Software:
             change.live
             and not request.no_live_install
             and not any(one.unchecked for one in plan.packages.values())
+            and all(level.admits(one.verdict.level) for one in plan.packages.values())
             and active == set(owned)
             and all(owned[one.vib_id] <= names for one in change.removed)
             and all(payload.type == "erofs" for one in change.installed for payload in one.payloads)
@@ -337,10 +338,14 @@ class Software:
         found = json.loads(self._store.value(DATES) or "{}")
         return {str(key): str(value) for key, value in found.items()}
 
-    def _note_dates(self, installed: Iterable[Descriptor]) -> None:
-        today = f"{self._now():%Y-%m-%d}"
-        dates = self._dates() | {one.vib_id: today for one in installed}
-        self._store.set_value(DATES, json.dumps(dates))
+    def _note_dates(self, plan: Plan) -> None:
+        """Remember when the new VIBs came; the others came with the image that had them first."""
+        base = plan.situation.base.database.profile
+        dates = dict.fromkeys(base.vib_ids, f"{base.creation_time:%Y-%m-%d}") | self._dates()
+        dates |= {one.vib_id: f"{self._now():%Y-%m-%d}" for one in plan.change.installed}
+        kept = {one.vib_id for one in plan.change.result} | set(base.vib_ids)
+        noted = {vib_id: date for vib_id, date in dates.items() if vib_id in kept}
+        self._store.set_value(DATES, json.dumps(noted))
 
 
 def _reply(
