@@ -175,18 +175,19 @@ def test_a_quote_matches_exactly_where_it_was_taken(
 ) -> None:
     count = data.draw(st.integers(0, len(entries)))
     quoted = {b: replay_ima(entries[:count], b, padded=padded) for b in ("sha256", "sha1")}
-    found = match(entries, quoted, padded=padded)
+    found = match(entries, quoted, padded=padded).state
     assert found == ImaState(count, quoted)
     later = {b: replay_ima(entries, b, padded=padded) for b in quoted}
     again = match(entries[count:], later, start=found, padded=padded)
-    assert again == ImaState(len(entries), later)
+    assert again.wrong is None
+    assert again.state == ImaState(len(entries), later)
 
 
 def test_banks_that_disagree_match_nowhere() -> None:
     entries = (record(b"/a"), record(b"/b"))
     quoted = {"sha256": replay_ima(entries, "sha256"), "sha384": replay_ima(entries[:1], "sha384")}
-    assert match(entries, quoted) is None
-    assert match(entries, {}) is None
+    assert match(entries, quoted).state is None
+    assert match(entries, {}).state is None
 
 
 def _signed(

@@ -89,7 +89,7 @@ def _entries(raw: bytes, hash_size: int) -> list[ImaEntry]:
     head = struct.Struct(f"<I{hash_size}sI")
     usual, usual_name, template = head, b"", ""
     entries: list[ImaEntry] = []
-    append, new, total, position = entries.append, ImaEntry, len(raw), 0
+    append, new, total, position = entries.append, tuple.__new__, len(raw), 0
     last_usual = -1
     for index in range(MAX_ENTRIES + 1):
         if position <= last_usual:
@@ -99,7 +99,7 @@ def _entries(raw: bytes, hash_size: int) -> list[ImaEntry]:
                 position = start + length
                 if position > total:
                     raise _ends_inside(index)
-                append(new(pcr, digest, template, raw[start:position]))
+                append(new(ImaEntry, (pcr, digest, template, raw[start:position])))
                 continue
         if position == total:
             return entries

@@ -32,6 +32,18 @@ class ImaState:
     values: Mapping[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Where a list reaches the quoted values: ``state``, None where nowhere.
+
+    ``wrong`` is the index of the first record, up to there, whose template hash is not that of its
+    data; None: all are.
+    """
+
+    state: ImaState | None
+    wrong: int | None = None
+
+
 def wrong_template(entries: Sequence[ImaEntry], algorithm: str = "sha1") -> int | None:
     """Return the index of the first record whose hash is not that of its data, None if all are."""
     function = hash_function(algorithm)
@@ -60,34 +72,37 @@ def match(
     quoted: Mapping[str, bytes],
     *,
     start: ImaState | None = None,
+    algorithm: str = "sha1",
     padded: bool = False,
     pcr: int = IMA_PCR,
-) -> ImaState | None:
+) -> Matched:
     """Find after how many of ``entries`` all banks have their quoted values.
 
     Args:
         entries: the records that follow ``start``.
         quoted: bank → value of the PCR; at least one.
         start: what was proven before; a later state is returned.
+        algorithm: of the template hashes, which are checked on the way.
         padded: the kernel is older than 5.8: SHA-1 padded with zeros in every bank.
         pcr: the PCR that IMA extends; records of another one are stepped over.
-
-    Returns:
-        The state reached, or None where no such place exists.
     """
     before = start or ImaState()
     count: int | None = None
+    wrong: int | None = None
     for bank, wanted in quoted.items():
         value = before.values.get(bank) or bytes(ALGORITHMS[bank].size)
-        if count is None:
-            count, value = _walk(entries, bank, value, wanted, padded=padded, pcr=pcr)
+        if count is None and not padded:
+            count, value, wrong = _checked_walk(entries, bank, value, wanted, algorithm, pcr)
+        elif count is None:
+            count, value = _walk(entries, bank, value, wanted, padded=True, pcr=pcr)
+            wrong = wrong_template(entries[:count], algorithm)
         else:
             value = _walk(entries[:count], bank, value, None, padded=padded, pcr=pcr)[1]
         if value != wanted:
-            return None
+            return Matched(None, wrong)
     if count is None:
-        return None
-    return ImaState(before.count + count, dict(quoted))
+        return Matched(None)
+    return Matched(ImaState(before.count + count, dict(quoted)), wrong)
 
 
 def _walk(
@@ -117,6 +132,35 @@ def _walk(
         if value == wanted:
             return index, value
     return len(entries), value
+
+
+def _checked_walk(
+    entries: Sequence[ImaEntry],
+    bank: str,
+    value: bytes,
+    wanted: bytes,
+    algorithm: str,
+    pcr: int,
+) -> tuple[int, bytes, int | None]:
+    """Do what ``_walk`` and ``wrong_template`` do, in one pass over a long list."""
+    function, check = hash_function(bank), hash_function(algorithm)
+    ones = b"\xff" * ALGORITHMS[bank].size
+    violation = bytes(ALGORITHMS[algorithm].size)
+    wrong: int | None = None
+    if value == wanted:
+        return 0, value, None
+    for index, (where, template_hash, _, data) in enumerate(entries, 1):
+        extended = function(data).digest()
+        if check(data).digest() != template_hash:
+            if template_hash == violation:
+                extended = ones
+            elif wrong is None:
+                wrong = index - 1
+        if where == pcr:
+            value = function(value + extended).digest()
+            if value == wanted:
+                return index, value, wrong
+    return len(entries), value, wrong
 
 
 def boot_aggregates(pcrs: Mapping[int, bytes], bank: str) -> dict[str, bytes]:

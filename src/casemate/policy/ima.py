@@ -14,12 +14,13 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Final
 
 from casemate.errors import Finding, FormatError, SignatureError
 from casemate.formats.ima import IMA_PCR, ImaEntry, ImaList
 from casemate.formats.imafields import BOOT_AGGREGATE, Measurement, measurement
-from casemate.formats.imareplay import ImaState, boot_aggregates, match, wrong_template
+from casemate.formats.imareplay import ImaState, boot_aggregates, match
 from casemate.formats.imasign import (
     KeyringKey,
     key_id_of,
@@ -35,7 +36,7 @@ PROGRESS_ROUNDS: Final = 3
 """Rounds in which records stay pending before that is a finding."""
 COMPONENT: Final = "IMA list"
 _U32: Final = struct.Struct("<I")
-_HEAD: Final = 8
+_USUAL: Final = "ima-ng"
 _REMEDY_FILE: Final = (
     "If the file is wanted, add its digest to the runtime policy; if not, look at who put it there."
 )
@@ -51,7 +52,7 @@ class TrustedKey:
     not_after: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RuntimePolicy:
     r"""What a host may run.
 
@@ -73,6 +74,19 @@ class RuntimePolicy:
     keys: tuple[TrustedKey, ...] = ()
     reject_violations: bool = False
     old_kernel: bool = False
+
+    @cached_property
+    def templates(self) -> frozenset[bytes]:
+        """The template data of every record of ``ima-ng`` that is good.
+
+        The boot aggregate is never among them: it is compared with the quoted PCRs.
+        """
+        return frozenset(
+            _U32.pack(len(one)) + one + _U32.pack(len(path) + 1) + path + b"\0"
+            for path, digests in self.digests.items()
+            if path != BOOT_AGGREGATE
+            for one in digests
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,32 +124,23 @@ def appraise_ima(
     quoted = {bank: values[IMA_PCR] for bank, values in pcrs.items() if IMA_PCR in values}
     if not quoted:
         return _unproven("missing-pcr", "PCR 10 was not quoted", "Quote PCR 10 as well.")
-    entries = measured.entries
-    state = match(entries, quoted, start=start)
-    if state is None and policy.old_kernel and measured.algorithm == "sha1":
-        state = match(entries, quoted, start=start, padded=True)
+    entries, algorithm = measured.entries, measured.algorithm
+    found = match(entries, quoted, start=start, algorithm=algorithm)
+    if found.state is None and policy.old_kernel and algorithm == "sha1":
+        found = match(entries, quoted, start=start, padded=True)
     begun = start.count if start else 0
-    if state is None:
-        return _not_matched(measured, begun)
-    count = state.count - begun
-    proven = entries[:count]
-    bad = wrong_template(proven, measured.algorithm)
-    if bad is not None:
-        return ImaResult((_wrong_template(begun + bad),), pending=len(entries))
+    if found.wrong is not None:
+        return ImaResult((_wrong_template(begun + found.wrong),), pending=len(entries))
+    if found.state is None:
+        return _unproven(
+            "ima-pcr",
+            "no place in the list leads to the quoted PCR 10",
+            "Ask for quote and list again; if it stays so, do not trust this host.",
+        )
+    count = found.state.count - begun
     judge = _Judge(policy, now, pcrs, begun)
-    findings, warnings = judge.run(proven)
-    return ImaResult(findings, warnings, state, count, len(entries) - count)
-
-
-def _not_matched(measured: ImaList, begun: int) -> ImaResult:
-    bad = wrong_template(measured.entries, measured.algorithm)
-    if bad is not None:
-        return ImaResult((_wrong_template(begun + bad),), pending=len(measured.entries))
-    return _unproven(
-        "ima-pcr",
-        "no place in the list leads to the quoted PCR 10",
-        "Ask for quote and list again; if it stays so, do not trust this host.",
-    )
+    findings, warnings = judge.run(entries[:count])
+    return ImaResult(findings, warnings, found.state, count, len(entries) - count)
 
 
 def _unproven(code: str, reason: str, remedy: str) -> ImaResult:
@@ -177,24 +182,14 @@ class _Judge:
     def _findings(self, entries: Sequence[ImaEntry]) -> Iterator[Finding]:
         if not self._begun and entries:
             yield from self._first(entries[0])
-        digests = self._policy.digests
-        if BOOT_AGGREGATE in digests:
-            # It is compared with the quoted PCRs, whatever a policy says about it.
-            digests = {path: some for path, some in digests.items() if path != BOOT_AGGREGATE}
-        known, unpack = digests.get, _U32.unpack_from
-        nothing: frozenset[bytes] = frozenset()
+        good = self._policy.templates
         violation = bytes(len(entries[0].template_hash)) if entries else b""
         for index, entry in enumerate(entries, self._begun):
             pcr, template_hash, template, data = entry
-            if template == "ima-ng" and pcr == IMA_PCR and template_hash != violation:
-                # Nearly all records end here: path and digest are looked up as they stand.
-                size = unpack(data)[0]
-                path = data[size + _HEAD : -1]
-                if (
-                    data[4 : size + 4] in known(path, nothing)
-                    and unpack(data, size + 4)[0] == len(path) + 1
-                ):
-                    continue
+            # Nearly all records end here.
+            usual = data in good and template == _USUAL and pcr == IMA_PCR
+            if usual and template_hash != violation:
+                continue
             yield from self._entry(index, entry)
 
     def _first(self, entry: ImaEntry) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -134,16 +135,21 @@ class Public:
             FormatError: the numbers make no key (point off the curve, even modulus).
             AppraisalError: ``weak-key``: a curve that we do not use.
         """
-        key = self.key
-        try:
-            if isinstance(key, RsaKey):
-                modulus = int.from_bytes(key.modulus, "big")
-                exponent = key.exponent or DEFAULT_EXPONENT
-                return rsa.RSAPublicNumbers(exponent, modulus).public_key()
-            x, y = int.from_bytes(key.x, "big"), int.from_bytes(key.y, "big")
-            return ec.EllipticCurvePublicNumbers(x, y, key.crypto_curve).public_key()
-        except ValueError as error:
-            raise FormatError(f"TPMT_PUBLIC: its numbers make no key: {error}") from None
+        return _crypto_key(self.key)
+
+
+@lru_cache(maxsize=1024)
+def _crypto_key(key: RsaKey | EccKey) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
+    """Return the key; a host's key is the same in every round."""
+    try:
+        if isinstance(key, RsaKey):
+            modulus = int.from_bytes(key.modulus, "big")
+            exponent = key.exponent or DEFAULT_EXPONENT
+            return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+        x, y = int.from_bytes(key.x, "big"), int.from_bytes(key.y, "big")
+        return ec.EllipticCurvePublicNumbers(x, y, key.crypto_curve).public_key()
+    except ValueError as error:
+        raise FormatError(f"TPMT_PUBLIC: its numbers make no key: {error}") from None
 
 
 def parse_public(data: bytes | memoryview) -> Public:
