@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casemate.calls import admin, hardening, messages, pools, software, statistics, vms
+from casemate.calls import admin, hardening, hardware, messages, pools, software, statistics, vms
 
 REQUESTS: tuple[type, ...] = (
     *messages.REQUESTS,
@@ -12,5 +12,6 @@ REQUESTS: tuple[type, ...] = (
     *software.REQUESTS,
     *statistics.REQUESTS,
     *hardening.REQUESTS,
+    *hardware.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

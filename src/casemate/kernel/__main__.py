@@ -27,6 +27,7 @@ from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import probe_accelerator
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.decisions import Decisions
+from casemate.kernel.devices import Devices
 from casemate.kernel.groups import Groups
 from casemate.kernel.hardening import Hardening
 from casemate.kernel.hardware import Hardware, read_hardware
@@ -166,6 +167,9 @@ async def serve(settings: Settings, home: Home) -> None:
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     kernel.add(PoolCalls(pools, scheduler, inventory).handlers())
     kernel.add(statistics.handlers())
+    devices = Devices()
+    stream.publish(devices.fact)
+    kernel.add(devices.handlers())
     admin = Admin(store, stream, accounts, time.time)
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())

@@ -127,15 +127,16 @@ class Meter:
 def _load(before: _Seen, after: _Seen, vcpus: int, seconds: float) -> tuple[Load, int]:
     """Return the load between two looks, and how many nanoseconds the VM was ready."""
     whole = seconds * NANO
-    wanted = waited = 0.0
+    # Each thread that would run waits out the time its processor is held back.
+    held = max(0, after.throttled - before.throttled) / max(1, vcpus)
+    wanted = ready = 0.0
     for thread, (run, wait) in after.threads.items():
         run0, wait0 = before.threads.get(thread, (0, 0))
         ran, waiting = max(0, run - run0), max(0, wait - wait0)
         asleep = max(0.0, whole - ran - waiting)
-        waited += waiting
+        ready += max(0.0, waiting - held)
         wanted += ran + (waiting * ran / (ran + asleep) if ran else 0.0)
     used = max(0, after.cpu - before.cpu) / whole
-    ready = max(0.0, waited - max(0, after.throttled - before.throttled))
     demand = max(used, wanted / whole)
     if demand >= _SATURATED * vcpus:
         demand = max(demand, float(vcpus))
