@@ -14,6 +14,7 @@ from rich.console import Console
 
 from casemate import __version__
 from casemate.cli import (
+    agent,
     api,
     attest,
     boot,
@@ -40,6 +41,7 @@ _ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], No
     hardware.add_parser,
     attest.add_parser,
     verifier.add_parser,
+    agent.add_parser,
     image.add_parser,
     trust.add_parser,
     vib.add_parser,

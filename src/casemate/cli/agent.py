@@ -1,0 +1,222 @@
+"""``casemate agent``: a host proves itself to a verifier by calling it, from behind any NAT.
+
+It needs a secret from ``casemate verifier enroll NAME --push``, and something with a TPM: the
+attestation endpoints of a Casemate host (usually on this machine), or this Linux machine itself,
+its TPM and the firmware's event log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from casemate.calls import evidence as wire
+from casemate.calls.messages import (
+    ActivateCredential,
+    ActivationReply,
+    BankValues,
+    EvidenceReply,
+    IdentityReply,
+    Quote,
+)
+from casemate.cli.attest import split_address
+from casemate.errors import ArgumentError, CasemateError, HostError, NotFoundError
+from casemate.formats.text import escape
+from casemate.kernel.tpm.device import Tpm
+from casemate.verifier.client import HostClient
+from casemate.verifier.endpoints import AGENT
+
+EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+SECRET = "CASEMATE_AGENT_SECRET"  # noqa: S105 (the name of a variable)
+TIMEOUT = 30.0
+RETRY_SECONDS = 10.0
+"""Pause after a failure: the verifier may be restarting."""
+
+ANSWER_LIMIT = 1 << 20
+
+
+class Source(Protocol):
+    """Something with a TPM."""
+
+    def identity(self) -> IdentityReply:
+        """Say who the TPM is."""
+        ...
+
+    def activate(self, request: ActivateCredential) -> ActivationReply:
+        """Answer a credential challenge."""
+        ...
+
+    def evidence(self, request: Quote) -> EvidenceReply:
+        """Give fresh evidence."""
+        ...
+
+
+class ThisMachine:
+    """This Linux machine: its TPM, and the log that its firmware and boot loader have written."""
+
+    def __init__(self, tpm: Tpm, log: Path = EVENT_LOG) -> None:
+        self._tpm = tpm
+        self._log = log
+
+    def identity(self) -> IdentityReply:
+        """Say who the TPM is."""
+        ek, maker = self._tpm.ek(), self._tpm.maker()
+        return IdentityReply(
+            ek.certificate,
+            ek.public,
+            self._tpm.ak(),
+            maker.manufacturer,
+            maker.firmware_version,
+            "hardware",
+        )
+
+    def activate(self, request: ActivateCredential) -> ActivationReply:
+        """Answer a credential challenge."""
+        secret = self._tpm.activate_credential(request.credential_blob, request.encrypted_secret)
+        return ActivationReply(secret)
+
+    def evidence(self, request: Quote) -> EvidenceReply:
+        """Give fresh evidence: one quote a bank, values and log of about the same moment."""
+        banks = [bank for bank in request.banks if bank in self._tpm.banks()]
+        quotes = tuple(self._tpm.quote(request.nonce, bank, request.pcrs) for bank in banks)
+        values = {bank: self._tpm.read_pcrs([bank], request.pcrs)[bank] for bank in banks}
+        try:
+            log = self._log.read_bytes()
+        except OSError as error:
+            raise HostError(
+                f"the firmware's event log cannot be read: {error.strerror}",
+                component=str(self._log),
+                remedy="Run the agent as root, with securityfs mounted.",
+            ) from error
+        return EvidenceReply(
+            quotes=quotes,
+            pcrs=tuple(BankValues(bank, tuple(one.items())) for bank, one in values.items()),
+            log=log,
+            components=(),
+            boot_complete=True,
+            taken=time.time(),
+        )
+
+
+class Verifier:
+    """The verifier's endpoints for agents. Raises HostError, or what the verifier refuses with."""
+
+    def __init__(self, url: str, secret: str, ca: Path | None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise ArgumentError("the verifier is https://HOST:PORT", argument="verifier")
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+        self._name = parts.netloc
+        self._secret = secret
+        self._connection = http.client.HTTPSConnection(
+            parts.hostname, parts.port or 443, timeout=TIMEOUT, context=context
+        )
+
+    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
+        """Send something and return the answer."""
+        headers = {"authorization": f"Bearer {self._secret}", "content-type": "application/json"}
+        try:
+            self._connection.request("POST", AGENT + path, body, headers)
+            response = self._connection.getresponse()
+            data = response.read(ANSWER_LIMIT)
+            value = json.loads(data)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._connection.close()
+            raise HostError(
+                f"{self._name} does not answer: {error}",
+                code="unreachable",
+                component=self._name,
+                remedy="Check the verifier's address, and its certificate with --ca.",
+            ) from error
+        if response.status != http.client.OK:
+            said = value.get("error", {})
+            raise HostError(
+                f"{self._name} refused: {escape(str(said.get('reason', response.status)))}",
+                code=str(said.get("code", "refused"))[:64],
+                component=self._name,
+                remedy=escape(str(said.get("remedy", "Look at the verifier."))),
+            )
+        return dict(value)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``agent``."""
+    parser = commands.add_parser("agent", help="prove this machine, or a host, to a verifier")
+    parser.add_argument("--verifier", required=True, metavar="URL", help="https://HOST:PORT")
+    parser.add_argument(
+        "--secret-file", type=Path, help=f"file with the agent's secret (else ${SECRET})"
+    )
+    parser.add_argument("--ca", type=Path, help="certificate that vouches for the verifier")
+    parser.add_argument(
+        "--host", metavar="HOST[:PORT]", help="speak for a Casemate host instead of this machine"
+    )
+    parser.add_argument("--tpm", type=Path, default=Path("/dev/tpmrm0"), help="TPM device")
+    parser.add_argument("--log", type=Path, default=EVENT_LOG, help="firmware's event log")
+    parser.add_argument("--once", action="store_true", help="one round, then end")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.set_defaults(func=_agent)
+
+
+def _agent(options: argparse.Namespace) -> int:
+    verifier = Verifier(options.verifier, _secret(options.secret_file), options.ca)
+    if options.host:
+        client = HostClient(*split_address(options.host))
+        try:
+            return run(client, verifier, options)
+        finally:
+            client.close()
+    with Tpm.hardware(options.tpm) as tpm:
+        return run(ThisMachine(tpm, options.log), verifier, options)
+
+
+def run(source: Source, verifier: Verifier, options: argparse.Namespace) -> int:
+    """Go on for ever, or for one round; returns 0 where the last state was good."""
+    while True:
+        try:
+            told = one_round(source, verifier)
+        except CasemateError as error:
+            if options.once:
+                raise
+            told = {"state": "error", "verdict": error.reason, "wait": RETRY_SECONDS}
+        if options.json:
+            print(json.dumps(told), flush=True)
+        else:
+            print(f"{told['state']}: {escape(str(told.get('verdict', '')))}", flush=True)
+        if options.once:
+            return 0 if told["state"] == "trusted" else 1
+        time.sleep(float(told["wait"]))
+
+
+def one_round(source: Source, verifier: Verifier) -> dict[str, Any]:
+    """Show the TPM where the verifier does not know it yet, then answer one nonce."""
+    shown = verifier.post("/identity", wire.encode(source.identity()))
+    if not shown["known"]:
+        del shown["known"]
+        challenge = wire.decode(ActivateCredential, json.dumps(shown).encode())
+        verifier.post("/activate", wire.encode(source.activate(challenge)))
+    asked = verifier.post("/nonce")
+    if "nonce" not in asked:
+        return {**asked, "verdict": "waits for approval by an operator"}
+    quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
+    body = wire.encode(source.evidence(quote))
+    return verifier.post(f"/evidence?nonce={asked['nonce']}", body)
+
+
+def _secret(path: Path | None) -> str:
+    if path is None:
+        secret = os.environ.get(SECRET, "")
+    else:
+        try:
+            secret = path.read_text().strip()
+        except OSError as error:
+            raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+    if not secret:
+        raise ArgumentError(f"give the secret with --secret-file or ${SECRET}", argument="secret")
+    return secret
