@@ -123,6 +123,11 @@ def write_disk(
 def replace_files(disk: Path, partition: str, files: Mapping[str, Path]) -> None:
     """Put files into a FAT partition of a disk written by this module; existing ones are replaced.
 
+    Args:
+        disk: the disk.
+        partition: its name.
+        files: path on the partition (its folder exists) to the file to copy.
+
     Raises:
         HostError: there is no such partition, or a program failed.
     """
@@ -160,12 +165,12 @@ def _fat(disk: Path, entry: Entry, files: Mapping[str, Path]) -> None:
         *("-v", entry.name[:11].upper(), "::"),
         environment=_environment(),
     )
+    for folder in _folders(files):
+        tools.run("mmd", "-i", drive, f"::{folder}", environment=_environment())
     _copy(drive, files)
 
 
 def _copy(drive: str, files: Mapping[str, Path]) -> None:
-    for folder in _folders(files):
-        tools.run("mmd", "-D", "s", "-i", drive, f"::{folder}", environment=_environment())
     for name, source in files.items():
         tools.run("mcopy", "-o", "-i", drive, source, f"::{name}", environment=_environment())
 

@@ -73,9 +73,11 @@ EK_ROOTS: Final = "ek"
 TRUSTED: Final = frozenset({".pem", ".json"})
 """Anchors, and signed waivers of hardening rules."""
 
-LIBRARIES: Final = (f"usr/lib/{TRIPLET}/", "usr/lib64/")
+LIBRARIES: Final = f"usr/lib/{TRIPLET}/"
+LINKER: Final = "usr/lib64/ld-linux-x86-64.so.2"
+"""The dynamic linker under the name that every program has in it."""
 LOADED_BY_NAME: Final = (*("ld-linux-x86-64.so.2", "libgcc_s.so.1", "libtss2-tcti-device.so.0"),)
-"""No program names these: the dynamic linker itself, threads' ends, the way to the TPM."""
+"""No ELF header leads to these: the dynamic linker, the end of threads, the way to the TPM."""
 
 PLACES: Final = ("dev", "proc", "root", "run", "sys", "tmp")
 COMPRESSION: Final = ("-15", "-T2", "--quiet", "--no-progress")
@@ -131,6 +133,7 @@ def _libraries(programs: Iterable[Node], recipes: Iterable[Recipe]) -> Iterator[
     """Yield the shared libraries that programs need, and those that are loaded by name."""
     known = {path: node for recipe in recipes for path, node in recipe.nodes.items()}
     places = {PurePosixPath(path).name: path for path in known if path.startswith(LIBRARIES)}
+    yield known[LINKER]
     waiting = [node for node in programs if isinstance(node, File)]
     names = list(LOADED_BY_NAME)
     found: set[str] = set()
