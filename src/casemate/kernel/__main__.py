@@ -110,7 +110,10 @@ def resources(
         Decisions(time.time),
         time.monotonic,
     )
-    return scheduler, Statistics(inventory, pools, scheduler, control, time.time, boot_time)
+    statistics = Statistics(inventory, pools, scheduler, control, time.time, boot_time)
+    kernel.add(PoolCalls(pools, scheduler, inventory).handlers())
+    kernel.add(statistics.handlers())
+    return scheduler, statistics
 
 
 def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path) -> Auditor:
@@ -164,12 +167,10 @@ async def serve(settings: Settings, home: Home) -> None:
     for component in measurements.components:
         stream.publish(component)
     inventory.publish_all(capacity.cpu_mhz, capacity.memory >> 20)
-    scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
-    kernel.add(PoolCalls(pools, scheduler, inventory).handlers())
-    kernel.add(statistics.handlers())
     devices = Devices()
     stream.publish(devices.fact)
     kernel.add(devices.handlers())
+    scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     admin = Admin(store, stream, accounts, time.time)
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
