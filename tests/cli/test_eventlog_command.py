@@ -16,6 +16,10 @@ from casemate.errors import ArgumentError, LimitError
 from casemate.formats.algorithms import ALGORITHMS
 from casemate.formats.eventlog import Event, EventLog, write
 from casemate.formats.eventtypes import EV_EFI_ACTION, EV_IPL, EV_SEPARATOR
+from casemate.formats.ima import write_ima
+from casemate.testing.firmwarelogs import event as firmware_event
+from casemate.testing.firmwarelogs import machine
+from casemate.testing.imalists import record
 
 SHA256 = (ALGORITHMS["sha256"],)
 
@@ -183,3 +187,43 @@ def test_a_file_that_is_not_there_or_without_end(tmp_path: Path) -> None:
         eventlog.replay(tmp_path / "absent", json=True)
     with pytest.raises(LimitError):
         eventlog.read_log("/dev/zero")
+
+
+def test_ima_lists_are_shown_and_replayed(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in (
+        ("charra-binary_runtime_measurements", 1650),
+        ("rust-keylime-ascii_runtime_measurements", 826),
+    ):
+        path = str(corpus / "ima" / name)
+        status, report = run_json(capsys, "replay", path)
+        assert (status, report["format"], report["events"]) == (eventlog.GOOD, "ima", count)
+        assert len(report["banks"]["sha256"]["10"]) == 64
+        status, shown = run_json(capsys, "show", path)
+        assert (status, len(shown["events"])) == (eventlog.GOOD, count)
+        assert shown["events"][0]["text"] == "boot_aggregate"
+        assert run(capsys, "show", path)[0] == eventlog.GOOD
+
+
+def test_an_ima_list_that_was_changed_is_bad(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = record(b"/bin/\x1b[2J")._replace(template_hash=b"\1" * 20)
+    (tmp_path / "list").write_bytes(write_ima((record(b"/bin/ls"), wrong)))
+    status, report = run_json(capsys, "replay", str(tmp_path / "list"))
+    assert status == eventlog.BAD
+    assert [(f["code"], f["component"]) for f in report["findings"]] == [
+        ("ima-template", "record 1")
+    ]
+    assert "\x1b" not in run(capsys, "show", str(tmp_path / "list"))[1]
+
+
+def test_firmware_is_judged_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = machine(firmware_event(7, EV_SEPARATOR))
+    (tmp_path / "log").write_bytes(write(twice))
+    path = str(tmp_path / "log")
+    assert run_json(capsys, "replay", path)[0] == eventlog.GOOD
+    status, report = run_json(capsys, "replay", path, "--firmware")
+    assert status == eventlog.BAD
+    assert [finding["code"] for finding in report["findings"]] == ["duplicate-separator"]
+    (tmp_path / "good").write_bytes(write(machine(without=(4,))))
+    assert run_json(capsys, "replay", str(tmp_path / "good"), "--firmware")[0] == eventlog.GOOD

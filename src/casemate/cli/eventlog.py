@@ -1,4 +1,4 @@
-"""``casemate eventlog``: show, replay and compare TCG event logs in files.
+"""``casemate eventlog``: show, replay and compare TCG event logs and IMA lists in files.
 
 Exit status: 0 good, 1 the log is refused or something in it is wrong (``diff``: they differ),
 2 could not be decided. All text out of a log is escaped before it is printed.
@@ -23,13 +23,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from casemate.cli import imalist
 from casemate.errors import ArgumentError, CasemateError, Finding, FormatError, LimitError
 from casemate.formats.eventdata import describe, judge
 from casemate.formats.eventlog import MAX_LOG_SIZE, Event, EventLog, parse
 from casemate.formats.eventlog import replay as replay_log
 from casemate.formats.eventreview import WARNINGS, review
 from casemate.formats.eventtypes import EV_NO_ACTION, event_name
+from casemate.formats.ima import ImaList
 from casemate.formats.text import escape
+from casemate.policy.firmware import appraise_firmware
 
 GOOD: Final = 0
 BAD: Final = 1
@@ -50,11 +53,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one = argparse.ArgumentParser(add_help=False)
     one.add_argument("--json", action="store_true", help="print JSON")
     shown = actions.add_parser("show", parents=[one], help="list the events of a log")
-    shown.add_argument("file", help="a log, binary or base64; - reads standard input")
+    shown.add_argument(
+        "file", help="a log or IMA list, binary, text or base64; - reads standard input"
+    )
     shown.set_defaults(func=lambda options: show(options.file, json=options.json))
     replayed = actions.add_parser("replay", parents=[one], help="compute the PCRs of a log")
-    replayed.add_argument("file", help="a log, binary or base64; - reads standard input")
-    replayed.set_defaults(func=lambda options: replay(options.file, json=options.json))
+    replayed.add_argument(
+        "file", help="a log or IMA list, binary, text or base64; - reads standard input"
+    )
+    replayed.add_argument("--firmware", action="store_true", help="judge PCR 0-7 as well")
+    replayed.set_defaults(func=lambda o: replay(o.file, json=o.json, firmware=o.firmware))
     compared = actions.add_parser("diff", parents=[one], help="compare two logs, PCR by PCR")
     compared.add_argument("first", help="a log, binary or base64")
     compared.add_argument("second", help="the log to compare with it")
@@ -96,7 +104,10 @@ def read_log(path: str | Path) -> bytes:
 def show(path: str | Path, *, json: bool) -> int:
     """Print the events of a log; what is wrong with it is for ``replay`` to say."""
     try:
-        log = parse(read_log(path))
+        data = read_log(path)
+        if imalist.looks_like_ima(data):
+            return _show_ima(imalist.parse_ima_any(data), json=json)
+        log = parse(data)
     except FormatError as error:
         return _refuse(error, {"format": "", "algorithms": [], "events": []}, json=json)
     if json:
@@ -120,16 +131,46 @@ def show(path: str | Path, *, json: bool) -> int:
     return GOOD
 
 
-def replay(path: str | Path, *, json: bool) -> int:
-    """Print the PCR values that a log leads to, and what is wrong with it."""
+def _show_ima(listed: ImaList, *, json: bool) -> int:
+    if json:
+        events = list(imalist.rows_of(listed))
+        _print_json({"format": "ima", "algorithms": [listed.algorithm], "events": events})
+        return GOOD
+    table = _table("#", "PCR", "template", "digest", "data")
+    for row in imalist.rows_of(listed):
+        shown = "violation" if row["violation"] else f"{row['digest'][:23]}…"
+        cells = (str(row["index"]), str(row["pcr"]), row["name"], shown, row["text"])
+        table.add_row(*map(Text, cells))
+    _console().print(table)
+    return GOOD
+
+
+def replay(path: str | Path, *, json: bool, firmware: bool = False) -> int:
+    """Print the PCR values that a log leads to, and what is wrong with it.
+
+    Args:
+        path: the log, or an IMA list.
+        json: print JSON.
+        firmware: judge PCR 0-7 as well, by what must hold on any machine.
+    """
     report: dict[str, Any] = {"format": "", "events": 0, "banks": {}}
+    warnings = WARNINGS
     try:
-        log = parse(read_log(path))
-        report["format"], report["events"] = log.format, log.count
-        banks = replay_log(log)
+        data = read_log(path)
+        if imalist.looks_like_ima(data):
+            listed = imalist.parse_ima_any(data)
+            report["format"], report["events"] = "ima", len(listed.entries)
+            banks, findings = imalist.banks_of(listed), imalist.review_ima(listed)
+        else:
+            log = parse(data)
+            report["format"], report["events"] = log.format, log.count
+            banks, findings = replay_log(log), review(log)
+            if firmware:
+                judged = appraise_firmware(log)
+                findings = (*judged.findings, *judged.warnings)
+                warnings = WARNINGS | {warning.code for warning in judged.warnings}
     except FormatError as error:
         return _refuse(error, report, json=json)
-    findings = review(log)
     if json:
         report["banks"] = _banks_json(banks)
         _print_json(report | {"findings": [asdict(finding) for finding in findings]})
@@ -138,9 +179,9 @@ def replay(path: str | Path, *, json: bool) -> int:
         for bank, values in banks.items():
             for pcr, value in sorted(values.items()):
                 table.add_row(bank, str(pcr), value.hex())
-        _console().print(Text(f"{log.format} log, {log.count} events"), table)
+        _console().print(Text(f"{report['format']} log, {report['events']} events"), table)
         _print_findings(findings)
-    return BAD if any(finding.code not in WARNINGS for finding in findings) else GOOD
+    return BAD if any(finding.code not in warnings for finding in findings) else GOOD
 
 
 def diff(first: str | Path, second: str | Path, *, json: bool) -> int:

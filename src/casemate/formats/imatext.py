@@ -14,6 +14,7 @@ from casemate.errors import FormatError, LimitError
 from casemate.formats.algorithms import ALGORITHMS
 from casemate.formats.ima import (
     MAX_ENTRIES,
+    MAX_NAME,
     MAX_SIZE,
     OLD_NAME_SIZE,
     OLD_TEMPLATE,
@@ -111,3 +112,22 @@ def _field(name: str, text: bytes) -> bytes:
     if name in _NUMBERS:
         return int(text).to_bytes(_NUMBERS[name], "little") if text else b""
     return _hex(text)
+
+
+_HEAD: Final = struct.Struct("<I20sI")
+_MAX_PCR: Final = 23
+
+
+def looks_like_ima(data: bytes) -> bool:
+    """Tell an IMA list, binary or text, from a TCG event log.
+
+    In a TCG log the bytes where IMA has the size of a name belong to a digest.
+    """
+    first = data[:200].split(b"\n", 1)[0].lstrip().split(b" ")
+    if len(first) > 3 and first[0].isdigit() and len(first[1]) in {40, 64, 96, 128}:  # noqa: PLR2004
+        return True
+    if len(data) < _HEAD.size:
+        return False
+    pcr, _, size = _HEAD.unpack_from(data)
+    name = data[_HEAD.size : _HEAD.size + size] if size <= MAX_NAME else b""
+    return pcr <= _MAX_PCR and len(name) == size > 0 and name.isascii() and name[:1].isalpha()

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from casemate.errors import Finding
+from casemate.errors import Finding, FormatError
 from casemate.formats.algorithms import ALGORITHMS, digest
 from casemate.formats.eventlog import EventLog
 from casemate.formats.eventtypes import EV_NO_ACTION
+from casemate.formats.text import escape
+from casemate.vim25.values import Obj
 
 EVENT_LIMIT: Final = 1000
 """Events that ESXi's kernel records: a report with as many has probably lost some."""
@@ -61,6 +63,81 @@ class Report:
 def unsigned(values: Iterable[int]) -> bytes:
     """Return the bytes of a digest that came as signed bytes (-128 to 127)."""
     return bytes(value & 0xFF for value in values)
+
+
+def report_from(value: Obj) -> Report:
+    """Return a HostTpmAttestationReport as the vSphere API gives it.
+
+    Digests may come as bytes or as signed bytes (-128 to 127); our ``vim25`` codec and pyVmomi
+    differ in that.
+
+    Raises:
+        FormatError: ``report-malformed``.
+    """
+    return Report(
+        tuple(
+            ReportPcr(
+                _integer(row, "pcrNumber"), _text(row, "digestMethod"), _digest(row, "digestValue")
+            )
+            for row in _rows(value, "tpmPcrValues")
+        ),
+        tuple(_event(row) for row in _rows(value, "tpmEvents")),
+        value.get("tpmLogReliable") is True,
+    )
+
+
+def _event(row: Obj) -> ReportEvent:
+    details = row.get("eventDetails")
+    if not isinstance(details, Obj):
+        raise _malformed("eventDetails")
+    name = details.get("componentName")
+    return ReportEvent(
+        _integer(row, "pcrIndex"),
+        _text(details, "dataHashMethod") if details.get("dataHashMethod") is not None else "",
+        _digest(details, "dataHash"),
+        escape(name) if isinstance(name, str) else "",
+    )
+
+
+def _malformed(name: str) -> FormatError:
+    return FormatError(
+        f"attestation report: {name} is not what it should be",
+        code="report-malformed",
+        component="attestation report",
+    )
+
+
+def _rows(value: Obj, name: str) -> Sequence[Obj]:
+    rows = value.get(name) or ()
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Obj) for row in rows):
+        raise _malformed(name)
+    return [row for row in rows if isinstance(row, Obj)]
+
+
+def _integer(row: Obj, name: str) -> int:
+    value = row.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _malformed(name)
+    return value
+
+
+def _text(row: Obj, name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise _malformed(name)
+    return value
+
+
+def _digest(row: Obj, name: str) -> bytes:
+    value = row.get(name)
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, list | tuple):
+        raise _malformed(name)
+    numbers = [one for one in value if type(one) is int]
+    if len(numbers) != len(value):
+        raise _malformed(name)
+    return unsigned(numbers)
 
 
 def check_report(report: Report) -> tuple[Finding, ...]:
