@@ -23,6 +23,7 @@ from casemate.hostd.proof import ProofEndpoint
 from casemate.hostd.replica import SETTLE_SECONDS, Replica
 from casemate.hostd.session import IDLE_SECONDS, Sessions
 from casemate.hostd.soap import Hostd, SoapEndpoint
+from casemate.hostd.viewjson import JsonEndpoint
 from casemate.hostd.world import Endpoint
 from casemate.policy.options import SESSION_TIMEOUT
 from casemate.vim25 import versions
@@ -49,7 +50,8 @@ def make_app(
     """Return the application. ``clock`` gives the time in UTC, ``ticks`` seconds that only grow."""
     replica = Replica(clock, endpoint)
     sessions = Sessions(link, clock)
-    soap = SoapEndpoint(Hostd(replica, sessions, link, REGISTRY))
+    hostd = Hostd(replica, sessions, link, REGISTRY)
+    soap, views = SoapEndpoint(hostd), JsonEndpoint(hostd)
     landing = LandingPage(replica)
 
     async def version_document(_request: object) -> Response:
@@ -75,6 +77,7 @@ def make_app(
             Route("/sdk", soap),
             Route("/sdk/", soap),
             Route(VERSIONS_PATH, version_document),
+            Mount("/sdk/vim25", views),
             Mount("/attestation", ProofEndpoint(link, ticks)),
             Route(STYLE_PATH, landing),
             Route("/", landing),

@@ -126,7 +126,7 @@ class SoapEndpoint:
             context, served = await self._decide(call, version, headers, scope)
             before = context.session
             try:
-                value = await _run(served, context, receive)
+                value = await run(served, context, receive)
             except GoneError:
                 return None
             if context.session is not before:
@@ -174,7 +174,7 @@ class SoapEndpoint:
         return context, served
 
 
-async def _run(served: Served, context: Context, receive: Receive) -> Value:
+async def run(served: Served, context: Context, receive: Receive) -> Value:
     """Run the handler; one that waits ends when its client goes away. Raises GoneError."""
     if not served.waits:
         return await served.handler(context)

@@ -176,6 +176,15 @@ def parse_envelope(data: bytes) -> Call:
     return Call(types.method(node.name), _moref(receivers[0], "ManagedObject"), node)
 
 
+def fragment(text: str, ref: TypeRef) -> Value:
+    """Return the value of elements that ``encode`` wrote in a place of this type."""
+    root = parse_xml(
+        f'<all xmlns="{NAMESPACE}" xmlns:xsd="{XSD}" xmlns:xsi="{XSI}">{text}</all>'.encode()
+    )
+    values = [_value(ref.item, child) for child in root.children]
+    return _joined(ref, values) if ref.array else (values[0] if values else None)
+
+
 def arguments(call: Call) -> dict[str, Value]:
     """Return the checked arguments of the call. Raises FormatError."""
     given = [child for child in call.node.children if child.name != "_this"]
@@ -347,7 +356,8 @@ def _binary(text: str) -> bytes:
         raise FormatError("not base64") from error
 
 
-def _time(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
+    """Return the time that an XML Schema dateTime says. Raises FormatError."""
     value = text.strip()
     match = _TIME.fullmatch(value)
     if match is None:
@@ -377,7 +387,7 @@ _PRIMITIVE: Mapping[str, Callable[[str], Value]] = {
     "string": str,
     "anyURI": str.strip,
     "base64Binary": _binary,
-    "dateTime": _time,
+    "dateTime": parse_time,
 }
 
 

@@ -71,6 +71,11 @@ def negotiate(soap_action: str | None) -> str:
     return _BY_RELEASE.get(match[1], NEWEST)
 
 
+def of_release(release: str) -> str:
+    """Return the version of a release; one that is not offered counts as the newest."""
+    return _BY_RELEASE.get(release, NEWEST)
+
+
 def release_of(version: str) -> str:
     """Return the release of a version: ``vim.version.v8_0_3_0`` is 8.0.3.0."""
     return str(VmomiSupport.versionIdMap[version])
