@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.calls.software import SoftwareChange
-from casemate.errors import ArgumentError, CasemateError, NotFoundError, StateError
+from casemate.errors import AcceptanceError, ArgumentError, CasemateError, NotFoundError, StateError
 from casemate.formats.bootcfg import BootCfg
 from casemate.formats.compressed import content_digest
 from casemate.formats.depot import DepotVib
@@ -77,6 +77,7 @@ class Planner:
                 component=", ".join(one.vib_id for one in change.installed)[:200],
                 remedy="Enter maintenance mode, then try again.",
             )
+        _check_succession(change, packages)
         if not request.force:
             _check_overlaps(change)
         vibs = tuple(self._members(change, base, packages, judge))
@@ -247,6 +248,25 @@ class Planner:
         change = solve.Change(tuple(one.descriptor for one in vibs), (), (), ())
         files = tuple(self._files(database, {}, situation))
         return Plan(change, config, database, files, situation, {})
+
+
+def _check_succession(change: solve.Change, packages: Mapping[str, Package]) -> None:
+    """Raise where a VIB takes the place of one of a stricter level: a name is no credential."""
+    for new in change.installed:
+        level = packages[new.vib_id].verdict.level
+        for old in change.removed:
+            succeeds = new.name == old.name or any(
+                solve.provides(old, gone) for gone in new.replaces
+            )
+            if succeeds and not Level(old.acceptance_level).admits(level):
+                raise AcceptanceError(
+                    f"VIB {new.vib_id} counts as {level} and cannot take the place of "
+                    f"{old.vib_id}, which is {old.acceptance_level}.",
+                    code="level-lowered",
+                    component=new.vib_id,
+                    remedy="Ask the provider for a VIB of the same level, or remove the old one "
+                    "first.",
+                )
 
 
 def _check_overlaps(change: solve.Change) -> None:
