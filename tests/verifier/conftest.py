@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,14 +117,12 @@ def fleet(tmp_path: Path) -> Iterator[Callable[[int], MiniFleet]]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A real PostgreSQL of its own, reached over a Unix socket."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     if not found or os.getuid() != 0:
         pytest.skip("needs root and the Debian package postgresql")
-    place = tmp_path_factory.mktemp("pg", numbered=True)
-    place.parent.parent.chmod(0o755)
-    place.parent.chmod(0o755)
+    place = Path(tempfile.mkdtemp(prefix="casemate-pg-"))  # a socket's path must be short
     shutil.chown(place, "postgres", "postgres")
     data, tool = place / "data", str(found[-1])
 
@@ -135,3 +134,4 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     as_postgres(tool, "-D", str(data), "-l", str(place / "log"), "-o", options, "-w", "start")
     yield f"postgresql:///postgres?host={place}&user=postgres"
     as_postgres(tool, "-D", str(data), "-m", "immediate", "-w", "stop")
+    shutil.rmtree(place)

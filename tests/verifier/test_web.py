@@ -1,0 +1,363 @@
+"""The web face: who may do what, agents, tokens, pages; a log full of markup shows as text."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from argon2 import PasswordHasher
+
+from casemate.calls.messages import ActivateCredential, ActivationReply
+from casemate.cli import agent
+from casemate.formats import ear
+from casemate.formats.ear import Tier
+from casemate.policy.measure import CommandLine
+from casemate.testing.minifleet import HonestHost, MiniFleet
+from casemate.testing.pki import issue
+from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
+from casemate.testing.softkeys import SoftEk
+from casemate.ui.verifier import render
+from casemate.verifier import store
+from casemate.verifier.app import make_app, make_server
+from casemate.verifier.endpoints import ENDPOINTS
+from casemate.verifier.enrol import Wanted
+from casemate.verifier.people import People, Role
+from casemate.verifier.references import Anchors
+from casemate.verifier.service import Service, Settings
+from casemate.verifier.web import COOKIE
+
+PASSWORD = "correct horse battery"
+SCRIPT = "<script>alert(1)</script>"
+EVIL_WORDS = f'noSecurity="{SCRIPT}" \x1b[31mred \u202ereversed <img/src=x/onerror=alert(2)>'
+
+
+@dataclass
+class Web:
+    service: Service
+    client: httpx.Client
+
+    def login(self, user: str) -> dict[str, str]:
+        body = {"user": user, "password": PASSWORD}
+        answer = self.client.post("/api/v1/login", json=body)
+        return {"authorization": f"Bearer {answer.json()['session']}"}
+
+    def browse(self, user: str = "olga") -> str:
+        """Log the browser in and return its session's secret for forms."""
+        form = {"user": user, "password": PASSWORD}
+        answer = self.client.post("/login", data=form, follow_redirects=False)
+        assert answer.status_code == 303
+        return self.service.people.check(self.client.cookies[COOKIE]).csrf
+
+    def round(self, name: str) -> None:
+        with self.service.database.transaction() as step:
+            store.due_now(step, name)
+        for leased in store.lease_due(self.service.database, "test", 60):
+            self.service.rounds.pull(leased)
+
+
+@pytest.fixture
+def web(tmp_path: Path, anchors: Anchors) -> Iterator[Web]:
+    assert anchors.place == tmp_path / "trust"
+    service = Service(Settings(tmp_path))
+    service.people = People(service.database, PasswordHasher(1, 8, 1))
+    for name, role in zip(("vera", "rita", "olga", "anna"), Role, strict=True):
+        service.people.put(name, role, PASSWORD, "test")
+    identity = issue("verifier")
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    certificate.write_bytes(identity.pem)
+    key.write_bytes(identity.key_pem)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = make_server(make_app(service, render), certificate, key)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with httpx.Client(base_url=url, verify=context, follow_redirects=True, timeout=60) as client:
+        yield Web(service, client)
+    server.should_exit = True
+    thread.join()
+    listener.close()
+    service.close()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Callable[[int], MiniFleet]]:
+    made: list[MiniFleet] = []
+
+    def make(count: int) -> MiniFleet:
+        made.append(MiniFleet(count, tmp_path))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def enrolled(web: Web, fleet: Callable[[int], MiniFleet]) -> MiniFleet:
+    made = fleet(1)
+    web.service.book.add(sign_reference(SmallImage().reference()), "anna")
+    web.service.enrolment.pull(Wanted("host-001", made.addresses["host-001"]), "anna")
+    web.service.enrolment.approve("host-001", "anna")
+    web.round("host-001")
+    return made
+
+
+def test_every_endpoint_but_login_and_keys_refuses_strangers(web: Web) -> None:
+    open_ = {one.path for one in ENDPOINTS if one.role is None and not one.agent}
+    assert open_ == {"/api/v1/login", "/api/v1/keys"}
+    for one in ENDPOINTS:
+        path = one.path.replace("{name}", "x").replace("{identifier}", "x")
+        if one.path in open_:
+            continue
+        for headers in ({}, {"authorization": "Bearer guess"}):
+            assert web.client.request(one.method, path, headers=headers).status_code == 401, path
+
+
+@pytest.mark.parametrize("user", ["vera", "rita"])
+def test_viewers_cannot_change_anything(web: Web, user: str) -> None:
+    headers = web.login(user)
+    for one in ENDPOINTS:
+        path = one.path.replace("{name}", "x").replace("{identifier}", "x")
+        if one.method != "GET" and one.role is not None:
+            answer = web.client.request(one.method, path, headers=headers)
+            assert answer.status_code == (401 if one.agent else 403), path
+
+
+def test_operator_cannot_make_users_or_remove_hosts(web: Web) -> None:
+    headers = web.login("olga")
+    body = {"role": "administrator", "password": PASSWORD}
+    assert web.client.put("/api/v1/users/eve", json=body, headers=headers).status_code == 403
+    assert web.client.delete("/api/v1/hosts/x", headers=headers).status_code == 403
+
+
+def test_cookie_alone_changes_nothing(web: Web) -> None:
+    web.browse()
+    assert web.client.get("/api/v1/fleet").status_code == 200
+    answer = web.client.post("/api/v1/hosts", json={"name": "x"})
+    assert answer.status_code == 401
+
+
+def test_form_of_another_site_is_refused(web: Web, fleet: Callable[[int], MiniFleet]) -> None:
+    enrolled(web, fleet)
+    web.browse()
+    for form in ({}, {"csrf": "guess"}):
+        answer = web.client.post("/hosts/host-001/attest", data=form, follow_redirects=False)
+        assert answer.status_code == 403
+
+
+def test_wrong_passwords_lock_the_account(web: Web) -> None:
+    for _ in range(6):
+        body = {"user": "vera", "password": "wrong"}
+        assert web.client.post("/api/v1/login", json=body).status_code == 401
+    body = {"user": "vera", "password": PASSWORD}
+    assert web.client.post("/api/v1/login", json=body).status_code == 401
+
+
+def test_big_and_strange_bodies_are_refused(web: Web) -> None:
+    headers = web.login("anna")
+    post = web.client.post
+    assert post("/api/v1/login", content=b"x" * (65 << 10)).status_code == 413
+    assert post("/api/v1/login", content=b"[" * 60_000).status_code == 400
+    assert post("/api/v1/login", json={"user": 1, "password": ""}).status_code == 400
+    assert post("/api/v1/hosts", json={"name": "a", "x": 1}, headers=headers).status_code == 400
+    assert post("/api/v1/hosts", json={"name": "../a"}, headers=headers).status_code == 400
+
+
+def test_openapi_describes_every_endpoint(web: Web) -> None:
+    document = web.client.get("/api/v1/openapi.json").json()
+    known = {(path, method) for path, one in document["paths"].items() for method in one}
+    assert known == {(one.path, one.method.lower()) for one in ENDPOINTS}
+    names = [op["operationId"] for one in document["paths"].values() for op in one.values()]
+    assert len(names) == len(set(names))
+
+
+def test_token_of_a_trusted_host_and_of_a_failed_one(
+    web: Web, fleet: Callable[[int], MiniFleet]
+) -> None:
+    made = enrolled(web, fleet)
+    headers = web.login("rita")
+    told = web.client.get("/api/v1/hosts/host-001/token?nonce=n1", headers=headers).json()
+    assert told["allowed"] is True
+    keys = web.client.get("/api/v1/keys").json()["keys"]
+    public = {web.service.tokens.key_id: web.service.tokens.public_key}
+    assert [key["kid"] for key in keys] == list(public)
+    result = ear.verify(told["token"], public, datetime.now(UTC), nonce="n1")
+    assert result.subject == "host-001"
+    assert result.submodules["vibs"].status is Tier.AFFIRMING
+    made.hosts["host-001"].reboot(SmallImage(contents={"qemu.v00": b"evil"}))
+    web.round("host-001")
+    made.hosts["host-001"].reboot(SmallImage())
+    web.round("host-001")
+    told = web.client.get("/api/v1/hosts/host-001/token", headers=headers).json()
+    assert told["allowed"] is False
+    result = ear.verify(told["token"], public, datetime.now(UTC))
+    assert result.status is Tier.CONTRAINDICATED
+
+
+def test_metrics_count_hosts(web: Web, fleet: Callable[[int], MiniFleet]) -> None:
+    enrolled(web, fleet)
+    text = web.client.get("/metrics", headers=web.login("vera")).text
+    assert 'casemate_hosts{state="trusted"} 1' in text
+    assert 'casemate_rounds_total{outcome="good"} 1' in text
+
+
+def test_pages_have_no_script_and_say_what_is(web: Web, fleet: Callable[[int], MiniFleet]) -> None:
+    enrolled(web, fleet)
+    assert web.client.get("/", follow_redirects=False).headers["location"] == "/login"
+    web.browse("vera")
+    for path in ("/", "/hosts/host-001", "/references", "/alarms", "/audit", "/?state=trusted"):
+        page = web.client.get(path)
+        assert page.status_code == 200, path
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        for word in ("<script", " style=", "onclick", "javascript:"):
+            assert word not in page.text, path
+    assert "Attest now" not in web.client.get("/hosts/host-001").text
+    assert web.client.get("/hosts/nobody").status_code == 404
+
+
+def test_operator_clears_a_latch_in_the_browser(
+    web: Web, fleet: Callable[[int], MiniFleet]
+) -> None:
+    made = enrolled(web, fleet)
+    made.hosts["host-001"].reboot(SmallImage(contents={"qemu.v00": b"evil"}))
+    web.round("host-001")
+    csrf = web.browse()
+    page = web.client.get("/hosts/host-001").text
+    assert "Clear latch" in page
+    assert "qemu.v00" in page
+    assert "not as expected" in page
+    post = web.client.post
+    refused = post("/hosts/host-001/clear", data={"csrf": csrf, "why": ""})
+    assert "say why" in refused.text
+    answer = post("/hosts/host-001/clear", data={"csrf": csrf, "why": "new disk"})
+    assert answer.status_code == 200
+    assert "Clear latch" not in answer.text
+
+
+def test_log_full_of_script_tags_shows_as_text(web: Web, fleet: Callable[[int], MiniFleet]) -> None:
+    made = enrolled(web, fleet)
+    host = made.hosts["host-001"]
+    host.extend(host.measurer.measure(CommandLine(EVIL_WORDS)))
+    web.round("host-001")
+    web.browse()
+    page = web.client.get("/hosts/host-001").text
+    for raw in (SCRIPT, "\x1b", "\u202e", "<img/"):
+        assert raw not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert r"\x1b[31mred \u202ereversed" in page
+
+
+def test_page_with_ten_thousand_events_is_made_quickly(
+    web: Web, fleet: Callable[[int], MiniFleet]
+) -> None:
+    made = enrolled(web, fleet)
+    host = made.hosts["host-001"]
+    for number in range(9_900):
+        host.extend(host.measurer.measure(CommandLine(f"option{number % 3000}=1")))
+    web.round("host-001")
+    web.browse()
+    page = web.client.get("/hosts/host-001")
+    assert page.status_code == 200
+    assert page.text.count("<tr") > 9_900
+
+
+class Pushing:
+    """A verifier's endpoints for agents, over the test client."""
+
+    def __init__(self, client: httpx.Client, secret: str) -> None:
+        self._client = client
+        self._headers = {"authorization": f"Bearer {secret}"}
+        self.refusal: dict[str, Any] = {}
+
+    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
+        answer: httpx.Response = self._client.post(
+            "/agent/v1" + path, content=body, headers=self._headers
+        )
+        value: dict[str, Any] = answer.json()
+        if answer.status_code != 200:
+            self.refusal = value["error"]
+            raise PermissionError(self.refusal["code"])
+        return value
+
+
+def test_agent_enrols_pushes_and_is_judged(web: Web) -> None:
+    web.service.book.add(sign_reference(SmallImage().reference()), "anna")
+    body = {"name": "far-away", "push": True}
+    told = web.client.post("/api/v1/hosts", json=body, headers=web.login("olga")).json()
+    pushing = Pushing(web.client, told["token"])
+    source = HonestHost(SmallHost())
+    assert agent.one_round(source, pushing)["state"] == "pending"
+    web.service.enrolment.approve("far-away", "anna")
+    assert agent.one_round(source, pushing)["state"] == "trusted"
+    source.host.reboot(SmallImage(contents={"nic.v00": b"evil"}))
+    assert agent.one_round(source, pushing)["state"] == "failed-latched"
+    with pytest.raises(PermissionError):
+        agent.one_round(source, Pushing(web.client, "stolen"))
+
+
+def test_agent_cannot_bring_another_tpm_or_replay(web: Web) -> None:
+    web.service.book.add(sign_reference(SmallImage().reference()), "anna")
+    _, secret = web.service.enrolment.invite(Wanted("far-away"), "anna")
+    pushing = Pushing(web.client, secret)
+    source = HonestHost(SmallHost())
+    agent.one_round(source, pushing)
+    web.service.enrolment.approve("far-away", "anna")
+    sent: list[tuple[str, bytes]] = []
+    post = pushing.post
+
+    def remember(path: str, body: bytes = b"") -> dict[str, Any]:
+        sent.append((path, body))
+        return post(path, body)
+
+    pushing.post = remember  # type: ignore[method-assign]  # a listener between agent and verifier
+    agent.one_round(source, pushing)
+    with pytest.raises(PermissionError, match="nonce-reused"):
+        post(*sent[-1])
+    source.host.ek = SoftEk()
+    with pytest.raises(PermissionError, match="identity-conflict"):
+        agent.one_round(source, pushing)
+
+
+def test_agent_that_cannot_answer_the_challenge_is_not_enrolled(web: Web) -> None:
+    _, secret = web.service.enrolment.invite(Wanted("far-away"), "anna")
+
+    class Liar(HonestHost):
+        def activate(self, request: ActivateCredential) -> ActivationReply:
+            return ActivationReply(bytes(len(super().activate(request).secret)))
+
+    with pytest.raises(PermissionError, match="activation"):
+        agent.one_round(Liar(SmallHost()), Pushing(web.client, secret))
+    with web.service.database.transaction() as step:
+        assert store.get_host(step, "far-away").ek == ""
+
+
+def test_agent_options_have_a_secret(tmp_path: Path) -> None:
+    place = tmp_path / "secret"
+    place.write_text("abc\n")
+    assert agent._secret(Namespace(secret_file=place).secret_file) == "abc"
+
+
+def test_evidence_that_is_nonsense_is_a_bad_round_not_a_crash(web: Web) -> None:
+    web.service.book.add(sign_reference(SmallImage().reference()), "anna")
+    _, secret = web.service.enrolment.invite(Wanted("far-away"), "anna")
+    pushing, source = Pushing(web.client, secret), HonestHost(SmallHost())
+    agent.one_round(source, pushing)
+    web.service.enrolment.approve("far-away", "anna")
+    for body in (b"{}", b"\xff" * 100, json.dumps({"quotes": []}).encode()):
+        nonce = pushing.post("/nonce")["nonce"]
+        assert pushing.post(f"/evidence?nonce={nonce}", body)["state"] == "failed-latched"
+    web.browse("vera")
+    assert web.client.get("/hosts/far-away").status_code == 200
