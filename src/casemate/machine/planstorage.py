@@ -120,7 +120,8 @@ def block_node(source: DiskSource, fds: dict[str, int]) -> dict[str, object]:
 def _disk_device(number: int, source: DiskSource, bus: str, ports: Iterator[int]) -> str:
     """Return the device that the guest sees."""
     kind = "cd" if source.disk.kind == "cdrom" else "hd"
-    tail = f"drive={node_name(source.file_name)},bootindex={number}"
+    # QEMU keeps index 0 for the loader of a kernel that is given directly.
+    tail = f"drive={node_name(source.file_name)},bootindex={number + 1}"
     match bus:
         case "ide" | "sata":
             port = next(ports, None)
