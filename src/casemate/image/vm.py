@@ -151,19 +151,20 @@ class Machine:
 
     def console(self) -> str:
         """Return what the console has said since the last start."""
-        with self.serial.open("rb") as stream:
-            stream.seek(self._began)
-            return stream.read(SERIAL_LIMIT).decode("utf-8", "replace")
+        return self._said(self._began).decode("utf-8", "replace")
 
     def _read(self) -> bytes:
-        try:
-            with self.serial.open("rb") as stream:
-                stream.seek(self._heard)
-                data = stream.read(SERIAL_LIMIT)
-        except FileNotFoundError:
-            return b""
+        data = self._said(self._heard)
         self._heard += len(data)
         return data
+
+    def _said(self, start: int) -> bytes:
+        try:
+            with self.serial.open("rb") as stream:
+                stream.seek(start)
+                return stream.read(SERIAL_LIMIT)
+        except FileNotFoundError:
+            return b""
 
     def _arguments(self, channel: Path) -> Iterator[str]:
         hardware = self.hardware

@@ -1,0 +1,107 @@
+"""Machines that boot by themselves: one build for all tests, a machine of its own for each."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from casemate.cli.attest import attest_once
+from casemate.image.bootable import PLACE, REFERENCE, Bootable, build_bootable
+from casemate.image.build import RELEASED
+from casemate.image.debian import Packages
+from casemate.image.disk import Layout
+from casemate.image.secureboot import ovmf_variables
+from casemate.image.vm import DISK, Hardware, Machine, create
+from casemate.kernel.home import Home
+from casemate.kernel.tpm import swtpm
+from casemate.policy.appraise import Appraisal
+
+LAYOUT = Layout(efi=64, bank=128, state=16, datastore=64)
+
+
+@dataclass
+class Built:
+    """A built image and what vouches for it."""
+
+    home: Path
+    bootable: Bootable
+
+    @property
+    def place(self) -> Path:
+        return self.home / PLACE
+
+    @property
+    def reference(self) -> Path:
+        return self.place / REFERENCE
+
+
+@dataclass
+class Trial:
+    """A machine made from the image; ``disk`` may be attacked before ``machine.start()``."""
+
+    built: Built
+    machine: Machine
+
+    @property
+    def disk(self) -> Path:
+        return self.machine.place / DISK
+
+    def boot(self) -> list[dict[str, object]]:
+        """Start the machine where it is off, and return what it told until ready or refused."""
+        if not self.machine.running():
+            self.machine.start()
+        return list(self.machine.told())
+
+    def console(self, words: str, seconds: float) -> str:
+        """Wait until the console says something; return all that it said."""
+        deadline = time.monotonic() + seconds
+        while words not in (said := self.machine.console()):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.2)
+        return said
+
+    def attest(self, reference: Path | None = None) -> Appraisal:
+        return attest_once(
+            "localhost",
+            self.machine.hardware.port,
+            reference or self.built.reference,
+            Home(self.machine.place).trust / "ek",
+            time.time(),
+            trust=self.built.home / "trust",
+        )
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    home = tmp_path_factory.mktemp("bootable") / "home"
+    disk = home / PLACE / DISK
+    return Built(home, build_bootable(home, disk, now=dt.datetime.now(dt.UTC), layout=LAYOUT))
+
+
+@pytest.fixture
+def trial(built: Built, tmp_path: Path) -> Iterator[Trial]:
+    packages = Packages()
+    place = tmp_path / "machine"
+    create(place, built.bootable.disk, ovmf_variables(built.home, packages, RELEASED), packages)
+    swtpm.manufacture(Home(place))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = int(server.getsockname()[1])
+    with Machine(place, Hardware(memory=1536, port=port)) as machine:
+        yield Trial(built, machine)
+
+
+@pytest.fixture
+def run() -> Callable[..., str]:
+    def command(*words: str | Path) -> str:
+        return subprocess.run(
+            [str(word) for word in words], check=True, capture_output=True, text=True
+        ).stdout
+
+    return command
