@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
+from argon2 import PasswordHasher
 
 from casemate.machine.fleet import FleetHost
 from casemate.testing.minifleet import MiniFleet
-from casemate.testing.pki import NOW, shared_pki
+from casemate.testing.pki import NOW, issue, shared_pki
 from casemate.testing.smallhost import SmallImage, ek_maker, sign_reference
+from casemate.ui.verifier import render
 from casemate.verifier import store
 from casemate.verifier.alarms import Notifier
+from casemate.verifier.app import make_app, make_server
 from casemate.verifier.client import HostClient
 from casemate.verifier.database import Database, open_database
 from casemate.verifier.enrol import Enrolment, Wanted
 from casemate.verifier.ledger import Ledger
+from casemate.verifier.people import People, Role
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rounds import Rounds
 from casemate.verifier.scheduler import Scheduler
 from casemate.verifier.schema import SCHEMA
+from casemate.verifier.service import Service, Settings
+from casemate.verifier.web import COOKIE
 
 
 def connect(address: str) -> HostClient:
@@ -135,3 +145,56 @@ def postgres() -> Iterator[str]:
     yield f"postgresql:///postgres?host={place}&user=postgres"
     as_postgres(tool, "-D", str(data), "-m", "immediate", "-w", "stop")
     shutil.rmtree(place)
+
+
+PASSWORD = "correct horse battery"
+
+
+@dataclass
+class Web:
+    service: Service
+    client: httpx.Client
+
+    def login(self, user: str) -> dict[str, str]:
+        body = {"user": user, "password": PASSWORD}
+        answer = self.client.post("/api/v1/login", json=body)
+        return {"authorization": f"Bearer {answer.json()['session']}"}
+
+    def browse(self, user: str = "olga") -> str:
+        """Log the browser in and return its session's secret for forms."""
+        form = {"user": user, "password": PASSWORD}
+        answer = self.client.post("/login", data=form, follow_redirects=False)
+        assert answer.status_code == 303
+        return self.service.people.check(self.client.cookies[COOKIE]).csrf
+
+    def round(self, name: str) -> None:
+        with self.service.database.transaction() as step:
+            store.due_now(step, name)
+        for leased in store.lease_due(self.service.database, "test", 60):
+            self.service.rounds.pull(leased)
+
+
+@pytest.fixture
+def web(tmp_path: Path, anchors: Anchors) -> Iterator[Web]:
+    assert anchors.place == tmp_path / "trust"
+    service = Service(Settings(tmp_path))
+    service.people = People(service.database, PasswordHasher(1, 8, 1))
+    for name, role in zip(("vera", "rita", "olga", "anna"), Role, strict=True):
+        service.people.put(name, role, PASSWORD, "test")
+    identity = issue("verifier")
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    certificate.write_bytes(identity.pem)
+    key.write_bytes(identity.key_pem)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = make_server(make_app(service, render), certificate, key)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with httpx.Client(base_url=url, verify=context, follow_redirects=True, timeout=60) as client:
+        yield Web(service, client)
+    server.should_exit = True
+    thread.join()
+    listener.close()
+    service.close()

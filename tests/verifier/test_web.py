@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
-import ssl
-import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from argon2 import PasswordHasher
+from tests.verifier.conftest import PASSWORD, Web
 
 from casemate.calls.messages import ActivateCredential, ActivationReply
 from casemate.cli import agent
@@ -23,85 +19,14 @@ from casemate.formats import ear
 from casemate.formats.ear import Tier
 from casemate.policy.measure import CommandLine
 from casemate.testing.minifleet import HonestHost, MiniFleet
-from casemate.testing.pki import issue
 from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk
-from casemate.ui.verifier import render
 from casemate.verifier import store
-from casemate.verifier.app import make_app, make_server
 from casemate.verifier.endpoints import ENDPOINTS
 from casemate.verifier.enrol import Wanted
-from casemate.verifier.people import People, Role
-from casemate.verifier.references import Anchors
-from casemate.verifier.service import Service, Settings
-from casemate.verifier.web import COOKIE
 
-PASSWORD = "correct horse battery"
 SCRIPT = "<script>alert(1)</script>"
 EVIL_WORDS = f'noSecurity="{SCRIPT}" \x1b[31mred \u202ereversed <img/src=x/onerror=alert(2)>'
-
-
-@dataclass
-class Web:
-    service: Service
-    client: httpx.Client
-
-    def login(self, user: str) -> dict[str, str]:
-        body = {"user": user, "password": PASSWORD}
-        answer = self.client.post("/api/v1/login", json=body)
-        return {"authorization": f"Bearer {answer.json()['session']}"}
-
-    def browse(self, user: str = "olga") -> str:
-        """Log the browser in and return its session's secret for forms."""
-        form = {"user": user, "password": PASSWORD}
-        answer = self.client.post("/login", data=form, follow_redirects=False)
-        assert answer.status_code == 303
-        return self.service.people.check(self.client.cookies[COOKIE]).csrf
-
-    def round(self, name: str) -> None:
-        with self.service.database.transaction() as step:
-            store.due_now(step, name)
-        for leased in store.lease_due(self.service.database, "test", 60):
-            self.service.rounds.pull(leased)
-
-
-@pytest.fixture
-def web(tmp_path: Path, anchors: Anchors) -> Iterator[Web]:
-    assert anchors.place == tmp_path / "trust"
-    service = Service(Settings(tmp_path))
-    service.people = People(service.database, PasswordHasher(1, 8, 1))
-    for name, role in zip(("vera", "rita", "olga", "anna"), Role, strict=True):
-        service.people.put(name, role, PASSWORD, "test")
-    identity = issue("verifier")
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    certificate.write_bytes(identity.pem)
-    key.write_bytes(identity.key_pem)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = make_server(make_app(service, render), certificate, key)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with httpx.Client(base_url=url, verify=context, follow_redirects=True, timeout=60) as client:
-        yield Web(service, client)
-    server.should_exit = True
-    thread.join()
-    listener.close()
-    service.close()
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Callable[[int], MiniFleet]]:
-    made: list[MiniFleet] = []
-
-    def make(count: int) -> MiniFleet:
-        made.append(MiniFleet(count, tmp_path))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def enrolled(web: Web, fleet: Callable[[int], MiniFleet]) -> MiniFleet:
