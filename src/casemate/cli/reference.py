@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from casemate.cli.trust import add_common
+from casemate.image.bootreference import firmware_events
 from casemate.image.reference import write_reference
 from casemate.kernel.home import find_home
 
@@ -23,6 +24,11 @@ def register_reference(actions: argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument(
         "--vibs", type=Path, help="take the payloads from the VIB files in this directory"
     )
+    parser.add_argument(
+        "--boot-image",
+        type=Path,
+        help="of a machine that boots by itself: predict what its firmware measures as well",
+    )
     parser.add_argument("--out", type=Path, help="file to write (default: <home>/reference.json)")
     parser.set_defaults(func=_reference)
     add_common(parser)
@@ -37,6 +43,7 @@ def _reference(options: argparse.Namespace) -> int:
         out,
         now=datetime.now(UTC),
         vibs=options.vibs,
+        firmware=firmware_events(home.path, options.boot_image) if options.boot_image else (),
     )
     pcrs = {
         bank: {str(pcr): value.hex() for pcr, value in values.items()}
