@@ -24,10 +24,12 @@ from casemate.formats.eventlog import Event
 from casemate.formats.eventtypes import EV_NO_ACTION
 from casemate.formats.manifest import Manifest
 from casemate.policy.compare import differences
+from casemate.policy.describe import Kind, describe
 from casemate.policy.explain import ComponentClaim, ComponentResult, component_table, explain
 from casemate.policy.measure import DRTM_PCRS
 from casemate.policy.quotes import Clock, Values, check_coverage, check_quotes
 from casemate.policy.tpmidentity import TpmIdentity
+from casemate.policy.waivers import option_finding
 
 FALSIFIED_REMEDY = "Do not trust this host. Boot it again from a good image; keep log and quote."
 
@@ -149,7 +151,7 @@ def appraise(
         check_coverage(evidence.pcrs, reference.algorithms, reference.indexes)
     except (VerificationError, FormatError) as error:
         return refused(error, "quote")
-    warnings = (*identity.warnings, *_clock_warnings(clock))
+    warnings = (*identity.warnings, *_clock_warnings(clock), *_waivers(reference))
     found = comparer(evidence, reference)
     return Appraisal(
         Verdict.UNTRUSTED if found.findings else Verdict.TRUSTED,
@@ -206,6 +208,16 @@ def _clock_warnings(clock: Clock) -> tuple[Finding, ...]:
             "Nothing to do: it concerns only comparisons of the TPM's clock over time.",
         ),
     )
+
+
+def _waivers(reference: Manifest) -> tuple[Finding, ...]:
+    """Tell of every hardening waiver that the reference expects; others are differences."""
+    texts = {
+        about.text: None
+        for one in reference.events
+        if (about := describe(one.event)).kind is Kind.SECURITY_OPTION
+    }
+    return tuple(found for text in texts if (found := option_finding(text)) is not None)
 
 
 class _Judge:
