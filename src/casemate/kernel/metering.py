@@ -29,7 +29,11 @@ _QUIET_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Totals since the cell was first seen: nanoseconds, and bytes of memory now."""
+    """Totals since the cell was first seen: nanoseconds, and bytes of memory now.
+
+    Memory is what only the VM's end or its balloon gives back; cached parts of its disks, which the
+    host drops when it needs to, do not count.
+    """
 
     cpu: int
     ready: int
@@ -95,6 +99,7 @@ class Meter:
     def _look(self, vm: str, vcpus: int, now: float) -> Metered:
         directories = self._cgroups.directories(vm)
         usage = self._cgroups.usage(vm)
+        memory = _held(directories)
         cpu = round(usage.cpu_seconds * NANO)
         throttled = _throttled(directories)
         threads = self._threads(directories)
@@ -105,12 +110,12 @@ class Meter:
             after.ready = before.ready
             seconds = now - before.time
             if seconds < _QUIET_SECONDS:
-                totals = Counters(before.cpu, before.ready, before.throttled, usage.memory_bytes)
+                totals = Counters(before.cpu, before.ready, before.throttled, memory)
                 return Metered(totals, None)
             load, ready = _load(before, after, vcpus, seconds)
             after.ready += ready
         self._seen[vm] = after
-        return Metered(Counters(cpu, after.ready, throttled, usage.memory_bytes), load)
+        return Metered(Counters(cpu, after.ready, throttled, memory), load)
 
     def _threads(self, directories: Iterable[Path]) -> dict[int, tuple[int, int]]:
         """Return run and wait time of every thread of the group's processes, by thread."""
@@ -149,6 +154,16 @@ def _processes(directories: Iterable[Path]) -> list[str]:
         if place.exists():
             return place.read_text().split()
     return []
+
+
+def _held(directories: Iterable[Path]) -> int:
+    """Return the bytes of memory that processes of the group hold."""
+    for directory in directories:
+        place = directory / "memory.stat"
+        if place.exists():
+            values = dict(line.split() for line in place.read_text().splitlines())
+            return int(values.get("rss") or values["anon"]) + int(values.get("shmem", 0))
+    return 0
 
 
 def _throttled(directories: Iterable[Path]) -> int:
