@@ -19,6 +19,7 @@ from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.ova import Ova
 from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
@@ -80,9 +81,11 @@ class Host:
         self.tasks = Tasks(self.stream, time.time)
         context = VmContext(self.inventory, self.cells, self.tasks, self.store, time.time)
         self.power = VmPower(context)
+        vms = Vms(context)
         self.handlers: dict[type, Any] = {
             **self.power.handlers(),
-            **Vms(context).handlers(),
+            **vms.handlers(),
+            **Ova(context, vms).handlers(),
             **Snapshots(context, self.power).handlers(),
         }
         try:

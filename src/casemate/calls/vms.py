@@ -77,6 +77,33 @@ class CloneVm:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportVm:
+    """Write a powered-off VM as an OVA file to a datastore: ``[datastore1] demo.ova``."""
+
+    session: str
+    vm: str
+    path: str
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "VApp.Export"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportVm:
+    """Make a VM of an OVA file on a datastore, under its own or another name.
+
+    The task's result is the VM's id.
+    """
+
+    session: str
+    path: str
+    name: str = ""
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "VApp.Import"
+
+
+@dataclass(frozen=True, slots=True)
 class SuspendVm:
     """Save a running VM's memory to its directory and stop it; power on resumes it."""
 
@@ -160,6 +187,8 @@ REQUESTS: tuple[type, ...] = (
     CreateSnapshot,
     CreateVm,
     DestroyVm,
+    ExportVm,
+    ImportVm,
     ReconfigureVm,
     RemoveSnapshot,
     RenameSnapshot,

@@ -73,8 +73,9 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps([asdict(fact) for fact in vms]))
         return 0
     table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for title in ("id", "name", "power", "vCPUs", "memory", "guest", "domain", "file"):
-        table.add_column(title, justify="right" if title in ("vCPUs", "memory") else "left")
+    for title in ("id", "name", "power", "vCPUs", "memory", "file"):
+        number = title in ("vCPUs", "memory")
+        table.add_column(title, justify="right" if number else "left", overflow="fold")
     for fact in vms:
         table.add_row(
             fact.vm,
@@ -82,8 +83,6 @@ def _list(options: argparse.Namespace) -> int:
             fact.power.value,
             str(fact.config.cpus),
             f"{fact.config.memory_mib} MiB",
-            fact.config.guest_id,
-            fact.domain,
             fact.config.vmx_path,
         )
     Console(highlight=False).print(table if vms else "No VM is registered.", markup=False)

@@ -1,4 +1,4 @@
-"""``casemate vm create|change|clone``: what a VM is made of."""
+"""``casemate vm create|change|clone|export|import``: what a VM is made of."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     clone.add_argument("vm", help="name or id")
     clone.add_argument("name", help="of the copy")
     clone.set_defaults(func=_clone)
+    export = actions.add_parser("export", help="write a powered-off VM as an OVA file")
+    export.add_argument("vm", help="name or id")
+    export.add_argument("path", help="datastore path, e.g. '[datastore1] demo.ova'")
+    export.set_defaults(func=_export)
+    importing = actions.add_parser("import", help="make a VM of an OVA file")
+    importing.add_argument("path", help="datastore path, e.g. '[datastore1] demo.ova'")
+    importing.add_argument("--name", default="", help="default: the name that the file says")
+    importing.set_defaults(func=_import)
 
 
 def _create(options: argparse.Namespace) -> int:
@@ -119,6 +127,21 @@ def _clone(options: argparse.Namespace) -> int:
     fact = find_vm(home, options.vm)
     vm = run(home, c.CloneVm("", fact.vm, options.name, WHY))
     say(options, f"{options.name} is a copy of {fact.config.name}: VM {vm}", {"vm": vm})
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    fact = find_vm(home, options.vm)
+    path = run(home, c.ExportVm("", fact.vm, options.path, WHY))
+    say(options, f"{fact.config.name} is in {path}", {"path": path})
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    vm = run(home, c.ImportVm("", options.path, options.name, WHY))
+    say(options, f"imported as VM {vm}", {"vm": vm})
     return 0
 
 

@@ -38,6 +38,7 @@ from casemate.kernel.inventory import Inventory
 from casemate.kernel.logs import Logs
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
+from casemate.kernel.ova import Ova
 from casemate.kernel.poolcalls import PoolCalls
 from casemate.kernel.pools import Pools, capacity_of
 from casemate.kernel.scheduler import Scheduler
@@ -125,6 +126,15 @@ def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank:
     return auditor
 
 
+def life_of_vms(kernel: Kernel) -> None:
+    """Hook up what makes, runs, copies and removes VMs."""
+    power, vms = VmPower(kernel.vms), Vms(kernel.vms)
+    kernel.add(power.handlers())
+    kernel.add(vms.handlers())
+    kernel.add(Ova(kernel.vms, vms).handlers())
+    kernel.add(Snapshots(kernel.vms, power).handlers())
+
+
 async def serve(settings: Settings, home: Home) -> None:
     """Serve until TERM; then power the VMs off and return."""
     progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
@@ -174,10 +184,7 @@ async def serve(settings: Settings, home: Home) -> None:
     admin = Admin(store, stream, accounts, time.time)
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
-    power = VmPower(kernel.vms)
-    kernel.add(power.handlers())
-    kernel.add(Vms(kernel.vms).handlers())
-    kernel.add(Snapshots(kernel.vms, power).handlers())
+    life_of_vms(kernel)
     kernel.add(Logs(store, home.log).handlers())
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     kernel.add(

@@ -30,7 +30,14 @@ from casemate.kernel.vmfiles import memory_name, state_name
 from casemate.kernel.vmpower import VmPower
 from casemate.machine import snapshots as book
 from casemate.machine.chains import Drop, Merge, plan_consolidation
-from casemate.machine.facts import DiskSpec, PowerState, SnapshotSpec, VmConfig, VmFact
+from casemate.machine.facts import (
+    Allocation,
+    DiskSpec,
+    PowerState,
+    SnapshotSpec,
+    VmConfig,
+    VmFact,
+)
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
 from casemate.machine.vmxwrite import vmx_of
@@ -217,6 +224,8 @@ class Snapshots:
                 cpus=1,
                 memory_mib=_MERGING_MEMORY,
                 firmware="bios",
+                cpu_allocation=Allocation(),
+                memory_allocation=Allocation(),
                 extra=(),
             )
             await self._context.cells.power_on(fact.vm, alone, directory.path, run=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -32,11 +31,10 @@ _SUSPENDED: Final = ".vmss"
 
 
 class VmPower:
-    """Handlers of power operations. ``admit`` raises where the hardware does not suffice."""
+    """Handlers of power operations."""
 
     def __init__(self, context: VmContext) -> None:
         self._context = context
-        self.admit: Callable[[VmFact], None] = lambda _: None
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
@@ -53,7 +51,6 @@ class VmPower:
             CasemateError: Its files, its configuration, or the host do not let it; it stays off
                 or suspended.
         """
-        self.admit(fact)
         with self._context.open(fact) as directory:
             config = await asyncio.to_thread(_prepared, directory, fact.config)
             if config != fact.config:

@@ -28,6 +28,8 @@ from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
 from casemate.machine.vmxwrite import BASE_ENTRIES, generated_mac, vmx_of
 
+Fill = Callable[[VmDirectory, tuple[DiskSpec, ...]], None]
+"""Puts content into a VM's new disks."""
 _UNUSUAL: Final = re.compile(r"[^A-Za-z0-9 ._()+@=,-]|^[. ]+|[. ]+$")
 _PLACE: Final = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] *([^\x00-\x1f]{0,255})")
 _COPIES: Final = 100
@@ -51,10 +53,21 @@ class Vms:
             c.CloneVm: self._clone,
         }
 
-    async def create(self, config: VmConfig, *, thin: bool) -> str:
-        """Make a VM and register it; on failure nothing of it stays. Returns its id."""
+    async def create(self, config: VmConfig, *, thin: bool, fill: Fill = lambda _, __: None) -> str:
+        """Make a VM and register it; on failure nothing of it stays. Returns its id.
+
+        Args:
+            config: What it is made of.
+            thin: Whether the space of its disks is taken only when they are written.
+            fill: Puts content into its new disks, given the directory and the disks.
+
+        Raises:
+            CasemateError: It cannot be made so.
+        """
+        config = _complete(config)
+        _check(config)
         with contextlib.ExitStack() as undo:
-            path = await asyncio.to_thread(self._make, config, undo, thin=thin)
+            path = await asyncio.to_thread(self._make, config, undo, thin=thin, fill=fill)
             vm = self._context.inventory.register(path)
             undo.pop_all()
         return vm
@@ -131,7 +144,7 @@ class Vms:
                     for part in set(directory.files_of(layer)) - needed:
                         directory.remove(part)
 
-    def _make(self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool) -> str:
+    def _make(self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool, fill: Fill) -> str:
         """Make directory, disks and file; ``undo`` gets what removes them. Returns the path."""
         path = self._choose_place(config, undo)
         config = replace(config, vmx_path=path)
@@ -139,6 +152,7 @@ class Vms:
             if directory.exists(file_name(config)):
                 raise HostError(f"{path} exists already", code="host-eexist", component=path)
             disks = _make_disks(directory, config, undo, thin=thin)
+            fill(directory, disks)
             made = vmx_of(replace(config, disks=disks), Vmx(()))
             undo.callback(_remove, directory.path, file_name(config))
             directory.make(file_name(config), [(0, vmx.write(made))])

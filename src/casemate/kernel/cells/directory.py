@@ -128,6 +128,7 @@ class VmDirectory:
             handle = target.open_new(new_name)
             opened.callback(os.close, handle)
             try:
+                os.fchmod(handle, os.fstat(source).st_mode & 0o666)
                 _copy_data(source, handle)
             except OSError as error:
                 target.remove(new_name)
