@@ -79,7 +79,7 @@ class Lab:
             Balloons(control),
             Decisions(time.time),
             time.monotonic,
-            self.read_memory,
+            self._host_memory,
         )
         self.statistics = Statistics(
             self.inventory, self.pools, self.scheduler, control, time.time, time.time()
@@ -145,6 +145,9 @@ class Lab:
         """Return the percent of the core that each running VM is entitled to now."""
         division = self.scheduler.view_cpu().division
         return {self.names[vm]: 100 * mhz / CORE_MHZ for vm, mhz in division.vms().items()}
+
+    def _host_memory(self) -> HostMemory:
+        return self.read_memory()
 
     def _used(self) -> dict[str, float]:
         return {state.vm: self.cells.usage(state.vm).cpu_seconds for state in self.cells.running()}
