@@ -27,12 +27,8 @@ from casemate.image.runtime import INTERPRETER, STANDARD_LIBRARY, THIRD_PARTY
 from casemate.image.tree import File, Link, Node, by_path, write_tree
 
 LOADER: Final = "casemate.kernel.boot.bare"
-START: Final = b"""\
-#!/usr/bin/casemate-python -IB
-from casemate.kernel.boot.bare import main
-main()
-"""
-"""The machine's first program."""
+START: Final = f"#!/usr/bin/casemate-python -IBm{LOADER}\n".encode()
+"""The machine's first program; Linux gives the interpreter one word, so options come in one."""
 
 THIRD_PARTY_USED: Final = ("_cffi_backend", "cffi", "cryptography", "tpm2_pytss")
 """What the loader imports of others: signatures, and the TPM."""

@@ -223,3 +223,7 @@ def _say(error: CasemateError) -> None:
         f"{error.component}: {error.reason}\n{error.remedy}\n"
     )
     sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
