@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from casemate import __version__
@@ -126,9 +127,9 @@ def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank:
     return auditor
 
 
-def life_of_vms(kernel: Kernel) -> None:
+def life_of_vms(kernel: Kernel, pools: Pools) -> None:
     """Hook up what makes, runs, copies and removes VMs."""
-    power, vms = VmPower(kernel.vms), Vms(kernel.vms)
+    power, vms = VmPower(kernel.vms), Vms(replace(kernel.vms, admit=pools.admit_config))
     kernel.add(power.handlers())
     kernel.add(vms.handlers())
     kernel.add(Ova(kernel.vms, vms).handlers())
@@ -184,7 +185,7 @@ async def serve(settings: Settings, home: Home) -> None:
     admin = Admin(store, stream, accounts, time.time)
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
-    life_of_vms(kernel)
+    life_of_vms(kernel, pools)
     kernel.add(Logs(store, home.log).handlers())
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     kernel.add(

@@ -224,6 +224,11 @@ class Pools:
             alone = Tree.of(nodes.MAX_AMOUNT, [], [claim._replace(pool=ROOT_POOL)])
             admit(alone, admission.Reconfigure(fact.vm, claim.allocation), resource)
 
+    def admit_config(self, fact: VmFact, config: VmConfig) -> None:
+        """Refuse a configuration whose resources cannot be. Raises as ``check_vm`` does."""
+        cpu, memory = self.resolve_vm(config, config.cpu_allocation, config.memory_allocation)
+        self.check_vm(replace(fact, config=config), cpu, memory)
+
     def publish(self, usage: Mapping[str, tuple[PoolUsage, PoolUsage]] | None = None) -> None:
         """Publish every pool with its accounts; ``usage``: what its VMs use of CPU and memory."""
         if usage is not None:

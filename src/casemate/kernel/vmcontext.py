@@ -18,15 +18,23 @@ from casemate.machine.power import Operation, next_state
 from casemate.machine.vmxwrite import vmx_of
 
 
+def _anything(_fact: VmFact, _config: VmConfig) -> None:
+    """Allow every configuration."""
+
+
 @dataclass(frozen=True, slots=True)
 class VmContext:
-    """The rooms of the kernel that operations on VMs need. ``clock`` gives Unix seconds."""
+    """The rooms of the kernel that operations on VMs need. ``clock`` gives Unix seconds.
+
+    ``admit`` refuses, by raising, a configuration whose resources the host cannot give.
+    """
 
     inventory: Inventory
     cells: Cells
     tasks: Tasks
     store: Store
     clock: Callable[[], float]
+    admit: Callable[[VmFact, VmConfig], None] = _anything
 
     def demand(self, vm: str, operation: Operation) -> VmFact:
         """Return a VM on which ``operation`` is possible now.

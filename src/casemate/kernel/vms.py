@@ -127,6 +127,7 @@ class Vms:
 
     async def _change(self, fact: VmFact, config: VmConfig, request: c.ReconfigureVm) -> None:
         """Make, extend and remove disks, and write the file between, so that it is never wrong."""
+        self._context.admit(fact, config)
         with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
             disks = await asyncio.to_thread(_make_disks, directory, config, undo, thin=request.thin)
             for spec, capacity in _grown(fact.config, config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,16 @@ def test_a_claim_is_held_while_a_vm_starts_and_given_back_when_that_fails(world:
     assert world.facts()["Resources"].cpu_usage.reservation_used == 0
 
 
+def test_two_starts_at_once_are_not_both_given_the_last_of_it(world: World) -> None:
+    vms = [world.add(name, sched_cpu_min="2000", numvcpus="1") for name in ("a", "b", "c", "d")]
+    with world.holding(vms[0]), world.holding(vms[1]), world.holding(vms[2]):
+        with pytest.raises(AdmissionError) as refused, world.holding(vms[3]):
+            pass
+        assert refused.value.available == 0
+    with world.holding(vms[3]):
+        assert world.facts()["Resources"].cpu_usage.reservation_used == 2000
+
+
 def test_memory_is_refused_with_overhead_counted(world: World) -> None:
     vm = world.add("big", memSize="8192", sched_mem_min="8192")
     with pytest.raises(AdmissionError) as refused, world.holding(vm):
@@ -182,6 +193,18 @@ def test_a_vms_resources_are_written_into_its_file(world: World) -> None:
         world.ask(c.ReconfigureResources("", vm, Allocation(500, 400), None))
     with pytest.raises(ArgumentError):
         world.ask(c.ReconfigureResources("", vm, None, Allocation(2048)))
+
+
+def test_a_running_vm_is_not_reconfigured_beyond_what_there_is(world: World) -> None:
+    vm = world.add("one", numvcpus="2")
+    fact = world.inventory.vm(vm)
+    wanted = replace(fact.config, cpu_allocation=Allocation(5000))
+    with world.holding(vm):
+        world.pools.admit_config(fact, wanted)
+        world.pools.create("ha-root-pool", "other", Settings(Allocation(2000), EXPANDABLE))
+        with pytest.raises(AdmissionError):
+            world.pools.admit_config(fact, wanted)
+    world.pools.admit_config(fact, wanted)
 
 
 def test_explanations_and_what_if_agree_with_what_is_done(world: World) -> None:
