@@ -20,6 +20,7 @@ from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk, SoftKey
 from casemate.verifier import audit, store
 from casemate.verifier.enrol import Wanted
+from casemate.verifier.rehearsal import rehearse
 
 Fleet = Callable[[int], MiniFleet]
 EVIL = SmallImage(contents={"qemu.v00": b"qemu with a back door"})
@@ -197,3 +198,23 @@ def test_audit_log_shows_every_change(engine: Engine, fleet: Fleet) -> None:
         with pytest.raises(DigestError) as caught:
             audit.check(step)
     assert caught.value.code == "audit-chain"
+
+
+def test_rehearsal_says_who_would_fail_and_changes_nothing(engine: Engine, fleet: Fleet) -> None:
+    engine.reference()
+    made = fleet(3)
+    engine.enrol(made)
+    engine.round("host-001")
+    new = SmallImage(versions={"qemu": "2.1-1"})
+    made.hosts["host-002"].reboot(new)
+    engine.round("host-002")
+    before = engine.states()
+    candidate = engine.book.check(sign_reference(new.reference()))
+    told = {one.host: one for one in rehearse(engine.database, engine.anchors, candidate)}
+    assert {name: one.would for name, one in told.items()} == {
+        "host-001": "fail",
+        "host-002": "pass",
+        "host-003": "unknown",
+    }
+    assert "qemu" in told["host-001"].sentence
+    assert engine.states() == before

@@ -119,33 +119,44 @@ def _object(kind: type, value: object, where: str) -> object:
     )
 
 
-def _value(hint: object, value: object, where: str) -> object:
+@cache
+def _shape(hint: object) -> tuple[str, tuple[object, ...]]:
+    """Return how a type is decoded: looked up once, since evidence has hundreds of values."""
     if isinstance(hint, types.UnionType):
-        return _object(ComponentFact, value, where)
+        return "object", (ComponentFact,)
     if typing.get_origin(hint) is tuple:
-        return _items(hint, value, where)
+        return "tuple", typing.get_args(hint)
     if not isinstance(hint, type):
-        raise FormatError(f"{where}: cannot decode {hint!r}")
+        raise FormatError(f"cannot decode {hint!r}")
     if is_dataclass(hint):
-        return _object(hint, value, where)
-    if hint is bytes:
+        return "object", (hint,)
+    return {bytes: "bytes", float: "float"}.get(hint, "plain"), (hint,)
+
+
+def _value(hint: object, value: object, where: str) -> object:
+    shape, kinds = _shape(hint)
+    if shape == "bytes":
         return _bytes(value, where)
-    if hint is float and type(value) is int:
+    if shape == "tuple":
+        return _items(kinds, value, where)
+    kind = typing.cast("type", kinds[0])
+    if shape == "object":
+        return _object(kind, value, where)
+    if shape == "float" and type(value) is int:
         return _float(value, where)
-    if type(value) is not hint:
-        raise FormatError(f"{where}: expected {hint.__name__}, found {type(value).__name__}")
+    if type(value) is not kind:
+        raise FormatError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
     return value
 
 
-def _items(hint: object, value: object, where: str) -> tuple[object, ...]:
+def _items(kinds: tuple[object, ...], value: object, where: str) -> tuple[object, ...]:
     if not isinstance(value, list):
         raise FormatError(f"{where}: expected a list")
-    kinds = typing.get_args(hint)
     if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
+        return tuple([_value(kinds[0], item, where) for item in value])
     if len(kinds) != len(value):
         raise FormatError(f"{where}: expected {len(kinds)} items, found {len(value)}")
-    return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    return tuple([_value(kind, item, where) for kind, item in zip(kinds, value, strict=True)])
 
 
 def _bytes(value: object, where: str) -> bytes:

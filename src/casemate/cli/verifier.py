@@ -75,8 +75,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _references(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     reference = _action(actions, "reference", "signed references in force")
-    reference.add_argument("change", nargs="?", choices=("list", "add", "withdraw"), default="list")
-    reference.add_argument("what", nargs="?", help="file to add, or identifier to withdraw")
+    reference.add_argument(
+        "change", nargs="?", choices=("list", "add", "check", "withdraw"), default="list"
+    )
+    reference.add_argument(
+        "what", nargs="?", help="file to add or check, or identifier to withdraw"
+    )
     reference.add_argument(
         "--overlap", type=int, default=24, help="hours that the one before still counts (24)"
     )
@@ -234,13 +238,11 @@ def _reference(options: argparse.Namespace) -> int:
             told = session.ask("GET", "/references")
         elif not options.what:
             raise ArgumentError(f"name what to {options.change}", argument="what")
+        elif options.change == "check":
+            told = session.ask("POST", "/rehearsal", raw=_read(options.what))
+            return _rehearsed(told, as_json=options.json)
         elif options.change == "add":
-            try:
-                raw = Path(options.what).read_bytes()
-            except OSError as error:
-                raise NotFoundError(
-                    f"{options.what} cannot be read: {error.strerror}", component=options.what
-                ) from error
+            raw = _read(options.what)
             query = {"overlap": str(options.overlap)}
             told = session.ask("POST", "/references", query=query, raw=raw)
         else:
@@ -257,6 +259,26 @@ def _reference(options: argparse.Namespace) -> int:
             table.add_row(*map(Text, (*row, str(one["hosts"]), one["signer"])))
         Console(highlight=False).print(table)
     return 0
+
+
+def _rehearsed(told: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(told))
+    else:
+        table = _table("host", "state", "would", "verdict")
+        for one in told["hosts"]:
+            table.add_row(
+                *(Text(escape(one[key])) for key in ("host", "state", "would", "sentence"))
+            )
+        Console(highlight=False).print(table)
+    return 0 if set(told["counts"]) <= {"pass"} else 1
+
+
+def _read(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{name} cannot be read: {error.strerror}", component=name) from error
 
 
 def _users(options: argparse.Namespace) -> int:

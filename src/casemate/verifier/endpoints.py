@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Final
@@ -18,6 +19,7 @@ from casemate.policy.statemachine import State
 from casemate.verifier import metrics, views
 from casemate.verifier.enrol import CADENCE, Wanted
 from casemate.verifier.people import Role
+from casemate.verifier.rehearsal import rehearse
 from casemate.verifier.service import Service
 from casemate.verifier.web import Call, Endpoint, Field
 
@@ -104,6 +106,16 @@ def _add_reference(service: Service, call: Call) -> object:
     hours = int(overlap) if overlap.isascii() and overlap.isdigit() else 24
     one = service.book.add(call.raw, call.name, timedelta(hours=min(hours, 24 * 365)))
     return {"identifier": one.identifier, "profile": one.profile, "build": one.build}
+
+
+def _rehearse(service: Service, call: Call) -> object:
+    candidate = service.book.check(call.raw)
+    hosts = rehearse(service.database, service.anchors, candidate)
+    return {
+        "identifier": candidate.identifier,
+        "counts": dict(Counter(one.would for one in hosts)),
+        "hosts": [asdict(one) for one in hosts],
+    }
 
 
 def _withdraw(service: Service, call: Call) -> object:
@@ -232,6 +244,8 @@ ENDPOINTS: Final = (
     Endpoint("GET", API + "/references", "References, newest first", _references),
     Endpoint("POST", API + "/references", "Add a signed reference", _add_reference, Role.OPERATOR,
              raw=MAX_SIZE, query={"overlap": "hours that the one before still counts"}),
+    Endpoint("POST", API + "/rehearsal", "Who would fail by this reference? Nobody is asked",
+             _rehearse, Role.OPERATOR, raw=MAX_SIZE),
     Endpoint("DELETE", API + "/references/{identifier}", "End a reference now", _withdraw,
              Role.OPERATOR, fields=_WHY),
     Endpoint("GET", API + "/audit", "The audit log and whether its chain holds", _audit),

@@ -109,6 +109,12 @@ class ReferenceBook:
             audit.append(step, who, "reference-add", identifier[:16], manifest.profile_name)
         return added
 
+    def check(self, body: bytes) -> Candidate:
+        """Verify a signed reference without putting it in force; raises as ``add``."""
+        signed = parse_manifest(body)
+        verify_reference(signed, self._anchors.trust(), self._clock())
+        return Candidate(hashlib.sha256(signed.body).hexdigest(), signed.manifest)
+
     def withdraw(self, identifier: str, who: str, why: str) -> StoredReference:
         """End a reference at once; ``identifier`` may be shortened. Raises NotFoundError."""
         with self._database.exclusive("audit") as step:

@@ -1,0 +1,192 @@
+"""How many hosts a verifier can attest: appraisals a second, and whole attestations over HTTPS.
+
+Usage: .venv/bin/python bench/verifier.py [--database postgresql://...] [--hosts N] [--seconds S]
+
+Agents in miniature (paper-thin: a software key instead of a TPM) push over TLS to one verifier
+process. What counts on a shared machine is the processor time of the verifier, so both are given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import logging
+import multiprocessing
+import os
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from casemate.calls import evidence as wire
+from casemate.calls.messages import ActivateCredential, Quote
+from casemate.policy.appraise import appraise
+from casemate.policy.tpmidentity import check_identity
+from casemate.testing.minifleet import HonestHost
+from casemate.testing.pki import NOW, issue, shared_pki
+from casemate.testing.smallhost import SmallHost, SmallImage, ek_maker, sign_reference
+from casemate.ui.verifier import render
+from casemate.verifier.app import make_app, make_server
+from casemate.verifier.enrol import Wanted
+from casemate.verifier.judge import Candidate, Judge
+from casemate.verifier.service import Service, Settings
+
+NONCE = b"n" * 32
+
+
+def timed(call: Callable[[], object], count: int = 500) -> float:
+    """Return milliseconds of processor time of one call."""
+    call()
+    began = time.process_time()
+    for _ in range(count):
+        call()
+    return (time.process_time() - began) / count * 1000
+
+
+def appraisals() -> dict[str, float]:
+    host, reference = SmallHost(), SmallImage().reference()
+    identity = check_identity(host.claim(), (ek_maker().certificate,), NOW)
+    evidence = host.evidence(NONCE)
+    judge, candidates = Judge(), (Candidate("reference", reference),)
+    return {
+        "events": len(host.log),
+        "quotes": len(evidence.quotes),
+        "appraisal of unknown evidence, ms": timed(
+            lambda: appraise(evidence, reference, identity, NONCE)
+        ),
+        "appraisal of a log seen before, ms": timed(
+            lambda: judge.judge(evidence, candidates, identity, NONCE)
+        ),
+    }
+
+
+def serve(place: Path, database: str, listener: socket.socket, ready: Event, stop: Event) -> None:
+    logging.disable(logging.CRITICAL)
+    service = Service(Settings(place, database))
+    server = make_server(make_app(service, render), place / "tls.crt", place / "tls.key")
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    ready.set()
+    stop.wait()
+    server.should_exit = True
+    thread.join()
+    service.close()
+
+
+class Agent:
+    """One host that pushes over one connection."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self.host = HonestHost(SmallHost())
+        self.headers = {"authorization": f"Bearer {token}"}
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.connection = http.client.HTTPSConnection("127.0.0.1", port, context=context)
+
+    def post(self, path: str, body: bytes = b"") -> dict:
+        self.connection.request("POST", "/agent/v1" + path, body, self.headers)
+        answer = self.connection.getresponse()
+        data = json.loads(answer.read())
+        assert answer.status == 200, data
+        return data
+
+    def enrol(self) -> None:
+        shown = self.post("/identity", wire.encode(self.host.identity()))
+        del shown["known"]
+        challenge = wire.decode(ActivateCredential, json.dumps(shown).encode())
+        self.post("/activate", wire.encode(self.host.activate(challenge)))
+
+    def round(self) -> str:
+        asked = self.post("/nonce")
+        quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
+        body = wire.encode(self.host.evidence(quote))
+        return self.post(f"/evidence?nonce={asked['nonce']}", body)["state"]
+
+
+def drive(port: int, tokens: list[str], seconds: float, go: Event, result: Queue[int]) -> None:
+    agents = [Agent(port, token) for token in tokens]
+    for agent in agents:
+        agent.enrol()
+    result.put(-1)
+    go.wait()
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert agents[count % len(agents)].round() == "trusted"
+        count += 1
+    result.put(count)
+
+
+def attestations(database: str, hosts: int, seconds: float) -> dict[str, float]:
+    place = Path(tempfile.mkdtemp(prefix="casemate-bench-"))
+    for name, pem in (("certified", shared_pki().issuers["certified"].pem), ("ek", ek_maker().pem)):
+        (place / "trust" / name).mkdir(parents=True)
+        (place / "trust" / name / "ca.pem").write_bytes(pem)
+    identity = issue("verifier")
+    (place / "tls.crt").write_bytes(identity.pem)
+    (place / "tls.key").write_bytes(identity.key_pem)
+    service = Service(Settings(place, database))
+    service.book.add(sign_reference(SmallImage().reference()), "bench")
+    names = [f"bench-{os.getpid()}-{n}" for n in range(hosts)]
+    tokens = [service.enrolment.invite(Wanted(name), "bench")[1] for name in names]
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    port = listener.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ready, stop, go = fork.Event(), fork.Event(), fork.Event()
+    result: Queue[int] = fork.Queue()
+    server = fork.Process(target=serve, args=(place, database, listener, ready, stop))
+    server.start()
+    ready.wait()
+    workers = 4
+    clients = [
+        fork.Process(target=drive, args=(port, tokens[n::workers], seconds, go, result))
+        for n in range(workers)
+    ]
+    for client in clients:
+        client.start()
+    for _ in clients:
+        assert result.get(timeout=120) == -1
+    for name in names:
+        service.enrolment.approve(name, "bench")
+    cpu = _cpu(server.pid)
+    go.set()
+    total = sum(result.get(timeout=120 + seconds) for _ in clients)
+    cpu = _cpu(server.pid) - cpu
+    for client in clients:
+        client.join()
+    stop.set()
+    server.join()
+    service.close()
+    return {
+        "hosts": hosts,
+        "attestations a second": total / seconds,
+        "processor time of the verifier each, ms": cpu / total * 1000,
+        "attestations a second and core of the verifier": total / cpu,
+    }
+
+
+def _cpu(pid: int | None) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--database", default="")
+    parser.add_argument("--hosts", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=10)
+    options = parser.parse_args()
+    for name, value in {
+        **appraisals(),
+        **attestations(options.database, options.hosts, options.seconds),
+    }.items():
+        print(f"{name:50} {value:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
