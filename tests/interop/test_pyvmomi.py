@@ -14,11 +14,8 @@ from pyVim.task import WaitForTask
 from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
-from casemate.calls.messages import BankValues
-from casemate.formats import eventlog
-from casemate.machine.facts import ComponentFact
-from casemate.policy.measure import BootMeasurer, measured_digests
-from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel, Proof, fake_vm
+from casemate.testing.bootproof import measured_boot
+from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel, fake_vm
 from casemate.testing.hostsimulator import HostSimulator
 
 pytestmark = [
@@ -26,36 +23,6 @@ pytestmark = [
     # pyVmomi leaves a connection open after a failed login.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-BANKS = ("sha256", "sha384")
-
-
-def measured_boot() -> Proof:
-    measurer = BootMeasurer(BANKS)
-    code = measured_digests(b"code", BANKS)
-    planned = [
-        *measurer.launch("b.b00", code),
-        *measurer.command_line("b.b00"),
-        *measurer.security_option("execInstalledOnly = TRUE"),
-        *measurer.signer(b"\x30certificate"),
-        *measurer.version("k.b00", "kernel", "Casemate", "0.1.0"),
-        *measurer.component("k.b00", code),
-        *measurer.option("useropts.gz", code),
-        *measurer.system_version("casemate-0.1.0"),
-        *measurer.boot_complete(),
-    ]
-    events = [one.event for one in planned]
-    replayed = eventlog.replay_events(events, BANKS)
-    values = {index: replayed["sha256"].get(index, bytes(32)) for index in range(24)}
-    kernel = ComponentFact(
-        *("k.b00", "id", "casemate-kernel", "0.1.0-1", "Casemate", "partner", "CN=signer"),
-        *(12, 19, code["sha256"], code["sha384"], 4),
-    )
-    return Proof(
-        log=measurer.header() + b"".join(map(eventlog.write_event, events)),
-        pcrs=(BankValues("sha256", tuple(values.items())),),
-        components=(kernel,),
-    )
 
 
 @pytest.fixture(scope="module")

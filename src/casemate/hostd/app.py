@@ -15,6 +15,7 @@ from starlette.routing import Mount, Route
 
 from casemate.calls.messages import EvidenceReply, Quote
 from casemate.errors import CasemateError
+from casemate.hostd.assets import pages
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.landing import STYLE_PATH, VERSIONS_PATH, LandingPage
 from casemate.hostd.methods.table import REGISTRY
@@ -78,6 +79,7 @@ def make_app(
             Route("/sdk/", soap),
             Route(VERSIONS_PATH, version_document),
             Mount("/sdk/vim25", views),
+            Mount("/ui", pages),
             Mount("/attestation", ProofEndpoint(link, ticks)),
             Route(STYLE_PATH, landing),
             Route("/", landing),

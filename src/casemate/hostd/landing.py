@@ -7,8 +7,10 @@ from html import escape
 from starlette.types import Receive, Scope, Send
 
 from casemate.calls.evidence import IDENTITY_PATH
+from casemate.hostd.assets import UI_PATH
 from casemate.hostd.replica import Replica
 from casemate.hostd.soap import send_response
+from casemate.policy.options import WELCOME
 
 STYLE_PATH = "/landing.css"
 VERSIONS_PATH = "/sdk/vimServiceVersions.xml"
@@ -57,11 +59,16 @@ class LandingPage:
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>Casemate</title><link rel="stylesheet" href="{STYLE_PATH}"></head><body>'
             "<h1>Casemate</h1><p>A hardened, attested hypervisor host.</p>"
-            f"<dl>{rows}</dl><h2>Interfaces</h2><ul>"
+            f"<dl>{rows}</dl>{self._welcome()}<h2>Interfaces</h2><ul>"
+            f'<li><a href="{UI_PATH}">Manage this host</a></li>'
             f'<li><a href="{VERSIONS_PATH}">vSphere API versions</a> (SOAP at <code>/sdk</code>)'
             f'</li><li><a href="{IDENTITY_PATH}">TPM identity</a>: ask for proof with '
             "<code>casemate attest</code></li></ul></body></html>\n"
         )
+
+    def _welcome(self) -> str:
+        text = self._replica.world.option(WELCOME)
+        return f"<p>{escape(text)}</p>" if text else ""
 
     def _rows(self) -> list[tuple[str, str]]:
         if not self._replica.world.ready:

@@ -1,0 +1,166 @@
+"""The host's pages in a real browser: every page, the actions, keyboard, phone, dark."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from casemate.machine.facts import PowerState
+from casemate.testing.bootproof import measured_boot
+from casemate.testing.chromium import Browser, chromium, find_chromium
+from casemate.testing.fakekernel import PASSWORD, FakeKernel, fake_vm
+from casemate.testing.hostsimulator import HostSimulator
+
+pytestmark = [
+    pytest.mark.browser,
+    # A browser that is killed leaves its connections open.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium here"),
+]
+
+EVIL = "<img src=x onerror=alert(1)>"
+PAGES = {
+    "vms": "Virtual machines",
+    "pools": "Resource pools",
+    "packages": "Packages",
+    "measurements": "Measurements",
+    "activity": "Activity",
+    "hardening": "Hardening",
+}
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[HostSimulator]:
+    kernel = FakeKernel(vms=3, proof=measured_boot())
+    evil = fake_vm(3)
+    kernel.state(replace(evil, config=replace(evil.config, name=EVIL, annotation=EVIL)))
+    with HostSimulator(kernel).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser, host: HostSimulator) -> Browser:
+    """A page whose user has logged in with the keyboard alone."""
+    browser.look()
+    browser.go(f"https://127.0.0.1:{host.port}/ui/")
+    browser.until("document.readyState === 'complete'")
+    browser.run("sessionStorage.clear()")
+    browser.go(f"https://127.0.0.1:{host.port}/ui/?{time.monotonic_ns()}")
+    browser.until("document.activeElement && document.activeElement.name === 'user'")
+    browser.type("root")
+    browser.press("Tab")
+    browser.type(PASSWORD)
+    browser.press("Enter")
+    browser.until("document.body.dataset.ready === 'vms'")
+    return browser
+
+
+def show(page: Browser, name: str) -> str:
+    page.run(f"delete document.body.dataset.ready; location.hash = '{name}'")
+    ready = name.partition("/")[0]
+    page.until(f"document.body.dataset.ready === '{ready}'")
+    return str(page.run("document.querySelector('main').innerText"))
+
+
+def keep(page: Browser, name: str) -> None:
+    if place := os.environ.get("CASEMATE_SCREENSHOTS"):
+        page.picture(Path(place) / f"{name}.png")
+
+
+def test_every_page_shows_what_the_host_says_and_logs_no_complaint(page: Browser) -> None:
+    page.events.clear()
+    for name, title in PAGES.items():
+        text = show(page, name)
+        assert text.startswith(title), name
+        keep(page, name)
+    assert "vm1" in show(page, "vms")
+    assert "Resources" in show(page, "pools")
+    assert "casemate-kernel" in show(page, "packages")
+    text = show(page, "measurements")
+    assert "explains every PCR" in text
+    assert "BootComplete" in text
+    assert "execInstalledOnly" in show(page, "hardening")
+    assert "logged in" in show(page, "activity")
+    assert not page.complaints()
+
+
+def test_nothing_is_asked_of_anybody_else(page: Browser, host: HostSimulator) -> None:
+    page.events.clear()
+    for name in PAGES:
+        show(page, name)
+    asked = page.requests()
+    assert asked
+    assert all(url.startswith(f"https://127.0.0.1:{host.port}/") for url in asked)
+
+
+def test_a_vm_is_powered_on_and_off_and_the_page_follows(
+    page: Browser, host: HostSimulator
+) -> None:
+    show(page, "vm/1")
+    page.run("document.querySelector('[data-method=PowerOnVM_Task]').click()")
+    page.until("document.querySelector('main').innerText.includes('\\non\\n')")
+    assert host.kernel.vm("1").power is PowerState.POWERED_ON
+    keep(page, "vm")
+    page.run("document.querySelector('[data-method=CreateSnapshot_Task]').click()")
+    page.until("document.querySelector('main').innerText.includes('Snapshot of')")
+    page.run("document.querySelector('[data-method=PowerOffVM_Task]').click()")
+    page.until("document.querySelector('main').innerText.includes('\\noff\\n')")
+    assert "PowerOnVM_Task" in show(page, "activity")
+
+
+def test_a_name_is_text_whatever_it_says(page: Browser) -> None:
+    assert EVIL in show(page, "vms")
+    assert EVIL in show(page, "vm/3")
+    assert page.run("document.querySelectorAll('main img').length") == 0
+
+
+def test_a_proof_is_asked_for_with_a_fresh_nonce(page: Browser) -> None:
+    show(page, "measurements")
+    nonces = set()
+    for _ in range(2):
+        page.run("document.querySelector('#proof').replaceChildren()")
+        page.run("document.querySelector('main button').click()")
+        page.until("document.querySelector('#proof code') !== null")
+        nonces.add(page.run("document.querySelector('#proof code').textContent"))
+    assert len(nonces) == 2
+
+
+def test_on_a_phone_nothing_sticks_out(page: Browser) -> None:
+    page.look(width=360, height=740, dark=True)
+    for name in (*PAGES, "vm/1"):
+        show(page, name)
+        keep(page, f"phone-{name.partition('/')[0]}")
+        wide = page.run("document.documentElement.scrollWidth")
+        assert isinstance(wide, int)
+        assert wide <= 360, name
+
+
+def test_a_wrong_password_is_told_and_logging_out_forgets_the_session(page: Browser) -> None:
+    page.run("document.querySelector('#who button').click()")
+    page.until("document.querySelector('form') !== null")
+    assert page.run("sessionStorage.length") == 0
+    keep(page, "login")
+    page.run(
+        "document.querySelector('[name=user]').value = 'root';"
+        "document.querySelector('[name=password]').value = 'wrong';"
+        "document.querySelector('form button').click()"
+    )
+    page.until("document.querySelector('#status').innerText.includes('incorrect')")
+
+
+def test_a_forgotten_session_leads_back_to_the_login(page: Browser, host: HostSimulator) -> None:
+    page.run("sessionStorage.setItem('casemate-session', '0'.repeat(64))")
+    page.run("location.hash = 'packages'")
+    page.until("document.querySelector('form') !== null")
+    del host
