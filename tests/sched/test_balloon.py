@@ -10,10 +10,7 @@ from casemate.sched.balloon import (
     GUEST_FLOOR,
     MAX_PERCENT,
     Balloon,
-    SetBalloon,
-    SetMaximum,
     least_size,
-    next_step,
     plan_balloons,
 )
 from casemate.sched.memory import MIB, MemoryState
@@ -119,27 +116,3 @@ def test_small_differences_are_not_worth_a_command():
     held = {"a": balloon()}
     entitled = {"a": 512 * MIB - DEAD_BAND + 1}
     assert plan_balloons(held, entitled, MemoryState.HARD, 1).targets == {}
-
-
-def test_shrinking_goes_balloon_then_confirmation_then_limit():
-    overhead = 100 * MIB
-    maximum = 612 * MIB
-    assert next_step(balloon(), overhead, maximum, 256 * MIB) == SetBalloon(256 * MIB)
-    moving = balloon(actual=400, target=256)
-    assert next_step(moving, overhead, maximum, 256 * MIB) is None
-    arrived = balloon(actual=256, target=256)
-    assert next_step(arrived, overhead, maximum, 256 * MIB) == SetMaximum(356 * MIB)
-    assert next_step(arrived, overhead, 356 * MIB, 256 * MIB) is None
-
-
-def test_growing_goes_limit_then_balloon():
-    small = balloon(actual=256, target=256)
-    assert next_step(small, 100 * MIB, 356 * MIB, 512 * MIB) == SetMaximum(612 * MIB)
-    assert next_step(small, 100 * MIB, 612 * MIB, 512 * MIB) == SetBalloon(512 * MIB)
-
-
-@given(balloons(), SIZES, st.integers(0, 200 * MIB), st.integers(0, 8 << 30))
-def test_no_step_ever_puts_the_limit_below_what_is_held(held, wanted, overhead, maximum):
-    step = next_step(held, overhead, maximum, wanted)
-    if isinstance(step, SetMaximum) and step.size < maximum:
-        assert step.size >= held.actual + overhead

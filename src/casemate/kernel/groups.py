@@ -110,7 +110,7 @@ class Groups:
 def _write(path: Path, value: str) -> None:
     """Write at once, so that the kernel's refusal is seen."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:
             os.write(handle, value.encode())
         finally:

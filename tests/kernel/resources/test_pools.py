@@ -44,10 +44,12 @@ class World:
             self.store, self.stream, self.inventory, Capacity(6000, 3000, 8 * GIB, "kvm")
         )
         self.groups = FakeGroups(place / "groups")
-        qmp = FakeQmp()
+        self.qmp = FakeQmp()
+        self.now = 0.0
+        self.memory = HostMemory(16 * GIB, 12 * GIB)
 
         async def control(_: str) -> FakeQmp:
-            return qmp
+            return self.qmp
 
         self.scheduler = Scheduler(
             self.pools,
@@ -55,8 +57,8 @@ class World:
             Meter(self.groups, place / "proc"),
             Balloons(control),
             Decisions(lambda: 0.0),
-            lambda: 0.0,
-            lambda: HostMemory(16 * GIB, 12 * GIB),
+            lambda: self.now,
+            lambda: self.memory,
         )
         self.calls = PoolCalls(self.pools, self.scheduler, self.inventory)
 
