@@ -30,6 +30,7 @@ from casemate.calls.messages import (
     TaskReply,
     UnregisterVm,
 )
+from casemate.calls.statistics import QueryStats, Series, StatsReply
 from casemate.errors import FormatError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
 from casemate.machine.facts import (
@@ -42,6 +43,7 @@ from casemate.machine.facts import (
     HostFact,
     NicSpec,
     PoolFact,
+    PoolUsage,
     PowerState,
     TaskFact,
     TaskState,
@@ -140,7 +142,16 @@ class FakeKernel(KernelLink):
         self._sequence = 0
         pool = Allocation(4000, 4000, expandable=True)
         memory = Allocation(8192, 8192, expandable=True)
-        self.state(HOST, PoolFact("ha-root-pool", "Resources", "", pool, memory), DATASTORE)
+        whole = PoolFact(
+            "ha-root-pool",
+            "Resources",
+            "",
+            pool,
+            memory,
+            cpu_usage=PoolUsage(max_usage=4000, unreserved=4000),
+            memory_usage=PoolUsage(max_usage=8 * GIB, unreserved=8 * GIB),
+        )
+        self.state(HOST, whole, DATASTORE)
         self.state(*(fake_vm(number) for number in range(1, vms + 1)))
         self.state(*self.proof.components)
         self._answers: dict[type, Callable[[object], object]] = {
@@ -156,6 +167,7 @@ class FakeKernel(KernelLink):
             Identity: lambda _request: self.proof.identity,
             ActivateCredential: _activate,
             Quote: self._quote,
+            QueryStats: _stats,
         }
         admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
         self._answers |= admin.answers()
@@ -352,6 +364,13 @@ class FakeKernel(KernelLink):
         else:
             done = replace(fact, state=TaskState.ERROR, error=error)
         self.state(replace(done, completed=BOOT_TIME + 1))
+
+
+def _stats(request: object) -> StatsReply:
+    assert isinstance(request, QueryStats)
+    times = tuple(BOOT_TIME + 20.0 * number for number in range(min(request.limit, 5)))
+    series = tuple(Series(name, tuple(range(len(times)))) for name in request.counters)
+    return StatsReply(request.entity, request.interval, times, series)
 
 
 def _activate(request: object) -> ActivationReply:

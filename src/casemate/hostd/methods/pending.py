@@ -46,14 +46,6 @@ _GROUPS = (
         },
     ),
     _Group(
-        "This host keeps no performance statistics yet.",
-        {
-            "PerformanceManager": (
-                "QueryPerfProviderSummary QueryAvailablePerfMetric QueryPerf QueryPerfCounter"
-            ),
-        },
-    ),
-    _Group(
         "This host has no automatic start of VMs yet.",
         {"HostAutoStartManager": "ReconfigureAutostart AutoStartPowerOn AutoStartPowerOff"},
     ),

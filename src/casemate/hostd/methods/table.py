@@ -10,6 +10,7 @@ from casemate.hostd.methods.pending import PENDING_METHODS
 from casemate.hostd.methods.pools import POOL_METHODS
 from casemate.hostd.methods.search import SEARCH_METHODS
 from casemate.hostd.methods.service import SERVICE_METHODS
+from casemate.hostd.methods.statistics import STATISTICS_METHODS
 from casemate.hostd.methods.systems import SYSTEM_METHODS
 from casemate.hostd.methods.vm import VM_METHODS
 from casemate.hostd.registry import Registry
@@ -22,6 +23,7 @@ REGISTRY = Registry(
         *VM_METHODS,
         *MACHINE_METHODS,
         *POOL_METHODS,
+        *STATISTICS_METHODS,
         *GOVERNANCE_METHODS,
         *HISTORY_METHODS,
         *SYSTEM_METHODS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from casemate.hostd.objects.base import Getters
+from casemate.hostd.objects.counters import COUNTER_GETTERS
 from casemate.hostd.objects.governance import GOVERNANCE_GETTERS
 from casemate.hostd.objects.host import CONFIG_MANAGERS, HOST_GETTERS
 from casemate.hostd.objects.inventory import INVENTORY_GETTERS, browser
@@ -26,6 +27,7 @@ GETTERS: Mapping[str, Getters] = {
     **SERVICE_GETTERS,
     **INVENTORY_GETTERS,
     **HOST_GETTERS,
+    **COUNTER_GETTERS,
     **GOVERNANCE_GETTERS,
     **SYSTEM_GETTERS,
     "Task": TASK_GETTERS,

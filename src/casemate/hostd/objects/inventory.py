@@ -19,7 +19,7 @@ from casemate.hostd.world import (
     VM_FOLDER,
     network_ref,
 )
-from casemate.machine.facts import Allocation, DatastoreFact, PoolFact, PowerState
+from casemate.machine.facts import Allocation, DatastoreFact, PoolFact, PoolUsage
 from casemate.vim25.values import MoRef, Obj, Value
 
 MIB = 1 << 20
@@ -90,6 +90,8 @@ def _pool(scope: Scope, key: str) -> PoolFact:
         "",
         Allocation(cpu_capacity(scope), cpu_capacity(scope), expandable=True),
         Allocation(whole, whole, expandable=True),
+        cpu_usage=PoolUsage(max_usage=cpu_capacity(scope)),
+        memory_usage=PoolUsage(max_usage=scope.world.host.memory_size),
     )
     return scope.world.pools.get(key, default)
 
@@ -104,41 +106,40 @@ def _pool_config(scope: Scope, key: str) -> Obj:
     )
 
 
-def _usage(reserved: int, used: int, whole: int, unit: int) -> Obj:
-    free = max(whole - reserved, 0) * unit
+def _usage(usage: PoolUsage) -> Obj:
     return Obj(
         "ResourcePoolResourceUsage",
-        reservationUsed=reserved * unit,
-        reservationUsedForVm=reserved * unit,
-        unreservedForPool=free,
-        unreservedForVm=free,
-        overallUsage=used * unit,
-        maxUsage=whole * unit,
+        reservationUsed=usage.reservation_used,
+        reservationUsedForVm=usage.reservation_used_for_vm,
+        unreservedForPool=usage.unreserved,
+        unreservedForVm=usage.unreserved,
+        overallUsage=usage.usage,
+        maxUsage=usage.max_usage,
     )
 
 
 def _pool_runtime(scope: Scope, key: str) -> Obj:
-    running = [
-        vm
-        for vm in scope.world.vms.values()
-        if vm.pool == key and vm.power is PowerState.POWERED_ON
-    ]
-    memory = scope.world.host.memory_size // MIB
+    pool = _pool(scope, key)
     return Obj(
         "ResourcePoolRuntimeInfo",
-        memory=_usage(
-            sum(vm.config.memory_allocation.reservation for vm in running),
-            sum(vm.host_memory_mib for vm in running),
-            memory,
-            MIB,
-        ),
-        cpu=_usage(
-            sum(vm.config.cpu_allocation.reservation for vm in running),
-            sum(vm.cpu_usage_mhz for vm in running),
-            cpu_capacity(scope),
-            1,
-        ),
-        overallStatus="green",
+        memory=_usage(pool.memory_usage),
+        cpu=_usage(pool.cpu_usage),
+        overallStatus=pool.colour,
+    )
+
+
+def _pool_stats(scope: Scope, key: str) -> Obj:
+    pool = _pool(scope, key)
+    inside = [vm for vm in scope.world.vms.values() if vm.pool == key]
+    return Obj(
+        "ResourcePoolQuickStats",
+        overallCpuUsage=pool.cpu_usage.usage,
+        overallCpuDemand=pool.cpu_usage.demand,
+        guestMemoryUsage=sum(vm.usage.memory_active_mib for vm in inside),
+        hostMemoryUsage=pool.memory_usage.usage // MIB,
+        distributedCpuEntitlement=pool.cpu_usage.entitlement,
+        distributedMemoryEntitlement=pool.memory_usage.entitlement // MIB,
+        balloonedMemory=sum(vm.usage.ballooned_mib for vm in inside),
     )
 
 
@@ -148,6 +149,7 @@ def _pool_summary(scope: Scope, key: str) -> Obj:
         name=_pool(scope, key).name,
         config=_pool_config(scope, key),
         runtime=_pool_runtime(scope, key),
+        quickStats=_pool_stats(scope, key),
         configuredMemoryMB=sum(
             vm.config.memory_mib for vm in scope.world.vms.values() if vm.pool == key
         ),

@@ -180,15 +180,6 @@ SERVICE_GETTERS: Mapping[str, Getters] = {
         "maxCollector": lambda _scope, _key: OWN_LIMIT,
         "latestEvent": lambda scope, _key: scope.latest_event,
     },
-    "PerformanceManager": {
-        "description": lambda _scope, _key: Obj(
-            "PerformanceDescription",
-            counterType=(element("average", "Average"),),
-            statsType=(element("absolute", "Absolute"),),
-        ),
-        "historicalInterval": lambda _scope, _key: (),
-        "perfCounter": lambda _scope, _key: (),
-    },
     "LicenseManager": {
         "source": lambda _scope, _key: Obj("LocalLicenseSource", licenseKeys=""),
         "sourceAvailable": lambda _scope, _key: True,

@@ -121,13 +121,21 @@ def _config_summary(scope: Scope, vm: VmFact) -> Obj:
 
 
 def _quick_stats(vm: VmFact) -> Obj:
+    usage = vm.usage
     return Obj(
         "VirtualMachineQuickStats",
         overallCpuUsage=vm.cpu_usage_mhz,
-        overallCpuDemand=vm.cpu_usage_mhz,
-        guestMemoryUsage=vm.guest_memory_mib,
+        overallCpuDemand=usage.cpu_demand_mhz or vm.cpu_usage_mhz,
+        overallCpuReadiness=usage.cpu_ready,
+        guestMemoryUsage=usage.memory_active_mib or vm.guest_memory_mib,
         hostMemoryUsage=vm.host_memory_mib,
         guestHeartbeatStatus="gray",
+        distributedCpuEntitlement=usage.cpu_entitlement_mhz,
+        distributedMemoryEntitlement=usage.memory_entitlement_mib,
+        staticCpuEntitlement=usage.cpu_static_mhz,
+        staticMemoryEntitlement=usage.memory_static_mib,
+        balloonedMemory=usage.ballooned_mib,
+        consumedOverheadMemory=usage.overhead_mib,
         uptimeSeconds=vm.uptime_seconds,
     )
 
