@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import struct
 import subprocess
 
 import pytest
@@ -11,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.errors import FormatError, HostError, VerificationError
+from casemate.formats.erofs import ErofsImage
 from casemate.formats.vib import parse_vib
 from casemate.image.files import Recipe
 from casemate.image.hardening import enforce_recipe, judge_vib, programs
 from casemate.image.tree import File, by_path
-from casemate.kernel.boot.elfcheck import LayerJudge, may_hold_programs
+from casemate.kernel.boot.elfcheck import LayerJudge
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 from casemate.testing.elves import Elf
@@ -112,25 +112,6 @@ def test_programs_are_found_in_an_image(image, options):
     }
 
 
-@pytest.mark.parametrize("options", [("-zlz4hc",), ("-zlz4",), ("-Enoinline_data",)])
-@pytest.mark.parametrize("content", [GOOD, GOOD + PADDING, PADDING[:5000] + GOOD])
-def test_an_image_with_a_program_is_never_taken_for_one_without(image, options, content):
-    made = image({"a": content, "b": PADDING}, *options)
-    has = content.startswith(GOOD[:4])
-    assert may_hold_programs(view(made)) or not has
-
-
-def test_an_image_without_programs_need_not_be_searched(image):
-    made = image({"a": PADDING})
-    assert not may_hold_programs(view(made))
-
-
-def test_an_image_of_other_features_is_searched(image):
-    made = bytearray(image({"a": PADDING}))
-    struct.pack_into("<I", made, 1024 + 80, 0x20)
-    assert may_hold_programs(view(bytes(made)))
-
-
 def view(data: bytes) -> memoryview:
     mapping = mmap.mmap(-1, len(data))
     mapping[:] = data
@@ -150,12 +131,14 @@ def test_a_tree_is_judged_as_it_will_be_mounted(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "usr/lib/b.so").symlink_to("a.so")
+    unknown = ErofsImage(view(bytes(4096)))
     with LayerJudge(()) as judge:
-        judge.submit(tmp_path, Level.ACCEPTED, "x.v00")
+        judge.submit(tmp_path, Level.ACCEPTED, "x.v00", unknown)
         assert [report.path for report in judge.conclude()] == [f"/{PATH}"]
     (tmp_path / "usr/share/notes.txt").write_bytes(FIXED)
+    unknown = ErofsImage(view(bytes(4096)))
     with LayerJudge(()) as judge:
-        judge.submit(tmp_path, Level.ACCEPTED, "x.v00")
+        judge.submit(tmp_path, Level.ACCEPTED, "x.v00", unknown)
         with pytest.raises(VerificationError) as caught:
             judge.conclude()
     assert (caught.value.component, caught.value.code) == ("/usr/share/notes.txt", "hardening-pie")

@@ -134,7 +134,7 @@ class Hardening:
         top = str(self._root).rstrip("/")
         paths = sorted(files(top))
         return judge_files(
-            ((path[len(top) :], path) for path in paths), owners(db), self._waivers()
+            ((path[len(top) :], path) for path, _, _ in paths), owners(db), self._waivers()
         )
 
     def _waivers(self) -> tuple[Waiver, ...]:

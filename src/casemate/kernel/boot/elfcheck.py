@@ -3,21 +3,21 @@
 The layer is read-only, its bytes are sealed, and nothing sees it yet but the loader. Linux itself
 unpacks the files, so what is judged is what would be mapped. Only headers and symbol tables are
 touched; the rest of a program is not even unpacked. The name or mode of a file says nothing about
-whether it can be mapped as code, so the first bytes of every file are read, several files at once:
-waiting for them is what takes the time.
+whether it can be mapped as code, so the first bytes of every file count. Where the image itself
+shows them (``formats.erofs``), the file is not read for that: unpacking the first block of every
+file would take as long as all the hashing.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from casemate.formats.erofs import ErofsImage
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.views import view_of
 from casemate.policy.hardening import Report, Waiver
@@ -26,24 +26,6 @@ from casemate.policy.payloads import MAGIC, enforce_file
 
 READERS: Final = 4
 """Files read at once: more gain nothing on two processors."""
-
-_MAGIC: Final = re.compile(re.escape(MAGIC))
-_FEATURES_AT: Final = 1024 + 80
-_LZ4_ALONE: Final = 0x1
-"""feature_incompat of EROFS images that hold stored and LZ4 data, nothing packed or shared."""
-
-
-def may_hold_programs(image: memoryview) -> bool:
-    """Tell whether an EROFS image can hold an ELF file at all.
-
-    The first four bytes of a file stand in such an image as they are: stored, or as the literals
-    that an LZ4 block must begin with (all four differ, so none can repeat another). Images made
-    with other features could hide them, and are always searched.
-    """
-    if len(image) < _FEATURES_AT + 4:
-        return True
-    (features,) = struct.unpack_from("<I", image, _FEATURES_AT)
-    return bool(features & ~_LZ4_ALONE) or _MAGIC.search(image) is not None
 
 
 class LayerJudge:
@@ -65,13 +47,14 @@ class LayerJudge:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, layer: Path, level: Level, component: str) -> None:
+    def submit(self, layer: Path, level: Level, component: str, image: ErofsImage) -> None:
         """Begin to judge every file below ``layer`` as what it will be below ``/``.
 
         Args:
             layer: where the payload is mounted.
             level: acceptance level of its VIB.
             component: the payload's file name, for errors.
+            image: the bytes that are mounted there.
 
         Raises:
             HostError: a directory cannot be read.
@@ -84,7 +67,11 @@ class LayerJudge:
                 return None
             return enforce_file(path[len(top) :], view, level, self._waivers, component=component)
 
-        self._work += [self._pool.submit(judge, path) for path in sorted(files(top))]
+        self._work += [
+            self._pool.submit(judge, path)
+            for path, node, size in sorted(files(top))
+            if image.may_begin(node, size, MAGIC)
+        ]
 
     def conclude(self) -> tuple[Report, ...]:
         """Wait for all verdicts.
@@ -97,8 +84,8 @@ class LayerJudge:
         return tuple(report for report in reports if report is not None)
 
 
-def files(top: str) -> Iterator[str]:
-    """Yield the path of every regular file below a directory, on its file system alone.
+def files(top: str) -> Iterator[tuple[str, int, int]]:
+    """Yield path, inode number and size of every regular file below, on one file system alone.
 
     Raises:
         HostError: a directory cannot be read.
@@ -110,7 +97,8 @@ def files(top: str) -> Iterator[str]:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     if entry.is_file(follow_symlinks=False):
-                        yield entry.path
+                        found = entry.stat(follow_symlinks=False)
+                        yield entry.path, found.st_ino, found.st_size
                     elif (
                         entry.is_dir(follow_symlinks=False)
                         and entry.stat(follow_symlinks=False).st_dev == device

@@ -25,10 +25,11 @@ from typing import Protocol
 
 from casemate.errors import BootError, CasemateError
 from casemate.formats.bootcfg import BootCfg, parse_bootcfg
+from casemate.formats.erofs import ErofsImage
 from casemate.formats.eventlog import write_event
 from casemate.formats.imgdb import ImageDb, parse_imgdb
 from casemate.kernel.boot.component import Reader, Sealed
-from casemate.kernel.boot.elfcheck import LayerJudge, may_hold_programs
+from casemate.kernel.boot.elfcheck import LayerJudge
 from casemate.kernel.boot.firmware import NO_FIRMWARE, Firmware
 from casemate.kernel.boot.layers import VisorRoot, magic_of
 from casemate.kernel.boot.progress import Progress
@@ -264,10 +265,10 @@ class Loader:
     ) -> None:
         """Mount a component, and have every program in it judged."""
         with mapped(sealed.descriptor) as view:
-            magic, programs = magic_of(view), may_hold_programs(view)
-        layer = visor.add(sealed, magic)
-        if layer is not None and programs and step.vib is not None:
-            judge.submit(layer, self._verdicts[step.vib.vib_id].level, step.file_name)
+            layer = visor.add(sealed, magic_of(view))
+            if layer is not None and step.vib is not None:
+                level = self._verdicts[step.vib.vib_id].level
+                judge.submit(layer, level, step.file_name, ErofsImage(view))
 
     def _note(self, loaded: Loaded, step: Component | Option, sealed: Sealed, total: int) -> None:
         verdict = self._verdicts.get(step.vib.vib_id) if step.vib else None
