@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +13,34 @@ from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import ArgumentError, CasemateError, PowerStateError, StateError
 from casemate.machine.facts import NicSpec, PowerState
+from casemate.machine.planvtpm import TPM_UID_OFFSET
 
 from .vmbench import MIB, Host, RefusedTaskError, config, disk, make, printed
 
 pytestmark = pytest.mark.host
+
+
+def members(host: Host, vm: str) -> set[int]:
+    """Return the processes of a VM."""
+    (group, *_) = host.cgroups.directories(vm)
+    return {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return status(pid)["State"][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def namespaces(pid: int) -> set[str]:
+    names = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
+    return {str(Path(f"/proc/{pid}/ns/{name}").readlink()) for name in names}
 
 
 def test_a_vm_is_made_runs_and_is_destroyed_with_its_files(on):
@@ -251,5 +277,34 @@ def test_a_disk_is_written_by_one_vm_only(on):
             await host.ask(m.PowerOn("", second))
         await host.ask(m.PowerOff("", first))
         await host.ask(m.PowerOn("", second))
+
+    on(body)
+
+
+def test_a_guest_s_tpm_lives_in_a_cell_of_its_own_and_ends_with_the_vm(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, extra=(("vtpm.present", "TRUE"),))
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        pids = members(host, vm)
+        assert len(pids) == 2
+        (tpm,) = pids - {host.vm(vm).pid}
+        facts = status(tpm)
+        assert facts["Uid"].split() == [str(host.vm(vm).uid + TPM_UID_OFFSET)] * 4
+        assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
+        assert int(facts["CapBnd"], 16) == 0
+        assert namespaces(tpm).isdisjoint(namespaces(os.getpid()))
+        await host.ask(c.SuspendVm("", vm))
+        for _ in range(100):
+            if not alive(tpm):
+                break
+            await asyncio.sleep(0.05)
+        assert not alive(tpm)
+        assert (host.datastore / "one/one.vtpm").stat().st_size > 0
+        await host.ask(m.PowerOn("", vm))
+        assert await host.cells.status(vm) == "running"
+        await host.ask(m.PowerOff("", vm))
+        await host.ask(c.DestroyVm("", vm))
+        assert list(host.datastore.iterdir()) == []
 
     on(body)

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.errors import ArgumentError, CasemateError, NotSupportedError
-from casemate.machine.cellplan import CellPlan, Hardening, Isolation, Limit
+from casemate.machine.cellplan import CellPlan, Hardening, Isolation, Limit, ShownFile
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
 from casemate.machine.plan import HostSide, cell_uid, plan_power_on
-from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, audit
+from casemate.machine.planaudit import SANDBOX, TPM_UID_END, UEFI_CODE, UID_BASE, UID_END, audit
 from casemate.machine.planstorage import DiskSource
+from casemate.machine.planvtpm import plan_vtpm
 
 TEXT = st.text(max_size=30)
 DISKS = st.lists(
@@ -282,3 +283,20 @@ def test_a_limit_in_mhz_becomes_cpu_time():
     limited = replace(CONFIG, cpu_allocation=Allocation(limit=500))
     assert plan(limited).cgroup.cpu_quota == 25_000
     assert plan().cgroup.cpu_quota == -1
+
+
+def test_a_guest_s_tpm_has_its_own_identity_and_nothing_but_its_state():
+    config = replace(CONFIG, extra=(("vTPM.present", "TRUE"),))
+    tpm = plan_vtpm(plan(config), config)
+    assert audit(tpm) == ()
+    assert UID_END <= tpm.uid < TPM_UID_END
+    assert (tpm.isolation, tpm.hardening) == (set(Isolation), set(Hardening))
+    other = ShownFile("x", "/etc/passwd", writable=True)
+    for weak in (
+        replace(tpm, argv=(*tpm.argv, "--log", "file=/x")),
+        replace(tpm, uid=HOST.uid, gid=HOST.uid),
+        replace(tpm, shown=(*tpm.shown, other)),
+        replace(tpm, domain="regularVMDom"),
+        replace(plan(config), shown=(other,)),
+    ):
+        assert audit(weak)

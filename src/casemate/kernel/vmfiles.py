@@ -12,7 +12,7 @@ from casemate.machine.facts import SnapshotSpec, VmConfig, VmFact
 from casemate.machine.vmconfig import saved_memory
 
 _BOOT_FILES = frozenset({"casemate.kernel", "casemate.initrd"})
-OWN_SUFFIXES = (".vmx", ".nvram", ".vmsd", ".vmxf")
+OWN_SUFFIXES = (".vmx", ".nvram", ".vmsd", ".vmxf", ".vtpm")
 
 
 def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) -> set[str]:

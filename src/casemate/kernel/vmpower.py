@@ -19,6 +19,7 @@ from casemate.kernel.host import Handler
 from casemate.kernel.vmcontext import VmContext, stem
 from casemate.machine.facts import VmConfig, VmFact
 from casemate.machine.plan import nvram_name, secure_boot
+from casemate.machine.planvtpm import has_vtpm, state_file
 from casemate.machine.power import Operation
 from casemate.machine.vmconfig import saved_memory, with_saved_memory
 
@@ -139,9 +140,11 @@ class VmPower:
 
 
 def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
-    """Make what a VM lacks to start: UEFI variables, and deltas above disks that are frozen."""
+    """Make what a VM lacks to start: UEFI variables, a TPM, deltas above disks that are frozen."""
     if config.firmware == "efi" and not directory.exists(nvram_name(config)):
         directory.make(nvram_name(config), [(0, _variables(config))])
+    if has_vtpm(config) and not directory.exists(state_file(config)):
+        directory.make(state_file(config), ())
     specs = tuple(
         replace(disk, file_name=directory.make_delta(disk))
         if _is_frozen(directory, disk.file_name)

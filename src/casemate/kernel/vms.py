@@ -22,7 +22,7 @@ from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory, exists_already, make_directory
 from casemate.kernel.host import Handler
 from casemate.kernel.vmcontext import VmContext, file_name
-from casemate.kernel.vmfiles import destroy_files, owned_files
+from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files
 from casemate.machine.facts import DiskSpec, NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
@@ -178,7 +178,8 @@ class Vms:
         ):
             files = owned_files(source, replace(fact, snapshots=()), media=True)
             own = file_name(fact.config)
-            skipped = {own, own.removesuffix(_VMX) + ".vmsd", own.removesuffix(_VMX) + ".nvram"}
+            # A copy has UEFI variables like the VM's, and a TPM and snapshots of its own.
+            skipped = {own.removesuffix(_VMX) + suffix for suffix in OWN_SUFFIXES}
             for part in sorted(files - skipped):
                 if source.exists(part):
                     undo.callback(_remove, target.path, part)

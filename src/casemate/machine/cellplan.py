@@ -55,10 +55,11 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class ShownFile:
-    """A file of the VM's directory that the cell sees at ``target``, read-only."""
+    """A file of the VM's directory that the cell sees at ``target``, read-only unless told."""
 
     file_name: str
     target: str
+    writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,14 @@ class PassedFile:
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A listening Unix socket that the cell gets; ``name`` is its file in the run directory."""
+
+    fd: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One end of a pair of connected sockets between two cells of a VM."""
 
     fd: int
     name: str
@@ -114,3 +123,4 @@ class CellPlan:
     listeners: tuple[Listener, ...]
     rlimits: tuple[tuple[Limit, int], ...]
     cgroup: CgroupTargets
+    peers: tuple[Peer, ...] = ()

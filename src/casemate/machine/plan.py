@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from casemate.errors import ArgumentError, HostError, NotSupportedError
+from casemate.errors import ArgumentError, NotSupportedError
 from casemate.formats.vmdk import is_plain_name
 from casemate.machine.cellplan import (
     CellPlan,
@@ -21,12 +21,13 @@ from casemate.machine.cellplan import (
     Limit,
     Listener,
     PassedFile,
+    Peer,
     Scratch,
     ShownFile,
 )
 from casemate.machine.facts import VmConfig
 from casemate.machine.guestcpu import check_masks
-from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, audit
+from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, checked
 from casemate.machine.planstorage import (
     FIRST_FD,
     DiskSource,
@@ -35,6 +36,7 @@ from casemate.machine.planstorage import (
     is_read_only,
     storage,
 )
+from casemate.machine.planvtpm import QEMU_TPM_FD, TPM_PEER, has_vtpm, vtpm_options
 
 QEMU: Final = "/usr/bin/qemu-system-x86_64"
 DOMAIN: Final = "regularVMDom"
@@ -118,6 +120,7 @@ def plan_power_on(
             *_machine(vm, config, host.accelerator, _board(config, extra)),
             *_channels(),
             *firmware,
+            *vtpm_options(config),
             *storage(disks, extra, fds),
             *_network(config),
             *direct,
@@ -161,16 +164,9 @@ def plan_power_on(
             memory_bytes=(config.memory_mib + overhead) << 20,
             pids=_THREADS + config.cpus,
         ),
+        peers=(Peer(QEMU_TPM_FD, TPM_PEER),) if has_vtpm(config) else (),
     )
-    findings = audit(plan)
-    if findings:
-        raise HostError(
-            findings[0].reason,
-            code=findings[0].code,
-            component=config.name,
-            remedy=findings[0].remedy,
-        )
-    return plan
+    return checked(plan, config.name)
 
 
 def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from casemate.errors import Finding
+from casemate.errors import Finding, HostError
 from casemate.machine.cellplan import CellPlan, Hardening, Isolation, Limit
 
 UID_BASE: Final = 0x6000_0000
@@ -21,6 +21,18 @@ UEFI_CODE: Final = {
     True: "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
 }
 """UEFI firmware in the visor root, without and with Secure Boot."""
+TPM_DOMAIN: Final = "tpm2emuDom"
+"""The security domain of guests' TPMs, as ESXi names it."""
+TPM_UID_END: Final = 0x8000_0000
+TPM_STATE: Final = "/run/tpm/state"
+TPM_FD: Final = 3
+TPM_ARGV: Final = (
+    *("/usr/bin/swtpm", "socket", "--tpm2"),
+    *("--tpmstate", f"backend-uri=file://{TPM_STATE}"),
+    *("--ctrl", f"type=unixio,clientfd={TPM_FD}"),
+    *("--seccomp", "action=kill", "--terminate"),
+)
+"""The whole command of a guest's TPM; it has no options that depend on the VM."""
 _FIRMWARE_NODE: Final = (
     '{{"driver":"raw","node-name":"uefi","read-only":true,'
     '"file":{{"driver":"file","filename":"{}","read-only":true}}}}'
@@ -47,13 +59,38 @@ def audit(plan: CellPlan) -> tuple[Finding, ...]:
     )
 
 
+def checked(plan: CellPlan, component: str) -> CellPlan:
+    """Return the plan if it may be carried out.
+
+    Raises:
+        HostError: It lacks hardening (``plan-...``).
+    """
+    for finding in audit(plan):
+        raise HostError(
+            finding.reason, code=finding.code, component=component, remedy=finding.remedy
+        )
+    return plan
+
+
 def _problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
+    tpm = plan.domain == TPM_DOMAIN
     for isolation in sorted(set(Isolation) - plan.isolation):
         yield "plan-namespace", f"the plan lacks a {isolation} namespace"
     for item in sorted(set(Hardening) - plan.hardening):
         yield "plan-hardening", f"the plan lacks {item}"
-    if not (UID_BASE <= plan.uid < UID_END and plan.gid == plan.uid):
+    uids = range(UID_END, TPM_UID_END) if tpm else range(UID_BASE, UID_END)
+    if plan.uid not in uids or plan.gid != plan.uid:
         yield "plan-identity", f"uid {plan.uid}, gid {plan.gid} is not an identity of cells"
+    yield from _limit_problems(plan)
+    for device in sorted(set(plan.devices) - {"null", "zero", "urandom", "kvm"}):
+        yield "plan-device", f"the plan gives the device {device}"
+    if "kvm" in plan.devices and plan.accelerator != "kvm":
+        yield "plan-device", "the plan gives /dev/kvm to a cell that does not use it"
+    yield from _tpm_problems(plan) if tpm else _argument_problems(plan)
+
+
+def _limit_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
+    """Judge resource limits."""
     limits = dict(plan.rlimits)
     for limit in sorted(_LIMITS - set(limits)):
         yield "plan-limit", f"the plan lacks the limit {limit}"
@@ -61,15 +98,20 @@ def _problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
         yield "plan-limit", "the plan allows core dumps"
     if plan.cgroup.memory_bytes <= 0 or plan.cgroup.pids <= 0:
         yield "plan-cgroup", "the plan sets no limit of memory or of threads"
-    for device in sorted(set(plan.devices) - {"null", "zero", "urandom", "kvm"}):
-        yield "plan-device", f"the plan gives the device {device}"
-    if "kvm" in plan.devices and plan.accelerator != "kvm":
-        yield "plan-device", "the plan gives /dev/kvm to a cell that does not use it"
-    yield from _argument_problems(plan)
+
+
+def _tpm_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
+    """Judge what a guest's TPM runs and gets."""
+    if plan.argv != TPM_ARGV:
+        yield "plan-argument", "the command is not that of a guest's TPM"
+    if plan.passed or plan.listeners or [file.target for file in plan.shown] != [TPM_STATE]:
+        yield "plan-files", "the plan gives a guest's TPM more than its state"
 
 
 def _argument_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
-    """Judge the options, one by one and as a whole."""
+    """Judge the options of a QEMU, one by one and as a whole."""
+    if any(file.writable for file in plan.shown):
+        yield "plan-files", "the plan shows a file for writing"
     options: dict[str, list[str]] = {}
     words = iter(plan.argv[1:])
     for word in words:

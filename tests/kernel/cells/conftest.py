@@ -130,11 +130,12 @@ def small_linux(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "/bin/busybox mount -t devtmpfs d /dev\n/bin/busybox mount -t proc p /proc\n"
         "for m in /*.ko; do /bin/busybox insmod $m; done\n"
         "/bin/busybox dmesg | /bin/busybox grep 'W+X' > /dev/ttyS0\n"
-        "echo guest is up > /dev/ttyS0\n"
         # One event of 24 bytes is the press of the button.
         "for e in /dev/input/event*; do\n"
         "(/bin/busybox head -c 24 $e > /dev/null && /bin/busybox poweroff -f) &\n"
         "done\n"
+        # A press before the readers are there would be lost.
+        "/bin/busybox sleep 2\necho guest is up > /dev/ttyS0\n"
         "while :; do /bin/busybox sleep 1; done\n"
     )
     (root / "init").chmod(0o755)

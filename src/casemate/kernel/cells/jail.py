@@ -55,7 +55,7 @@ class Surroundings:
     visor_root: Path
     stage: Path
     vm_dir: Path
-    listeners: Mapping[str, int]
+    sockets: Mapping[str, int]
     log: int
     cgroup_directories: tuple[Path, ...]
 
@@ -66,7 +66,7 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
     Args:
         plan: What to do; refused if its audit finds anything.
         around: ``stage`` is an empty directory on which the root is built, ``vm_dir`` the VM's
-            directory, ``listeners`` sockets by name, ``log`` takes stdout and stderr.
+            directory, ``sockets`` listeners and peers by name, ``log`` takes stdout and stderr.
 
     Raises:
         HostError: A step failed; nothing of the cell stays but its cgroup, which is the caller's.
@@ -78,7 +78,8 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
         directory = open_directory(around.vm_dir)
         opened.callback(os.close, directory)
         fds = {1: around.log, 2: around.log}
-        fds |= {listener.fd: around.listeners[listener.name] for listener in plan.listeners}
+        fds |= {listener.fd: around.sockets[listener.name] for listener in plan.listeners}
+        fds |= {peer.fd: around.sockets[peer.name] for peer in plan.peers}
         for passed in plan.passed:
             fds[passed.fd] = _open(directory, passed)
             opened.callback(os.close, fds[passed.fd])
@@ -128,8 +129,12 @@ def _build_root(plan: CellPlan, around: Surroundings) -> None:
     for file in plan.shown:
         point = _inside(stage, file.target)
         point.touch()
-        descriptor = _open_shown(directory, file.file_name)
-        mounts.bind(f"/proc/self/fd/{descriptor}", point, mounts.READ_ONLY_DATA)
+        if file.writable:
+            descriptor = _open_owned(directory, file.file_name, plan.uid)
+        else:
+            descriptor = _open_shown(directory, file.file_name)
+        access = mounts.DATA if file.writable else mounts.READ_ONLY_DATA
+        mounts.bind(f"/proc/self/fd/{descriptor}", point, access)
     mounts.restrict(_inside(stage, "/run"), mounts.READ_ONLY_DATA)
 
 
@@ -188,6 +193,17 @@ def _check_disk(descriptor: int, passed: PassedFile) -> None:
             code="disk-short",
             remedy="Restore the disk from a backup, or correct its descriptor.",
         )
+
+
+def _open_owned(directory: int, name: str, uid: int) -> int:
+    """Open a file that the cell writes by path, and make it the cell's own."""
+    descriptor = open_beneath(directory, name, os.O_RDWR | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HostError(f"{name} is not a regular file", code="disk-kind", component=name)
+    os.fchown(descriptor, uid, uid)
+    lock(descriptor, name, exclusive=True)
+    return descriptor
 
 
 def _open_shown(directory: int, name: str) -> int:

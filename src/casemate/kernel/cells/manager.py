@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import time
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,7 @@ from casemate.kernel.sys.spawn import Child, kill, wait_gone
 from casemate.machine.cellplan import CellPlan
 from casemate.machine.facts import PowerState, VmConfig
 from casemate.machine.plan import HostSide, cell_uid, plan_power_on
+from casemate.machine.planvtpm import plan_vtpm
 from casemate.machine.power import Operation, next_state
 
 _UIDS_PER_HOME: Final = 4096
@@ -262,7 +264,7 @@ class Cells:
                 failed.callback(shutil.rmtree, directory, ignore_errors=True)
                 self._cgroups.create(vm, plan.cgroup)
                 failed.callback(self._cgroups.remove, vm)
-                child = self._launch(plan, directory, vm_dir)
+                child = self._launch(plan, config, directory, vm_dir)
                 failed.callback(_destroy, child)
                 state = runstate.RunState(
                     vm=vm,
@@ -279,28 +281,35 @@ class Cells:
                 failed.pop_all()
         return cell
 
-    def _launch(self, plan: CellPlan, directory: Path, vm_dir: Path) -> Child:
+    def _launch(self, plan: CellPlan, config: VmConfig, directory: Path, vm_dir: Path) -> Child:
         """Open what the cell gets, start it, and close our ends."""
         with contextlib.ExitStack() as opened:
-            listeners = {}
+            sockets = {}
             for listener in plan.listeners:
                 channel = channels.listen(directory / listener.name)
                 opened.enter_context(channel)
-                listeners[listener.name] = channel.fileno()
+                sockets[listener.name] = channel.fileno()
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
             log = os.open(self._log_of(plan.vm), flags, 0o600)
             opened.callback(os.close, log)
-            return jail.start(
-                plan,
-                jail.Surroundings(
-                    visor_root=self._visor_root,
-                    stage=directory / "root",
-                    vm_dir=vm_dir.absolute(),
-                    listeners=listeners,
-                    log=log,
-                    cgroup_directories=self._cgroups.directories(plan.vm),
-                ),
+            around = jail.Surroundings(
+                visor_root=self._visor_root,
+                stage=directory / "root",
+                vm_dir=vm_dir.absolute(),
+                sockets=sockets,
+                log=log,
+                cgroup_directories=self._cgroups.directories(plan.vm),
             )
+            for peer in plan.peers:
+                ours, its = socket.socketpair()
+                opened.enter_context(ours)
+                with its:
+                    # It ends with the VM: by its socket, or with the control group.
+                    tpm = plan_vtpm(plan, config)
+                    beside = replace(around, sockets={peer.name: its.fileno()})
+                    os.close(jail.start(tpm, beside).pidfd)
+                sockets[peer.name] = ours.fileno()
+            return jail.start(plan, around)
 
     async def _connected(
         self,
