@@ -185,6 +185,30 @@ def test_log_full_of_script_tags_shows_as_text(web: Web, fleet: Callable[[int], 
     assert r"\x1b[31mred \u202ereversed" in page
 
 
+def test_log_of_one_host_is_compared_with_anothers(
+    web: Web, fleet: Callable[[int], MiniFleet]
+) -> None:
+    made = fleet(2)
+    web.service.book.add(sign_reference(SmallImage().reference()), "anna")
+    for name, address in made.addresses.items():
+        web.service.enrolment.pull(Wanted(name, address), "anna")
+        web.service.enrolment.approve(name, "anna")
+    for host in made.hosts.values():
+        host.reboot(SmallImage(contents={"qemu.v00": b"evil"}))
+    made.hosts["host-002"].reboot(SmallImage(contents={"nic.v00": b"evil"}))
+    for name in made.addresses:
+        web.round(name)
+    headers = web.login("vera")
+    url = "/api/v1/hosts/host-001/evidence?against=host-002"
+    events = web.client.get(url, headers=headers).json()["events"]
+    unlike = {one["text"] for one in events if one["verdict"] == "changed"}
+    assert unlike == {"qemu.v00", "nic.v00", "imgdb.tgz"}
+    web.browse("vera")
+    page = web.client.get("/hosts/host-001?against=host-002").text
+    assert "the last log of" in page
+    assert web.client.get("/hosts/host-001?against=nobody").status_code == 404
+
+
 def test_page_with_ten_thousand_events_is_made_quickly(
     web: Web, fleet: Callable[[int], MiniFleet]
 ) -> None:

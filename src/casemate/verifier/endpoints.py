@@ -46,7 +46,8 @@ def _evidence(service: Service, call: Call) -> object:
     number = call.query.get("round", "")
     with service.database.transaction() as step:
         which = int(number) if number.isascii() and number.isdigit() else None
-        return views.evidence(step, service.book, call.path["name"], which)
+        against = call.query.get("against", "")
+        return views.evidence(step, service.book, call.path["name"], which, against)
 
 
 def _enrol(service: Service, call: Call) -> object:
@@ -230,7 +231,8 @@ ENDPOINTS: Final = (
     Endpoint("GET", _HOST, "One host with its timeline", _host),
     Endpoint("DELETE", _HOST, "Forget a host", _remove, Role.ADMINISTRATOR, fields=_WHY),
     Endpoint("GET", _HOST + "/evidence", "A round in full: quotes, PCRs, every event", _evidence,
-             query={"round": "number of the round; the last unless given"}),
+             query={"round": "number of the round; the last unless given",
+                    "against": "a host to compare the log with, instead of the reference"}),
     Endpoint("POST", _HOST + "/approve", "Approve a host, or its new TPM as a second person",
              _approve, Role.OPERATOR, fields=_WHY),
     Endpoint("POST", _HOST + "/propose", "Propose the TPM that the host has now", _propose,

@@ -115,7 +115,8 @@ class Pages:
         with self._service.database.transaction() as step:
             host = views.host(step, name)
             known = host["rounds"] or which is not None
-            found = views.evidence(step, self._service.book, name, which) if known else None
+            book, against = self._service.book, request.query_params.get("against", "")
+            found = views.evidence(step, book, name, which, against) if known else None
         return {
             "page": "host",
             "host": host,

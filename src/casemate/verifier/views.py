@@ -15,6 +15,7 @@ from casemate.formats.manifest import Manifest
 from casemate.formats.tpm import parse_attest, parse_signature
 from casemate.machine.fleet import FleetHost, Round, StoredReference
 from casemate.policy.eventtree import EventRow, event_rows
+from casemate.policy.hostpolicy import reference_from_log
 from casemate.verifier import audit, store
 from casemate.verifier.database import Transaction
 from casemate.verifier.ledger import DUE_FACTOR
@@ -74,8 +75,16 @@ def host(step: Transaction, name: str) -> View:
     }
 
 
-def evidence(step: Transaction, book: ReferenceBook, name: str, number: int | None = None) -> View:
+def evidence(
+    step: Transaction,
+    book: ReferenceBook,
+    name: str,
+    number: int | None = None,
+    against: str = "",
+) -> View:
     """Return a round in full: result, quotes, and the log event by event.
+
+    With ``against`` the log is compared with that host's last one instead of the reference.
 
     Raises:
         NotFoundError: no such round, or its evidence was thinned out.
@@ -93,6 +102,7 @@ def evidence(step: Transaction, book: ReferenceBook, name: str, number: int | No
         "events": [],
         "missing": [],
         "more": 0,
+        "against": against,
     }
     if not one.evidence:
         return value
@@ -103,7 +113,10 @@ def evidence(step: Transaction, book: ReferenceBook, name: str, number: int | No
     except CasemateError as error:
         value["unreadable"] = error.reason
         return value
-    rows, missing = event_rows(log.events[:EVENTS_SHOWN], _reference(step, book, one.reference))
+    reference = _reference(step, book, one.reference)
+    if against:
+        reference = _as_reference(step, against, reference)
+    rows, missing = event_rows(log.events[:EVENTS_SHOWN], reference)
     value["events"] = [_event(row) for row in rows]
     value["missing"] = [_event(row) for row in missing]
     value["more"] = max(0, len(log.events) - EVENTS_SHOWN)
@@ -187,6 +200,20 @@ def _reference_view(one: StoredReference, now: float) -> View:
 
 def _reference(step: Transaction, book: ReferenceBook, identifier: str) -> Manifest | None:
     return book.manifest(step, identifier) if identifier else None
+
+
+def _as_reference(step: Transaction, name: str, base: Manifest | None) -> Manifest:
+    """Return a host's last log as if it were a reference."""
+    store.get_host(step, name)
+    last = store.latest_round(step, name)
+    if last is None or not last.evidence or base is None:
+        raise NotFoundError(
+            f"there is nothing of {name} to compare with",
+            component=name,
+            remedy="Attest both hosts first, with a reference in force.",
+        )
+    log = eventlog.parse(wire.decode(EvidenceReply, last.evidence).log)
+    return reference_from_log(log, base)
 
 
 def _event(row: EventRow) -> View:
