@@ -20,7 +20,6 @@ from rich.text import Text
 from casemate.calls.hardening import HardeningAudit, HardeningReply, SecpolicyList, SecpolicyReply
 from casemate.cli.calls import Calls
 from casemate.cli.trust import add_common
-from casemate.errors import HostError
 from casemate.formats.text import escape
 from casemate.image.hardening import programs
 from casemate.image.profile import read_bank
@@ -246,24 +245,29 @@ def _draw_entropy(console: Console, rows: tuple[EntropyRow, ...]) -> None:
     console.print(table)
 
 
-def _domains(options: argparse.Namespace) -> int:
-    home = find_home(options.home)
-    try:
+def domain_rows(home: Home) -> list[dict[str, Any]]:
+    """Return the security domains, with their processes where the host runs.
+
+    Raises:
+        HostError: the kernel is there and does not answer.
+    """
+    if running.find(home):
         with Calls(home.calls_socket) as calls:
-            rows = [asdict(row) for row in calls.ask(SecpolicyList(""), SecpolicyReply).domains]
-    except HostError as error:
-        if error.code != "not-running":
-            raise
-        rows = [
-            {
-                "name": domain.name,
-                "enforcement": domain.enforcement.value,
-                "about": domain.about,
-                "walls": sorted(wall.value for wall in domain.walls),
-                "processes": [],
-            }
-            for domain in DOMAINS
-        ]
+            return [asdict(row) for row in calls.ask(SecpolicyList(""), SecpolicyReply).domains]
+    return [
+        {
+            "name": domain.name,
+            "enforcement": domain.enforcement.value,
+            "about": domain.about,
+            "walls": sorted(wall.value for wall in domain.walls),
+            "processes": [],
+        }
+        for domain in DOMAINS
+    ]
+
+
+def _domains(options: argparse.Namespace) -> int:
+    rows = domain_rows(find_home(options.home))
     if options.json:
         print(json.dumps({"domains": rows}))
         return 0

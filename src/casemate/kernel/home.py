@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.errors import HostError
+from casemate.machine import processplan
 
 DEFAULT_HOME = Path("/var/lib/casemate")
 
-HOSTD_UID = 64000
+HOSTD_UID = processplan.HOSTD_UID
 """uid and gid of hostd; written into the visor root's /etc/passwd by the image."""
 
-TPM_UID = 64001
+TPM_UID = processplan.TPM_UID
 """uid and gid of the embedded TPM's process."""
 
 INSIDE = Path("/var/lib/casemate")
