@@ -13,7 +13,7 @@ import datetime as dt
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +23,13 @@ from casemate.errors import (
     ArgumentError,
     CasemateError,
 )
-from casemate.formats.imgdb import DbVib
+from casemate.formats.imgdb import DbVib, ImageDb, parse_imgdb, write_imgdb
 from casemate.formats.vib import parse_vib
 from casemate.kernel.accounts import Session
 from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.boot.component import read_component
 from casemate.kernel.boot.loader import read_revocations, read_trust, read_waivers
+from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
 from casemate.kernel.imagestate import Image, Images
 from casemate.kernel.layers import Layers
@@ -51,6 +52,8 @@ from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level, level_from_name
 from casemate.policy.newimage import mark_of, unchecked_marks
 
+LIVE: Final = "live.tgz"
+"""File beside the record of the boot: an image database of the VIBs installed live since."""
 DATES: Final = "software.install-dates"
 """Name in the store: JSON, VIB id to the date it was installed."""
 ACTIONS: Final = ("install", "update", "remove", "profile-install", "profile-update")
@@ -179,26 +182,41 @@ class Software:
     def _goes_live(self, plan: Plan, request: s.SoftwareChange) -> bool:
         """Tell whether the change can also be made without a restart."""
         change, base = plan.change, plan.situation.base
-        names = self._layers.names()
+        live = {vib.descriptor.vib_id for vib in self._live()}
         level = Level(plan.situation.running.database.profile.acceptance_level)
-        owned = {vib.descriptor.vib_id: set(vib.files.values()) for vib in base.database.vibs}
-        active = {vib.descriptor.vib_id for vib in plan.situation.running.database.vibs} | {
-            vib_id for vib_id, files in owned.items() if files and files <= names
-        }
+        active = {*plan.situation.running.database.profile.vib_ids, *live}
         return (
             change.live
             and not request.no_live_install
             and not any(one.unchecked for one in plan.packages.values())
             and all(level.admits(one.verdict.level) for one in plan.packages.values())
-            and active == set(owned)
-            and all(owned[one.vib_id] <= names for one in change.removed)
+            and active == set(base.database.profile.vib_ids)
+            and all(one.vib_id in live for one in change.removed)
             and all(payload.type == "erofs" for one in change.installed for payload in one.payloads)
         )
 
+    def _live(self) -> list[DbVib]:
+        """Return the VIBs that were installed live in this boot and still are in use."""
+        path = self._home.boot_record / LIVE
+        if not path.exists():
+            return []
+        names = self._layers.names()
+        return [
+            v for v in parse_imgdb(path.read_bytes()).vibs if names.issuperset(v.files.values())
+        ]
+
+    def _note_live(self, vibs: Sequence[DbVib]) -> None:
+        profile = self._images.running().database.profile
+        ids = tuple(vib.descriptor.vib_id for vib in vibs)
+        database = ImageDb(replace(profile, vib_ids=ids), tuple(vibs))
+        write_file(self._home.boot_record / LIVE, write_imgdb(database))
+
     async def _take_live(self, plan: Plan) -> None:
         """Measure the new VIBs, then mount them; take away those that they replace."""
-        for one in plan.situation.base.database.vibs:
+        kept = self._live()
+        for one in tuple(kept):
             if one.descriptor in plan.change.removed:
+                kept.remove(one)
                 for name in one.files.values():
                     await asyncio.to_thread(self._layers.remove, name)
                     self._stream.retract(ComponentFact, name)
@@ -237,17 +255,15 @@ class Software:
                 finally:
                     os.close(sealed.descriptor)
                 self._stream.publish(fact)
+        self._note_live([*kept, *new])
 
     def _describe(self, image: Image, dates: Mapping[str, str]) -> s.SoftwareReply:
         profile = image.database.profile
         judge = self._judge(Level(profile.acceptance_level))
         marks = unchecked_marks(image.config.kernelopt)
         vibs = list(image.database.vibs)
-        if not image.next and (live := self._layers.names()):
-            staged = self._images.upcoming().database.vibs
-            added = [one for one in staged if one.files and live.issuperset(one.files.values())]
-            replaced = {one.descriptor.name for one in added}
-            vibs = [one for one in vibs if one.descriptor.name not in replaced] + added
+        if not image.next:
+            vibs += self._live()
         rows = tuple(
             describe(
                 vib,
