@@ -109,12 +109,13 @@ class Statistics:
         )
         cpu, memory = self._scheduler.view_cpu(), self._scheduler.view_memory()
         now = self._clock()
-        self._history.keep({HOST, *(fact.vm for fact in self._inventory.vms())})
+        known = {fact.vm: fact for fact in self._inventory.vms()}
+        self._history.keep({HOST, *known})
         sums: dict[str, int] = {}
         for vm, found in disks.items():
-            fact = self._inventory.vm(vm)
-            metered = self._scheduler.metered.get(vm)
-            if fact.power is not PowerState.POWERED_ON or metered is None:
+            # While the disks were asked, a VM may have been stopped and even forgotten.
+            fact, metered = known.get(vm), self._scheduler.metered.get(vm)
+            if fact is None or fact.power is not PowerState.POWERED_ON or metered is None:
                 continue
             before = self._before.get(vm)
             self._before[vm] = _Before(now, metered.totals, found)

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from tests.kernel.resources.lab import HALT, Lab
 
+from casemate.calls.statistics import QueryLoad, QueryStats
 from casemate.errors import AdmissionError, ArgumentError
+from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.pools import Settings
-from casemate.machine.facts import Allocation
+from casemate.machine.facts import Allocation, PoolFact
 
 pytestmark = [pytest.mark.host, pytest.mark.guest]
 
@@ -110,7 +112,9 @@ def test_a_limit_holds_and_an_idle_guest_lends_what_it_does_not_use(lab: Lab) ->
             lab.add("limited", sched_cpu_max="250")
             lab.add("idle", HALT, sched_cpu_shares="high", sched_cpu_min="500")
             await shares_of(lab, "limited", "idle")
+            await lab.statistics.sample()
             got = await lab.measure(SECONDS)
+            await lab.statistics.sample()
             assert got["idle"] < POINTS
             check({"limited": got["limited"]}, lab.entitled(), of=100.0)
             assert lab.entitled()["limited"] == 25.0
@@ -119,8 +123,32 @@ def test_a_limit_holds_and_an_idle_guest_lends_what_it_does_not_use(lab: Lab) ->
             decisions = lab.scheduler.decisions.about(vm, 10)
             assert dict(decisions[-1].outcome)["quota_us"] == 25_000
             assert dict(decisions[-1].inputs)["limit"] == 250
+            await check_statistics(lab, vm)
 
     play(story())
+
+
+async def check_statistics(lab: Lab, vm: str) -> None:
+    """What the sampler says of a VM at its limit of 250 MHz."""
+    query = lab.statistics.handlers()[QueryStats]
+    reply = await query(QueryStats("", vm), LOCAL_ROOT)
+    values = {series.counter: series.values[-1] for series in reply.series}
+    assert abs(values["cpu.usagemhz.average"] - 250) < 10 * POINTS
+    assert values["cpu.maxlimited.summation"] > 500 * SECONDS
+    assert values["cpu.readiness.average"] < 2000
+    assert values["cpu.entitlement.latest"] == 250
+    assert values["disk.read.average"] >= 0
+    usage = lab.inventory.vm(vm).usage
+    assert usage.cpu_entitlement_mhz == usage.cpu_static_mhz == 250
+    assert usage.cpu_demand_mhz > 900, "it wants all it can get"
+    root = next(fact for fact in lab.stream.facts() if isinstance(fact, PoolFact))
+    assert abs(root.cpu_usage.usage - 250) < 10 * POINTS
+    assert root.cpu_usage.reservation_used == 500
+    host = await query(QueryStats("", "ha-host", ("cpu.usagemhz.average",)), LOCAL_ROOT)
+    assert [series.counter for series in host.series] == ["cpu.usagemhz.average"]
+    assert len(host.times) == len(host.series[0].values) == 2
+    load = await lab.statistics.handlers()[QueryLoad](QueryLoad(""), LOCAL_ROOT)
+    assert {seen.vm: seen.quota_us for seen in load.vms}[vm] == 25_000
 
 
 def test_what_the_host_cannot_reserve_does_not_start_and_says_the_numbers(lab: Lab) -> None:
