@@ -64,7 +64,7 @@ SYSCTLS: Final = (
 )
 """The baseline. A value that is stricter already is left."""
 
-_BETTER: Final = {"vm.mmap_rnd_bits": 32, "kernel.kptr_restrict": 2}
+_BETTER: Final = {"vm.mmap_rnd_bits": 32}
 """What is set where a value is changed at all: the strictest that costs nothing."""
 
 CPUINFO: Final = "/proc/cpuinfo"
