@@ -1,0 +1,88 @@
+"""A whole host and a whole verifier: enrolled, trusted, updated options found, and an agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.host.conftest import COMMAND, TestHost
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+
+Run = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def verifier(tmp_path: Path, host: TestHost) -> Iterator[Run]:
+    """A verifier in a process of its own; returns what runs its commands."""
+    state = tmp_path / "v"
+
+    def run(*arguments: str) -> tuple[int, Any]:
+        ran = subprocess.run(
+            [str(COMMAND), "verifier", *arguments, "--state", str(state), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Traceback" not in ran.stderr, ran.stderr
+        return ran.returncode, json.loads(ran.stdout)
+
+    trust = str(host.home / "trust")
+    status, told = run("up", "--detach", "--port", "0", "--address", "127.0.0.1", "--trust", trust)
+    assert status == 0
+    assert told["password"]
+    yield run
+    assert run("down")[0] == 0
+
+
+def until(run: Run, name: str, state: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while True:
+        found: dict[str, Any] = run("show", name)[1]
+        if found["state"] == state or time.monotonic() > deadline:
+            assert found["state"] == state, found["verdict"]
+            return found
+        time.sleep(0.5)
+
+
+def test_a_host_is_enrolled_trusted_and_found_when_it_boots_something_else(
+    host: TestHost, verifier: Run, tmp_path: Path
+) -> None:
+    host.up("--no-demo")
+    assert verifier("reference", "add", str(host.home / "reference.json"))[0] == 0
+    address = f"127.0.0.1:{host.port}"
+    status, told = verifier("enroll", address, "--name", "box", "--cadence", "2")
+    assert (status, told["state"]) == (0, "pending")
+    assert verifier("approve", "box")[0] == 0
+    good = until(verifier, "box", "trusted")
+    assert good["round"]["result"]["sections"]["vibs"] == "affirming"
+    assert verifier("token", "box")[1]["allowed"] is True
+    assert verifier("reference", "check", str(host.home / "reference.json"))[0] == 0
+
+    status, told = verifier("enroll", "pushed", "--push")
+    secret = {**os.environ, "CASEMATE_AGENT_SECRET": told["token"]}
+    running = json.loads((tmp_path / "v" / "running.json").read_text())
+    agent = subprocess.run(
+        [str(COMMAND), "agent", "--verifier", f"https://localhost:{running['port']}", "--ca",
+         str(tmp_path / "v" / "tls" / "rui.crt"), "--host", address, "--once", "--json"],
+        capture_output=True, text=True, timeout=60, check=False, env=secret,
+    )  # fmt: skip
+    assert agent.returncode == 2
+    assert "enrolled as box" in agent.stdout + agent.stderr
+
+    host.casemate("down", "--force")
+    cfg = host.bank / "boot.cfg"
+    cfg.write_text(cfg.read_text().replace("kernelopt=", "kernelopt=debug=1 ", 1))
+    status, told = host.casemate("up", "--no-demo", "--port", address.partition(":")[2])
+    assert (status, told["attestation"]) == (1, "untrusted")
+    bad = until(verifier, "box", "failed-latched")
+    assert "boot-option-changed" in {one["code"] for one in bad["round"]["result"]["findings"]}
+    assert verifier("token", "box")[1]["allowed"] is False
+    assert verifier("audit")[0] == 0
