@@ -252,9 +252,10 @@ def test_a_saved_memory_that_was_damaged_is_named_and_the_vm_stays_suspended(on)
     on(body)
 
 
-def test_a_uefi_machine_has_its_own_variables(on):
+@pytest.mark.parametrize("secure", ["TRUE", "FALSE"])
+def test_a_uefi_machine_has_its_own_variables(on, secure):
     async def body(host: Host) -> None:
-        vm = await make(host, firmware="efi")
+        vm = await make(host, firmware="efi", extra=(("uefi.secureBoot.enabled", secure),))
         await host.ask(m.PowerOn("", vm))
         assert await host.cells.status(vm) == "running"
         assert "one.nvram" in host.files("one")

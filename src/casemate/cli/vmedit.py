@@ -26,6 +26,7 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     create.add_argument("--memory", default="256M", help="default: 256M")
     create.add_argument("--firmware", choices=("bios", "efi"), default="bios")
     create.add_argument("--secure-boot", action="store_true", help="efi: start signed code only")
+    create.add_argument("--vtpm", action="store_true", help="a TPM 2.0 for the guest")
     create.add_argument("--guest", default="otherguest", help="guest id (default: otherguest)")
     create.add_argument("--nic", action="append", default=[], metavar="NETWORK")
     create.set_defaults(func=_create)
@@ -61,7 +62,8 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _create(options: argparse.Namespace) -> int:
-    extra = (("uefi.secureBoot.enabled", "TRUE"),) if options.secure_boot else ()
+    wanted = {"uefi.secureBoot.enabled": options.secure_boot, "vtpm.present": options.vtpm}
+    extra = tuple((name, "TRUE") for name, given in wanted.items() if given)
     config = VmConfig(
         name=options.name,
         uuid="",
