@@ -20,6 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from casemate.hostd.app import make_app
+from casemate.hostd.http import Protocol
 from casemate.hostd.kernelclient import SocketLink
 from casemate.hostd.world import Endpoint
 
@@ -59,7 +60,7 @@ def make_server(app: Starlette, context: ssl.SSLContext) -> uvicorn.Server:
     """Return the HTTP server."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Protocol,
         ws="none",
         loop="asyncio",
         log_config=None,

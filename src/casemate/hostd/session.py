@@ -55,6 +55,7 @@ class Session:
     peer: str
     agent: str
     calls: int = 0
+    running: int = 0
     own: dict[MoRef, Own] = field(default_factory=dict)
 
     def new_id(self) -> str:

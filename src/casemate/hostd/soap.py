@@ -26,6 +26,12 @@ BODY_SECONDS = 30.0
 START_SECONDS = 10.0
 """How long a call waits for the kernel's first facts."""
 
+CALL_SECONDS = 120.0
+"""How long a call may take that does not wait for changes: the kernel answers within half of it."""
+
+CALLS_AT_ONCE = 40
+"""Calls of one session at once: a page or a pool of connections needs a dozen."""
+
 GZIP_SIZE = 16 << 10
 """Bytes from which on an answer is compressed: below, it costs more than it saves."""
 
@@ -176,8 +182,29 @@ class SoapEndpoint:
 
 async def run(served: Served, context: Context, receive: Receive) -> Value:
     """Run the handler; one that waits ends when its client goes away. Raises GoneError."""
-    if not served.waits:
-        return await served.handler(context)
+    session = context.session
+    if session is None:
+        return await _within(served, context)
+    if session.running >= CALLS_AT_ONCE:
+        raise LimitError(f"a session may make {CALLS_AT_ONCE} calls at once")
+    session.running += 1
+    try:
+        if served.waits:
+            return await _wait(served, context, receive)
+        return await _within(served, context)
+    finally:
+        session.running -= 1
+
+
+async def _within(served: Served, context: Context) -> Value:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            return await served.handler(context)
+    except TimeoutError:
+        raise faults.system_error("the call took too long") from None
+
+
+async def _wait(served: Served, context: Context, receive: Receive) -> Value:
     work = asyncio.ensure_future(served.handler(context))
     gone = asyncio.ensure_future(receive())
     try:

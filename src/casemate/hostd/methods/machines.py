@@ -85,6 +85,8 @@ async def _rename(context: Context) -> Value:
 async def _destroy(context: Context) -> Value:
     if context.this.type == "ResourcePool":
         context.reader.allow(context.this, pools.RemovePool.privilege)
+        if context.this == ROOT_POOL:
+            raise unsupported("The root pool is the host itself.")
         request = pools.RemovePool(context.who.handle, context.this.value, WHY)
         await context.link.ask(request, Empty)
         await context.replica.until(lambda: not context.reader.exists(context.this))

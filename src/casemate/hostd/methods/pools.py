@@ -56,7 +56,9 @@ async def _create(context: Context) -> Value:
 async def _update_pool(context: Context, ref: MoRef, spec: Obj | None, name: str | None) -> None:
     context.reader.require(ref)
     context.reader.allow(ref, c.UpdatePool.privilege)
-    pool = context.replica.world.pools[ref.value]
+    pool = context.replica.world.pools.get(ref.value)
+    if pool is None:
+        raise faults.not_found(ref)
     cpu: Allocation | None = None
     memory: Allocation | None = None
     if spec is not None:
