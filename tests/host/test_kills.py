@@ -14,8 +14,8 @@ from tests.host.conftest import COMMAND, TestHost, descendants, left_behind
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
-KERNEL = "-m casemate.kernel "
-HOSTD = "-m casemate.hostd"
+KERNEL = "kernel.enter kernel"
+HOSTD = "kernel.enter hostd"
 
 
 def until(true: Callable[[], bool], seconds: float = 20) -> None:
