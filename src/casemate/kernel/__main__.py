@@ -151,7 +151,7 @@ async def serve(settings: Settings, home: Home) -> None:
     accelerator = await probing
     accounts = Accounts(store, time.time)
     capacity = capacity_of(
-        hardware.cpu_mhz, hardware.threads, hardware.memory_size, accelerator.name
+        hardware.cpu_mhz, hardware.cores, hardware.memory_size, accelerator.name
     )
     pools = Pools(store, stream, inventory, capacity)
     kernel = Kernel(

@@ -46,9 +46,12 @@ class Capacity:
     accelerator: str
 
 
-def capacity_of(core_mhz: int, threads: int, memory: int, accelerator: str) -> Capacity:
-    """Return what a machine has for VMs once the host itself has its part."""
-    cpu = core_mhz * threads * (100 - HOST_CPU_PERCENT) // 100
+def capacity_of(core_mhz: int, cores: int, memory: int, accelerator: str) -> Capacity:
+    """Return what a machine has for VMs once the host itself has its part.
+
+    Whole cores are promised, as vSphere does: a second thread of a core adds much less than one.
+    """
+    cpu = core_mhz * cores * (100 - HOST_CPU_PERCENT) // 100
     return Capacity(cpu, core_mhz, max(0, memory - minimum_free(memory) - HOST_MEMORY), accelerator)
 
 
