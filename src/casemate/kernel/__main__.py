@@ -150,9 +150,7 @@ async def serve(settings: Settings, home: Home) -> None:
     cgroups = detect(settings.identifier)
     accelerator = await probing
     accounts = Accounts(store, time.time)
-    capacity = capacity_of(
-        hardware.cpu_mhz, hardware.cores, hardware.memory_size, accelerator.name
-    )
+    capacity = capacity_of(hardware.cpu_mhz, hardware.cores, hardware.memory_size, accelerator.name)
     pools = Pools(store, stream, inventory, capacity)
     kernel = Kernel(
         store,
