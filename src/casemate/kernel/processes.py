@@ -13,6 +13,8 @@ from casemate.policy.processaudit import ProcessTexts
 
 NAMESPACES: Final = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CHUNK: Final = 1 << 16
+_KERNEL_THREAD: Final = 0x00200000
+"""PF_KTHREAD: a thread of Linux itself. No program can give itself this flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,16 @@ def processes(proc: Path = Path("/proc")) -> Iterator[Process]:
 
 
 def process(pid: int, proc: Path = Path("/proc")) -> Process | None:
-    """Return one process; None when it is gone or has ended."""
+    """Return one process; None when it is gone, has ended, or is a thread of Linux itself.
+
+    Those are seen where the host has the machine to itself; they run no program.
+    """
     try:
         fields = _read(proc, pid, "stat").rpartition(b")")[2].split()
         uid = _uid(proc, pid)
     except OSError:
         return None
-    if fields[0] in (b"Z", b"X"):
+    if fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
         return None
     return Process(pid, int(fields[1]), uid, int(fields[19]))
 
