@@ -17,6 +17,7 @@ from typing import Final
 
 from casemate.errors import AcceptanceError, HostError
 from casemate.formats.descriptor import Descriptor
+from casemate.formats.erofs import ErofsImage
 from casemate.kernel.boot.elfcheck import LayerJudge
 from casemate.kernel.boot.layers import EROFS_MAGIC, magic_of
 from casemate.kernel.sys import mounts
@@ -63,7 +64,7 @@ class Layers:
                 LayerJudge(self._waivers()) as judge,
             ):
                 found = tuple(_walk(top, descriptor.vib_id))
-                judge.submit(top, level, descriptor.vib_id)
+                judge.submit(top, level, descriptor.vib_id, ErofsImage(memoryview(image)))
                 judge.conclude()
                 return found
         finally:
