@@ -113,7 +113,7 @@ def resources(
         time.monotonic,
     )
     statistics = Statistics(inventory, pools, scheduler, control, time.time, boot_time)
-    kernel.add(PoolCalls(pools, scheduler, inventory).handlers())
+    kernel.add(PoolCalls(pools, scheduler, inventory, kernel.check).handlers())
     kernel.add(statistics.handlers())
     return scheduler, statistics
 

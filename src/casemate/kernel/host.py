@@ -99,6 +99,10 @@ class Kernel:
         """Decide about privileges by ``check(session, privilege, request)`` from now on."""
         self._check = check
 
+    def check(self, session: Session, privilege: str, request: object) -> None:
+        """Raise PermissionDeniedError unless the session may do so to what ``request`` names."""
+        self._check(session, privilege, request)
+
     def watch(self, findings: Callable[[], tuple[Finding, ...]]) -> None:
         """Ask this for findings whenever somebody asks for the status."""
         self._watchers.append(findings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -36,10 +36,28 @@ TRIALS: Final = 64
 _KINDS: Final = ("power-on", "power-off", "set", "create", "move", "remove", "resize")
 
 
-class PoolCalls:
-    """The handlers."""
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where something is moved to, as the checks of privileges see it."""
 
-    def __init__(self, pools: Pools, scheduler: Scheduler, inventory: Inventory) -> None:
+    pool: str
+
+
+class PoolCalls:
+    """The handlers. ``check`` refuses what a session may not do to what a request names.
+
+    Whoever moves something needs the privilege where it comes from, which was checked before, and
+    where it goes to.
+    """
+
+    def __init__(
+        self,
+        pools: Pools,
+        scheduler: Scheduler,
+        inventory: Inventory,
+        check: Callable[[Session, str, object], None],
+    ) -> None:
+        self._check = check
         self._pools = pools
         self._scheduler = scheduler
         self._inventory = inventory
@@ -78,12 +96,14 @@ class PoolCalls:
         self._pools.publish()
         return Empty()
 
-    async def _move(self, request: c.MovePool, _: Session) -> Empty:
+    async def _move(self, request: c.MovePool, session: Session) -> Empty:
+        self._check(session, c.MovePool.privilege, Destination(request.parent))
         self._pools.move(request.pool, request.parent)
         self._pools.publish()
         return Empty()
 
-    async def _assign(self, request: c.AssignVm, _: Session) -> Empty:
+    async def _assign(self, request: c.AssignVm, session: Session) -> Empty:
+        self._check(session, c.AssignVm.privilege, Destination(request.pool))
         self._pools.assign(request.vm, request.pool)
         self._pools.publish()
         return Empty()

@@ -12,7 +12,12 @@ import pytest
 from tests.kernel.resources.fakes import FakeGroups, FakeQmp
 
 from casemate.calls import pools as c
-from casemate.errors import AdmissionError, ArgumentError, NotFoundError
+from casemate.errors import (
+    AdmissionError,
+    ArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.ballooning import Balloons
 from casemate.kernel.decisions import Decisions
@@ -60,7 +65,12 @@ class World:
             lambda: self.now,
             lambda: self.memory,
         )
-        self.calls = PoolCalls(self.pools, self.scheduler, self.inventory)
+        self.forbidden = ""
+        self.calls = PoolCalls(self.pools, self.scheduler, self.inventory, self.check)
+
+    def check(self, _session: object, privilege: str, request: object) -> None:
+        if getattr(request, "pool", "") == self.forbidden:
+            raise PermissionDeniedError("no", privilege=privilege)
 
     def ask(self, request: Any) -> Any:
         return asyncio.run(self.calls.handlers()[type(request)](request, LOCAL_ROOT))
@@ -130,6 +140,19 @@ def test_a_refused_change_leaves_the_tree_as_it_was(world: World) -> None:
     with pytest.raises(ArgumentError):
         world.pools.move(fixed, fixed)
     assert world.pools.pools() == before
+
+
+def test_nothing_is_moved_into_a_pool_of_somebody_else(world: World) -> None:
+    theirs = world.pools.create("ha-root-pool", "theirs", OPEN)
+    mine = world.pools.create("ha-root-pool", "mine", OPEN)
+    vm = world.add("one")
+    world.forbidden = theirs
+    for request in (c.AssignVm("", vm, theirs), c.MovePool("", mine, theirs)):
+        with pytest.raises(PermissionDeniedError):
+            world.ask(request)
+    assert world.inventory.vm(vm).pool == "ha-root-pool"
+    world.ask(c.AssignVm("", vm, mine))
+    assert world.inventory.vm(vm).pool == mine
 
 
 @pytest.mark.parametrize("name", ["", "a" * 81, "two\nlines"])
