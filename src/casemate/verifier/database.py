@@ -162,6 +162,7 @@ class Sqlite:
 class _PostgresTransaction:
     def __init__(self, connection: Any) -> None:  # noqa: ANN401 (psycopg is optional)
         self._cursor = connection.cursor()
+        self._now = 0.0
 
     def all(self, sql: str, *values: object) -> list[Row]:
         self._cursor.execute(sql.replace("?", "%s"), values)
@@ -180,8 +181,10 @@ class _PostgresTransaction:
         self._cursor.executemany(sql.replace("?", "%s"), rows)
 
     def now(self) -> float:
-        row = self.one("SELECT extract(epoch FROM clock_timestamp())::double precision")
-        return float(row[0]) if row else 0.0
+        if not self._now:  # asked once: a transaction takes milliseconds
+            row = self.one("SELECT extract(epoch FROM clock_timestamp())::double precision")
+            self._now = float(row[0]) if row else 0.0
+        return self._now
 
 
 class Postgres:

@@ -45,6 +45,9 @@ DUE_FACTOR = 3
 
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", re.ASCII)
 
+THINNING = 0.1
+"""Share of the rounds after which old ones are thinned out."""
+
 RACES = 8
 """Tries to write a result down while others write to the same host."""
 
@@ -156,7 +159,8 @@ class Ledger:
                 outcome.reply,
             ),
         )
-        store.thin_out(step, host.name)
+        if self._random.random() < THINNING:
+            store.thin_out(step, host.name)
 
     def _alarm(self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord) -> None:
         if taken.record.state is before.state:

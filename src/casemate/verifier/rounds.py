@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import EvidenceReply, Quote
@@ -162,17 +162,18 @@ class Rounds:
         findings = judged.appraisal.findings
         kind = _OUTCOMES[judged.appraisal.verdict] if _FAULT not in findings else Outcome.FAULT
         codes = frozenset(finding.code for finding in findings)
+        elapsed = time.perf_counter() - attempt.started
         launched = (
             c.manifest.launched for c in attempt.candidates if c.identifier == judged.reference
         )
         finished = Finished(
             judged,
             claim if identity else "",
-            Result(kind, begun, self._now(), attempt.version, codes),
+            Result(kind, begun, begun + timedelta(seconds=elapsed), attempt.version, codes),
             attempt.nonce,
             body,
             any(launched),
-            (time.perf_counter() - attempt.started) * 1000,
+            elapsed * 1000,
         )
         self._ledger.count(kind.value)
         return self._ledger.write(attempt.host, finished)
