@@ -155,6 +155,9 @@ class Auditor:
 
     def _findings(self, subject: Subject) -> tuple[Finding, ...]:
         if subject.domain is None:
+            # Threads of Linux itself have no memory of their own.
+            if read_texts(subject.process.pid) is None:
+                return ()
             return (
                 Finding(
                     "process-unknown",

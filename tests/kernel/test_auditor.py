@@ -1,0 +1,117 @@
+"""The auditor knows every process of a host, acts on what it sees twice, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+
+import pytest
+
+from casemate.errors import Finding
+from casemate.kernel import auditor as a
+from casemate.kernel.processes import Process, process, processes
+from casemate.machine import domains
+from casemate.machine.planaudit import UID_BASE
+from casemate.machine.processplan import APP_UID, HOSTD_UID, TPM_UID
+
+KERNEL = os.getpid()
+
+
+def identified(uid: int, pid: int = 500, parent: int = 1, *others: Process) -> a.Subject:
+    one = Process(pid, parent, uid, 7)
+    return a._identify(one, {other.pid: other for other in (one, *others)}, None)
+
+
+@pytest.mark.parametrize(
+    ("subject", "name", "domain"),
+    [
+        (identified(0, 1, 0), "init", domains.SUPER),
+        (identified(0, KERNEL), "kernel", domains.SUPER),
+        (identified(0, 500, KERNEL), "starting", domains.SUPER),
+        (identified(0, 501, 500, Process(500, KERNEL, 0, 7)), "starting", domains.SUPER),
+        (identified(HOSTD_UID), "hostd", domains.HOSTD),
+        (identified(TPM_UID), "swtpm", domains.TPM),
+        (identified(APP_UID), "app", domains.APP),
+        (identified(UID_BASE + 5), "starting VM", domains.VM),
+        (identified(0, 500, 0), "process 500", None),
+        (identified(0, 501, 500, Process(500, 1, 1000, 7)), "process 501", None),
+        (identified(1000), "process 500", None),
+    ],
+)
+def test_each_process_is_known_by_who_it_is_and_who_started_it(subject, name, domain):
+    assert (subject.name, subject.domain) == (name, domain)
+
+
+class Watched(a.Auditor):
+    """An auditor whose eyes are told what to see, and whose hands only note."""
+
+    def __init__(self, subject: a.Subject, *seen: tuple[Finding, ...]) -> None:
+        self.measured: list[str] = []
+        self.stopped: list[str] = []
+        super().__init__(lambda: (), self.note_measured, self.note_stopped)
+        self._subject, self._seen = subject, list(seen)
+
+    async def note_measured(self, text: str) -> None:
+        self.measured.append(text)
+
+    async def note_stopped(self, vm: str) -> None:
+        self.stopped.append(vm)
+
+    def subjects(self) -> tuple[a.Subject, ...]:
+        return (self._subject,)
+
+    def _findings(self, subject: a.Subject) -> tuple[Finding, ...]:
+        assert subject is self._subject
+        return self._seen.pop(0) if self._seen else ()
+
+    def look_at(self) -> None:
+        for subject, found in self._suspects(self.subjects()):
+            asyncio.run(self._confirm(subject, found))
+
+
+CELL = a.Subject(Process(500, 1, UID_BASE, 7), "VM 1", domains.VM, "1")
+BAD = Finding("process-alias", "VM 1", "code was written", "end it")
+OTHER = Finding("process-identity", "VM 1", "another user", "end it")
+
+
+def test_what_is_seen_once_was_a_start():
+    watched = Watched(CELL, (BAD,), ())
+    watched.look_at()
+    assert (watched.findings(), watched.measured, watched.stopped) == ((), [], [])
+
+
+def test_what_is_seen_twice_is_measured_and_ends_the_cell_once():
+    watched = Watched(CELL, (BAD,), (BAD, OTHER), (BAD,), (BAD,))
+    watched.look_at()
+    watched.look_at()
+    assert watched.findings() == (BAD,)
+    assert watched.measured == ["hardeningViolation = process-alias VM 1: code was written"]
+    assert watched.stopped == ["1"]
+
+
+def test_a_domain_that_only_warns_is_left_running():
+    init = a.Subject(Process(1, 0, 0, 7), "init", domains.SUPER)
+    watched = Watched(init, (BAD,), (BAD,))
+    watched.look_at()
+    assert len(watched.measured) == 1
+    assert watched.stopped == []
+
+
+def test_a_measured_violation_has_a_bounded_length():
+    text = a.option_text(Finding("process-alias", "VM 1", "x" * 9999, ""))
+    assert len(text) <= 300
+
+
+def test_processes_are_read_and_those_that_ended_are_not_there():
+    child = subprocess.Popen(["/bin/sleep", "9"])
+    try:
+        found = process(child.pid)
+        assert found is not None
+        assert (found.parent, found.uid) == (os.getpid(), os.getuid())
+        assert child.pid in {one.pid for one in processes()}
+    finally:
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process(child.pid) is None
+    child.wait()
