@@ -19,6 +19,9 @@ MHZ = 1_000_000
 LONG_MODE = "--1-:----:----:----:----:----:----:----"
 """CPUID 0x80000001 EDX with the bit that says 64-bit (libvirt reads it); the rest is not told."""
 
+UNTOLD = ":".join(["----"] * 8)
+"""A CPUID register of which no bit is told; libvirt needs all four of them to be there."""
+
 _LONG_MODE_LEVEL = -0x7FFFFFFF
 
 _JUDGE = "A host does not judge itself: ask a verifier (casemate attest)."
@@ -185,7 +188,16 @@ def _hardware(scope: Scope, _key: str) -> Obj:
         memorySize=host.memory_size,
         numaInfo=Obj("HostNumaInfo", type="NUMA", numNodes=host.numa_nodes),
         smcPresent=False,
-        cpuFeature=(Obj("HostCpuIdInfo", level=_LONG_MODE_LEVEL, edx=LONG_MODE),),
+        cpuFeature=(
+            Obj(
+                "HostCpuIdInfo",
+                level=_LONG_MODE_LEVEL,
+                eax=UNTOLD,
+                ebx=UNTOLD,
+                ecx=UNTOLD,
+                edx=LONG_MODE,
+            ),
+        ),
     )
 
 
