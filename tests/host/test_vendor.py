@@ -1,0 +1,165 @@
+"""The life of a driver VIB by an outside vendor, from its directory to its end, on a real host."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.host.conftest import COMMAND, TestHost
+
+from casemate.testing.pki import Identity, issue
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+
+RECIPE = """
+name = "acme-net"
+version = "{version}"
+vendor = "ACM"
+summary = "Network driver for ACME cards"
+level = "partner"
+release-date = 2026-06-01T00:00:00Z
+depends = ["casemate-kernel >= 0.1"]
+tags = ["driver"]
+live-install = {live}
+live-remove = {live}
+"""
+
+
+class Vendor:
+    """Has a directory, a signing key below a partner CA, and the command line."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.authority = issue("ACME CA", authority=True)
+        self.key = issue("ACME VIB Signing", self.authority)
+        (place / "ca.pem").write_bytes(self.authority.pem)
+        driver = place / "root/usr/lib/vmware/acme"
+        driver.mkdir(parents=True)
+        (driver / "driver.py").write_text("NAME = 'acme'\n")
+
+    def casemate(self, *words: str) -> str:
+        ran = subprocess.run(
+            [str(COMMAND), *words],
+            cwd=self.place,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def vib(self, version: str, *, live: bool = False, key: Identity | None = None) -> Path:
+        """Build and sign a version, as the README says."""
+        signer = key or self.key
+        (self.place / "acme.toml").write_text(
+            RECIPE.format(version=version, live=str(live).lower())
+        )
+        (self.place / "acme.pem").write_bytes(signer.pem)
+        (self.place / "acme.key").write_bytes(signer.key_pem)
+        file = self.place / f"{version}.vib"
+        self.casemate("vib", "build", "root", "--toml", "acme.toml", "--out", str(file))
+        self.casemate("vib", "sign", str(file), "--key", "acme.key", "--cert", "acme.pem")
+        return file
+
+
+def esxcli(host: TestHost, *words: str) -> tuple[int, Any, str]:
+    """Return status, parsed JSON and what was said on standard error."""
+    ran = subprocess.run(
+        [
+            str(COMMAND.with_name("esxcli")),
+            *("--home", str(host.home), "--formatter", "json"),
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in ran.stderr
+    return ran.returncode, json.loads(ran.stdout) if ran.stdout else None, ran.stderr
+
+
+def install(host: TestHost, file: Path, *words: str) -> tuple[int, Any, str]:
+    return esxcli(host, "software", "vib", "install", "-v", str(file), *words)
+
+
+def installed(host: TestHost) -> dict[str, str]:
+    status, rows, _ = esxcli(host, "software", "vib", "list")
+    assert status == 0
+    assert list(rows[0]) == [
+        *("Name", "Version", "Vendor", "AcceptanceLevel", "InstallDate", "Platforms")
+    ]
+    return {row["Name"]: row["Version"] for row in rows}
+
+
+def restart(host: TestHost, bank: str) -> dict[str, Any]:
+    """Restart; the reference of the image that boots next was made before."""
+    assert host.casemate("image", "reference", "--bank", str(host.home / bank))[0] == 0
+    assert host.casemate("down")[0] == 0
+    told = host.up("--no-demo")
+    assert (told["bank"], told["attestation"]) == (bank, "trusted")
+    return told
+
+
+def test_a_drivers_whole_life(host: TestHost, tmp_path: Path) -> None:
+    vendor = Vendor(tmp_path)
+    first = vendor.vib("1.0.0-1", live=True)
+    host.up("--no-demo")
+
+    status, _, said = install(host, first)
+    assert status == 1
+    assert "Could not find a trusted signer" in said
+    assert "acme-net" not in installed(host)
+
+    # The host's owner trusts the vendor's CA, for partner VIBs; the next boot measures that.
+    added = host.casemate("trust", "add", str(tmp_path / "ca.pem"), "--level", "partner")
+    assert added[0] == 0
+    status, told, said = install(host, first)
+    assert status == 0, said
+    assert told[0]["RebootRequired"] is False
+    assert installed(host)["acme-net"] == "1.0.0-1"
+    status, module, _ = esxcli(host, "system", "module", "get", "-m", "acmenet")
+    assert status == 0
+    assert (module["SignedStatus"], module["ContainingVIB"]) == ("Signed", "acme-net")
+    assert "ACME VIB Signing" in module["SignatureIssuer"]
+    status, verdict = host.attest()
+    assert (status, verdict["verdict"]) == (1, "untrusted")
+    assert "acmenet.v00" in {f["component"].partition(" ")[0] for f in verdict["findings"]}
+
+    status, told, said = install(host, vendor.vib("1.1.0-1"))
+    assert status == 0, said
+    assert told[0]["RebootRequired"] is True
+    assert installed(host)["acme-net"] == "1.0.0-1"
+    told = restart(host, "altbootbank")
+    row = next(row for row in told["components"] if row["file"] == "acmenet.v00")
+    assert "ACME VIB Signing" in str(row)
+    assert installed(host)["acme-net"] == "1.1.0-1"
+    status, verified, _ = esxcli(host, "software", "vib", "signature", "verify")
+    assert status == 0
+    assert {row["SignatureVerification"] for row in verified} == {"Succeeded"}
+
+    assert host.casemate("boot", "rollback")[0] == 0
+    restart(host, "bootbank")
+    assert "acme-net" not in installed(host)
+
+    assert install(host, vendor.vib("1.2.0-1"))[0] == 0
+    revoked = host.casemate(
+        *("trust", "revoke", "--certificate", str(tmp_path / "acme.pem")),
+        *("--reason", "key lost"),
+    )
+    assert revoked[0] == 0
+    for words in ((), ("--force",), ("--no-sig-check",)):
+        status, _, said = install(host, vendor.vib("1.3.0-1"), *words)
+        assert status == 1
+        assert "is revoked: key lost" in said
+    # The staged image has a revoked VIB: the boot refuses it by name and falls back.
+    assert host.casemate("down")[0] == 0
+    reference = ("image", "reference", "--bank", str(host.home / "bootbank"))
+    assert host.casemate(*reference)[0] == 0
+    told = host.up("--no-demo")
+    assert (told["bank"], told["attestation"]) == ("bootbank", "trusted")
+    assert "acme-net" not in installed(host)
