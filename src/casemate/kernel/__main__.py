@@ -146,6 +146,7 @@ async def serve(settings: Settings, home: Home) -> None:
     store, stream = Store(home.database), FactStream()
     hardware = read_hardware(settings.identifier)
     measurements = Measurements(home.boot_record, lambda: open_tpm(settings, home))
+    await measurements.start()
     inventory = Inventory(store, stream, home.volumes, hardware.uuid)
     cgroups = detect(settings.identifier)
     accelerator = await probing

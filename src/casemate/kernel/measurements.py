@@ -1,7 +1,8 @@
 """The measurements of the running host: the log, what was loaded, and proofs by the TPM.
 
-One lock around the TPM: a quote and the log that explains it are taken together, so a verifier
-never sees a log that is behind its quote.
+One thread has the TPM to itself and finishes each piece of work whole, also when the one who asked
+for it has left: a quote and the log that explains it are taken together, so a verifier never sees
+a log that is behind its quote, and what is extended is logged.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +24,9 @@ from casemate.calls.messages import (
     Quote,
 )
 from casemate.errors import ArgumentError, CasemateError, TpmError
-from casemate.formats.eventlog import write_event
 from casemate.kernel.boot.loader import extend
 from casemate.kernel.boot.record import read_record, write_record
-from casemate.kernel.files import write_file
+from casemate.kernel.journal import Journal
 from casemate.kernel.tpm.device import Tpm
 from casemate.machine.facts import ComponentFact
 from casemate.policy.measure import BootMeasurer, PlannedEvent
@@ -44,19 +45,26 @@ class Measurements:
     def __init__(self, place: Path, open_tpm: Callable[[], Tpm]) -> None:
         self.record, self.components, log = read_record(place)
         self._place = place
-        self._log = bytearray(log)
+        self._journal = Journal(place, log)
         self._open_tpm = open_tpm
         self._tpm: Tpm | None = None
-        self._lock = asyncio.Lock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="tpm")
         self._measurer = BootMeasurer(self.record.banks, drtm=self.record.drtm)
-        self.complete = (place / "complete").exists()
+        self.complete = False
         self.lost = ""
+
+    async def start(self) -> None:
+        """Bring log and PCRs in step; a TPM that went away is noted, and no reason to stop."""
+        try:
+            await self._with_tpm(lambda _: None)
+        except TpmError as error:
+            _log.warning("the TPM does not answer: %s", error.reason)
+        self.complete = self._journal.complete
 
     async def boot_complete(self) -> None:
         """Measure that the boot is complete; a second life of the kernel does not repeat it."""
         if not self.complete:
             await self._append(self._measurer.boot_complete())
-            write_file(self._place / "complete", b"")
             self.complete = True
 
     async def runtime_component(self, fact: ComponentFact, digests: Mapping[str, bytes]) -> None:
@@ -67,7 +75,7 @@ class Measurements:
         await self._append(self._measurer.runtime_component(fact.file_name, digests))
         kept = [one for one in self.components if one.file_name != fact.file_name]
         self.components = (*kept, fact)
-        write_record(self._place, self.record, list(self.components), bytes(self._log))
+        write_record(self._place, self.record, list(self.components), self._journal.log)
 
     async def security_option(self, text: str) -> None:
         """Measure ``KEY = VALUE``: something that decides what may run, or shows what did.
@@ -122,7 +130,7 @@ class Measurements:
                 pcrs=tuple(
                     BankValues(bank, tuple(sorted(values[bank].items()))) for bank in request.banks
                 ),
-                log=bytes(self._log),
+                log=self._journal.log,
                 components=self.components,
                 boot_complete=self.complete,
                 taken=time.time(),
@@ -137,37 +145,43 @@ class Measurements:
                 await self._with_tpm(lambda tpm: tpm.shutdown())
             except TpmError as error:
                 _log.warning("the TPM did not shut down in order: %s", error.reason)
-        self._close()
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._close)
 
     async def _append(self, planned: tuple[PlannedEvent, ...]) -> None:
         def work(tpm: Tpm) -> None:
-            for one in planned:
-                extend(tpm, one)
-                self._log += write_event(one.event)
+            done = []
+            self._journal.intend([one.event for one in planned])
+            try:
+                for one in planned:
+                    extend(tpm, one)
+                    done.append(one.event)
+            finally:
+                self._journal.settle(done)
 
         await self._with_tpm(work)
-        write_file(self._place / "eventlog.bin", bytes(self._log))
 
     async def _with_tpm(self, work: Callable[[Tpm], _Result]) -> _Result:
-        async with self._lock:
-            if self.lost:
-                raise TpmError(self.lost, component="tpm")
-            try:
-                return await asyncio.to_thread(self._work, work)
-            except TpmError as error:
-                self._close()
-                if error.code == "tpm-gone":
-                    self.lost = (
-                        "The TPM went away; what was measured went with it."
-                        " VMs go on, but nothing can be proven until the host is booted again."
-                    )
-                    _log.error("%s", self.lost)
-                raise
+        running = asyncio.get_running_loop().run_in_executor(self._worker, self._work, work)
+        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        return await asyncio.shield(running)
 
     def _work(self, work: Callable[[Tpm], _Result]) -> _Result:
-        if self._tpm is None:
-            self._tpm = self._open_tpm()
-        return work(self._tpm)
+        if self.lost:
+            raise TpmError(self.lost, component="tpm")
+        try:
+            if self._tpm is None:
+                self._tpm = self._open_tpm()
+                self._journal.recover(self._tpm, self.record.banks)
+            return work(self._tpm)
+        except TpmError as error:
+            self._close()
+            if error.code == "tpm-gone":
+                self.lost = (
+                    "The TPM went away; what was measured went with it."
+                    " VMs go on, but nothing can be proven until the host is booted again."
+                )
+                _log.error("%s", self.lost)
+            raise
 
     def _close(self) -> None:
         if self._tpm is not None:
