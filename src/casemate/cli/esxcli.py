@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from casemate import __version__
 from casemate.cli import esxcli_hardware, esxcli_software, esxcli_system, esxcli_vm
@@ -16,8 +16,6 @@ from casemate.cli.calls import Calls
 from casemate.cli.esxcli_output import FORMATTERS, Answer, render
 from casemate.errors import CasemateError
 from casemate.kernel.home import find_home
-
-Command = Callable[[Calls, argparse.Namespace], Answer]
 
 BRACKETS = {
     "level-too-low": "AcceptanceConfigError",
