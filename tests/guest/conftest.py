@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from casemate.cli.attest import attest_once
+from casemate.cli.machine import ANSWER_SECONDS
+from casemate.errors import HostError
 from casemate.image.bootable import PLACE, REFERENCE, Bootable, build_bootable
 from casemate.image.build import RELEASED
 from casemate.image.debian import Packages
@@ -68,14 +70,21 @@ class Trial:
         return said
 
     def attest(self, reference: Path | None = None) -> Appraisal:
-        return attest_once(
-            "localhost",
-            self.machine.hardware.port,
-            reference or self.built.reference,
-            Home(self.machine.place).trust / "ek",
-            time.time(),
-            trust=self.built.home / "trust",
-        )
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                return attest_once(
+                    "localhost",
+                    self.machine.hardware.port,
+                    reference or self.built.reference,
+                    Home(self.machine.place).trust / "ek",
+                    time.time(),
+                    trust=self.built.home / "trust",
+                )
+            except HostError as error:
+                if error.code != "unreachable" or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from casemate.cli.attest import attest_once
 from casemate.cli.progress import steps
 from casemate.cli.releasedate import released
 from casemate.cli.trust import add_common
-from casemate.errors import BootError
+from casemate.errors import BootError, HostError
 from casemate.image.bootable import PLACE, REFERENCE, build_bootable
 from casemate.image.build import RELEASED
 from casemate.image.debian import Packages
@@ -31,7 +31,8 @@ from casemate.kernel.home import Home, find_home
 from casemate.kernel.tpm import swtpm
 from casemate.policy.appraise import Appraisal, Verdict
 
-MEBIBYTE = 1 << 20
+ANSWER_SECONDS = 60.0
+"""After Boot Complete, until the API of an emulated machine on a busy one must answer."""
 STATUS = {Verdict.TRUSTED: 0, Verdict.UNTRUSTED: 1, Verdict.UNDECIDED: 2}
 
 
@@ -165,14 +166,7 @@ def _run(options: argparse.Namespace) -> int:
     with Machine(place, hardware) as machine:
         machine.start()
         boot = follow(machine, console, quiet=options.json)
-        appraisal = attest_once(
-            "localhost",
-            hardware.port,
-            home.path / PLACE / REFERENCE,
-            Home(place).trust / "ek",
-            time.time(),
-            trust=home.trust,
-        )
+        appraisal = _attest(home, place, hardware.port)
         if options.json:
             print(json.dumps(_facts(machine, boot, appraisal)), flush=True)
         else:
@@ -181,6 +175,25 @@ def _run(options: argparse.Namespace) -> int:
             while machine.running():
                 time.sleep(1)
     return STATUS[appraisal.verdict]
+
+
+def _attest(home: Home, place: Path, port: int) -> Appraisal:
+    """Attest the machine; a front end that has just begun to listen may need a moment."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            return attest_once(
+                "localhost",
+                port,
+                home.path / PLACE / REFERENCE,
+                Home(place).trust / "ek",
+                time.time(),
+                trust=home.trust,
+            )
+        except HostError as error:
+            if error.code != "unreachable" or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def _prepare(home: Home, place: Path, disk: Path | None, *, quiet: bool) -> None:

@@ -57,7 +57,8 @@ from casemate.machine.facts import HostFact
 from casemate.machine.power import Operation
 
 _PROGRESS = 4
-_HOSTD_SECONDS = 30.0
+_HOSTD_SECONDS = 150.0
+"""Until hostd must have subscribed; an emulated machine on a busy one takes a minute."""
 _log = logging.getLogger("kernel")
 
 
