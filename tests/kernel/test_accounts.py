@@ -74,6 +74,16 @@ def test_guessing_locks_the_account_even_for_the_right_password_then_opens_again
     accounts.login("root", "right", "")
 
 
+def test_a_login_begun_before_the_password_changed_does_not_succeed_after(
+    accounts: Accounts,
+) -> None:
+    verified = accounts.verify(accounts.hash_of("root"), "right")
+    assert verified
+    accounts.change_password("root", "other")
+    with pytest.raises(LoginError):
+        accounts.conclude("root", "", verified)
+
+
 def test_an_idle_session_ends_and_a_used_one_does_not(accounts: Accounts, clock: Clock) -> None:
     idle, _ = accounts.login("root", "right", "")
     used, _ = accounts.login("root", "right", "")

@@ -109,24 +109,27 @@ class Accounts:
         Raises LoginError, with the same words whatever was wrong, and the same work done for
         an unknown user as for a known one.
         """
-        return self.conclude(user, peer, good=self.verify(self.hash_of(user), password))
+        return self.conclude(user, peer, self.verify(self.hash_of(user), password))
 
     def hash_of(self, user: str) -> str:
         """Return the hash to check a password against; for an unknown user, one that fits none."""
         account = self._store.account(user)
         return account.hash if account else _DECOY
 
-    def verify(self, hashed: str, password: str) -> bool:
-        """Do the costly part (tens of milliseconds); safe in any thread."""
-        try:
-            return self._hasher.verify(hashed, password)
-        except (VerifyMismatchError, VerificationError, InvalidHashError):
-            return False
+    def verify(self, hashed: str, password: str) -> str:
+        """Return the hash if the password fits it, else an empty string; safe in any thread.
 
-    def conclude(self, user: str, peer: str, *, good: bool) -> tuple[str, Session]:
+        This is the costly part: tens of milliseconds.
+        """
+        try:
+            return hashed if self._hasher.verify(hashed, password) else ""
+        except (VerifyMismatchError, VerificationError, InvalidHashError):
+            return ""
+
+    def conclude(self, user: str, peer: str, verified: str) -> tuple[str, Session]:
         """Open a session after a good check, or note the failure. Raises LoginError."""
         now = self._clock()
-        account = self.check(user, now, good=good)
+        account = self.check(user, now, verified)
         self.hooks.admit(user)
         self._expire(now)
         if len(self._sessions) >= SESSION_LIMIT:
@@ -144,11 +147,15 @@ class Accounts:
         self.hooks.opened(session)
         return handle, self._session(session, account)
 
-    def check(self, user: str, now: float, *, good: bool) -> Account:
-        """Return the account after a good check, or note the failure. Raises LoginError."""
+    def check(self, user: str, now: float, verified: str) -> Account:
+        """Return the account after a good check, or note the failure. Raises LoginError.
+
+        ``verified`` is the hash that the password fitted (empty: none): it must still be the
+        account's, or the password was changed while it was checked.
+        """
         account = self._store.account(user)
         locked = account is not None and account.locked_until > now
-        if account is None or locked or not good:
+        if account is None or locked or not verified or account.hash != verified:
             if account is not None and not locked:
                 self._note_failure(account, now)
             raise LoginError(_WRONG, component=user)

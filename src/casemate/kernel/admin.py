@@ -309,8 +309,8 @@ class Admin:
     async def _change_password(self, request: a.ChangePassword, _: None) -> Empty:
         hashed = self._accounts.hash_of(request.user)
         async with self._logins:
-            good = await asyncio.to_thread(self._accounts.verify, hashed, request.old_password)
-        account = self._accounts.check(request.user, self._clock(), good=good)
+            verified = await asyncio.to_thread(self._accounts.verify, hashed, request.old_password)
+        account = self._accounts.check(request.user, self._clock(), verified)
         self._admit(request.user)
         check_password(request.user, request.new_password)
         fresh = await self._hashed(request.new_password)

@@ -177,8 +177,8 @@ class Kernel:
     async def _login(self, request: m.Login, _: None) -> m.SessionReply:
         hashed = self._accounts.hash_of(request.user)
         async with self._logins:
-            good = await asyncio.to_thread(self._accounts.verify, hashed, request.password)
-        handle, session = self._accounts.conclude(request.user, request.peer, good=good)
+            verified = await asyncio.to_thread(self._accounts.verify, hashed, request.password)
+        handle, session = self._accounts.conclude(request.user, request.peer, verified)
         return _session_reply(handle, session)
 
     async def _logout(self, request: m.Logout, _: Session) -> m.Empty:
