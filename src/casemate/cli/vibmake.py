@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import serialization
 
 from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError, HostError, NotSupportedError
+from casemate.formats.depot import write_depot
+from casemate.formats.imgdb import ImageProfile
 from casemate.formats.vib import Vib, parse_vib
 from casemate.image.pki import load_signer
 from casemate.image.vibbuild import build_vib, sign_vib, sign_with
@@ -37,7 +39,13 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sign.add_argument("--pkcs11", metavar="LIBRARY", help="sign with a key in a PKCS #11 token")
     sign.add_argument("--out", type=Path, help="file to write (default: the VIB itself)")
     sign.set_defaults(func=_sign)
-    for action in (build, sign):
+    bundle = actions.add_parser("bundle", help="put VIBs into an offline bundle")
+    bundle.add_argument("out", type=Path, help="zip file to write")
+    bundle.add_argument("files", type=Path, nargs="+", help="the VIBs")
+    bundle.add_argument("--vendor", required=True, help="who publishes the bundle")
+    bundle.add_argument("--profile", help="name of an image profile of just these VIBs")
+    bundle.set_defaults(func=_bundle)
+    for action in (build, sign, bundle):
         add_common(action)
 
 
@@ -76,6 +84,31 @@ def _sign(options: argparse.Namespace) -> int:
     else:
         raise ArgumentError("--key and --cert belong together.", argument="key")
     return _write(options.out or options.file, signed, parse_vib(signed), as_json=options.json)
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    files = [_read(path) for path in options.files]
+    vibs = [
+        parse_vib(data, component=path.name)
+        for data, path in zip(files, options.files, strict=True)
+    ]
+    ids = tuple(vib.descriptor.vib_id for vib in vibs)
+    profiles = []
+    if options.profile is not None:
+        loosest = min(
+            (Level(vib.descriptor.acceptance_level) for vib in vibs), key=lambda one: one.rank
+        )
+        profiles.append(ImageProfile(options.profile, options.vendor, loosest, _released(), ids))
+    data = write_depot(files, profiles, vendor=options.vendor)
+    try:
+        write_file(options.out, data)
+    except OSError as error:
+        raise _unusable(options.out, "written", error) from error
+    if options.json:
+        print(json.dumps({"file": str(options.out), "vibs": list(ids)}))
+    else:
+        print(f"{len(ids)} VIBs: {options.out}")
+    return 0
 
 
 def _sign_here(data: bytes, vib: Vib, home: str | None) -> bytes:
