@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,8 @@ from casemate.kernel.sys import spawn
 from casemate.kernel.sys.views import view_of
 from casemate.machine import domains
 from casemate.machine.domains import Domain, Enforcement, Wall
-from casemate.machine.planaudit import UID_BASE, UID_END
+from casemate.machine.planaudit import TPM_UID_END, UID_BASE, UID_END
+from casemate.machine.planvtpm import TPM_UID_OFFSET
 from casemate.machine.processplan import APP_UID, HOSTD_UID, TPM_UID
 from casemate.policy.processaudit import Expected, ProcessReport, audit_process
 
@@ -50,6 +51,8 @@ _SERVICES: Final = {
     TPM_UID: ("swtpm", domains.TPM),
     APP_UID: ("app", domains.APP),
 }
+# A guest's TPM has all the walls of its VM, and ends with it.
+_GUEST_TPM: Final = replace(domains.VM, name=domains.TPM.name, dual_mapped=frozenset())
 _log = logging.getLogger("auditor")
 
 
@@ -113,7 +116,8 @@ class Auditor:
         by_uid = {state.uid: state for state in by_pid.values()}
         found = []
         for one in present.values():
-            state = by_pid.get(one.pid) or by_uid.get(one.uid)
+            above = one.uid - TPM_UID_OFFSET
+            state = by_pid.get(one.pid) or by_uid.get(one.uid) or by_uid.get(above)
             found.append(_identify(one, present, state))
         return tuple(found)
 
@@ -226,6 +230,9 @@ def _identify(one: Process, present: dict[int, Process], cell: CellState | None)
     if UID_BASE <= one.uid < UID_END:
         vm = cell.vm if cell else ""
         return Subject(one, f"VM {vm}" if vm else "starting VM", domains.VM, vm)
+    if UID_END <= one.uid < TPM_UID_END:
+        vm = cell.vm if cell else ""
+        return Subject(one, f"TPM of VM {vm}" if vm else "starting TPM", _GUEST_TPM, vm)
     if one.uid == 0 and one.pid in (_INIT, os.getpid()):
         return Subject(one, "init" if one.pid == _INIT else "kernel", domains.SUPER)
     if one.uid == 0 and _descends(one, present):
