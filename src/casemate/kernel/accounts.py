@@ -122,9 +122,10 @@ class Accounts:
         This is the costly part: tens of milliseconds.
         """
         try:
-            return hashed if self._hasher.verify(hashed, password) else ""
+            self._hasher.verify(hashed, password)
         except (VerifyMismatchError, VerificationError, InvalidHashError):
             return ""
+        return hashed
 
     def conclude(self, user: str, peer: str, verified: str) -> tuple[str, Session]:
         """Open a session after a good check, or note the failure. Raises LoginError."""
