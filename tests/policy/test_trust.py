@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from casemate.errors import AcceptanceError, FormatError, SignatureError
 from casemate.formats.cms import sign_bare, sign_detached, verify_detached
 from casemate.policy.levels import Level, level_from_name
-from casemate.policy.trust import TrustStore, trust_from_files, verify_signer
+from casemate.policy.trust import GRACE, TrustStore, trust_from_files, verify_signer
 from casemate.testing.pki import LEVELS, MADE, NOW, SIGNED, Identity, issue, shared_pki
 from casemate.testing.vibs import judge, make_vib, trust_of
 
@@ -150,7 +150,7 @@ def test_a_vib_outlives_its_signers_certificate():
     ca = shared_pki().issuers["partner"]
     signer = issue("Short", ca, ends=SIGNED + DAY)
     store = one_level(ca)
-    later = NOW + 3000 * DAY
+    later = NOW + 1500 * DAY
     assert verify_signer(signed_by(signer), Level.PARTNER, store, later)
     assert code_of(signed_by(signer, at=SIGNED + 2 * DAY), store) == "signer-expired"
 
@@ -213,3 +213,11 @@ def test_an_anchor_with_a_weak_key_is_refused():
 def test_several_certificates_in_one_file_are_all_anchors():
     both = shared_pki().root.pem + shared_pki().issuers["partner"].pem
     assert len(trust_from_files([(Level.PARTNER, both)]).anchors) == 2
+
+
+def test_an_old_keys_signing_time_is_believed_for_a_while_and_not_for_ever():
+    ends = shared_pki().signers["partner"].certificate.not_valid_after_utc
+    assert judge(make_vib(), now=ends + GRACE).signer
+    with pytest.raises(SignatureError) as caught:
+        judge(make_vib(), now=ends + GRACE + timedelta(days=1))
+    assert caught.value.code == "signer-expired"

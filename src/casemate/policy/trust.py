@@ -34,6 +34,9 @@ MAX_DEPTH: Final = 4
 """CA certificates between signer and anchor."""
 CLOCK_SKEW: Final = timedelta(minutes=10)
 """How far a signer's clock may be ahead of ours."""
+GRACE: Final = timedelta(days=5 * 365)
+"""How long after the end of a signer's certificate the signing time is believed that the signer
+alone claims: longer than a host is supported, but not for ever, because old keys leak."""
 
 _DER: Final = serialization.Encoding.DER
 _WEAK_DIGESTS: Final = ("md5", "sha1", "sha224")
@@ -193,6 +196,14 @@ def _moment(signed: Signed, now: datetime, component: str) -> datetime:
             code="signer-expired",
             component=component,
             remedy="Ask the provider to sign it with a valid certificate.",
+        )
+    if now > ends + GRACE:
+        raise SignatureError(
+            f"The certificate of {signer} ended on {ends:%Y-%m-%d}: too long ago to believe that "
+            f"the signature was made before, on {moment:%Y-%m-%d}.",
+            code="signer-expired",
+            component=component,
+            remedy="Ask the provider to sign it again with a valid certificate.",
         )
     return moment
 
