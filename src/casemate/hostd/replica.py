@@ -160,4 +160,7 @@ class Replica:
         key = (path, version)
         if key not in kept:
             kept[key] = make()
+            if "." not in path:
+                # Who reads the whole reads its bytes from now on: the value is made again at need.
+                self._values.get(ref, {}).pop(path, None)
         return kept[key]
