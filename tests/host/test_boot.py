@@ -195,3 +195,10 @@ def copy_bank(host: TestHost) -> None:
         cfg.write_text(
             re.sub(r"^updated=.*$", f"updated={serial}", cfg.read_text(), flags=re.MULTILINE)
         )
+
+
+def test_a_changed_loader_is_refused_before_it_runs(host: TestHost) -> None:
+    flip(host.bank / "b.b00", 5000)
+    error = host.refused()
+    assert "not what was signed" in error["reason"]
+    assert not (host.home / "run" / "boot" / "boot.json").exists()

@@ -27,7 +27,8 @@ _FILE_NAME: Final = re.compile(r"[0-9A-Za-z_-]{1,8}(\.[0-9A-Za-z_-]{1,3})?", re.
 _KEY: Final = re.compile(r"[a-z][a-z0-9]{0,31}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _STATE_LINE: Final = re.compile(rb"(?:^|\n)bootstate=([0-3])(?=\n)", re.ASCII)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
+"""Options are words between spaces: nothing else may part them for one reader and not another."""
 
 
 class BootState(IntEnum):
@@ -50,7 +51,7 @@ class BootModule:
     def __post_init__(self) -> None:
         check_file_name(self.name)
         if (
-            _CONTROL.search(self.options)
+            _UNPRINTABLE.search(self.options)
             or self.options != self.options.strip()
             or "---" in self.options
         ):
@@ -239,5 +240,5 @@ def _state(values: dict[str, str], data: bytes) -> BootState:
 
 
 def _check_value(value: str) -> None:
-    if _CONTROL.search(value) or value != value.strip() or len(value) > MAX_LINE:
+    if _UNPRINTABLE.search(value) or value != value.strip() or len(value) > MAX_LINE:
         raise FormatError(f"{value[:64]!r} does not fit on one line.", code="bootcfg-value")

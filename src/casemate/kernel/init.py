@@ -74,13 +74,20 @@ class Init:
     def _start_due(self, now: float) -> None:
         for service in self.services:
             if not service.pid and now >= service.due:
-                service.started = now
-                try:
-                    service.pid = service.start()
-                except CasemateError as error:
-                    self._later(service, f"did not start: {error.reason}")
-                else:
-                    _log.info("%s started as pid %d", service.name, service.pid)
+                self._start(service, now)
+
+    def _start(self, service: Service, now: float) -> None:
+        service.started = now
+        # A TERM between fork and the noting of the pid would not reach the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        try:
+            service.pid = service.start()
+        except CasemateError as error:
+            self._later(service, f"did not start: {error.reason}")
+        else:
+            _log.info("%s started as pid %d", service.name, service.pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
 
     def _sleep(self, now: float) -> float:
         if self.stopping:

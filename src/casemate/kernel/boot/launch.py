@@ -1,8 +1,9 @@
 """The launcher: from nothing to the loader, in namespaces of the host's own.
 
-It does what firmware and the D-RTM launch do on bare metal: starts the TPM, reads b.b00 once into
-sealed memory, has the TPM hash it at locality 4 (PCR 17), and runs it from that very copy. The
-host's first process becomes number 1 of a new pid namespace: when it ends, everything ends.
+It does what firmware and the D-RTM launch do on bare metal: reads b.b00 once into sealed memory,
+verifies that copy like every other component, starts the TPM, has it hash the copy at locality 4
+(PCR 17), and runs it from there. The host's first process becomes number 1 of a new pid namespace:
+when it ends, everything ends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from casemate.errors import BootError
 from casemate.kernel.boot.component import SIZE_LIMIT
+from casemate.kernel.boot.loader import verify_loader
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.home import Home
@@ -70,6 +72,9 @@ def launch(home: Home, settings: Settings, loader_file: str, tell: Progress) -> 
     """
     sealed, digests = _seal_loader(home.path / settings.bank / loader_file)
     try:
+        sha256 = bytes.fromhex(digests["sha256"])
+        size = os.fstat(sealed).st_size
+        verify_loader(home.path / settings.bank, home.trust, loader_file, sha256, size)
         tell.tell("launch", file=loader_file, sha256=digests["sha256"])
         settings = replace(settings, loader=sealed, launch_digests=digests)
         child = spawn.spawn_detached(

@@ -17,13 +17,14 @@ Which events (2) leaves, and in which order, is decided by ``policy.measure`` al
 from __future__ import annotations
 
 import datetime as dt
+import hmac
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from casemate.errors import BootError, CasemateError
+from casemate.errors import BootError, CasemateError, DigestError, SignatureError
 from casemate.formats.bootcfg import BootCfg, parse_bootcfg
 from casemate.formats.erofs import ErofsImage
 from casemate.formats.eventlog import write_event
@@ -200,6 +201,8 @@ class Loader:
                         sealed = reader.get(step.file_name)
                         self._measure(loaded, step, sealed.digests)
                         self._verify(step, sealed)
+                        if step.file_name == cfg.kernel:
+                            check_launched(step.file_name, launch, sealed.digests)
                         self._mount(step, sealed, visor, judge)
                         reader.release(step.file_name)
                         self._note(loaded, step, sealed, total)
@@ -218,6 +221,12 @@ class Loader:
         unchecked = unchecked_marks("" if self._firmware.secure_boot else loaded.cfg.kernelopt)
         for vib in loaded.db.vibs:
             try:
+                if self._firmware.secure_boot and not vib.signature:
+                    raise SignatureError(
+                        "Under UEFI Secure Boot every VIB must be signed; this one is not.",
+                        code="signature-missing",
+                        component=vib.descriptor.vib_id,
+                    )
                 try:
                     verdict = verify_vib(
                         *(vib.descriptor_bytes, vib.signature, store, host_level, self._now),
@@ -301,6 +310,38 @@ class Loader:
             sha256=fact.sha256.hex(),
             size=fact.size,
         )
+
+
+def verify_loader(bank: Path, trust: Path, name: str, sha256: bytes, size: int) -> None:
+    """Verify the loader's file before it is run: signature, level and payload hash of its VIB.
+
+    Raises BootError where no VIB brings it, VerificationError where it is not what was signed.
+    """
+    with Reader(bank, ("sha256",)) as reader:
+        db = parse_imgdb(reader.get(IMAGE_DATABASE).content())
+    owner = db.owners().get(name)
+    if owner is None:
+        raise BootError(
+            f"no VIB of the image brings {name}", code="unrecognized-tardisk", component=name
+        )
+    vib, payload = owner
+    store, _ = read_trust(trust)
+    now = dt.datetime.now(dt.UTC)
+    level = Level(db.profile.acceptance_level)
+    verdict = verify_vib(vib.descriptor_bytes, vib.signature, store, level, now)
+    verify_payload(verdict.descriptor, payload.name, size=size, sha256=sha256)
+
+
+def check_launched(name: str, launched: Mapping[str, bytes], verified: Mapping[str, bytes]) -> None:
+    """Refuse a loader that is not the one that was launched. Raises DigestError."""
+    for algorithm, digest in launched.items():
+        if not hmac.compare_digest(digest, verified.get(algorithm, b"")):
+            raise DigestError(
+                f"{name} is not the file that was launched: it changed meanwhile.",
+                code="loader-changed",
+                component=name,
+                remedy="Find out who writes into the boot bank, then boot again.",
+            )
 
 
 def extend(tpm: Extender, planned: PlannedEvent) -> None:
