@@ -73,7 +73,7 @@ def boot_steps(
 
 def security_options(cfg: BootCfg, db: ImageDb, *, secure_boot: bool) -> tuple[str, ...]:
     """Return the security options in force: what boot.cfg and the image profile decide."""
-    words = {w.partition("=")[0]: w.partition("=")[2] for w in cfg.kernelopt.split(" ")}
+    words = {w.partition("=")[0]: w.partition("=")[2] for w in cfg.kernelopt.split()}
     exec_installed_only = words.get("execInstalledOnly", "TRUE").upper()
     return (
         f"acceptanceLevel = {db.profile.acceptance_level}",

@@ -46,7 +46,7 @@ def mark_of(descriptor_bytes: bytes) -> str:
 
 def unchecked_marks(kernelopt: str) -> frozenset[str]:
     """Return the descriptors whose signature the kernel's options leave unchecked."""
-    words = dict(word.partition("=")[::2] for word in kernelopt.split(" "))
+    words = dict(word.partition("=")[::2] for word in kernelopt.split())
     return frozenset(filter(None, words.get(UNCHECKED, "").split(",")))
 
 
@@ -112,7 +112,7 @@ def _config(
     added = [BootModule(name) for name in names if name not in known]
     last = [module for module in config.modules if module.name == DATABASE]
     marks = sorted(mark_of(vib.descriptor_bytes) for vib in vibs if vib.unchecked)
-    words = [word for word in config.kernelopt.split(" ") if not word.startswith(f"{UNCHECKED}=")]
+    words = [word for word in config.kernelopt.split() if not word.startswith(f"{UNCHECKED}=")]
     if marks:
         words.append(f"{UNCHECKED}={','.join(marks)}")
     together = hashlib.sha256()
