@@ -1,4 +1,4 @@
-"""``casemate up``, ``down`` and ``status``: a host from nothing, its end, and how it is."""
+"""``casemate down`` and ``status``: the end of a host, and how it is."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from casemate.calls.messages import Snapshot, SnapshotReply, Status, StatusReply
-from casemate.cli import bringup
-from casemate.cli.bringup import BringUp, Result
 from casemate.cli.calls import Calls
 from casemate.errors import HostError
 from casemate.kernel.boot import running
@@ -26,12 +24,6 @@ STOP_SECONDS = 40.0
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
-    up = commands.add_parser("up", help="build if needed, boot measured, start everything")
-    up.add_argument("--port", type=int, default=443, help="port of the API (0: any free one)")
-    up.add_argument("--name", default=None, help="host name (default: this machine's)")
-    up.add_argument("--no-demo", action="store_true", help="register no demo VM")
-    up.add_argument("--json", action="store_true", help="print the result as JSON")
-    up.set_defaults(func=_up)
     down = commands.add_parser("down", help="stop the host: guests first, then everything")
     down.add_argument("--force", action="store_true", help="do not wait for guests")
     down.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -41,7 +33,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     status.set_defaults(func=_status)
 
 
-def _root(what: str) -> None:
+def need_root(what: str) -> None:
+    """Raise HostError unless this is root."""
     if os.geteuid() != 0:
         raise HostError(
             f"{what} needs root: it makes namespaces, mounts and cgroups",
@@ -50,33 +43,8 @@ def _root(what: str) -> None:
         )
 
 
-def _up(options: argparse.Namespace) -> int:
-    _root("casemate up")
-    home = find_home(options.home)
-    console = Console(stderr=options.json, highlight=False)
-    began = time.monotonic()
-    home.create()
-    with running.changing(home):
-        found = running.find(home)
-        result = _bring_up(options, home, console) if found is None else None
-    if result is None:
-        _wait_for_kernel(home)
-        console.print(f"Casemate is up already (home {home.path}).")
-        return _print_status(home, as_json=options.json)
-    if options.json:
-        print(json.dumps(result.as_json(time.monotonic() - began)))
-    else:
-        bringup.print_summary(console, result, time.monotonic() - began)
-    return 0 if result.verdict == "trusted" else 1
-
-
-def _bring_up(options: argparse.Namespace, home: Home, console: Console) -> Result:
-    name = options.name or os.uname().nodename
-    work = BringUp(home, console, port=options.port, host_name=name)
-    return work.run(demo=not options.no_demo)
-
-
-def _wait_for_kernel(home: Home, seconds: float = 20.0) -> None:
+def wait_for_kernel(home: Home, seconds: float = 20.0) -> None:
+    """Wait until the kernel answers. Raises HostError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -91,7 +59,7 @@ def _wait_for_kernel(home: Home, seconds: float = 20.0) -> None:
 
 
 def _down(options: argparse.Namespace) -> int:
-    _root("casemate down")
+    need_root("casemate down")
     home = find_home(options.home)
     home.create()
     with running.changing(home):
@@ -104,10 +72,11 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    return _print_status(find_home(options.home), as_json=options.json)
+    return print_status(find_home(options.home), as_json=options.json)
 
 
-def _print_status(home: Home, *, as_json: bool) -> int:
+def print_status(home: Home, *, as_json: bool) -> int:
+    """Print how the host of a home is, and return the exit status."""
     found = running.find(home)
     if found is None:
         if as_json:

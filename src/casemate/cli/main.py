@@ -6,53 +6,40 @@ Exit status: 0 good, 1 a verdict that is not good, 2 could not be decided or bad
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from casemate import __version__
-from casemate.cli import (
-    agent,
-    api,
-    attest,
-    boot,
-    eventlog,
-    hardening,
-    hardware,
-    host,
-    image,
-    pool,
-    top,
-    trust,
-    verifier,
-    vib,
-    vm,
-)
 from casemate.errors import CasemateError
 
-_ROOMS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None], ...] = (
-    host.add_parser,
-    boot.add_parser,
-    vm.add_parser,
-    pool.add_parser,
-    top.add_parser,
-    hardware.add_parser,
-    attest.add_parser,
-    verifier.add_parser,
-    agent.add_parser,
-    image.add_parser,
-    trust.add_parser,
-    vib.add_parser,
-    eventlog.add_parser,
-    hardening.add_parser,
-    api.add_parser,
-)
+_ROOMS = {
+    "up": "up",
+    "down": "host",
+    "status": "host",
+    "boot": "boot",
+    "vm": "vm",
+    "pool": "pool",
+    "top": "top",
+    "hardware": "hardware",
+    "attest": "attest",
+    "verifier": "verifier",
+    "agent": "agent",
+    "image": "image",
+    "trust": "trust",
+    "vib": "vib",
+    "eventlog": "eventlog",
+    "hardening": "hardening",
+    "api": "api",
+}
+"""Command to the module that has it: only the one that is asked for is loaded."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the whole command line."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the command line: the part of one command, or the whole."""
     parser = argparse.ArgumentParser(
         prog="casemate",
         description="A hardened, attested hypervisor host that speaks the vSphere API.",
@@ -62,15 +49,26 @@ def build_parser() -> argparse.ArgumentParser:
         "--home", default=None, help="where the host keeps its things (default: /var/lib/casemate)"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in _ROOMS:
-        add(commands)
+    wanted = [_ROOMS[command]] if command in _ROOMS else dict.fromkeys(_ROOMS.values())
+    for room in wanted:
+        importlib.import_module(f"casemate.cli.{room}").add_parser(commands)
     return parser
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    words = iter(arguments)
+    for word in words:
+        if word == "--home":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = build_parser(_command(words)).parse_args(words)
     try:
         return int(options.func(options))
     except CasemateError as error:
