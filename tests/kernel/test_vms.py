@@ -75,6 +75,17 @@ def test_two_vms_of_one_name_get_two_directories(on):
     on(body)
 
 
+def test_a_vm_is_not_made_among_the_files_of_another(on):
+    async def body(host: Host) -> None:
+        await make(host)
+        before = host.files("one")
+        with pytest.raises((CasemateError, RefusedTaskError), match="another VM"):
+            await host.ask(c.CreateVm("", config(name="two", vmx_path="[datastore1] one/two.vmx")))
+        assert host.files("one") == before
+
+    on(body)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -109,6 +109,7 @@ class Vms:
         config = replace(
             request.config,
             uuid=request.config.uuid or fact.config.uuid,
+            vmx_path=fact.config.vmx_path,
             nics=_with_addresses(request.config, fact.config),
         )
         if _needs_rest(fact.config, config):
@@ -206,6 +207,12 @@ class Vms:
             raise ArgumentError(f"there is no datastore {datastore!r}", argument="files.vmPathName")
         if rest.endswith(_VMX):
             parent = resolve(f"[{datastore}] {rest}").parent
+            inventory = self._context.inventory
+            if any(inventory.directory(other) == parent for other in inventory.vms()):
+                raise ArgumentError(
+                    f"[{datastore}] {rest} lies in the directory of another VM",
+                    argument="files.vmPathName",
+                )
             with contextlib.suppress(HostError):
                 make_directory(parent)
                 undo.callback(_remove_directory, parent)
