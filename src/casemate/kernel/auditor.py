@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+import stat
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,12 +38,8 @@ AGAIN_SECONDS: Final = 0.05
 """Until a violation is looked at again: a process that is just being started has none by then."""
 OPTION: Final = "hardeningViolation"
 """The security option by which a violation is measured."""
-PROGRAMS: Final = (
-    "/usr/bin/casemate-python",
-    "/usr/bin/qemu-system-x86_64",
-    "/usr/lib/x86_64-linux-gnu/libc.so.6",
-)
-"""A file of each layer that brings programs: their devices are where code may come from."""
+CODE_PLACES: Final = ("/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/python3*")
+"""Where payloads bring programs and libraries."""
 _TEXT: Final = 300  # characters of a measured violation
 _APART: Final = {Wall.MOUNTS: "mnt", Wall.PROCESSES: "pid", Wall.NETWORK: "net"}
 _INIT: Final = 1
@@ -66,21 +63,32 @@ class Subject:
     vm: str = ""
 
 
-def code_devices(programs: Iterable[str] = PROGRAMS) -> frozenset[str]:
-    """Return the devices of the visor root's files, as lists of mappings show them."""
+def code_devices(places: Iterable[str] = CODE_PLACES) -> frozenset[str]:
+    """Return the devices of the visor root's files, as lists of mappings show them.
+
+    Linux before 6.8 shows the device of a file's own layer there and not that of the joined root,
+    so one file of each layer is mapped and looked at; layers are told apart by ``st_dev``.
+    """
+    samples: dict[int, Path] = {}
+    for pattern in places:
+        for place in Path("/").glob(pattern.lstrip("/")):
+            for path in place.rglob("*"):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and status.st_size:
+                    samples.setdefault(status.st_dev, path)
     found = set()
-    for path in programs:
+    for path in samples.values():
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 view = view_of(descriptor)
                 maps = Path("/proc/self/maps").read_text()
-                found |= set(re.findall(rf" (\S+) \d+ +{re.escape(path)}", maps))
+                found |= set(re.findall(rf" (\S+) \d+ +{re.escape(str(path))}", maps))
                 del view
             finally:
                 os.close(descriptor)
-    status = Path("/").stat().st_dev
-    return frozenset(found | {f"{os.major(status):02x}:{os.minor(status):02x}"})
+    status = Path("/").stat()
+    return frozenset(found | {f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"})
 
 
 class Auditor:
