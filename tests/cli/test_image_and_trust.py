@@ -41,7 +41,7 @@ def test_init_again_says_that_nothing_was_made(home, capsys):
     facts = json.loads(text)
     assert (status, facts["made"]) == (0, False)
     levels = [anchor["level"] for anchor in facts["anchors"]]
-    assert levels == ["certified", "accepted", "partner", "community"]
+    assert list(dict.fromkeys(levels)) == ["certified", "accepted", "partner", "community"]
 
 
 def test_the_list_is_readable(home, capsys):
