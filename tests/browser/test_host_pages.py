@@ -18,8 +18,6 @@ from casemate.testing.hostsimulator import HostSimulator
 
 pytestmark = [
     pytest.mark.browser,
-    # A browser that is killed leaves its connections open.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium here"),
 ]
 

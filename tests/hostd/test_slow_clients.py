@@ -16,7 +16,6 @@ from casemate.hostd.http import Protocol
 from casemate.testing.hostsimulator import HostSimulator
 from casemate.vim25.values import MoRef
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 COLLECTOR = MoRef("PropertyCollector", "ha-property-collector")
 HASTE = 0.5
 

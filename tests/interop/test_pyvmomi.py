@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ssl
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ pytestmark = [
     # pyVmomi leaves a connection open after a failed login.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_pyvmomi_leaves() -> Iterator[None]:
+    """Have it collected here, not in somebody else's test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,6 @@ from casemate.testing.hostsimulator import HostSimulator
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(shutil.which("virsh") is None, reason="no virsh here"),
-    # virsh leaves its connection open when it ends.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 SECONDS = 40.0
 

@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from argon2 import PasswordHasher
 from casemate.machine.fleet import FleetHost
 from casemate.testing.minifleet import MiniFleet
 from casemate.testing.pki import NOW, issue, shared_pki
+from casemate.testing.serving import serving
 from casemate.testing.smallhost import SmallImage, ek_maker, sign_reference
 from casemate.ui.verifier import render
 from casemate.verifier import store
@@ -187,14 +187,13 @@ def web(tmp_path: Path, anchors: Anchors) -> Iterator[Web]:
     key.write_bytes(identity.key_pem)
     listener = socket.create_server(("127.0.0.1", 0))
     server = make_server(make_app(service, render), certificate, key)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
     url = f"https://127.0.0.1:{listener.getsockname()[1]}"
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with httpx.Client(base_url=url, verify=context, follow_redirects=True, timeout=60) as client:
+    with (
+        listener,
+        serving(server, listener),
+        httpx.Client(base_url=url, verify=context, follow_redirects=True, timeout=60) as client,
+    ):
         yield Web(service, client)
-    server.should_exit = True
-    thread.join()
-    listener.close()
     service.close()

@@ -21,8 +21,7 @@ from cryptography.x509.oid import NameOID
 from casemate.hostd.app import make_app
 from casemate.hostd.main import endpoint_of, make_server, no_delay, tls_context
 from casemate.testing.fakekernel import FakeKernel
-
-START_SECONDS = 10.0
+from casemate.testing.serving import START_SECONDS, serving
 
 
 def write_certificate(directory: Path) -> tuple[Path, Path]:
@@ -102,20 +101,5 @@ class HostSimulator:
                 endpoint=endpoint_of(cert_path, self.port),
             )
             server = make_server(app, tls_context(cert_path, key_path))
-
-            async def serve() -> None:
-                self._loop = asyncio.get_running_loop()
-                await server.serve(sockets=[listener])
-
-            thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-            thread.start()
-            deadline = time.monotonic() + START_SECONDS
-            while not server.started and thread.is_alive() and time.monotonic() < deadline:
-                time.sleep(0.005)
-            if not server.started:
-                raise TimeoutError("the host did not start")
-            try:
+            with serving(server, listener) as self._loop:
                 yield self
-            finally:
-                server.should_exit = True
-                thread.join(START_SECONDS)
