@@ -22,6 +22,7 @@ sentence (``reason``), what a person can do (``remedy``), and the component it i
     ├── NotFoundError                ManagedObjectNotFound
     ├── NotSupportedError            NotSupported
     ├── BusyError                    TaskInProgress
+    ├── CancelledError               RequestCanceled     somebody asked for the end of it
     └── AccessError                  SecurityError
         ├── LoginError               InvalidLogin
         ├── NotAuthenticatedError    NotAuthenticated
@@ -211,6 +212,14 @@ class BusyError(CasemateError):
     default_code = "busy"
     default_remedy = "Wait for the running task, then try again."
     fault = "TaskInProgress"
+
+
+class CancelledError(CasemateError):
+    """The task was cancelled, and what it had done is undone."""
+
+    default_code = "cancelled"
+    default_remedy = "Start it again if it was not meant."
+    fault = "RequestCanceled"
 
 
 class AccessError(CasemateError):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from casemate.calls import vms as c
 from casemate.calls.messages import Empty, TaskReply
 from casemate.errors import CasemateError
@@ -27,7 +29,7 @@ from casemate.kernel.tasks import Tasks
 from casemate.kernel.vmcontext import VmContext, running
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
-from casemate.machine.facts import DiskSpec, TaskFact, TaskState, VmConfig, VmFact
+from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmConfig, VmFact
 from casemate.machine.vmconfig import resting_state
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -101,11 +103,24 @@ class Host:
         if isinstance(reply, Empty):
             return ""
         assert isinstance(reply, TaskReply)
+        return await self.ended(reply.task)
+
+    async def cancelled(self, request: Any) -> FaultFact:
+        """Send a request, cancel its task at once and return the fault that it ends in."""
+        reply = await self.handlers[type(request)](request, LOCAL_ROOT)
+        self.tasks.cancel(reply.task)
+        assert self.tasks.find(reply.task).cancelled
+        with pytest.raises(RefusedTaskError) as raised:
+            await self.ended(reply.task)
+        return raised.value.fault
+
+    async def ended(self, task: str) -> str:
+        """Wait for a task and return its result."""
         while True:
             (fact,) = [
                 fact
                 for fact in self.stream.facts()
-                if isinstance(fact, TaskFact) and fact.task == reply.task
+                if isinstance(fact, TaskFact) and fact.task == task
             ]
             if fact.state is TaskState.SUCCESS:
                 return fact.result

@@ -266,6 +266,21 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelTask:
+    """Ask a running task to undo what it did and end; another user's takes Global.CancelTask.
+
+    ``vm`` is the VM that the task works on; empty where it works on something else.
+    """
+
+    session: str
+    task: str
+    vm: str = ""
+    why: str = ""
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = "System.View"
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The host in short."""
 
@@ -287,6 +302,7 @@ class Snapshot:
 
 REQUESTS: tuple[type, ...] = (
     ActivateCredential,
+    CancelTask,
     Identity,
     Login,
     Logout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -68,19 +69,23 @@ class Calls:
         assert isinstance(answer, reply)  # noqa: S101  (decode admits nothing else)
         return answer
 
-    def finished(self, task: str, seconds: float) -> TaskFact:
-        """Follow the event stream until the task has ended. Raises HostError after ``seconds``."""
+    def finished(
+        self, task: str, seconds: float, report: Callable[[int], None] = lambda _: None
+    ) -> TaskFact:
+        """Follow the event stream until the task has ended. Raises HostError after ``seconds``.
+
+        ``report`` is told the percent done.
+        """
         self._send(Subscribe())
         self._socket.settimeout(seconds)
         while True:
             _, answer = self._receive((FactReply,))
             fact = answer.fact if isinstance(answer, FactReply) else None
-            if (
-                isinstance(fact, TaskFact)
-                and fact.task == task
-                and fact.state in (TaskState.SUCCESS, TaskState.ERROR)
-            ):
+            if not isinstance(fact, TaskFact) or fact.task != task:
+                continue
+            if fact.state in (TaskState.SUCCESS, TaskState.ERROR):
                 return fact
+            report(fact.progress)
 
     def _send(self, request: object) -> None:
         self._number += 1

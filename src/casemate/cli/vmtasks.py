@@ -7,9 +7,10 @@ import json
 
 from casemate.calls import messages as m
 from casemate.cli.calls import Calls
+from casemate.cli.progress import percent
 from casemate.errors import ArgumentError, CasemateError, NotFoundError
 from casemate.kernel.home import Home
-from casemate.machine.facts import TaskState, VmFact
+from casemate.machine.facts import TaskFact, TaskState, VmFact
 
 TASK_SECONDS = 3600.0
 """Longest wait for a task: a power-on takes tenths of a second, copying a disk minutes."""
@@ -25,12 +26,28 @@ def vms_of(home: Home) -> list[VmFact]:
 
 
 def wait(home: Home, task: str) -> str:
-    """Wait for a task and return its result. Raises what it failed with."""
-    with Calls(home.calls_socket) as calls:
-        fact = calls.finished(task, TASK_SECONDS)
+    """Wait for a task and return its result; an interrupt cancels it where that is possible.
+
+    Raises:
+        CasemateError: What it failed with.
+    """
+    try:
+        fact = _finished(home, task)
+    except KeyboardInterrupt:
+        with Calls(home.calls_socket) as calls:
+            vm = next((one.vm for one in vms_of(home) if f"haTask-{one.vm}-" in task), "")
+            calls.ask(m.CancelTask("", task, vm, "interrupted"), m.Empty)
+        fact = _finished(home, task)
     if fact.state is TaskState.ERROR and fact.error is not None:
         raise CasemateError(fact.error.reason, code=fact.error.code, remedy=fact.error.remedy)
     return fact.result
+
+
+def _finished(home: Home, task: str) -> TaskFact:
+    """Follow a task to its end, with a bar on a terminal."""
+    title = task.rpartition(".")[2].rpartition("-")[0]
+    with Calls(home.calls_socket) as calls, percent(title) as report:
+        return calls.finished(task, TASK_SECONDS, report)
 
 
 def find_vm(home: Home, wanted: str) -> VmFact:

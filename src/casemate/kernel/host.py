@@ -17,6 +17,7 @@ from casemate.errors import (
     CasemateError,
     Finding,
     NotAuthenticatedError,
+    NotFoundError,
 )
 from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
 from casemate.kernel.cells.cell import CellExit
@@ -26,7 +27,7 @@ from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
-from casemate.kernel.tasks import Tasks
+from casemate.kernel.tasks import Job, Tasks, Work
 from casemate.kernel.vmcontext import VmContext, running
 from casemate.machine.facts import PowerState, VmFact
 from casemate.machine.power import Operation, next_state
@@ -88,6 +89,7 @@ class Kernel:
             m.Quote: self._quote,
             m.Status: self._status,
             m.Snapshot: self._snapshot,
+            m.CancelTask: self._cancel,
         }
 
     @property
@@ -191,7 +193,7 @@ class Kernel:
     async def _reset(self, request: m.Reset, session: Session) -> m.TaskReply:
         fact = self._demand(request.vm, Operation.RESET)
 
-        async def work() -> str:
+        async def work(_: Job) -> str:
             await self._cells.reset(fact.vm)
             self._inventory.update(replace(self._inventory.vm(fact.vm), boot_time=self._clock()))
             return ""
@@ -204,7 +206,7 @@ class Kernel:
         return m.Empty()
 
     async def _register(self, request: m.RegisterVm, session: Session) -> m.TaskReply:
-        async def work() -> str:
+        async def work(_: Job) -> str:
             return self._inventory.register(request.path)
 
         self._inventory.resolve(request.path)
@@ -216,6 +218,15 @@ class Kernel:
     async def _unregister(self, request: m.UnregisterVm, _: Session) -> m.Empty:
         self._demand(request.vm, Operation.UNREGISTER)
         self._inventory.unregister(request.vm)
+        return m.Empty()
+
+    async def _cancel(self, request: m.CancelTask, session: Session) -> m.Empty:
+        fact = self._tasks.find(request.task)
+        if request.vm != (fact.entity if fact.entity_kind == "VirtualMachine" else ""):
+            raise NotFoundError("that VM has no such task", component=request.vm)
+        if session.user != fact.user:
+            self._check(session, "Global.CancelTask", request)
+        self._tasks.cancel(request.task)
         return m.Empty()
 
     async def _identity(self, _request: m.Identity, _: None) -> m.IdentityReply:
@@ -257,9 +268,7 @@ class Kernel:
         next_state(operation, fact.power, component=fact.config.name)
         return fact
 
-    def _start(
-        self, fact: VmFact, operation: str, session: Session, work: Callable[[], Awaitable[str]]
-    ) -> m.TaskReply:
+    def _start(self, fact: VmFact, operation: str, session: Session, work: Work) -> m.TaskReply:
         task = self._tasks.start(fact.vm, "VirtualMachine", operation, session.user, work)
         return m.TaskReply(task)
 

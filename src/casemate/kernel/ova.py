@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -28,12 +28,14 @@ from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
 from casemate.kernel.sys.libc import from_os_error
+from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import DiskSpec, NicSpec, VmConfig, VmFact
 from casemate.machine.planstorage import DiskSource
 from casemate.machine.power import Operation
 
+Step = Callable[[int], None]
 _CHUNK: Final = 1 << 20
 _SUFFIX: Final = ".ova"
 
@@ -53,22 +55,24 @@ class Ova:
         fact = self._context.demand(request.vm, Operation.EXPORT)
         place = self._archive(request.path)
 
-        async def work(fact: VmFact) -> str:
+        async def work(fact: VmFact, job: Job) -> str:
             with self._context.open(fact) as directory:
-                await asyncio.to_thread(_write_archive, directory, fact.config, place)
+                await asyncio.to_thread(_write_archive, directory, fact.config, place, job)
             return request.path
 
-        return self._context.start(fact, "exportVm", session, work)
+        return self._context.start_long(fact, "exportVm", session, work)
 
     async def _import(self, request: c.ImportVm, session: Session) -> TaskReply:
         place = self._archive(request.path)
         datastore = request.path.partition("]")[0] + "]"
 
-        async def work() -> str:
+        async def work(job: Job) -> str:
             with VmDirectory(place.parent) as directory:
                 handle = directory.open_file(place.name)
             with os.fdopen(handle, "rb") as stream:
-                archive = await asyncio.to_thread(_Archive, stream)
+                # Read twice: against the manifest, then into the disks.
+                step = job.counter(2 * os.fstat(handle).st_size)
+                archive = await asyncio.to_thread(_Archive, stream, step)
                 machine = archive.machine
                 config = _config(machine, request.name or machine.name, datastore)
 
@@ -79,7 +83,9 @@ class Ova:
                 return await self._vms.create(config, thin=True, fill=fill)
 
         task = self._context.tasks.start(
-            "ha-folder-vm", "Folder", "importVm", session.user, work, exclusive=False
+            *("ha-folder-vm", "Folder", "importVm", session.user, work),
+            exclusive=False,
+            cancellable=True,
         )
         return TaskReply(task)
 
@@ -89,18 +95,19 @@ class Ova:
         return self._context.inventory.resolve(path)
 
 
-def _write_archive(directory: VmDirectory, config: VmConfig, place: Path) -> None:
+def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: Job) -> None:
     """Write an archive; on failure nothing of it stays.
 
     The disks are packed twice: their sizes and digests come before them.
     """
     sources = disks.resolve(directory.fd, tuple(d for d in config.disks if d.kind == "disk"))
+    step = job.counter(2 * sum(source.size for source in sources))
     names = [f"{place.stem}-disk{number}.vmdk" for number in range(1, len(sources) + 1)]
     digests: dict[str, bytes] = {}
     described = []
     for source, name in zip(sources, names, strict=True):
         digest, size = hashlib.sha256(), 0
-        for piece in _pieces(directory, source, name):
+        for piece in _pieces(directory, source, name, step):
             digest.update(piece)
             size += len(piece)
         digests[name] = digest.digest()
@@ -115,7 +122,7 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path) -> Non
                 manifest = ova.write_manifest(digests)
                 _add(stream, f"{place.stem}.mf", len(manifest), iter([manifest]))
                 for source, disk in zip(sources, described, strict=True):
-                    pieces = _pieces(directory, source, disk.file_name)
+                    pieces = _pieces(directory, source, disk.file_name, step)
                     _add(stream, disk.file_name, disk.file_size, pieces)
                 stream.write(ova.END)
         except OSError as error:
@@ -126,8 +133,8 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path) -> Non
             raise
 
 
-def _pieces(directory: VmDirectory, source: DiskSource, name: str) -> Iterator[bytes]:
-    """Yield a disk as streamOptimized."""
+def _pieces(directory: VmDirectory, source: DiskSource, name: str, step: Step) -> Iterator[bytes]:
+    """Yield a disk as streamOptimized; ``step`` is told of every further bytes of it."""
     if source.format != "raw":
         raise NotSupportedError(
             f"{source.disk.file_name} is a delta or sparse and is not exported",
@@ -135,12 +142,13 @@ def _pieces(directory: VmDirectory, source: DiskSource, name: str) -> Iterator[b
             remedy="Remove the snapshots first, or clone the VM's disks to flat ones.",
         )
     handle = directory.open_file(source.file_name)
+
+    def read(offset: int, size: int) -> bytes:
+        step(size)
+        return os.pread(handle, size, source.offset + offset)
+
     with contextlib.closing(os.fdopen(handle, "rb", buffering=0)):
-        yield from streamvmdk.write(
-            source.size,
-            lambda offset, size: os.pread(handle, size, source.offset + offset),
-            name=name,
-        )
+        yield from streamvmdk.write(source.size, read, name=name)
 
 
 def _add(stream: IO[bytes], name: str, size: int, pieces: Iterator[bytes]) -> None:
@@ -194,8 +202,9 @@ def _config(machine: ovf.OvfMachine, name: str, datastore: str) -> VmConfig:
 class _Archive:
     """An OVA that was read through once: all digests hold before anything is unpacked."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], step: Step) -> None:
         self._handle = stream.fileno()
+        self._step = step
         self._members = {member.name: member for member in self._walk()}
         descriptors = [name for name in self._members if name.endswith(".ovf")]
         manifests = [name for name in self._members if name.endswith(".mf")]
@@ -217,9 +226,9 @@ class _Archive:
         found = self._members[disk.file_name]
 
         def read(offset: int, size: int) -> bytes:
-            return os.pread(
-                self._handle, max(0, min(size, found.size - offset)), found.offset + offset
-            )
+            wanted = max(0, min(size, found.size - offset))
+            self._step(wanted)
+            return os.pread(self._handle, wanted, found.offset + offset)
 
         if vmdk.parse(read(0, vmdk.SIZE_LIMIT)).capacity != disk.capacity:
             raise FormatError(
@@ -265,6 +274,7 @@ class _Archive:
             digest = hashlib.new(algorithm)
             for offset in range(0, found.size, _CHUNK):
                 size = min(_CHUNK, found.size - offset)
+                self._step(size)
                 data = os.pread(self._handle, size, found.offset + offset)
                 if len(data) < size:
                     raise HostError(f"{name} is cut off", code="ova-cut", component=name)

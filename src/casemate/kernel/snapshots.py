@@ -8,9 +8,10 @@ delta is taken out of the files before it is removed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +26,7 @@ from casemate.kernel.cells import blocks, disks, memory
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import VMX_LIMIT
+from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, file_name, stem
 from casemate.kernel.vmfiles import memory_name, state_name
 from casemate.kernel.vmpower import VmPower
@@ -42,6 +44,7 @@ from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
 from casemate.machine.vmxwrite import vmx_of
 
+Report = Callable[[int, int], None]
 _DELTA: Final = re.compile(r".+-[0-9]{6}\.vmdk")
 
 
@@ -51,6 +54,20 @@ class _Graph:
 
     parents: Mapping[str, str]
     frozen: frozenset[str]
+
+
+def _untold(_done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def _part(report: Report, number: int, of: int) -> Report:
+    """Return what tells of one step in ``of`` as a part of the whole."""
+
+    def told(done: int, total: int) -> None:
+        scale = max(total, 1)
+        report(number * scale + min(done, scale), of * scale)
+
+    return told
 
 
 class Snapshots:
@@ -70,12 +87,22 @@ class Snapshots:
             c.ConsolidateDisks: self._consolidate,
         }
 
-    async def create(self, fact: VmFact, request: c.CreateSnapshot) -> str:
+    async def create(self, fact: VmFact, request: c.CreateSnapshot, job: Job) -> str:
         """Take a snapshot and return its number.
 
         Raises:
-            CasemateError: A disk cannot be frozen, or space lacks; the guest goes on as it was.
+            CasemateError: A disk cannot be frozen, space lacks, or the job was cancelled; the
+                guest goes on as it was.
         """
+        try:
+            return await self._take(fact, request, job)
+        except CasemateError:
+            # Deltas without a snapshot below are merged back.
+            with contextlib.suppress(CasemateError):
+                await self.consolidate(self._context.inventory.reread(fact.vm))
+            raise
+
+    async def _take(self, fact: VmFact, request: c.CreateSnapshot, job: Job) -> str:
         running = fact.power is PowerState.POWERED_ON
         with self._context.open(fact) as directory:
             number = _last(directory, fact) + 1
@@ -98,7 +125,7 @@ class Snapshots:
                     await qmp.execute("stop")
                 await self._put_deltas(directory, fact)
                 if qmp is not None and made.memory:
-                    await self._save_memory(directory, fact, made)
+                    await self._save_memory(directory, fact, made, job)
             except BaseException:
                 directory.remove(state_name(fact.config, number))
                 raise
@@ -138,7 +165,9 @@ class Snapshots:
         if snapshot.memory:
             await self._power.power_on(fact)
 
-    async def remove(self, fact: VmFact, number: int, *, children: bool) -> None:
+    async def remove(
+        self, fact: VmFact, number: int, *, children: bool, report: Report = _untold
+    ) -> None:
         """Forget snapshots (0: all), then merge what they needed."""
         with self._context.open(fact) as directory:
             if not number:
@@ -155,24 +184,25 @@ class Snapshots:
                     if snapshot.memory:
                         directory.remove(memory_name(fact.config, snapshot))
             fact = self._context.inventory.reread(fact.vm)
-        await self.consolidate(fact)
+        await self.consolidate(fact, report)
 
-    async def consolidate(self, fact: VmFact) -> None:
+    async def consolidate(self, fact: VmFact, report: Report = _untold) -> None:
         """Make the chains of disks as short as the snapshots allow.
 
         Raises:
-            CasemateError: A merge failed; the disks are as the guest wrote them, and what is left
-                can be merged later.
+            CasemateError: A merge failed, or ``report`` ended it; the disks are as the guest wrote
+                them, and what is left can be merged later.
         """
         with self._context.open(fact) as directory:
             graph, steps = self._steps(directory, fact)
             parents = dict(graph.parents)
-            for step in steps:
+            for number, step in enumerate(steps):
                 if isinstance(step, Drop):
                     _drop(directory, step.name)
                     del parents[step.name]
                     continue
-                if not await self._merge(directory, fact, step):
+                told = _part(report, number, len(steps))
+                if not await self._merge(directory, fact, step, told):
                     continue
                 fact = self._replace(directory, fact, step, parents)
                 del parents[step.name]
@@ -198,14 +228,14 @@ class Snapshots:
             raise
 
     async def _save_memory(
-        self, directory: VmDirectory, fact: VmFact, snapshot: SnapshotSpec
+        self, directory: VmDirectory, fact: VmFact, snapshot: SnapshotSpec, job: Job
     ) -> None:
         name = memory_name(fact.config, snapshot)
         directory.remove(name)
         handle = directory.open_new(name)
         try:
             qmp = await self._context.cells.control(fact.vm, Operation.CREATE_SNAPSHOT)
-            await memory.save(qmp, handle)
+            await memory.save(qmp, handle, job.report)
             await asyncio.to_thread(os.fsync, handle)
         except BaseException:
             directory.remove(name)
@@ -213,7 +243,9 @@ class Snapshots:
         finally:
             os.close(handle)
 
-    async def _merge(self, directory: VmDirectory, fact: VmFact, step: Merge) -> bool:
+    async def _merge(
+        self, directory: VmDirectory, fact: VmFact, step: Merge, report: Report
+    ) -> bool:
         """Merge one delta; False where it waits until the VM is off."""
         spec = DiskSpec(step.name, "disk", "vmdk", 0, "scsi0", 0)
         if fact.power is not PowerState.POWERED_ON:
@@ -232,7 +264,7 @@ class Snapshots:
             try:
                 qmp = await self._context.cells.control(fact.vm, Operation.CONSOLIDATE)
                 chain = disks.resolve(directory.fd, (spec,))[0].layers
-                await blocks.merge(qmp, directory, chain, 0)
+                await blocks.merge(qmp, directory, chain, 0, report)
             finally:
                 await self._context.cells.power_off(fact.vm)
             return True
@@ -241,7 +273,8 @@ class Snapshots:
             names = [layer.file_name for layer in source.layers]
             if merged in names:
                 qmp = await self._context.cells.control(fact.vm, Operation.CONSOLIDATE)
-                await blocks.merge(qmp, directory, source.layers, names.index(merged))
+                at = names.index(merged)
+                await blocks.merge(qmp, directory, source.layers, at, report)
                 return True
         return False
 
@@ -305,10 +338,10 @@ class Snapshots:
                 remedy="Remove one of them first.",
             )
 
-        async def work(fact: VmFact) -> str:
-            return await self.create(fact, request)
+        async def work(fact: VmFact, job: Job) -> str:
+            return await self.create(fact, request, job)
 
-        return self._context.start(fact, "createSnapshot", session, work)
+        return self._context.start_long(fact, "createSnapshot", session, work)
 
     async def _revert(self, request: c.RevertToSnapshot, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.REVERT)
@@ -325,11 +358,13 @@ class Snapshots:
         if request.snapshot:
             book.find(fact.snapshots, request.snapshot, fact.config.name)
 
-        async def work(fact: VmFact) -> str:
-            await self.remove(fact, request.snapshot, children=request.children)
+        async def work(fact: VmFact, job: Job) -> str:
+            children, told = request.children, job.report
+            await self.remove(fact, request.snapshot, children=children, report=told)
             return ""
 
-        return self._context.start(fact, "removeSnapshot", session, work)
+        # Once the list of snapshots is written there is no way back.
+        return self._context.start_long(fact, "removeSnapshot", session, work, cancellable=False)
 
     async def _rename(self, request: c.RenameSnapshot, _: Session) -> Empty:
         fact = self._context.inventory.vm(request.vm)
@@ -351,11 +386,11 @@ class Snapshots:
     async def _consolidate(self, request: c.ConsolidateDisks, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.CONSOLIDATE)
 
-        async def work(fact: VmFact) -> str:
-            await self.consolidate(fact)
+        async def work(fact: VmFact, job: Job) -> str:
+            await self.consolidate(fact, job.report)
             return ""
 
-        return self._context.start(fact, "consolidateDisks", session, work)
+        return self._context.start_long(fact, "consolidateDisks", session, work)
 
 
 # MiB: a QEMU that only works on disks, with a guest that never runs.

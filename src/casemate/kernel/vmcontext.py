@@ -12,7 +12,7 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.inventory import VMX_LIMIT, Inventory
 from casemate.kernel.store import Store
-from casemate.kernel.tasks import Tasks
+from casemate.kernel.tasks import Job, Tasks
 from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmxwrite import vmx_of
@@ -55,10 +55,30 @@ class VmContext:
     ) -> TaskReply:
         """Start a task on a VM; ``work`` gets the VM as it is when the task has it for itself."""
 
-        async def body() -> str:
+        async def body(_: Job) -> str:
             return await work(self.inventory.vm(fact.vm))
 
         task = self.tasks.start(fact.vm, "VirtualMachine", operation, session.user, body)
+        return TaskReply(task)
+
+    def start_long(
+        self,
+        fact: VmFact,
+        operation: str,
+        session: Session,
+        work: Callable[[VmFact, Job], Awaitable[str]],
+        *,
+        cancellable: bool = True,
+    ) -> TaskReply:
+        """Start a task that tells its progress, and may be cancelled; else as ``start``."""
+
+        async def body(job: Job) -> str:
+            return await work(self.inventory.vm(fact.vm), job)
+
+        task = self.tasks.start(
+            *(fact.vm, "VirtualMachine", operation, session.user, body),
+            cancellable=cancellable,
+        )
         return TaskReply(task)
 
     def open(self, fact: VmFact) -> VmDirectory:

@@ -16,6 +16,7 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.cells import disks, memory
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
+from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, stem
 from casemate.machine.facts import VmConfig, VmFact
 from casemate.machine.plan import nvram_name, secure_boot
@@ -74,18 +75,18 @@ class VmPower:
             # From here on the disks change: the memory fits them no more.
             self._forget_memory(directory, self._context.inventory.vm(fact.vm))
 
-    async def suspend(self, fact: VmFact) -> None:
+    async def suspend(self, fact: VmFact, job: Job) -> None:
         """Save a running VM's memory and stop it.
 
         Raises:
-            CasemateError: No space, or QEMU gave up; the VM runs on.
+            CasemateError: No space, QEMU gave up, or the job was cancelled; the VM runs on.
         """
         name = f"{stem(fact.config)}-{os.urandom(4).hex()}{_SUSPENDED}"
         qmp = await self._context.cells.control(fact.vm, Operation.SUSPEND)
         with self._context.open(fact) as directory:
             handle = directory.open_new(name)
             try:
-                await memory.save(qmp, handle)
+                await memory.save(qmp, handle, job.report)
                 await asyncio.to_thread(os.fsync, handle)
                 self._context.rewrite(directory, fact, with_saved_memory(fact.config, name))
             except BaseException:
@@ -125,11 +126,11 @@ class VmPower:
     async def _suspend(self, request: c.SuspendVm, session: Session) -> m.TaskReply:
         fact = self._context.demand(request.vm, Operation.SUSPEND)
 
-        async def work(fact: VmFact) -> str:
-            await self.suspend(fact)
+        async def work(fact: VmFact, job: Job) -> str:
+            await self.suspend(fact, job)
             return ""
 
-        return self._context.start(fact, Operation.SUSPEND, session, work)
+        return self._context.start_long(fact, Operation.SUSPEND, session, work)
 
     def _forget_memory(self, directory: VmDirectory, fact: VmFact) -> None:
         """Take a VM's saved memory from its file, and remove what only a suspended VM has."""

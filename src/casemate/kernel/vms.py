@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory, exists_already, make_directory
 from casemate.kernel.host import Handler
+from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, file_name
 from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files
 from casemate.machine.facts import DiskSpec, NicSpec, PowerState, VmConfig, VmFact
@@ -75,20 +76,27 @@ class Vms:
     async def _create(self, request: c.CreateVm, session: Session) -> TaskReply:
         config = _complete(request.config)
         _check(config)
-        return self._in_folder("createVm", session, lambda: self.create(config, thin=request.thin))
+
+        async def work(_: Job) -> str:
+            return await self.create(config, thin=request.thin)
+
+        task = self._context.tasks.start(
+            "ha-folder-vm", "Folder", "createVm", session.user, work, exclusive=False
+        )
+        return TaskReply(task)
 
     async def _clone(self, request: c.CloneVm, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.CLONE)
         _stem_of(request.name)
 
-        async def work(fact: VmFact) -> str:
+        async def work(fact: VmFact, job: Job) -> str:
             with contextlib.ExitStack() as undo:
-                path = await asyncio.to_thread(self._copy, fact, request.name, undo)
+                path = await asyncio.to_thread(self._copy, fact, request.name, undo, job)
                 vm = self._context.inventory.register(path)
                 undo.pop_all()
             return vm
 
-        return self._context.start(fact, "clone", session, work)
+        return self._context.start_long(fact, "clone", session, work)
 
     async def _destroy(self, request: c.DestroyVm, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.DESTROY)
@@ -160,7 +168,7 @@ class Vms:
             directory.make(file_name(config), [(0, vmx.write(made))])
         return path
 
-    def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack) -> str:
+    def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack, job: Job) -> str:
         """Copy a VM's files; disks with deltas are copied with what lies below."""
         datastore = fact.config.vmx_path.partition("]")[0] + "]"
         config = replace(
@@ -181,10 +189,11 @@ class Vms:
             own = file_name(fact.config)
             # A copy has UEFI variables like the VM's, and a TPM and snapshots of its own.
             skipped = {own.removesuffix(_VMX) + suffix for suffix in OWN_SUFFIXES}
-            for part in sorted(files - skipped):
-                if source.exists(part):
-                    undo.callback(_remove, target.path, part)
-                    source.copy(part, target, part)
+            parts = [part for part in sorted(files - skipped) if source.exists(part)]
+            step = job.counter(sum(source.size(part) for part in parts))
+            for part in parts:
+                undo.callback(_remove, target.path, part)
+                source.copy(part, target, part, step)
             nvram = own.removesuffix(_VMX) + ".nvram"
             if source.exists(nvram):
                 undo.callback(_remove, target.path, _stem(config) + ".nvram")
@@ -240,14 +249,6 @@ class Vms:
                 with self._context.open(other) as directory:
                     found |= owned_files(directory, other, media=True)
         return found
-
-    def _in_folder(
-        self, operation: str, session: Session, work: Callable[[], Awaitable[str]]
-    ) -> TaskReply:
-        task = self._context.tasks.start(
-            "ha-folder-vm", "Folder", operation, session.user, work, exclusive=False
-        )
-        return TaskReply(task)
 
 
 def _complete(config: VmConfig) -> VmConfig:

@@ -350,7 +350,11 @@ class FaultFact:
 
 @dataclass(frozen=True, slots=True)
 class TaskFact:
-    """A task: one long operation on one object."""
+    """A task: one long operation on one object.
+
+    ``progress`` is percent. ``cancelled``: its end was asked for; a task that has undone what it
+    did then ends in the fault RequestCanceled.
+    """
 
     task: str
     entity: str
@@ -364,6 +368,8 @@ class TaskFact:
     completed: float | None = None
     result: str = ""
     error: FaultFact | None = None
+    cancellable: bool = False
+    cancelled: bool = False
 
     @property
     def key(self) -> str:

@@ -12,6 +12,7 @@ from casemate.calls.messages import (
     ActivateCredential,
     ActivationReply,
     BankValues,
+    CancelTask,
     Empty,
     EvidenceReply,
     FactReply,
@@ -168,6 +169,7 @@ class FakeKernel(KernelLink):
             ActivateCredential: _activate,
             Quote: self._quote,
             QueryStats: _stats,
+            CancelTask: self._cancel,
         }
         admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
         self._answers |= admin.answers()
@@ -319,6 +321,14 @@ class FakeKernel(KernelLink):
             raise RefusedError(_wrong_state(PowerState.POWERED_OFF, vm.power))
         self.retract(VmFact, vm.vm)
         return Empty()
+
+    def _cancel(self, request: object) -> Empty:
+        assert isinstance(request, CancelTask)
+        fact = self.find(TaskFact, request.task)
+        assert isinstance(fact, TaskFact)
+        if fact.completed is not None:
+            raise _refused("InvalidState", "The task has ended already.")
+        raise _refused("NotSupported", "This task cannot be cancelled.")
 
     def _quote(self, request: object) -> EvidenceReply:
         assert isinstance(request, Quote)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from casemate.calls.messages import CancelTask, Empty
 from casemate.hostd.history import HistoryCollector, Inside, event_fits, task_fits
 from casemate.hostd.objects import task
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.world import World
 from casemate.policy.rights import lineages
 from casemate.vim25 import faults
-from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Value
 
 
@@ -127,8 +127,13 @@ async def _destroy(context: Context) -> Value:
     return None
 
 
-async def _cancel(_context: Context) -> Value:
-    raise FaultError(Obj("NotSupported"), "This task cannot be cancelled.")
+async def _cancel(context: Context) -> Value:
+    fact = context.replica.world.tasks[context.this.value]
+    if fact.user != context.who.user:
+        context.reader.allow(context.this, "Global.CancelTask")
+    vm = fact.entity if fact.entity_kind == "VirtualMachine" else ""
+    await context.link.ask(CancelTask(context.who.handle, fact.task, vm, "vSphere API"), Empty)
+    return None
 
 
 _OWN = "the session that made it"
@@ -146,6 +151,11 @@ HISTORY_METHODS = (
     Served("HistoryCollector", "ResetCollector", "System.View", _reset, rule=_OWN),
     Served("HistoryCollector", "DestroyCollector", "System.View", _destroy, rule=_OWN),
     Served(
-        "Task", "CancelTask", "System.View", _cancel, rule="no task of this host can be cancelled"
+        "Task",
+        "CancelTask",
+        "System.View",
+        _cancel,
+        (CancelTask,),
+        rule="Global.CancelTask for the task of another user",
     ),
 )

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from casemate.errors import HostError
+from casemate.errors import CancelledError, HostError
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.sys.files import lock
@@ -62,11 +62,20 @@ async def put_on_top(
         raise
 
 
-async def merge(qmp: Qmp, directory: VmDirectory, chain: Sequence[DiskSource], at: int) -> None:
+async def merge(
+    qmp: Qmp,
+    directory: VmDirectory,
+    chain: Sequence[DiskSource],
+    at: int,
+    report: Callable[[int, int], None] = lambda _, __: None,
+) -> None:
     """Merge layer ``at`` of a chain (0: what the guest writes) into the one below it.
+
+    ``report`` is told how much of how much is done; what it raises ends the merging.
 
     Raises:
         HostError: ``disk-merge``: QEMU gave up; the chain is as it was.
+        CancelledError: ``report`` raised it; the chain is as it was.
     """
     top, below = chain[at], chain[at + 1]
     await _make_writable(qmp, directory, below)
@@ -81,7 +90,7 @@ async def merge(qmp: Qmp, directory: VmDirectory, chain: Sequence[DiskSource], a
             "auto-dismiss": False,
         },
     )
-    await _finish(qmp, job)
+    await _finish(qmp, job, report)
     await _forget(qmp, top)
 
 
@@ -146,17 +155,20 @@ async def _fd_set(qmp: Qmp, file_name: str) -> int | None:
     return None
 
 
-async def _finish(qmp: Qmp, job: str) -> None:
+async def _finish(qmp: Qmp, job: str, report: Callable[[int, int], None]) -> None:
     """Drive a job to its end."""
     progress: object = None
     since = time.monotonic()
+    given_up: CancelledError | None = None
     while True:
         told = await _job(qmp, job)
         status = told.get("status")
-        if status == "ready":
-            await qmp.execute("job-complete", id=job)
-        elif status in _DONE:
+        if status in _DONE:
             break
+        if given_up is None and (given_up := _refusal(told, report)) is not None:
+            await qmp.execute("job-cancel", id=job)
+        elif status == "ready" and given_up is None:
+            await qmp.execute("job-complete", id=job)
         now = (status, told.get("current-progress"))
         if now != progress:
             progress, since = now, time.monotonic()
@@ -166,12 +178,27 @@ async def _finish(qmp: Qmp, job: str) -> None:
         await asyncio.sleep(_PAUSE)
     if status == "concluded":
         await qmp.execute("job-dismiss", id=job)
+    if given_up is not None:
+        raise given_up
     if error := told.get("error"):
         raise HostError(
             f"the disk could not be merged: {str(error)[:200]}",
             code="disk-merge",
             remedy="Make room on the datastore, then consolidate again.",
         )
+
+
+def _refusal(
+    told: Mapping[str, object], report: Callable[[int, int], None]
+) -> CancelledError | None:
+    """Report a job's progress; returns what ``report`` raises to end it."""
+    done, total = told.get("current-progress"), told.get("total-progress")
+    if isinstance(done, int) and isinstance(total, int):
+        try:
+            report(done, total)
+        except CancelledError as error:
+            return error
+    return None
 
 
 async def _job(qmp: Qmp, job: str) -> dict[str, object]:

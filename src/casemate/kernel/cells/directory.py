@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
@@ -116,8 +116,16 @@ class VmDirectory:
         finally:
             os.close(handle)
 
-    def copy(self, name: str, target: VmDirectory, new_name: str) -> None:
+    def copy(
+        self,
+        name: str,
+        target: VmDirectory,
+        new_name: str,
+        step: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Copy a file, its holes left out where the file system tells of them.
+
+        ``step`` is told of every further bytes; what it raises ends the copying.
 
         Raises:
             HostError: It cannot be read or written; then nothing of the copy stays.
@@ -129,10 +137,13 @@ class VmDirectory:
             opened.callback(os.close, handle)
             try:
                 os.fchmod(handle, os.fstat(source).st_mode & 0o666)
-                _copy_data(source, handle)
+                _copy_data(source, handle, step)
             except OSError as error:
                 target.remove(new_name)
                 raise from_os_error(f"cannot copy {name}", error, component=name) from error
+            except BaseException:
+                target.remove(new_name)
+                raise
 
     def free_name(self, stem: str, suffix: str) -> str:
         """Return a name that is not taken: ``stem-000001suffix`` and so on, as VMware counts.
@@ -306,17 +317,19 @@ def _plain(name: str) -> str:
     return name
 
 
-def _copy_data(source: int, target: int) -> None:
+def _copy_data(source: int, target: int, step: Callable[[int], None]) -> None:
     """Copy what is not a hole, then set the length."""
     end = os.fstat(source).st_size
     position = 0
     while position < end:
+        before = position
         try:
             position = os.lseek(source, position, os.SEEK_DATA)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
             break
+        step(position - before)
         hole = os.lseek(source, position, os.SEEK_HOLE)
         while position < hole:
             data = os.pread(source, min(_COPY_CHUNK, hole - position), position)
@@ -324,4 +337,5 @@ def _copy_data(source: int, target: int) -> None:
                 break
             os.pwrite(target, data, position)
             position += len(data)
+            step(len(data))
     os.ftruncate(target, end)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable
 from typing import Final
 
 from casemate.errors import HostError
@@ -15,21 +17,29 @@ _BANDWIDTH: Final = 64 << 30
 # Seconds between looks, and without any progress until it is given up.
 _PAUSE: Final = 0.05
 _STALL: Final = 30.0
+_GOING: Final = frozenset({"setup", "active", "device", "cancelling"})
 
 
-async def save(qmp: Qmp, descriptor: int) -> None:
+Report = Callable[[int, int], None]
+"""Is told how many bytes of how many are done; what it raises ends the transfer."""
+
+
+async def save(qmp: Qmp, descriptor: int, report: Report) -> None:
     """Stop the guest and save it; it stays stopped.
 
     Raises:
         HostError: ``memory-saving``: no space, or QEMU gave up; the guest runs on then.
+        CancelledError: ``report`` raised it; the guest runs on.
     """
     await qmp.execute("stop")
     try:
         await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _BANDWIDTH})
         await qmp.execute_with(descriptor, "getfd", fdname=_NAME)
         await qmp.execute("migrate", uri=f"fd:{_NAME}")
-        await _wait(qmp, "memory-saving")
+        report(0, 1)
+        await _wait(qmp, "memory-saving", report)
     except BaseException:
+        await _give_up(qmp)
         await qmp.execute("cont")
         raise
 
@@ -42,16 +52,30 @@ async def load(qmp: Qmp, descriptor: int) -> None:
     """
     await qmp.execute_with(descriptor, "getfd", fdname=_NAME)
     await qmp.execute("migrate-incoming", uri=f"fd:{_NAME}")
-    await _wait(qmp, "memory-loading")
+    await _wait(qmp, "memory-loading", lambda _, __: None)
 
 
-async def _wait(qmp: Qmp, code: str) -> None:
+async def _give_up(qmp: Qmp) -> None:
+    """End a transfer that goes on, and wait until it has ended."""
+    with contextlib.suppress(HostError):
+        await qmp.execute("migrate_cancel")
+        for _ in range(int(_STALL / _PAUSE)):
+            if (await _told(qmp)).get("status") not in _GOING:
+                return
+            await asyncio.sleep(_PAUSE)
+
+
+async def _told(qmp: Qmp) -> dict[str, object]:
+    answer = await qmp.execute("query-migrate")
+    return answer if isinstance(answer, dict) else {}
+
+
+async def _wait(qmp: Qmp, code: str, report: Report) -> None:
     """Wait for the end of the transfer."""
     progress: object = None
     since = time.monotonic()
     while True:
-        answer = await qmp.execute("query-migrate")
-        told = answer if isinstance(answer, dict) else {}
+        told = await _told(qmp)
         status = told.get("status")
         if status == "completed":
             return
@@ -64,6 +88,9 @@ async def _wait(qmp: Qmp, code: str) -> None:
             )
         ram = told.get("ram")
         now = ram.get("transferred") if isinstance(ram, dict) else status
+        total, left = (ram.get("total"), ram.get("remaining")) if isinstance(ram, dict) else (0, 0)
+        if isinstance(total, int) and isinstance(left, int):
+            report(total - left, total)
         if now != progress:
             progress, since = now, time.monotonic()
         elif time.monotonic() - since > _STALL:
