@@ -12,7 +12,16 @@ from pathlib import Path
 import cbor2
 
 from casemate.calls.codec import FrameReader, decode, encode
-from casemate.calls.messages import Empty, FactReply, Logout, PowerOn, Refusal, Subscribe
+from casemate.calls.messages import (
+    Empty,
+    FactReply,
+    Logout,
+    PowerOn,
+    Refusal,
+    Status,
+    Subscribe,
+)
+from casemate.calls.software import SoftwareChange
 from casemate.errors import PermissionDeniedError
 from casemate.kernel.server import Caller, CallsServer
 from casemate.kernel.stream import QUEUE_LIMIT, FactStream
@@ -138,3 +147,33 @@ def test_a_subscriber_that_does_not_read_is_cut_off_and_costs_bounded_memory() -
         assert items[-1] is None
 
     asyncio.run(lag())
+
+
+def test_a_change_is_made_whole_whoever_hangs_up_and_stop_waits_for_it(tmp_path: Path) -> None:
+    seen: list[str] = []
+    begun, go_on, cut = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(request: object, _caller: Caller) -> object:
+        begun.set()
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            seen.append(f"{type(request).__name__} cut")
+            cut.set()
+            raise
+        seen.append(f"{type(request).__name__} done")
+        return Empty()
+
+    async def attack() -> None:
+        async with served(tmp_path, handle=work) as (_, writer, _stream):
+            for request in (Status("s"), SoftwareChange("s", "install")):
+                begun.clear()
+                writer.write(encode(1, request))
+                await asyncio.wait_for(begun.wait(), 5)
+            writer.transport.abort()
+            await asyncio.wait_for(cut.wait(), 5)
+            assert seen == ["Status cut"]
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+        assert seen == ["Status cut", "SoftwareChange done"]
+
+    asyncio.run(attack())

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
+from tests.kernel.softwarehost import Host
 
 from casemate.calls import software as s
 from casemate.errors import CasemateError
 from casemate.formats.bootcfg import BootState
-from casemate.formats.depot import write_depot
 from casemate.formats.descriptor import Constraint, VibType
 from casemate.formats.imgdb import ImageProfile
 from casemate.formats.vib import parse_vib
 from casemate.image.profile import read_bank
 from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.home import Home
-from casemate.kernel.software import Place, Software
-from casemate.kernel.store import Store
-from casemate.kernel.stream import FactStream
 from casemate.kernel.transaction import Disk
 from casemate.policy.acceptance import verify_payload
 from casemate.policy.banks import plan_boot
@@ -30,7 +25,7 @@ from casemate.policy.newimage import unchecked_marks
 from casemate.policy.revocation import Revocations, write_revocations
 from casemate.policy.signedtext import join_signed
 from casemate.testing.pki import NOW, shared_pki
-from casemate.testing.smallimage import NoLayers, base_vib, driver, make_home
+from casemate.testing.smallimage import base_vib, driver, make_home
 
 
 class PowerCutError(Exception):
@@ -71,54 +66,6 @@ class FailingDisk(Disk):
                 path.unlink(missing_ok=True)
             raise PowerCutError
         super().remove(path)
-
-
-class Host:
-    """A host's software, asked as over the calls; VIBs are laid into its datastore."""
-
-    def __init__(self, home, disk=None):
-        self.home = home
-        self.store = Store(home.database)
-        self.volume = home.volumes / "datastore1"
-        bank = plan_boot(read_banks(home)).bank.name
-        place = Place(home, bank, self._resolve, NOW.timestamp)
-        record = SimpleNamespace(taints=(), banks=("sha256",))
-        self.software = Software(
-            place,
-            self.store,
-            FactStream(),
-            SimpleNamespace(record=record),
-            layers=NoLayers(),
-            disk=disk,
-        )
-
-    def _resolve(self, path):
-        return self.volume / path.removeprefix("[datastore1] ")
-
-    def ask(self, request):
-        try:
-            return asyncio.run(self.software.handlers()[type(request)](request, None))
-        finally:
-            self.store.close()
-            self.store = self.software._store = Store(self.home.database)
-
-    def put(self, *files):
-        names = []
-        for data in files:
-            name = hashlib.sha256(data).hexdigest()[:12]
-            (self.volume / name).write_bytes(data)
-            names.append(f"[datastore1] {name}")
-        return tuple(names)
-
-    def install(self, *vibs, action="install", **more):
-        return self.ask(s.SoftwareChange("", action, vibs=self.put(*vibs), **more))
-
-    def depot(self, *vibs, profiles=()):
-        return self.put(write_depot(vibs, profiles, vendor="Tests"))
-
-    def names(self, *, rebooting=True):
-        image = self.ask(s.SoftwareList(rebooting=rebooting))
-        return [f"{one.name} {one.version}" for one in image.vibs]
 
 
 @pytest.fixture

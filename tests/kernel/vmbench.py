@@ -75,7 +75,7 @@ class Host:
         self.inventory.publish_all(1000, 1000)
         self.cells = Cells(
             self.place / "run",
-            Path("/"),
+            lambda: Path("/"),
             self.cgroups,
             Accelerator("tcg", "test"),
             self._exited,

@@ -36,6 +36,7 @@ from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.layers import visor_root
 from casemate.kernel.logs import Logs
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
@@ -122,6 +123,7 @@ def resources(
 def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path) -> Auditor:
     """Add the audit of all processes; the caller runs it."""
     auditor = Auditor(kernel.cells.running, measurements.security_option, kernel.cells.power_off)
+    auditor.extend(visor_root())
     audit = Hardening(auditor, accelerator, bank, bank.parent / "trust")
     kernel.add(audit.handlers())
     kernel.watch(audit.findings)
@@ -162,7 +164,7 @@ async def serve(settings: Settings, home: Home) -> None:
         measurements,
         lambda on_exit: Cells(
             home.run,
-            Path("/"),
+            visor_root,
             cgroups,
             accelerator,
             on_exit,
@@ -190,7 +192,11 @@ async def serve(settings: Settings, home: Home) -> None:
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     kernel.add(
         Software(
-            Place(home, settings.bank, inventory.resolve, time.time), store, stream, measurements
+            Place(home, settings.bank, inventory.resolve, time.time),
+            store,
+            stream,
+            measurements,
+            changed=lambda: auditor.extend(visor_root()),
         ).handlers()
     )
     await kernel.adopt()

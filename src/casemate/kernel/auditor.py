@@ -40,6 +40,8 @@ OPTION: Final = "hardeningViolation"
 """The security option by which a violation is measured."""
 CODE_PLACES: Final = ("/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/python3*")
 """Where payloads bring programs and libraries."""
+LIVE_PLACES: Final = (*CODE_PLACES, "/opt", "/usr/lib/vmware")
+"""Where the visor root has code when VIBs of all levels are joined to it."""
 _TEXT: Final = 300  # characters of a measured violation
 _APART: Final = {Wall.MOUNTS: "mnt", Wall.PROCESSES: "pid", Wall.NETWORK: "net"}
 _INIT: Final = 1
@@ -63,15 +65,17 @@ class Subject:
     vm: str = ""
 
 
-def code_devices(places: Iterable[str] = CODE_PLACES) -> frozenset[str]:
+def code_devices(places: Iterable[str] = CODE_PLACES, top: Path = Path("/")) -> frozenset[str]:
     """Return the devices of the visor root's files, as lists of mappings show them.
+
+    ``places`` are patterns below ``top``, where the layers are joined.
 
     Linux before 6.8 shows the device of a file's own layer there and not that of the joined root,
     so one file of each layer is mapped and looked at; layers are told apart by ``st_dev``.
     """
     samples: dict[int, Path] = {}
     for pattern in places:
-        for place in Path("/").glob(pattern.lstrip("/")):
+        for place in top.glob(pattern.lstrip("/")):
             for path in place.rglob("*"):
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode) and status.st_size:
@@ -87,7 +91,7 @@ def code_devices(places: Iterable[str] = CODE_PLACES) -> frozenset[str]:
                 del view
             finally:
                 os.close(descriptor)
-    status = Path("/").stat()
+    status = top.stat()
     return frozenset(found | {f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"})
 
 
@@ -112,6 +116,10 @@ class Auditor:
         self._devices = code_devices()
         self._host = namespaces("self")
         self._violations: dict[tuple[int, int, str], Finding] = {}
+
+    def extend(self, root: Path) -> None:
+        """Accept programs of another root as well: the visor root with VIBs installed live."""
+        self._devices |= code_devices(LIVE_PLACES, root)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return every violation since the kernel started."""

@@ -1,17 +1,20 @@
 """Payloads mounted beside the visor root: for a look into a VIB, and for VIBs installed live.
 
 The visor root is one read-only overlay, and Linux lets nobody add a layer to one. A VIB that is
-installed live is therefore mounted at ``/run/live/FILE``, where the kernel can use it (plug-ins,
-data); programs of hostd and of cells, which have roots of their own, see it after the next boot,
-when it is a layer like all others.
+installed live is mounted at ``/run/live/FILE``, and a second overlay, of those mounts above the
+visor root, at ``/run/visor/NUMBER``: the root of every cell and of every hostd that is started from
+then on. What runs already keeps the root that it has.
+
+A change stages every new payload first and then switches all at once: when any step fails, the
+mounts are as they were before.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +31,10 @@ from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 
 LIVE: Final = Path("/run/live")
+JOINED: Final = Path("/run/visor")
+_VISOR: Final = Path("/")
+_STAGED: Final = ".new-"
+_FORMER: Final = ".old-"
 _LOOKS: Final = Path("/run/look")
 _CONTROL: Final = Path("/dev/loop-control")
 _CONTROL_DEVICE: Final = (10, 237)
@@ -37,9 +44,17 @@ _CONTROL_DEVICE: Final = (10, 237)
 class Layers:
     """Mounts payloads. ``waivers`` reads the hardening waivers in force."""
 
-    def __init__(self, waivers: Callable[[], tuple[Waiver, ...]], place: Path = LIVE) -> None:
+    def __init__(
+        self,
+        waivers: Callable[[], tuple[Waiver, ...]],
+        place: Path = LIVE,
+        joined: Path = JOINED,
+        visor: Path = _VISOR,
+    ) -> None:
         self._waivers = waivers
         self._place = place
+        self._joined = joined
+        self._visor = visor
 
     def inspect(
         self, image: bytes | memoryview, descriptor: Descriptor, level: Level
@@ -70,26 +85,91 @@ class Layers:
         finally:
             os.close(sealed)
 
-    def add(self, name: str, sealed: int) -> Path:
-        """Mount a payload live and return where. Raises HostError."""
-        target = self._place / name
+    def stage(self, name: str, sealed: int) -> None:
+        """Mount a payload where nobody sees it yet. Raises HostError."""
+        target = self._place / f"{_STAGED}{name}"
         target.mkdir(parents=True, exist_ok=True)
         _ensure_control()
         with loop_device(sealed, name) as device:
             mounts.erofs(device, target)
-        return target
 
-    def remove(self, name: str) -> None:
-        """Take a live payload away; what uses it still, keeps it. Raises HostError."""
-        mounts.umount(self._place / name, lazy=True)
-        with suppress(OSError):
-            (self._place / name).rmdir()
+    def discard(self) -> None:
+        """Take away what was staged and not switched to."""
+        for one in self._mounts(_STAGED):
+            _drop(one)
+
+    def switch(self, names: Sequence[str]) -> None:
+        """Make these payloads the live ones, the last on top: staged ones, else those that were.
+
+        Raises:
+            HostError: Linux refused a step; everything is as it was.
+        """
+        with ExitStack() as undo:
+            for one in self._mounts(""):
+                _move(one, one.with_name(f"{_FORMER}{one.name}"), undo)
+            for name in names:
+                staged = self._place / f"{_STAGED}{name}"
+                former = self._place / f"{_FORMER}{name}"
+                _move(staged if staged.is_mount() else former, self._place / name, undo)
+            roots = joined_roots(self._joined)
+            if names:
+                self._join(names, max(roots, default=0) + 1)
+            undo.pop_all()
+        for number in roots:
+            _drop(self._joined / str(number))
+        for former in self._mounts(_FORMER):
+            _drop(former)
+
+    def _join(self, names: Sequence[str], number: int) -> None:
+        target = self._joined / str(number)
+        target.mkdir(parents=True, exist_ok=True)
+        mounts.overlay(target, [*(self._place / name for name in reversed(names)), self._visor])
 
     def names(self) -> frozenset[str]:
         """Return the file names of the payloads that are mounted live."""
+        return frozenset(one.name for one in self._mounts(""))
+
+    def _mounts(self, prefix: str) -> tuple[Path, ...]:
+        """Return the mounts whose name begins so; without a prefix, those that are live."""
         if not self._place.is_dir():
-            return frozenset()
-        return frozenset(one.name for one in self._place.iterdir() if one.is_mount())
+            return ()
+        found = [one for one in self._place.iterdir() if one.is_mount()]
+        if not prefix:
+            return tuple(one for one in found if not one.name.startswith("."))
+        return tuple(one for one in found if one.name.startswith(prefix))
+
+
+def joined_roots(place: Path = JOINED) -> tuple[int, ...]:
+    """Return the numbers of the roots that live VIBs were joined to."""
+    if not place.is_dir():
+        return ()
+    return tuple(
+        int(one.name) for one in place.iterdir() if one.name.isdecimal() and one.is_mount()
+    )
+
+
+def newest_root(place: Path = JOINED) -> Path | None:
+    """Return the visor root with the live VIBs in it; None where there are none."""
+    numbers = joined_roots(place)
+    return place / str(max(numbers)) if numbers else None
+
+
+def visor_root() -> Path:
+    """Return where a process that is started now finds its root."""
+    return newest_root() or _VISOR
+
+
+def _move(source: Path, target: Path, undo: ExitStack) -> None:
+    target.mkdir(exist_ok=True)
+    mounts.move(source, target)
+    undo.callback(mounts.move, target, source)
+
+
+def _drop(place: Path) -> None:
+    """Take a mount away; what uses it still, keeps it."""
+    mounts.umount(place, lazy=True)
+    with suppress(OSError):
+        place.rmdir()
 
 
 @contextmanager

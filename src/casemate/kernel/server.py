@@ -3,6 +3,9 @@
 Root and hostd's own uid may connect; everybody else is cut off before a byte is read. A request
 that is not on the list, or not well-formed, ends the connection: both ends are ours, so a
 malformed frame means the other end is not what it should be.
+
+Whoever asks for a change and hangs up gets it all the same: a change that ends in its middle is
+neither the old state nor the new one. Only what reads ends with its connection.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from casemate.calls.codec import FrameReader, decode, encode
 from casemate.calls.messages import Refusal, Subscribe
@@ -23,8 +27,12 @@ from casemate.errors import CasemateError, FormatError
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import fault_of
 
-CONCURRENT = 64
+CONCURRENT: Final = 64
 """Requests of one connection worked on at once; more wait in the socket."""
+LEFT_BEHIND: Final = 256
+"""Changes whose askers have left; beyond them nobody new is served until some are done."""
+STOP_SECONDS: Final = 20.0
+"""How long ``stop`` waits for changes: init ends a kernel that takes 30 s."""
 
 _CHUNK = 1 << 16
 _log = logging.getLogger(__name__)
@@ -53,6 +61,7 @@ class CallsServer:
         self._handle = handle
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._left: set[asyncio.Task[None]] = set()
 
     async def start(self, group: int) -> None:
         """Bind and listen; only root and ``group`` can reach the socket at all."""
@@ -64,13 +73,17 @@ class CallsServer:
         self._server = await asyncio.start_unix_server(self._accept, sock=listener)
 
     async def stop(self) -> None:
-        """Close the socket and every connection."""
+        """Close the socket and every connection, and wait for the changes that are being made."""
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections):
             connection.cancel()
         if self._connections:
             await asyncio.wait(tuple(self._connections))
+        if self._left:
+            await asyncio.wait(tuple(self._left), timeout=STOP_SECONDS)
+        for job in tuple(self._left):
+            job.cancel()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raw = writer.get_extra_info("socket").getsockopt(
@@ -79,6 +92,10 @@ class CallsServer:
         pid, uid, _ = struct.unpack("3i", raw)
         if uid not in self._allowed:
             _log.warning("uid %d (pid %d) refused on the calls socket", uid, pid)
+            writer.close()
+            return
+        if len(self._left) > LEFT_BEHIND:
+            _log.warning("uid %d (pid %d) must wait: too many changes are being made", uid, pid)
             writer.close()
             return
         connection = asyncio.ensure_future(self._serve(reader, writer, Caller(uid, pid)))
@@ -90,7 +107,8 @@ class CallsServer:
     ) -> None:
         frames = FrameReader()
         gate = asyncio.Semaphore(CONCURRENT)
-        working: set[asyncio.Task[None]] = set()
+        reading: set[asyncio.Task[None]] = set()
+        changing: set[asyncio.Task[None]] = set()
         try:
             while data := await reader.read(_CHUNK):
                 frames.feed(data)
@@ -101,6 +119,7 @@ class CallsServer:
                         return
                     await gate.acquire()
                     job = asyncio.ensure_future(self._answer(writer, number, request, caller))
+                    working = changing if _changes(request) else reading
                     working.add(job)
                     job.add_done_callback(working.discard)
                     job.add_done_callback(lambda _: gate.release())
@@ -109,8 +128,11 @@ class CallsServer:
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            for job in working:
+            for job in reading:
                 job.cancel()
+            for job in changing:
+                self._left.add(job)
+                job.add_done_callback(self._left.discard)
             writer.close()
 
     async def _answer(
@@ -124,7 +146,8 @@ class CallsServer:
         except Exception:  # noqa: BLE001  (every request gets an answer, whatever was forgotten)
             _log.exception("%s failed", type(request).__name__)
             frame = encode(number, Refusal(fault_of(CasemateError("A system error occurred"))))
-        writer.write(frame)
+        if not writer.is_closing():
+            writer.write(frame)
 
     async def _stream_out(self, writer: asyncio.StreamWriter, number: int) -> None:
         subscription = self._stream.subscribe()
@@ -134,3 +157,8 @@ class CallsServer:
                 await writer.drain()
         finally:
             self._stream.unsubscribe(subscription)
+
+
+def _changes(request: object) -> bool:
+    """Tell whether a request changes something: those are the ones that are audited."""
+    return bool(vars(type(request)).get("audited", True))

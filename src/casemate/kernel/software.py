@@ -2,8 +2,8 @@
 
 A change is worked out on the image that boots next, everything in the result is judged as the
 loader will judge it, and the result is written to the bank that does not run
-(``kernel.transaction``). Where VIBs allow it they are also taken into use at once: measured after
-Boot Complete, then mounted (``kernel.layers``).
+(``kernel.transaction``). Where VIBs allow it they are also taken into use at once
+(``kernel.live``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,16 +24,16 @@ from casemate.errors import (
     ArgumentError,
     CasemateError,
 )
-from casemate.formats.imgdb import DbVib, ImageDb, parse_imgdb, write_imgdb
+from casemate.formats.imgdb import DbVib
 from casemate.formats.vib import parse_vib
 from casemate.kernel.accounts import Session
 from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.boot.component import read_component
 from casemate.kernel.boot.loader import read_revocations, read_trust, read_waivers
-from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
 from casemate.kernel.imagestate import Image, Images
 from casemate.kernel.layers import Layers
+from casemate.kernel.live import RECORD, Live, Mounter, release
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.packages import (
     MAX_DEPOTS,
@@ -44,7 +45,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.transaction import Disk, write_bank
 from casemate.kernel.vibfacts import describe
-from casemate.machine.facts import ComponentFact, HostFact
+from casemate.machine.facts import HostFact
 from casemate.policy import solve
 from casemate.policy.acceptance import verify_payload
 from casemate.policy.banks import plan_rollback
@@ -52,8 +53,6 @@ from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level, level_from_name
 from casemate.policy.newimage import mark_of, unchecked_marks
 
-LIVE: Final = "live.tgz"
-"""File beside the record of the boot: an image database of the VIBs installed live since."""
 DATES: Final = "software.install-dates"
 """Name in the store: JSON, VIB id to the date it was installed."""
 ACTIONS: Final = ("install", "update", "remove", "profile-install", "profile-update")
@@ -62,8 +61,17 @@ REBOOT: Final = (
     "effective."
 )
 DONE: Final = "Operation finished successfully."
+IN_USE: Final = (
+    "In use at once by the kernel and by VMs that are powered on from now on; VMs that run keep"
+    " what they were started with."
+)
+LATER: Final = (
+    "The update completed successfully, but could not be taken into use without a restart ({}); "
+    "the system needs to be rebooted for the changes to be effective."
+)
 UNCHANGED: Final = "Host is not changed."
 DRY_RUN: Final = "Dryrun only, host not changed. The following installers will be applied: "
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +94,9 @@ class Software:
         stream: FactStream,
         measurements: Measurements,
         *,
-        layers: Layers | None = None,
+        layers: Mounter | None = None,
         disk: Disk | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._home = place.home
         self._bank = place.bank
@@ -98,6 +107,14 @@ class Software:
         self._sources = Sources(place.resolve, place.home.run / "staging")
         self._clock = place.clock
         self._layers = layers or Layers(self._waivers)
+        self._live = Live(
+            place.home.boot_record / RECORD,
+            self._layers,
+            measurements,
+            measurements.record.banks,
+            stream,
+            changed,
+        )
         self._planner = Planner(place.home, self._images, self._sources, self._judge, self._now)
         self._disk = disk or Disk()
         self._lock = asyncio.Lock()
@@ -160,13 +177,33 @@ class Software:
             if request.dry_run:
                 installers = ["BootBankInstaller", *(["LiveImageInstaller"] if live else [])]
                 return _reply(change, f"{DRY_RUN}[{', '.join(installers)}]", reboot=not live)
+            if not live:
+                await asyncio.to_thread(self._write, plan)
+                self._note_dates(plan)
+                return _reply(change, REBOOT, reboot=True)
+            return await self._go_live(plan)
+
+    async def _go_live(self, plan: Plan) -> s.ChangeReply:
+        """Write the bank, and take the change into use; nothing is touched before all is verified.
+
+        What cannot be measured or mounted waits for the next boot.
+        """
+        change = plan.change
+        profile = plan.situation.running.database.profile
+        new = [vib for vib in plan.database.vibs if vib.descriptor in change.installed]
+        ready = await asyncio.to_thread(self._live.seal, plan)
+        try:
             await asyncio.to_thread(self._write, plan)
             self._note_dates(plan)
-            if not live:
-                return _reply(change, REBOOT, reboot=True)
-            await self._take_live(plan)
-            ids = tuple(one.vib_id for one in change.installed)
-            return _reply(change, DONE, reboot=False, live=ids)
+            try:
+                await self._live.take(ready, change.removed, new, profile)
+            except CasemateError as error:
+                _log.warning("the change is not in use: %s", error.reason)
+                return _reply(change, LATER.format(error.reason.rstrip(".")), reboot=True)
+        finally:
+            release(ready)
+        ids = tuple(one.vib_id for one in change.installed)
+        return _reply(change, f"{DONE} {IN_USE}" if ids else DONE, reboot=False, live=ids)
 
     def _write(self, plan: Plan) -> None:
         situation = plan.situation
@@ -182,7 +219,7 @@ class Software:
     def _goes_live(self, plan: Plan, request: s.SoftwareChange) -> bool:
         """Tell whether the change can also be made without a restart."""
         change, base = plan.change, plan.situation.base
-        live = {vib.descriptor.vib_id for vib in self._live()}
+        live = {vib.descriptor.vib_id for vib in self._live.vibs()}
         level = Level(plan.situation.running.database.profile.acceptance_level)
         active = {*plan.situation.running.database.profile.vib_ids, *live}
         return (
@@ -195,75 +232,13 @@ class Software:
             and all(payload.type == "erofs" for one in change.installed for payload in one.payloads)
         )
 
-    def _live(self) -> list[DbVib]:
-        """Return the VIBs that were installed live in this boot and still are in use."""
-        path = self._home.boot_record / LIVE
-        if not path.exists():
-            return []
-        names = self._layers.names()
-        return [
-            v for v in parse_imgdb(path.read_bytes()).vibs if names.issuperset(v.files.values())
-        ]
-
-    def _note_live(self, vibs: Sequence[DbVib]) -> None:
-        profile = self._images.running().database.profile
-        ids = tuple(vib.descriptor.vib_id for vib in vibs)
-        database = ImageDb(replace(profile, vib_ids=ids), tuple(vibs))
-        write_file(self._home.boot_record / LIVE, write_imgdb(database))
-
-    async def _take_live(self, plan: Plan) -> None:
-        """Measure the new VIBs, then mount them; take away those that they replace."""
-        kept = self._live()
-        for one in tuple(kept):
-            if one.descriptor in plan.change.removed:
-                kept.remove(one)
-                for name in one.files.values():
-                    await asyncio.to_thread(self._layers.remove, name)
-                    self._stream.retract(ComponentFact, name)
-        new = [vib for vib in plan.database.vibs if vib.descriptor in plan.change.installed]
-        bank = self._home.path / plan.situation.target
-        for vib in new:
-            verdict = plan.packages[vib.descriptor.vib_id].verdict
-            for payload, name in vib.files.items():
-                sealed = await asyncio.to_thread(
-                    read_component, bank, name, self._measurements.record.banks
-                )
-                try:
-                    verify_payload(
-                        vib.descriptor,
-                        payload,
-                        size=sealed.size,
-                        sha256=sealed.sha256,
-                        uncompressed_sha256=sealed.digests.get("sha256"),
-                    )
-                    fact = ComponentFact(
-                        file_name=name,
-                        vib_id=vib.descriptor.vib_id,
-                        vib_name=vib.descriptor.name,
-                        vib_version=vib.descriptor.version,
-                        vib_vendor=vib.descriptor.vendor,
-                        acceptance_level=verdict.level.value,
-                        signer=verdict.signer,
-                        pcr=13,
-                        drtm_pcr=20,
-                        sha256=sealed.digests.get("sha256", b""),
-                        sha384=sealed.digests.get("sha384", b""),
-                        size=sealed.size,
-                    )
-                    await self._measurements.runtime_component(fact, sealed.digests)
-                    await asyncio.to_thread(self._layers.add, name, sealed.descriptor)
-                finally:
-                    os.close(sealed.descriptor)
-                self._stream.publish(fact)
-        self._note_live([*kept, *new])
-
     def _describe(self, image: Image, dates: Mapping[str, str]) -> s.SoftwareReply:
         profile = image.database.profile
         judge = self._judge(Level(profile.acceptance_level))
         marks = unchecked_marks(image.config.kernelopt)
         vibs = list(image.database.vibs)
         if not image.next:
-            vibs += self._live()
+            vibs += self._live.vibs()
         rows = tuple(
             describe(
                 vib,

@@ -19,6 +19,7 @@ from casemate.kernel import confine
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
 from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.init import Init, Service, configure_log
+from casemate.kernel.layers import newest_root
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
@@ -79,17 +80,30 @@ def start_hostd(settings: Settings, home: Home) -> int:
 
 
 def _hide_all_but(*kept: Path) -> None:
+    """Leave, in a mount namespace of its own, the visor root and nothing of the home but this.
+
+    The root is the newest one: with the VIBs in it that were installed live.
+    """
     unshare(Namespace.MOUNT | Namespace.IPC | Namespace.UTS)
     mounts.make_private()
+    root = newest_root()
+    top = root or Path("/")
     handles = [os.open(place, os.O_PATH | os.O_DIRECTORY) for place in kept]
-    for hidden in (INSIDE, Path("/sys"), Path("/run")):
+    if root is not None:
+        mounts.bind("/dev", root / "dev", mounts.Access.NO_SUID | mounts.Access.NO_EXEC)
+        for name in ("dev/shm", "tmp"):
+            mounts.bind(Path("/", name), root / name, mounts.DATA)
+    inside = top / INSIDE.relative_to("/")
+    for hidden in (inside, top / "sys", top / "run"):
         mounts.tmpfs(hidden, size=_PLACES, mode=0o755)
     for place, handle in zip(kept, handles, strict=True):
-        place.mkdir(parents=True)
-        source = f"/proc/self/fd/{handle}"
-        mounts.bind(source, place, mounts.DATA)
-    mounts.restrict(INSIDE, mounts.READ_ONLY_DATA)
-    mounts.tmpfs("/proc", size=_PLACES, mode=0o755)
+        target = top / place.relative_to("/")
+        target.mkdir(parents=True)
+        mounts.bind(f"/proc/self/fd/{handle}", target, mounts.DATA)
+    mounts.restrict(inside, mounts.READ_ONLY_DATA)
+    mounts.tmpfs(top / "proc", size=_PLACES, mode=0o755)
+    if root is not None:
+        mounts.pivot_root(root)
 
 
 def main() -> int:

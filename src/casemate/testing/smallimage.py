@@ -1,16 +1,16 @@
 """A home with a small bootable image, for tests of what changes software: real VIBs, tiny payloads.
 
-No payload can be mounted, so ``NoLayers`` stands in for what mounts them.
+No payload can be mounted, so ``FakeLayers`` stands in for what mounts them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from casemate.errors import AcceptanceError
+from casemate.errors import HostError
 from casemate.formats.bootcfg import BootCfg, BootModule, BootState, write_bootcfg
 from casemate.formats.compressed import gzip
 from casemate.formats.descriptor import Descriptor, write_descriptor
@@ -19,6 +19,7 @@ from casemate.formats.tarball import TarEntry
 from casemate.formats.tarwrite import write_tar
 from casemate.formats.vib import parse_vib, write_vib
 from casemate.kernel.home import Home
+from casemate.kernel.sys.memfd import mapped
 from casemate.policy.levels import Level
 from casemate.testing.pki import MADE, shared_pki
 from casemate.testing.vibs import announce, make_descriptor
@@ -99,15 +100,61 @@ def make_home(place: Path, vibs: Sequence[bytes] = (), level: str = "partner") -
 
 
 @dataclass
-class NoLayers:
-    """Mounts nothing and finds nothing in a payload."""
+class FakeLayers:
+    """Mounts nothing, but keeps account: which payload is staged, which is live, in which order.
+
+    ``failing`` names a step (``stage``, ``switch``) that Linux refuses.
+    """
+
+    live: dict[str, bytes] = field(default_factory=dict)
+    staged: dict[str, bytes] = field(default_factory=dict)
+    failing: str = ""
 
     def inspect(
         self, _image: bytes | memoryview, descriptor: Descriptor, _level: Level
     ) -> tuple[str, ...]:
-        """Refuse: nothing can be mounted here."""
-        raise AcceptanceError("No EROFS here.", code="payload-type", component=descriptor.vib_id)
+        """Return what the descriptor lists."""
+        return descriptor.files
+
+    def stage(self, name: str, sealed: int) -> None:
+        """Keep the content."""
+        self._step("stage")
+        with mapped(sealed) as view:
+            self.staged[name] = bytes(view)
+
+    def discard(self) -> None:
+        """Forget what is staged."""
+        self.staged.clear()
+
+    def switch(self, names: Sequence[str]) -> None:
+        """Make these live: staged ones, else those that were."""
+        self._step("switch")
+        known = self.live | self.staged
+        self.live = {name: known[name] for name in names}
 
     def names(self) -> frozenset[str]:
-        """Return nothing: nothing is mounted live."""
-        return frozenset()
+        """Return what is live."""
+        return frozenset(self.live)
+
+    def _step(self, name: str) -> None:
+        if self.failing == name:
+            raise HostError("Linux refuses it.", component=name)
+
+
+def live_driver(
+    version: str = "1.0-1",
+    content: bytes = b"",
+    name: str = "driver",
+    **changes: Any,  # noqa: ANN401 (the fields of Descriptor)
+) -> bytes:
+    """Return a VIB with one payload of the type erofs that may be installed live."""
+    data = content or f"{name} {version}".encode() * 50
+    payload = name.replace("-", "")[:8]
+    descriptor = replace(
+        make_descriptor("partner", {}, name=name, version=version),
+        files=(f"opt/{name}/code",),
+        payloads=(announce(payload, data, "erofs"),),
+        live_install_allowed=True,
+        live_remove_allowed=True,
+    )
+    return _signed(replace(descriptor, **changes), {payload: data}, "partner")

@@ -61,7 +61,7 @@ class Bench:
     async def cells(self) -> AsyncIterator[Cells]:
         cells = Cells(
             self.run_dir,
-            self.visor_root,
+            lambda: self.visor_root,
             self.cgroups,
             Accelerator("tcg", "test"),
             self.exits.append,

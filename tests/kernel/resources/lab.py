@@ -61,7 +61,7 @@ class Lab:
         self.pools = Pools(store, self.stream, self.inventory, self.capacity)
         self.cells = Cells(
             self.place / "run",
-            Path("/"),
+            lambda: Path("/"),
             self.cgroups,
             Accelerator("tcg", "test"),
             lambda _: None,

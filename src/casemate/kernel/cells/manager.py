@@ -64,6 +64,7 @@ def _everything(_vm: str, _config: VmConfig) -> AbstractContextManager[None]:
 class Cells:
     """The cells of one home. All methods belong to one event loop.
 
+    ``visor_root`` tells, at each start, where the layers are joined.
     ``admission`` is asked before a VM starts: it refuses by raising, and holds what the VM claims
     until it runs.
     """
@@ -71,7 +72,7 @@ class Cells:
     def __init__(
         self,
         run_dir: Path,
-        visor_root: Path,
+        visor_root: Callable[[], Path],
         cgroups: Cgroups,
         accelerator: Accelerator,
         on_exit: Callable[[CellExit], None],
@@ -293,7 +294,7 @@ class Cells:
             log = os.open(self._log_of(plan.vm), flags, 0o600)
             opened.callback(os.close, log)
             around = jail.Surroundings(
-                visor_root=self._visor_root,
+                visor_root=self._visor_root(),
                 stage=directory / "root",
                 vm_dir=vm_dir.absolute(),
                 sockets=sockets,

@@ -84,6 +84,11 @@ def umount(target: Path | str, *, lazy: bool = False) -> None:
     )
 
 
+def move(source: Path | str, target: Path | str) -> None:
+    """Move a mount to another place of this namespace."""
+    mount(str(source), target, "", MS_MOVE)
+
+
 def make_private(target: Path | str = "/") -> None:
     """Stop mounts below ``target`` from spreading to other namespaces, and from arriving here."""
     mount("none", target, "", MS_REC | MS_PRIVATE)

@@ -1,0 +1,107 @@
+"""Live layers: joined to the visor root for what starts later, and never half switched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.kernel.sys.test_mounts import image, loops, sealed
+
+from casemate.errors import HostError
+from casemate.kernel.layers import Layers, newest_root
+from casemate.kernel.sys import mounts
+from casemate.kernel.sys.loops import loop_device
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("root_only")]
+
+
+def stage(layers: Layers, name: str, file: Path) -> None:
+    descriptor = sealed(file)
+    layers.stage(name, descriptor)
+    os.close(descriptor)
+
+
+def seen(joined: Path) -> dict[str, str]:
+    root = newest_root(joined)
+    return {one.name: one.read_text() for one in root.iterdir()} if root else {}
+
+
+def test_a_switch_joins_replaces_and_removes_and_what_runs_keeps_its_root(in_child, tmp_path):
+    base = image(tmp_path, "base", {"low": b"low"})
+    more = image(tmp_path, "more", {"base": b"bottom"})
+    one = image(tmp_path, "one", {"first": b"1"})
+    two = image(tmp_path, "two", {"first": b"2", "low": b"hidden"})
+    before = loops()
+
+    def change() -> list[object]:
+        places = [tmp_path / f"{name}.mnt" for name in ("base", "more")]
+        for file, place in zip((base, more), places, strict=True):
+            place.mkdir()
+            descriptor = sealed(file)
+            with loop_device(descriptor, place.name) as device:
+                mounts.erofs(device, place)
+            os.close(descriptor)
+        visor, joined = tmp_path / "visor", tmp_path / "joined"
+        visor.mkdir()
+        mounts.overlay(visor, places)
+        layers = Layers(tuple, tmp_path / "live", joined, visor)
+        stage(layers, "one.v00", one)
+        told: list[object] = [seen(joined)]
+        layers.switch(["one.v00"])
+        told.append(seen(joined))
+        kept = os.open(newest_root(joined) or "", os.O_RDONLY)
+        stage(layers, "one.v00", two)
+        layers.switch(["one.v00"])
+        told.append(seen(joined))
+        told.append(Path(f"/proc/self/fd/{kept}/first").read_text())
+        layers.switch([])
+        told.append((seen(joined), sorted(layers.names())))
+        return told
+
+    nothing, first, second, kept, last = in_child(change)
+    assert nothing == {}
+    assert first == {"low": "low", "base": "bottom", "first": "1"}
+    assert second == {"low": "hidden", "base": "bottom", "first": "2"}
+    assert kept == "1"
+    assert last == ({}, [])
+    assert loops() - before == set()
+
+
+@pytest.mark.parametrize("step", ["move", "overlay"])
+def test_a_switch_that_linux_refuses_leaves_the_old_mounts(in_child, tmp_path, monkeypatch, step):
+    one = image(tmp_path, "one", {"first": b"1"})
+    two = image(tmp_path, "two", {"first": b"2"})
+    (tmp_path / "visor").mkdir()
+    (tmp_path / "visor" / "low").write_text("low")
+
+    def change() -> tuple[object, ...]:
+        joined = tmp_path / "joined"
+        layers = Layers(tuple, tmp_path / "live", joined, tmp_path / "visor")
+        stage(layers, "one.v00", one)
+        layers.switch(["one.v00"])
+        stage(layers, "one.v00", two)
+        stage(layers, "two.v00", two)
+        honest, calls = getattr(mounts, step), []
+
+        def refuse(*arguments: object) -> None:
+            calls.append(arguments)
+            if step == "overlay" or len(calls) == 3:
+                raise HostError("refused")
+            honest(*arguments)
+
+        monkeypatch.setattr(mounts, step, refuse)
+        try:
+            layers.switch(["one.v00", "two.v00"])
+        except HostError as error:
+            reason = error.reason
+        layers.discard()
+        left = sorted(path.name for path in (tmp_path / "live").iterdir() if path.is_mount())
+        return reason, left, seen(joined), sorted(layers.names())
+
+    assert in_child(change) == (
+        "refused",
+        ["one.v00"],
+        {"low": "low", "first": "1"},
+        ["one.v00"],
+    )
