@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from tests.host.conftest import COMMAND, TestHost
+from tests.host.conftest import COMMAND, TestHost, descendants
 
 from casemate.testing.pki import Identity, issue
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
+T = TypeVar("T")
 RECIPE = """
 name = "acme-net"
 version = "{version}"
@@ -96,6 +101,19 @@ def installed(host: TestHost) -> dict[str, str]:
     return {row["Name"]: row["Version"] for row in rows}
 
 
+def processes(host: TestHost) -> list[int]:
+    return [pid for pid, words in descendants(host.first_process) if "enter hostd" in words]
+
+
+def wait_for(look: Callable[[], T]) -> T:
+    """Return what ``look`` finds, once it finds something."""
+    for _ in range(200):
+        if found := look():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not come")
+
+
 def restart(host: TestHost, bank: str) -> dict[str, Any]:
     """Restart; the reference of the image that boots next was made before."""
     assert host.casemate("image", "reference", "--bank", str(host.home / bank))[0] == 0
@@ -122,6 +140,11 @@ def test_a_drivers_whole_life(host: TestHost, tmp_path: Path) -> None:
     assert status == 0, said
     assert told[0]["RebootRequired"] is False
     assert installed(host)["acme-net"] == "1.0.0-1"
+    # hostd, and every VM, that starts from now on has it in its root.
+    os.kill(old := host.child("enter hostd"), signal.SIGKILL)
+    again = wait_for(lambda: next(iter(p for p in processes(host) if p != old), None))
+    driver = Path(f"/proc/{again}/root/usr/lib/vmware/acme/driver.py")
+    assert wait_for(driver.is_file)
     status, module, _ = esxcli(host, "system", "module", "get", "-m", "acmenet")
     assert status == 0
     assert (module["SignedStatus"], module["ContainingVIB"]) == ("Signed", "acme-net")
