@@ -16,6 +16,7 @@ from casemate.errors import NotFoundError
 from casemate.machine.facts import (
     ComponentFact,
     DatastoreFact,
+    HardwareFact,
     HostFact,
     PoolFact,
     TaskFact,
@@ -54,6 +55,8 @@ AGENT_OPTIONS = MoRef("OptionManager", "HostAgentSettings")
 ADVANCED_OPTIONS = MoRef("OptionManager", "ha-adv-options")
 ACCESS_MANAGER = MoRef("HostAccessManager", "ha-host-access-manager")
 EVENT_MANAGER = MoRef("EventManager", "ha-eventmgr")
+STORAGE_SYSTEM = MoRef("HostStorageSystem", "storageSystem")
+PASSTHROUGH_SYSTEM = MoRef("HostPciPassthruSystem", "ha-pcipassthrusystem")
 ENVIRONMENT = MoRef("EnvironmentBrowser", "envbrowser-1")
 HOST_BROWSER = MoRef("HostDatastoreBrowser", "ha-host-datastorebrowser")
 
@@ -86,6 +89,7 @@ class World:
     def __init__(self, endpoint: Endpoint | None = None) -> None:
         self.endpoint = endpoint or Endpoint()
         self.hosts: dict[str, HostFact] = {}
+        self.machines: dict[str, HardwareFact] = {}
         self.components: dict[str, ComponentFact] = {}
         self.vms: dict[str, VmFact] = {}
         self.pools: dict[str, PoolFact] = {}
@@ -115,6 +119,11 @@ class World:
             return host
         raise NotFoundError("the host is starting", component="ha-host")
 
+    @property
+    def hardware(self) -> HardwareFact | None:
+        """The host's devices; None while the kernel has not told them."""
+        return next(iter(self.machines.values()), None)
+
     def keys(self) -> set[tuple[str, str]]:
         """Return kind and key of every fact."""
         return {(kind, key) for kind, table in self._tables().items() for key in table}
@@ -122,6 +131,7 @@ class World:
     def _tables(self) -> dict[str, dict[str, object]]:
         tables: dict[str, object] = {
             "HostFact": self.hosts,
+            "HardwareFact": self.machines,
             "ComponentFact": self.components,
             "VmFact": self.vms,
             "PoolFact": self.pools,
@@ -234,7 +244,7 @@ class World:
                 if fact.parent:
                     yield MoRef("ResourcePool", fact.parent)
             case DatastoreFact():
-                yield MoRef("Datastore", fact.datastore)
+                yield from (MoRef("Datastore", fact.datastore), HOST, STORAGE_SYSTEM)
             case TaskFact():
                 yield from (MoRef("Task", fact.task), TASK_MANAGER)
                 yield MoRef(fact.entity_kind, fact.entity)
@@ -342,8 +352,9 @@ _GOVERNED: dict[type, tuple[MoRef, ...]] = {
     OptionFact: (AGENT_OPTIONS, ADVANCED_OPTIONS, SESSION_MANAGER),
     LockdownFact: (ACCESS_MANAGER, HOST),
     SessionFact: (SESSION_MANAGER,),
+    HardwareFact: (HOST, STORAGE_SYSTEM, PASSTHROUGH_SYSTEM),
 }
-"""What shows the facts about who may do what."""
+"""What shows the facts about the host as a whole: its devices, and who may do what."""
 
 
 def _used_networks(fact: object) -> tuple[str, ...]:

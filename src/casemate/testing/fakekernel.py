@@ -41,8 +41,13 @@ from casemate.machine.facts import (
     DiskSpec,
     Fact,
     FaultFact,
+    HardwareFact,
+    HostDisk,
     HostFact,
+    HostNic,
     NicSpec,
+    NumaNode,
+    PciDevice,
     PoolFact,
     PoolUsage,
     PowerState,
@@ -84,6 +89,20 @@ HOST = HostFact(
     drtm_type="none",
     accelerator="tcg",
     accelerator_reason="a fake has no KVM",
+)
+
+HARDWARE = HardwareFact(
+    pci=(
+        PciDevice("0000:00:1f.2", 0x8086, 0x2922, 0x1AF4, 0x1100, 0x010601, "ahci", -1, -1),
+        PciDevice("0000:80:03.0", 0x1AF4, 0x1000, 0x1AF4, 0x0001, 0x020000, "virtio-pci", -1, -1),
+    ),
+    disks=(HostDisk("sda", "Disk 1", "Fake", "F1", 100 * GIB, 512, True, False, "0000:00:1f.2"),),
+    nics=(HostNic("eth0", "52:54:00:00:00:01", "virtio", 1000, True, True, 1500, "0000:80:03.0"),),
+    numa=(NumaNode(0, (0, 1, 2, 3), 8 * GIB),),
+    iommu=False,
+    system_vendor="Fake Systems",
+    system_model="Fake 1",
+    bios_version="1.0",
 )
 
 DATASTORE = DatastoreFact(
@@ -152,7 +171,7 @@ class FakeKernel(KernelLink):
             cpu_usage=PoolUsage(max_usage=4000, unreserved=4000),
             memory_usage=PoolUsage(max_usage=8 * GIB, unreserved=8 * GIB),
         )
-        self.state(HOST, whole, DATASTORE)
+        self.state(HOST, HARDWARE, whole, DATASTORE)
         self.state(*(fake_vm(number) for number in range(1, vms + 1)))
         self.state(*self.proof.components)
         self._answers: dict[type, Callable[[object], object]] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from casemate.calls import admin as a
 from casemate.calls.messages import Empty
+from casemate.hostd.objects.base import permission
 from casemate.hostd.objects.governance import (
     given,
     option_values,
-    permission,
     privilege_ids,
     users,
 )

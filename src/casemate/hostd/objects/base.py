@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from casemate.hostd.world import World
+from casemate.policy.rights import Permission
 from casemate.vim25 import types
 from casemate.vim25.types import Kind
 from casemate.vim25.values import MoRef, Obj, Value
@@ -70,7 +71,34 @@ def entity(kind: str) -> Getters:
         "name": lambda scope, key: scope.world.entity_name(ref(key)),
         "parent": lambda scope, key: scope.world.parent(ref(key)),
         "recentTask": lambda scope, key: recent_tasks(scope, ref(key)),
+        "effectiveRole": lambda scope, key: _roles(scope, ref(key)),
+        "permission": lambda scope, key: _permissions(scope, ref(key)),
     }
+
+
+def _roles(scope: Scope, entity: MoRef) -> tuple[int, ...]:
+    user = scope.session.get("userName") if scope.session else None
+    if not isinstance(user, str):
+        return ()
+    rights = scope.world.rights
+    return tuple(role.number for role in rights.roles_on(user, (entity.type, entity.value)))
+
+
+def permission(one: Permission) -> Obj:
+    """Return a Permission."""
+    return Obj(
+        "Permission",
+        entity=MoRef(*one.entity),
+        principal=one.principal,
+        group=False,
+        roleId=one.role,
+        propagate=one.propagate,
+    )
+
+
+def _permissions(scope: Scope, entity: MoRef) -> tuple[Obj, ...]:
+    found = scope.world.rights.on((entity.type, entity.value), inherited=False)
+    return tuple(map(permission, found))
 
 
 def recent_tasks(scope: Scope, ref: MoRef | None = None) -> tuple[MoRef, ...]:

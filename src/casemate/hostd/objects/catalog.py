@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from casemate.hostd.objects.base import Getters
 from casemate.hostd.objects.counters import COUNTER_GETTERS
+from casemate.hostd.objects.fixed import (
+    FIXED_GETTERS,
+    GUEST_MANAGERS,
+    LOCAL_ACCOUNTS,
+)
 from casemate.hostd.objects.governance import GOVERNANCE_GETTERS
+from casemate.hostd.objects.hardware import HARDWARE_GETTERS
 from casemate.hostd.objects.host import CONFIG_MANAGERS, HOST_GETTERS
 from casemate.hostd.objects.inventory import INVENTORY_GETTERS, browser
 from casemate.hostd.objects.service import MANAGERS, SERVICE_GETTERS
@@ -30,6 +36,8 @@ GETTERS: Mapping[str, Getters] = {
     **COUNTER_GETTERS,
     **GOVERNANCE_GETTERS,
     **SYSTEM_GETTERS,
+    **HARDWARE_GETTERS,
+    **FIXED_GETTERS,
     "Task": TASK_GETTERS,
     "VirtualMachine": {
         **VM_GETTERS,
@@ -42,10 +50,23 @@ GETTERS: Mapping[str, Getters] = {
     },
 }
 
-SINGLETONS = frozenset({SERVICE, ENVIRONMENT, HOST_BROWSER, *MANAGERS, *CONFIG_MANAGERS})
+SINGLETONS = frozenset(
+    {
+        *(SERVICE, ENVIRONMENT, HOST_BROWSER, LOCAL_ACCOUNTS),
+        *MANAGERS,
+        *CONFIG_MANAGERS,
+        *GUEST_MANAGERS.values(),
+    }
+)
+
+_ENTITIES = (
+    *("Folder", "Datacenter", "ComputeResource", "HostSystem", "ResourcePool"),
+    *("VirtualMachine", "Datastore", "Network"),
+)
 
 LIVE = frozenset(
     {
+        *((kind, name) for kind in _ENTITIES for name in ("effectiveRole", "permission")),
         ("ServiceInstance", "serverClock"),
         ("SessionManager", "currentSession"),
         ("SessionManager", "sessionList"),

@@ -126,7 +126,13 @@ def _info(label: str, summary: str | None = None) -> Obj:
 
 def _controllers(config: VmConfig) -> Iterator[Obj]:
     # The first SCSI controller is there before the first disk: clients look for a place to put it.
-    found = {_bus("scsi0"), *(_bus(disk.controller) for disk in config.disks)}
+    # So are the IDE controllers, which every VM has: clients put CD drives there.
+    found = {
+        _bus("ide0"),
+        _bus("ide1"),
+        _bus("scsi0"),
+        *(_bus(disk.controller) for disk in config.disks),
+    }
     used = sorted(found, key=lambda b: b[0].key + b[1])
     for bus, number in used:
         label = f"{bus.label} {number}"
@@ -175,12 +181,23 @@ def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) 
             fileName=path,
             datastore=datastore,
             diskMode="persistent",
+            split=False,
+            writeThrough=False,
             thinProvisioned=True,
+            eagerlyScrub=False,
+            sharing="sharingNone",
         ),
         controllerKey=bus.key + controller,
         unitNumber=disk.unit,
         capacityInKB=kib,
         capacityInBytes=disk.capacity,
+        shares=Obj("SharesInfo", shares=1000, level="normal"),
+        storageIOAllocation=Obj(
+            "StorageIOAllocationInfo",
+            limit=-1,
+            shares=Obj("SharesInfo", shares=1000, level="normal"),
+            reservation=0,
+        ),
     )
 
 
@@ -211,6 +228,13 @@ def _nic(nic: NicSpec, number: int) -> Obj:
         addressType="assigned",
         macAddress=nic.mac,
         wakeOnLanEnabled=False,
+        resourceAllocation=Obj(
+            "VirtualEthernetCardResourceAllocation",
+            reservation=0,
+            share=Obj("SharesInfo", shares=50, level="normal"),
+            limit=-1,
+        ),
+        uptCompatibilityEnabled=False,
     )
 
 

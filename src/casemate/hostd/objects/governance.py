@@ -9,9 +9,8 @@ from casemate.hostd.objects.base import Getters, Scope, description, element
 from casemate.policy import options
 from casemate.policy.options import Option
 from casemate.policy.privileges import Role
-from casemate.policy.rights import Permission
 from casemate.vim25 import types
-from casemate.vim25.values import MoRef, Obj, Typed, Value
+from casemate.vim25.values import Obj, Typed, Value
 
 _BY_HAND = (
     "Authorization.ModifyPermissions",
@@ -107,18 +106,6 @@ def _roles(scope: Scope, _key: str) -> Value:
             privilege=given(role),
         )
         for role in sorted(scope.world.rights.roles.values(), key=lambda role: role.number)
-    )
-
-
-def permission(one: Permission) -> Obj:
-    """Return a Permission."""
-    return Obj(
-        "Permission",
-        entity=MoRef(*one.entity),
-        principal=one.principal,
-        group=False,
-        roleId=one.role,
-        propagate=one.propagate,
     )
 
 

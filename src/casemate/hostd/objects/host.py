@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from casemate.hostd.objects import fixed, hardware, systems
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
-from casemate.hostd.objects.inventory import datastore_refs, network_refs, vm_refs
+from casemate.hostd.objects.governance import option_values
+from casemate.hostd.objects.inventory import (
+    allocation,
+    cpu_capacity,
+    datastore_refs,
+    network_refs,
+    vm_refs,
+)
 from casemate.hostd.objects.service import about
 from casemate.hostd.world import HOST, HOST_BROWSER
-from casemate.machine.facts import HostFact, PowerState
+from casemate.machine.facts import Allocation, HostFact, PowerState
 from casemate.machine.governance import LockdownMode
 from casemate.policy.report import pcr_values
 from casemate.vim25.values import MoRef, Obj, Value
 
 MIB = 1 << 20
-MHZ = 1_000_000
-
-LONG_MODE = "--1-:----:----:----:----:----:----:----"
-"""CPUID 0x80000001 EDX with the bit that says 64-bit (libvirt reads it); the rest is not told."""
-
-UNTOLD = ":".join(["----"] * 8)
-"""A CPUID register of which no bit is told; libvirt needs all four of them to be there."""
-
-_LONG_MODE_LEVEL = -0x7FFFFFFF
 
 _JUDGE = "A host does not judge itself: ask a verifier (casemate attest)."
 
@@ -41,6 +40,7 @@ _CONFIG_MANAGER: Mapping[str, MoRef] = {
     "accountManager": MoRef("HostLocalAccountManager", "ha-localacctmgr"),
     "licenseManager": MoRef("LicenseManager", "ha-license-manager"),
     "hostAccessManager": MoRef("HostAccessManager", "ha-host-access-manager"),
+    **fixed.FIXED_SYSTEMS,
 }
 
 CONFIG_MANAGERS = tuple(_CONFIG_MANAGER.values())
@@ -65,23 +65,6 @@ def status(scope: Scope, _key: str = "") -> str:
     return "yellow" if scope.world.host.taints else "green"
 
 
-def _hardware_summary(host: HostFact) -> Obj:
-    return Obj(
-        "HostHardwareSummary",
-        vendor="Casemate",
-        model=f"Linux host ({host.accelerator})",
-        uuid=host.uuid,
-        memorySize=host.memory_size,
-        cpuModel=host.cpu_model,
-        cpuMhz=host.cpu_mhz,
-        numCpuPkgs=host.cpu_packages,
-        numCpuCores=host.cpu_cores,
-        numCpuThreads=host.cpu_threads,
-        numNics=0,
-        numHBAs=0,
-    )
-
-
 def runtime(scope: Scope, _key: str = "") -> Obj:
     """Return HostRuntimeInfo."""
     host = scope.world.host
@@ -94,6 +77,7 @@ def runtime(scope: Scope, _key: str = "") -> Obj:
         inQuarantineMode=False,
         bootTime=moment(host.boot_time),
         tpmPcrValues=pcr_values(dict(_bank(scope))),
+        networkRuntimeInfo=Obj("HostRuntimeInfoNetworkRuntimeInfo"),
         stateEncryption=Obj("HostRuntimeInfoStateEncryptionInfo", protectionMode="none"),
     )
 
@@ -134,7 +118,7 @@ def summary(scope: Scope, _key: str = "") -> Obj:
     return Obj(
         "HostListSummary",
         host=HOST,
-        hardware=_hardware_summary(host),
+        hardware=hardware.summary(scope),
         runtime=runtime(scope),
         config=Obj(
             "HostConfigSummary",
@@ -150,54 +134,6 @@ def summary(scope: Scope, _key: str = "") -> Obj:
         rebootRequired=False,
         maintenanceModeRequired=False,
         tpmAttestation=_attestation(host),
-    )
-
-
-def _hardware(scope: Scope, _key: str) -> Obj:
-    host = scope.world.host
-    hertz = host.cpu_mhz * MHZ
-    threads = tuple(range(host.cpu_threads))
-    packages = max(host.cpu_packages, 1)
-    return Obj(
-        "HostHardwareInfo",
-        systemInfo=Obj(
-            "HostSystemInfo",
-            vendor="Casemate",
-            model=f"Linux host ({host.accelerator})",
-            uuid=host.uuid,
-        ),
-        cpuInfo=Obj(
-            "HostCpuInfo",
-            numCpuPackages=host.cpu_packages,
-            numCpuCores=host.cpu_cores,
-            numCpuThreads=host.cpu_threads,
-            hz=hertz,
-        ),
-        cpuPkg=tuple(
-            Obj(
-                "HostCpuPackage",
-                index=index,
-                vendor=host.cpu_vendor,
-                hz=hertz,
-                busHz=100 * MHZ,
-                description=host.cpu_model,
-                threadId=threads[index::packages],
-            )
-            for index in range(packages)
-        ),
-        memorySize=host.memory_size,
-        numaInfo=Obj("HostNumaInfo", type="NUMA", numNodes=host.numa_nodes),
-        smcPresent=False,
-        cpuFeature=(
-            Obj(
-                "HostCpuIdInfo",
-                level=_LONG_MODE_LEVEL,
-                eax=UNTOLD,
-                ebx=UNTOLD,
-                ecx=UNTOLD,
-                edx=LONG_MODE,
-            ),
-        ),
     )
 
 
@@ -233,23 +169,49 @@ _DATASTORE_ABILITIES = flags("HostDatastoreSystemCapabilities", "localDatastoreS
 
 
 def _config(scope: Scope, _key: str) -> Obj:
-    host = scope.world.host
     return Obj(
         "HostConfigInfo",
         host=HOST,
         product=about(scope),
-        hyperThread=Obj(
-            "HostHyperThreadScheduleInfo",
-            available=host.cpu_threads > host.cpu_cores,
-            active=host.cpu_threads > host.cpu_cores,
-            config=True,
-        ),
+        hyperThread=fixed.hyper_threads(scope),
+        storageDevice=hardware.storage_device(scope),
+        multipathState=hardware.path_states(scope),
+        fileSystemVolume=hardware.volumes(scope),
         network=network_info(scope),
-        storageDevice=Obj("HostStorageDeviceInfo", softwareInternetScsiEnabled=False),
+        vmotion=Obj("HostVMotionInfo"),
         datastoreCapabilities=_DATASTORE_ABILITIES,
+        service=systems.service_info(scope),
+        firewall=fixed.firewall(scope),
+        autoStart=systems.auto_start(scope),
+        option=option_values(scope, "ha-adv-options"),
+        systemResources=_resources(scope),
+        dateTimeInfo=systems.date_time(scope),
+        flags=Obj("HostFlagInfo", backgroundSnapshotsEnabled=False),
         adminDisabled=scope.world.lockdown.mode is not LockdownMode.DISABLED,
         lockdownMode=scope.world.lockdown.mode.value,
         certificate=scope.world.endpoint.certificate or None,
+        pciPassthruInfo=hardware.passthrough(scope),
+        authenticationManagerInfo=fixed.authentication(scope),
+        powerSystemCapability=fixed.power_capability(scope),
+        powerSystemInfo=fixed.power_info(scope),
+        wakeOnLanCapable=False,
+        graphicsConfig=fixed.graphics(scope),
+    )
+
+
+def _resources(scope: Scope, _key: str = "") -> Obj:
+    """Return what the host as a whole may use: everything."""
+    host = scope.world.host
+    return Obj(
+        "HostSystemResourceInfo",
+        key="host",
+        config=Obj(
+            "ResourceConfigSpec",
+            cpuAllocation=allocation(Allocation(cpu_capacity(scope), cpu_capacity(scope))),
+            memoryAllocation=allocation(
+                Allocation(host.memory_size // MIB, host.memory_size // MIB)
+            ),
+        ),
     )
 
 
@@ -268,11 +230,12 @@ HOST_GETTERS: Mapping[str, Getters] = {
         "overallStatus": status,
         "runtime": runtime,
         "summary": summary,
-        "hardware": _hardware,
+        "hardware": hardware.hardware,
         "capability": _capability,
         "licensableResource": _licensable,
         "configManager": lambda *_: Obj("HostConfigManager", **_CONFIG_MANAGER),
         "config": _config,
+        "systemResources": _resources,
         "vm": _vms,
         "datastore": datastore_refs,
         "network": network_refs,

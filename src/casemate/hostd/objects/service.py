@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from casemate.hostd.objects.base import Getters, Scope, element, recent_tasks
+from casemate.hostd.objects.fixed import FIXED_MANAGERS
 from casemate.hostd.world import (
     PROPERTY_COLLECTOR,
     ROOT_FOLDER,
@@ -41,6 +42,7 @@ _CONTENT: Mapping[str, MoRef] = {
     "fileManager": MoRef("FileManager", "ha-nfc-file-manager"),
     "virtualDiskManager": MoRef("VirtualDiskManager", "ha-vdiskmanager"),
     "ovfManager": MoRef("OvfManager", "ha-ovf-manager"),
+    **FIXED_MANAGERS,
 }
 """The managers, under the ids that they have on every ESXi host."""
 

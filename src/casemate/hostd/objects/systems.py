@@ -31,7 +31,7 @@ _NO_SECTION = Obj("KernelModuleSectionInfo", address=0)
 _MODULE_SUFFIX = ".ko"
 
 
-def service_info(_scope: Scope, _key: str) -> Obj:
+def service_info(_scope: Scope, _key: str = "") -> Obj:
     """Return HostServiceInfo: there is the API, and nothing else to start or stop."""
     api = Obj(
         "HostService",
@@ -45,10 +45,17 @@ def service_info(_scope: Scope, _key: str) -> Obj:
     return Obj("HostServiceInfo", service=(api,))
 
 
-def date_time(_scope: Scope, _key: str) -> Obj:
+def date_time(_scope: Scope, _key: str = "") -> Obj:
     """Return HostDateTimeInfo: hosts count in UTC."""
     zone = Obj("HostDateTimeSystemTimeZone", key="UTC", name="UTC", description="UTC", gmtOffset=0)
-    return Obj("HostDateTimeInfo", timeZone=zone)
+    return Obj(
+        "HostDateTimeInfo", timeZone=zone, ntpConfig=Obj("HostNtpConfig", server=()), enabled=False
+    )
+
+
+def auto_start(_scope: Scope, _key: str = "") -> Obj:
+    """Return HostAutoStartManagerConfig: no VM starts by itself."""
+    return Obj("HostAutoStartManagerConfig", defaults=Obj("AutoStartDefaults", enabled=False))
 
 
 @cache
@@ -154,9 +161,6 @@ SYSTEM_GETTERS: Mapping[str, Getters] = {
     "HostCertificateManager": {"certificateInfo": certificate_info},
     "HostPatchManager": {},
     "HostAutoStartManager": {
-        "config": lambda *_: Obj(
-            "HostAutoStartManagerConfig",
-            defaults=Obj("AutoStartDefaults", enabled=False),
-        )
+        "config": auto_start,
     },
 }

@@ -7,6 +7,15 @@ from collections.abc import Mapping
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
 from casemate.hostd.objects.devices import devices
 from casemate.hostd.objects.inventory import allocation
+from casemate.hostd.objects.vmdefaults import (
+    BOOT_OPTIONS,
+    FLAGS,
+    TOOLS_CONFIG,
+    disabled_methods,
+    disk_layouts,
+    file_infos,
+    snapshot_layouts,
+)
 from casemate.hostd.world import ENVIRONMENT, HOST, network_ref
 from casemate.machine.facts import PowerState, VmFact
 from casemate.vim25.values import MoRef, Obj, Value
@@ -200,8 +209,8 @@ def vm_config(scope: Scope, key: str) -> Obj:
             suspendDirectory=directory,
             logDirectory=directory,
         ),
-        tools=Obj("ToolsConfigInfo", toolsVersion=0, syncTimeWithHost=False),
-        flags=Obj("VirtualMachineFlagInfo", enableLogging=True),
+        tools=TOOLS_CONFIG,
+        flags=FLAGS,
         defaultPowerOps=Obj(
             "VirtualMachineDefaultPowerOpInfo",
             powerOffType="soft",
@@ -226,7 +235,16 @@ def vm_config(scope: Scope, key: str) -> Obj:
             Obj("OptionValue", key=name, value=value) for name, value in config.extra
         ),
         datastoreUrl=_datastore_urls(scope, vm),
-        bootOptions=Obj("VirtualMachineBootOptions", efiSecureBootEnabled=False),
+        bootOptions=BOOT_OPTIONS,
+        latencySensitivity=Obj("LatencySensitivity", level="normal"),
+        cpuHotRemoveEnabled=False,
+        swapPlacement="inherit",
+        changeTrackingEnabled=False,
+        nestedHVEnabled=False,
+        vPMCEnabled=False,
+        maxMksConnections=40,
+        guestAutoLockEnabled=False,
+        memoryReservationLockedToMax=False,
         firmware="efi" if config.firmware == "efi" else "bios",
     )
 
@@ -279,26 +297,12 @@ def _layout(scope: Scope, key: str) -> Obj:
 
 def _layout_ex(scope: Scope, key: str) -> Obj:
     vm = _vm(scope, key)
-    named = [(vmx_path(scope, vm), "config", 0)]
-    named += [
-        (f"{_directory(scope, vm)}{disk.file_name}", "diskDescriptor", disk.capacity)
-        for disk in vm.config.disks
-        if disk.kind != "cdrom"
-    ]
+    directory = _directory(scope, vm)
     return Obj(
         "VirtualMachineFileLayoutEx",
-        file=tuple(
-            Obj(
-                "VirtualMachineFileLayoutExFileInfo",
-                key=number,
-                name=name,
-                type=kind,
-                size=size,
-                uniqueSize=size,
-                accessible=True,
-            )
-            for number, (name, kind, size) in enumerate(named)
-        ),
+        file=file_infos(vm, vmx_path(scope, vm), directory),
+        disk=disk_layouts(vm),
+        snapshot=snapshot_layouts(vm),
         timestamp=_stamp(scope),
     )
 
@@ -333,6 +337,7 @@ def _datastores(scope: Scope, key: str) -> Value:
 
 VM_GETTERS: Getters = {
     **entity("VirtualMachine"),
+    "disabledMethod": lambda scope, key: disabled_methods(_vm(scope, key).power),
     "capability": lambda *_: flags(
         "VirtualMachineCapability",
         "bootOptionsSupported",
