@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from casemate.hostd.methods.table import REGISTRY
 from casemate.hostd.objects import catalog
-from casemate.hostd.registry import VCENTER_ONLY
+from casemate.hostd.registry import VCENTER_ONLY, Ring
 from casemate.hostd.world import ROOT_FOLDER, World
+from casemate.machine.governance import OptionFact
+from casemate.policy.options import API_COMPATIBILITY
 from casemate.testing.fakekernel import FakeKernel
 from casemate.vim25 import types
 from casemate.vim25.values import MoRef
@@ -75,6 +78,32 @@ def test_every_method_is_served_or_refused_even_for_the_administrator(
             reply = await host.root.call(name, receiver(name))
             expected = "NotSupported" if name in VCENTER_ONLY else "MethodNotFound"
             assert (name, reply.status, reply.fault) == (name, 500, expected)
+
+    play(story)
+
+
+def test_ring_c_is_there_when_the_host_was_booted_with_it(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        ring = [one.name for one in REGISTRY if one.ring is Ring.COMPATIBILITY]
+        assert ring
+        for name in ring:
+            reply = await host.root.call(name, receiver(name))
+            assert (name, reply.fault) == (name, "MethodNotFound")
+        host.kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
+        manager = MoRef("OptionManager", "ha-adv-options")
+        wanted = f"<name>{API_COMPATIBILITY}</name>"
+        for _ in range(500):
+            if ">TRUE<" in (await host.root.call("QueryOptions", manager, wanted)).text:
+                break
+            await asyncio.sleep(0.005)
+        for name in ring:
+            reply = await host.root.call(name, receiver(name))
+            assert (name, reply.fault) != (name, "MethodNotFound")
+        change = (
+            f"<changedValue><key>{API_COMPATIBILITY}</key>"
+            '<value xsi:type="xsd:string">FALSE</value></changedValue>'
+        )
+        assert (await host.root.call("UpdateOptions", manager, change)).status == 500
 
     play(story)
 

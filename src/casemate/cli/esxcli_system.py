@@ -15,6 +15,7 @@ from casemate.machine.facts import ComponentFact
 
 KERNEL_OPTIONS = (
     ("execInstalledOnly", "Bool", "Execute only what installed VIBs bring.", "TRUE"),
+    ("apiCompatibility", "Bool", "Serve the API's methods of ring C.", "FALSE"),
     ("noSigCheck", "String", "VIBs that are used without a good signature.", ""),
 )
 """Name, type, what it does, default."""

@@ -16,7 +16,7 @@ HIDDEN = ("Fetch",)
 _RINGS = {
     Ring.VMS: "Ring A: managing virtual machines",
     Ring.HOST: "Ring B: governing the host",
-    Ring.COMPATIBILITY: "Ring C: compatibility (off unless switched on)",
+    Ring.COMPATIBILITY: "Ring C: compatibility (off unless booted with `apiCompatibility=TRUE`)",
 }
 
 _HEAD = """# The vSphere API of a Casemate host
@@ -27,6 +27,11 @@ Every method of the API is either declared below, with the privilege it demands 
 that it may send to the kernel, or refused: the same for everybody, the administrator included.
 A declared method whose last column is not empty is on the list but not offered by this host, and
 answers `NotSupported` with that reason.
+
+Rings A and B are always there. Ring C answers `MethodNotFound` unless `kernelopt` of boot.cfg has
+the word `apiCompatibility=TRUE`. That line is measured: a host that serves more than its reference
+says is found by the verifier. `VMkernel.Boot.apiCompatibility` (an advanced option) and `esxcli
+system settings kernel list` tell what is in force.
 """
 
 

@@ -89,10 +89,9 @@ def refused(
 
 
 class Registry:
-    """All declared methods by name; ``compatibility`` switches ring C on."""
+    """All declared methods by name."""
 
-    def __init__(self, served: Iterable[Served], *, compatibility: bool = False) -> None:
-        self._compatibility = compatibility
+    def __init__(self, served: Iterable[Served]) -> None:
         self._served: dict[str, Served] = {}
         for one in served:
             if one.name in self._served:
@@ -106,17 +105,20 @@ class Registry:
         """Return the declared method, or None."""
         return self._served.get(name)
 
-    def offered(self, name: str) -> Served | None:
-        """Return the method if it is declared and its ring is switched on."""
+    def offered(self, name: str, *, compatibility: bool = False) -> Served | None:
+        """Return the method if it is declared and its ring is switched on.
+
+        ``compatibility`` is what the host was booted with: it switches ring C on.
+        """
         served = self._served.get(name)
-        if served and served.ring is Ring.COMPATIBILITY and not self._compatibility:
+        if served and served.ring is Ring.COMPATIBILITY and not compatibility:
             return None
         return served
 
     def decide(self, call: decode.Call, reader: Reader) -> Served:
         """Return the method if this session may call it on this object. Raises FaultError."""
         this, name = call.this, call.method.name
-        served = self.offered(name)
+        served = self.offered(name, compatibility=reader.replica.world.compatibility)
         needed = served.privilege if served else call.method.privilege or "System.View"
         if reader.session is None and (served is None or served.lacking or needed != ANONYMOUS):
             raise faults.not_authenticated(this, needed)

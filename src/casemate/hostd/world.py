@@ -31,6 +31,7 @@ from casemate.machine.governance import (
     RoleFact,
     SessionFact,
 )
+from casemate.policy.options import API_COMPATIBILITY
 from casemate.policy.privileges import Role
 from casemate.policy.rights import Rights
 from casemate.vim25.values import MoRef
@@ -207,6 +208,11 @@ class World:
     def option(self, name: str) -> str:
         """Return an advanced option as text; unknown: empty."""
         return fact.value if (fact := self.options.get(name)) else ""
+
+    @property
+    def compatibility(self) -> bool:
+        """Whether the host was booted with the methods that are there for compatibility alone."""
+        return self.option(API_COMPATIBILITY) == "TRUE"
 
     def place(self, ref: MoRef) -> tuple[str, str]:
         """Return the entity whose permissions decide about an object."""

@@ -55,7 +55,9 @@ from casemate.kernel.tpm.swtpm import socket_path
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import HostFact
+from casemate.machine.governance import OptionFact
 from casemate.machine.power import Operation
+from casemate.policy.options import booted_with
 
 _PROGRESS = 4
 _HOSTD_SECONDS = 150.0
@@ -185,6 +187,8 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.add(devices.handlers())
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     admin = Admin(store, stream, accounts, time.time)
+    for name, value in booted_with(measurements.record.command_line).items():
+        stream.publish(OptionFact(name, value))
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
     life_of_vms(kernel, pools)

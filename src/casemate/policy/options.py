@@ -33,6 +33,7 @@ SESSION_TIMEOUT = "Config.HostAgent.vmacore.soap.sessionTimeout"
 WELCOME = "Annotations.WelcomeMessage"
 MESSAGE = "Config.Etc.motd"
 EXEC_INSTALLED_ONLY = "VMkernel.Boot.execInstalledOnly"
+API_COMPATIBILITY = "VMkernel.Boot.apiCompatibility"
 
 OPTIONS: Mapping[str, Option] = {
     option.name: option
@@ -69,8 +70,24 @@ OPTIONS: Mapping[str, Option] = {
             "TRUE",
             read_only=True,
         ),
+        Option(
+            API_COMPATIBILITY,
+            "Serve the methods of the API that are there for compatibility alone; a boot option",
+            "FALSE",
+            read_only=True,
+        ),
     )
 }
+
+
+def booted_with(command_line: str) -> dict[str, str]:
+    """Return the options that the kernel's command line decides, as they are in force.
+
+    The line is ``kernelopt`` of boot.cfg, which is measured: who changes it is found.
+    """
+    words = dict(word.partition("=")[::2] for word in command_line.split())
+    wide = words.get("apiCompatibility", "FALSE").upper() == "TRUE"
+    return {API_COMPATIBILITY: "TRUE" if wide else "FALSE"}
 
 
 def check(name: str, value: str) -> str:
