@@ -11,7 +11,7 @@ from casemate.calls import evidence
 from casemate.calls.messages import ActivateCredential, EvidenceReply, IdentityReply, Quote
 from casemate.errors import CasemateError
 from casemate.hostd.kernelclient import RefusedError
-from casemate.hostd.proof import CLIENT_BURST, TOTAL_BURST, RateLimit
+from casemate.hostd.proof import CLIENT, FAMILIAR, FAMILIAR_KEPT, FAMILIAR_SECONDS, TOTAL, RateLimit
 from casemate.machine.facts import FaultFact
 from casemate.testing.fakekernel import FakeKernel
 
@@ -85,7 +85,7 @@ def test_who_asks_too_often_has_to_wait(play: Callable[..., None]) -> None:
     async def story(host) -> None:
         codes = [
             (await host.anonymous.send("GET", evidence.IDENTITY_PATH)).status
-            for _ in range(int(CLIENT_BURST) + 3)
+            for _ in range(int(CLIENT.burst) + 3)
         ]
         assert codes[0] == 200
         assert codes[-1] == 429
@@ -121,7 +121,55 @@ def test_a_refusal_by_the_kernel_is_told_apart_from_its_absence(
 def test_many_clients_together_are_bounded_too() -> None:
     limit = RateLimit(lambda: 0.0)
     admitted = sum(limit.admit(f"client {number}") for number in range(1000))
-    assert admitted == int(TOTAL_BURST)
+    assert admitted == int(TOTAL.burst)
+
+
+class Time:
+    """A clock that is turned by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_flood_of_strangers_keeps_no_verifier_away_that_has_been_here() -> None:
+    clock = Time()
+    limit = RateLimit(clock)
+    assert limit.admit("192.0.2.1")
+    refused, strangers = 0, 0
+    for second in range(1, 3601):
+        clock.now = float(second)
+        for number in range(200):
+            strangers += limit.admit(f"198.51.{second % 250}.{number}")
+        if second % 30 == 0:
+            refused += not limit.admit("192.0.2.1")
+    assert refused == 0
+    sure = FAMILIAR_KEPT * (FAMILIAR.rate * 3600 + FAMILIAR.burst)
+    assert strangers <= TOTAL.rate * 3600 + TOTAL.burst + sure
+
+
+def test_the_places_of_familiar_peers_are_bounded_and_given_up_by_the_silent_alone() -> None:
+    clock = Time()
+    limit = RateLimit(clock)
+    for number in range(FAMILIAR_KEPT + 10):
+        clock.now += 1.0
+        assert limit.admit(f"192.0.2.{number}")
+    late = f"192.0.2.{FAMILIAR_KEPT + 5}"
+    while limit.admit(f"203.0.113.{int(clock.now) % 250}"):
+        clock.now += 0.001
+    assert limit.admit("192.0.2.1", busy=True)
+    assert not limit.admit(late, busy=True)
+    clock.now += FAMILIAR_SECONDS
+    assert limit.admit(late)
+    assert limit.admit(late, busy=True)
+
+
+def test_a_whole_ipv6_subscriber_is_one_peer() -> None:
+    limit = RateLimit(Time())
+    admitted = sum(limit.admit(f"2001:db8::{number:x}") for number in range(100))
+    assert admitted == int(CLIENT.burst)
+    assert limit.admit("2001:db8:0:1::1")
 
 
 def test_waiting_helps() -> None:

@@ -2,14 +2,13 @@
 
 Paths and JSON are in ``calls.evidence``. There is no login: a proof that only users may ask for
 would be worth little. What it costs is bounded instead: TPM commands are slow, so they run one
-at a time, and each client and all together may only ask so often.
+at a time, and each peer and all together may only ask so often.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from casemate.calls.messages import (
 )
 from casemate.errors import ArgumentError, CasemateError, FormatError, LimitError, NotFoundError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
+from casemate.hostd.limits import Bucket, PerPeer, Rate, peer_of_address
 from casemate.hostd.soap import GoneError, peer_of, read_body, send_response
 
 NONCE_SIZES = range(16, 65)
@@ -34,48 +34,67 @@ NONCE_SIZES = range(16, 65)
 BANKS = frozenset({"sha1", "sha256", "sha384", "sha512", "sm3_256"})
 PCR_COUNT = 24
 
-CLIENT_RATE, CLIENT_BURST = 1.0, 10.0
-"""Requests a second, and at once, of one address."""
+CLIENT = Rate(1.0, 10.0)
+"""Requests of one peer."""
 
-TOTAL_RATE, TOTAL_BURST = 5.0, 30.0
-"""Requests a second, and at once, of all together."""
+TOTAL = Rate(5.0, 30.0)
+"""Requests of all peers together, beside what familiar ones are sure of."""
 
-CLIENTS_KEPT = 1000
-"""Addresses remembered; the one that was seen longest ago is forgotten."""
+FAMILIAR = Rate(1 / 20, 4.0)
+"""Requests that a familiar peer is sure of, whoever else asks: verifiers pause longer."""
+
+FAMILIAR_KEPT = 64
+"""Familiar peers: together they are sure of three requests a second, which a TPM can bear."""
+
+FAMILIAR_SECONDS = 86_400.0
+"""A peer that has not asked for so long gives its place to another."""
+
+WAITING = 16
+"""Requests that wait for the TPM at once, beside those of familiar peers."""
 
 
 @dataclass(slots=True)
-class _Bucket:
-    level: float
-    stamp: float
+class _Familiar:
+    bucket: Bucket
+    seen: float
 
 
 class RateLimit:
-    """Token buckets, one per client and one for all. ``clock`` gives seconds that only grow."""
+    """Who may ask now. ``clock`` gives seconds that only grow.
+
+    Strangers share a total and can use it up; whoever was admitted before they came has a small
+    share of its own, so a flood keeps no verifier away that has been here. A place is never taken
+    from a familiar peer that still asks.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._clients: OrderedDict[str, _Bucket] = OrderedDict()
-        self._total = _Bucket(TOTAL_BURST, clock())
+        self._each = PerPeer(CLIENT, clock)
+        self._total = Bucket(TOTAL, clock())
+        self._familiar: dict[str, _Familiar] = {}
 
-    def admit(self, client: str) -> bool:
-        """Count one request; False: too many."""
-        bucket = self._clients.setdefault(client, _Bucket(CLIENT_BURST, self._clock()))
-        self._clients.move_to_end(client)
-        while len(self._clients) > CLIENTS_KEPT:
-            self._clients.popitem(last=False)
-        return self._take(bucket, CLIENT_RATE, CLIENT_BURST) and self._take(
-            self._total, TOTAL_RATE, TOTAL_BURST
-        )
-
-    def _take(self, bucket: _Bucket, rate: float, burst: float) -> bool:
-        now = self._clock()
-        bucket.level = min(burst, bucket.level + (now - bucket.stamp) * rate)
-        bucket.stamp = now
-        if bucket.level < 1:
+    def admit(self, address: str, *, busy: bool = False) -> bool:
+        """Count one request; False: too many. ``busy``: only familiar peers may ask."""
+        now, peer = self._clock(), peer_of_address(address)
+        if not self._each.take(address):
             return False
-        bucket.level -= 1
-        return True
+        known = self._familiar.get(peer)
+        if known is not None:
+            known.seen = now
+        if not busy and self._total.take(now):
+            self._welcome(peer, now)
+            return True
+        return known is not None and known.bucket.take(now)
+
+    def _welcome(self, peer: str, now: float) -> None:
+        if peer in self._familiar:
+            return
+        if len(self._familiar) >= FAMILIAR_KEPT:
+            longest = min(self._familiar, key=lambda one: self._familiar[one].seen)
+            if now - self._familiar[longest].seen < FAMILIAR_SECONDS:
+                return
+            del self._familiar[longest]
+        self._familiar[peer] = _Familiar(Bucket(FAMILIAR, now), now)
 
 
 class ProofEndpoint:
@@ -85,6 +104,7 @@ class ProofEndpoint:
         self._link = link
         self._limit = RateLimit(clock)
         self._turn = asyncio.Semaphore(1)
+        self._waiting = 0
         self._handlers: dict[tuple[str, str], Callable[[bytes], Awaitable[bytes]]] = {
             ("GET", evidence.IDENTITY_PATH): self._identity,
             ("POST", evidence.ACTIVATE_PATH): self._activate,
@@ -97,13 +117,12 @@ class ProofEndpoint:
         if handler is None:
             await _refuse(send, 404, NotFoundError("There is no such resource."))
             return
-        if not self._limit.admit(peer_of(scope)):
+        if not self._limit.admit(peer_of(scope), busy=self._waiting >= WAITING):
             await _refuse(send, 429, _TOO_MANY)
             return
         try:
             body = await read_body(receive, evidence.REQUEST_LIMIT)
-            async with self._turn:
-                answer = await handler(body)
+            answer = await self._in_turn(handler, body)
         except GoneError:
             return
         except TimeoutError:
@@ -118,6 +137,14 @@ class ProofEndpoint:
             await _refuse(send, 503, error)
         else:
             await send_response(send, 200, answer, _HEADERS)
+
+    async def _in_turn(self, handler: Callable[[bytes], Awaitable[bytes]], body: bytes) -> bytes:
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await handler(body)
+        finally:
+            self._waiting -= 1
 
     async def _identity(self, _body: bytes) -> bytes:
         return evidence.encode(await self._link.ask(Identity(), IdentityReply))

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Protocol
 
 from casemate.calls.messages import Empty, Logout, ResumeSession, SessionReply
 from casemate.errors import CasemateError, LimitError
-from casemate.hostd.kernelclient import KernelLink
+from casemate.hostd.kernelclient import KernelLink, RefusedError
+from casemate.hostd.limits import Bucket, PerPeer, Rate
 from casemate.hostd.objects.base import moment
 from casemate.hostd.objects.service import OWN_LIMIT
 from casemate.vim25.values import MoRef, Obj, Value
@@ -24,6 +27,19 @@ COOKIE = "vmware_soap_session"
 
 IDLE_SECONDS = 1800.0
 """A session idle for longer is ended: ESXi's default of 30 minutes."""
+
+COOKIES_READ = 4
+"""Session cookies of one request that are looked at: clients send one, at times an old one too."""
+
+RESUMES = Rate(5.0, 50.0)
+"""Unknown handles of one peer that the kernel is asked about: after a restart of hostd, a peer's
+sessions come back at once; whoever has not logged in makes no more work than this."""
+
+ALL_RESUMES = Rate(50.0, 200.0)
+"""Those of all peers together."""
+
+REFUSED_KEPT = 1000
+"""Handles remembered that the kernel did not know; it never will."""
 
 _COOKIE = re.compile(COOKIE + r'\s*=\s*"?([0-9A-Za-z_-]{16,256})"?(?![0-9A-Za-z_-])')
 
@@ -105,7 +121,7 @@ class Session:
 
 def cookie_handles(header: str) -> Iterator[str]:
     """Yield the handles in a Cookie header, which some clients send back with its attributes."""
-    for match in _COOKIE.finditer(header):
+    for match in islice(_COOKIE.finditer(header), COOKIES_READ):
         yield match[1]
 
 
@@ -116,6 +132,9 @@ class Sessions:
         self._link = link
         self._clock = clock
         self._by_handle: dict[str, Session] = {}
+        self._resumes = PerPeer(RESUMES, lambda: clock().timestamp())
+        self._all_resumes = Bucket(ALL_RESUMES, clock().timestamp())
+        self._refused: OrderedDict[str, None] = OrderedDict()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_handle.values()))
@@ -146,11 +165,22 @@ class Sessions:
         return None
 
     async def _resume(self, handle: str, peer: str, agent: str) -> Session | None:
+        if handle in self._refused or not self._may_resume(peer):
+            return None
         try:
             reply = await self._link.ask(ResumeSession(handle), SessionReply)
+        except RefusedError as error:
+            if error.fact.fault == "NotAuthenticated":
+                self._refused[handle] = None
+                if len(self._refused) > REFUSED_KEPT:
+                    self._refused.popitem(last=False)
+            return None
         except CasemateError:
             return None
         return self.open(reply, peer, agent)
+
+    def _may_resume(self, peer: str) -> bool:
+        return self._resumes.take(peer) and self._all_resumes.take(self._clock().timestamp())
 
     async def end(self, session: Session) -> None:
         """Log the session out."""

@@ -1,0 +1,75 @@
+"""Token buckets: how often a peer, and all peers together, may make the host work."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PEERS_KEPT = 1000
+"""Peers remembered; the one that was seen longest ago is forgotten."""
+
+_PREFIX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many a second, and so many at once."""
+
+    rate: float
+    burst: float
+
+
+class Bucket:
+    """A token bucket; the caller tells the time in seconds. A clock set back gives nothing."""
+
+    __slots__ = ("_level", "_rate", "_stamp")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._level = rate.burst
+        self._stamp = now
+
+    def take(self, now: float) -> bool:
+        """Take one token; False: there is none."""
+        grown = self._level + max(0.0, now - self._stamp) * self._rate.rate
+        self._level, self._stamp = min(self._rate.burst, grown), now
+        if self._level < 1:
+            return False
+        self._level -= 1
+        return True
+
+
+class PerPeer:
+    """A bucket for each peer. ``clock`` gives seconds that only grow."""
+
+    def __init__(self, rate: Rate, clock: Callable[[], float], kept: int = PEERS_KEPT) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._kept = kept
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def take(self, address: str) -> bool:
+        """Take one token of the peer with this address; False: it has none."""
+        peer, now = peer_of_address(address), self._clock()
+        bucket = self._buckets.get(peer)
+        if bucket is None:
+            bucket = self._buckets[peer] = Bucket(self._rate, now)
+        self._buckets.move_to_end(peer)
+        while len(self._buckets) > self._kept:
+            self._buckets.popitem(last=False)
+        return bucket.take(now)
+
+
+def peer_of_address(address: str) -> str:
+    """Return who an address stands for: of IPv6, a whole /64 belongs to one subscriber."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64]
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, _PREFIX), strict=False))
+    return str(parsed)
