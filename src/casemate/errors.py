@@ -23,6 +23,12 @@ sentence (``reason``), what a person can do (``remedy``), and the component it i
     ├── NotSupportedError            NotSupported
     ├── BusyError                    TaskInProgress
     ├── CancelledError               RequestCanceled     somebody asked for the end of it
+    ├── FileError                    CannotAccessFile    carries the datastore path
+    │   ├── FileMissingError         FileNotFound
+    │   ├── FilePresentError         FileAlreadyExists
+    │   ├── FileLockedError          FileLocked
+    │   ├── DatastorePathError       InvalidDatastorePath
+    │   └── SpaceError               NoDiskSpace         carries the datastore's name
     └── AccessError                  SecurityError
         ├── LoginError               InvalidLogin
         ├── NotAuthenticatedError    NotAuthenticated
@@ -220,6 +226,70 @@ class CancelledError(CasemateError):
     default_code = "cancelled"
     default_remedy = "Start it again if it was not meant."
     fault = "RequestCanceled"
+
+
+class FileError(CasemateError):
+    """A file of a datastore cannot be used so; ``file`` is its datastore path."""
+
+    default_code = "file"
+    default_remedy = "Look at the datastore: govc datastore.ls, or /folder in a browser."
+    fault = "CannotAccessFile"
+
+    def __init__(self, reason: str, *, file: str, remedy: str | None = None) -> None:
+        super().__init__(reason, component=file, remedy=remedy)
+        self.file = file
+
+
+class FileMissingError(FileError):
+    """There is no such file."""
+
+    default_code = "file-missing"
+    fault = "FileNotFound"
+
+
+class FilePresentError(FileError):
+    """There is such a file already."""
+
+    default_code = "file-present"
+    default_remedy = "Choose another name, remove it first, or ask to overwrite it."
+    fault = "FileAlreadyExists"
+
+
+class FileLockedError(FileError):
+    """The file belongs to a VM, or is in use."""
+
+    default_code = "file-locked"
+    default_remedy = "Power off and unregister the VM that it belongs to, or detach it there."
+    fault = "FileLocked"
+
+
+class DatastorePathError(FileError):
+    """Not a path of a datastore."""
+
+    default_code = "datastore-path"
+    default_remedy = "Write it like [datastore1] folder/file."
+    fault = "InvalidDatastorePath"
+
+
+class SpaceError(FileError):
+    """The datastore has not enough free space."""
+
+    default_code = "no-space"
+    default_remedy = "Remove files that are no longer needed."
+    fault = "NoDiskSpace"
+
+    def __init__(self, reason: str, *, file: str, datastore: str) -> None:
+        super().__init__(reason, file=file)
+        self.datastore = datastore
+
+
+def file_details(error: FileError) -> dict[str, str]:
+    """Return what the fault of an error about a file carries."""
+    return {
+        "file": error.file,
+        "datastorePath": error.file,
+        "datastore": getattr(error, "datastore", ""),
+    }
 
 
 class AccessError(CasemateError):

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from casemate.calls import admin, hardening, hardware, messages, pools, software, statistics, vms
+from casemate.calls import (
+    admin,
+    files,
+    hardening,
+    hardware,
+    messages,
+    pools,
+    software,
+    statistics,
+    vms,
+)
 
 REQUESTS: tuple[type, ...] = (
     *messages.REQUESTS,
@@ -13,5 +23,6 @@ REQUESTS: tuple[type, ...] = (
     *statistics.REQUESTS,
     *hardening.REQUESTS,
     *hardware.REQUESTS,
+    *files.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

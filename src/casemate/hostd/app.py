@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 from casemate.calls.messages import EvidenceReply, Quote
 from casemate.errors import CasemateError
 from casemate.hostd.assets import pages
+from casemate.hostd.folder import PREFIX, FolderEndpoint
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.landing import STYLE_PATH, VERSIONS_PATH, LandingPage
 from casemate.hostd.methods.table import REGISTRY
@@ -53,7 +54,7 @@ def make_app(
     sessions = Sessions(link, clock)
     hostd = Hostd(replica, sessions, link, REGISTRY)
     soap, views = SoapEndpoint(hostd), JsonEndpoint(hostd)
-    landing = LandingPage(replica)
+    folder, landing = FolderEndpoint(hostd), LandingPage(replica)
 
     async def version_document(_request: object) -> Response:
         return Response(versions.document(), media_type="text/xml")
@@ -79,6 +80,8 @@ def make_app(
             Route("/sdk/", soap),
             Route(VERSIONS_PATH, version_document),
             Mount("/sdk/vim25", views),
+            Route(PREFIX, folder),
+            Mount(PREFIX, folder),
             Mount("/ui", pages),
             Mount("/attestation", ProofEndpoint(link, ticks)),
             Route(STYLE_PATH, landing),

@@ -7,10 +7,12 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode
+from casemate.calls.files import CHUNK_LIMIT
 from casemate.calls.messages import FactReply, Refusal, Subscribe
 from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
@@ -21,11 +23,15 @@ R = TypeVar("R")
 ANSWER_SECONDS = 60.0
 """How long a request may take: the slowest (a quote over several banks) needs some seconds."""
 
+SETTLE_SECONDS = 600.0
+"""How long a file may take to be on the disk when all of it has been sent."""
+
 RETRY_START = 0.05
 RETRY_LIMIT = 2.0
 """Seconds between attempts to reach the kernel: doubled each time, up to the limit."""
 
 _CHUNK = 1 << 16
+_PIECE = 1 << 18
 _REPLIES: tuple[type, ...] = (
     *{kind for request in REQUESTS if isinstance(kind := vars(request)["reply"], type)},
     Refusal,
@@ -43,6 +49,79 @@ class RefusedError(CasemateError):
         self.fact = fact
 
 
+class Transfer:
+    """The content of a file on its way; ``reply`` is what the kernel answered at first."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._outcome: asyncio.Future[object] | None = None
+        self.reply: object = None
+
+    async def begin(self, request: object) -> None:
+        """Send the request and take the first reply. Raises RefusedError, CasemateError."""
+        self._writer.write(encode(1, request))
+        async with asyncio.timeout(ANSWER_SECONDS):
+            self.reply = await self._answer()
+
+    async def read(self) -> bytes:
+        """Return some of the file; nothing when no more comes. Raises CasemateError."""
+        try:
+            return await self._reader.read(_PIECE)
+        except OSError as error:
+            raise _unreachable() from error
+
+    async def write(self, data: bytes) -> None:
+        """Send some of the file. Raises RefusedError as soon as the kernel refuses to go on."""
+        outcome = self._last()
+        try:
+            for start in range(0, len(data), CHUNK_LIMIT):
+                if outcome.done():
+                    break
+                piece = data[start : start + CHUNK_LIMIT]
+                self._writer.write(len(piece).to_bytes(4, "big") + piece)
+                await self._writer.drain()
+        except OSError as error:
+            raise _unreachable() from error
+        if outcome.done():
+            outcome.result()
+
+    async def end(self) -> None:
+        """Say that the file is complete, and wait until it stands. Raises as ``write``."""
+        outcome = self._last()
+        self._writer.write(bytes(4))
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await outcome
+        except TimeoutError as error:
+            raise _unreachable() from error
+
+    async def close(self) -> None:
+        """Give up what has not ended."""
+        self._writer.close()
+        if self._outcome is not None:
+            self._outcome.cancel()
+            await asyncio.gather(self._outcome, return_exceptions=True)
+
+    def _last(self) -> asyncio.Future[object]:
+        if self._outcome is None:
+            self._outcome = asyncio.ensure_future(self._answer())
+        return self._outcome
+
+    async def _answer(self) -> object:
+        try:
+            size = int.from_bytes(await self._reader.readexactly(4), "big")
+            if size > FRAME_LIMIT:
+                raise FormatError("the kernel answered with too much")
+            body = await self._reader.readexactly(size)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise _unreachable() from error
+        _, reply = decode(body, _REPLIES)
+        if isinstance(reply, Refusal):
+            raise RefusedError(reply.fault)
+        return reply
+
+
 class KernelLink(ABC):
     """All that hostd can ask of a kernel."""
 
@@ -58,6 +137,13 @@ class KernelLink(ABC):
         """Yield the present facts and then every change, without end.
 
         ``None`` means that the stream begins (again) and all present facts follow.
+        """
+
+    @abstractmethod
+    def transfer(self, request: object) -> AbstractAsyncContextManager[Transfer]:
+        """Begin one of ``TRANSFERS``; leaving the block before its end gives it up.
+
+        Raises like ``ask``.
         """
 
     @abstractmethod
@@ -121,6 +207,20 @@ class SocketLink(KernelLink):
                     yield reply
         finally:
             writer.close()
+
+    @asynccontextmanager
+    async def transfer(self, request: object) -> AsyncIterator[Transfer]:
+        """See ``KernelLink.transfer``."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self._path), limit=_PIECE)
+        except OSError as error:
+            raise _unreachable() from error
+        transfer = Transfer(reader, writer)
+        try:
+            await transfer.begin(request)
+            yield transfer
+        finally:
+            await transfer.close()
 
     async def close(self) -> None:
         """See ``KernelLink.close``."""

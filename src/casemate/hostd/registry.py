@@ -64,6 +64,7 @@ class Served:
 
     ``rule`` says in words what is demanded beyond ``privilege``, where that depends on the
     arguments. ``lacking`` says why this host refuses the method although it is on the list.
+    ``session``: one is needed, whatever the privilege says.
     """
 
     owner: str
@@ -75,6 +76,7 @@ class Served:
     ring: Ring = Ring.VMS
     rule: str = ""
     lacking: str = ""
+    session: bool = False
 
 
 def refused(
@@ -120,7 +122,8 @@ class Registry:
         this, name = call.this, call.method.name
         served = self.offered(name, compatibility=reader.replica.world.compatibility)
         needed = served.privilege if served else call.method.privilege or "System.View"
-        if reader.session is None and (served is None or served.lacking or needed != ANONYMOUS):
+        open_to_all = served and not (served.lacking or served.session) and needed == ANONYMOUS
+        if reader.session is None and not open_to_all:
             raise faults.not_authenticated(this, needed)
         if served is None:
             if name in VCENTER_ONLY:

@@ -21,6 +21,7 @@ from casemate.hostd.kernelclient import KernelLink, RefusedError
 from casemate.hostd.limits import Bucket, PerPeer, Rate
 from casemate.hostd.objects.base import moment
 from casemate.hostd.objects.service import OWN_LIMIT
+from casemate.hostd.tickets import Tickets
 from casemate.vim25.values import MoRef, Obj, Value
 
 COOKIE = "vmware_soap_session"
@@ -135,6 +136,7 @@ class Sessions:
         self._resumes = PerPeer(RESUMES, lambda: clock().timestamp())
         self._all_resumes = Bucket(ALL_RESUMES, clock().timestamp())
         self._refused: OrderedDict[str, None] = OrderedDict()
+        self.tickets = Tickets(clock)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_handle.values()))
@@ -157,12 +159,21 @@ class Sessions:
     async def find(self, header: str, peer: str, agent: str) -> Session | None:
         """Return the session of a Cookie header and note that it was used."""
         for handle in cookie_handles(header):
-            session = self._by_handle.get(handle) or await self._resume(handle, peer, agent)
-            if session is not None:
-                session.last_active = self._clock()
-                session.calls += 1
+            if (session := await self.with_handle(handle, peer, agent)) is not None:
                 return session
         return None
+
+    async def with_handle(self, handle: str, peer: str, agent: str) -> Session | None:
+        """Return the session of a handle and note that it was used."""
+        session = self._by_handle.get(handle) or await self._resume(handle, peer, agent)
+        if session is not None:
+            self.touch(session)
+            session.calls += 1
+        return session
+
+    def touch(self, session: Session) -> None:
+        """Note that a session is in use."""
+        session.last_active = self._clock()
 
     async def _resume(self, handle: str, peer: str, agent: str) -> Session | None:
         if handle in self._refused or not self._may_resume(peer):

@@ -27,6 +27,7 @@ from casemate.kernel.cells.cgroups import Cgroups, detect
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import probe_accelerator
 from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.datastores import Datastores
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.devices import Devices
 from casemate.kernel.groups import Groups
@@ -52,6 +53,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.swtpm import socket_path
+from casemate.kernel.transfers import Transfers
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import HostFact
@@ -141,6 +143,13 @@ def life_of_vms(kernel: Kernel, pools: Pools) -> None:
     kernel.add(Snapshots(kernel.vms, power).handlers())
 
 
+def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
+    """Hook up the files of datastores."""
+    datastores = Datastores(inventory, kernel.vms.tasks, kernel.check)
+    kernel.add(datastores.handlers())
+    kernel.add(Transfers(datastores, accounts.session, kernel.check).handlers())
+
+
 async def serve(settings: Settings, home: Home) -> None:
     """Serve until TERM; then power the VMs off and return."""
     progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
@@ -192,6 +201,7 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
     life_of_vms(kernel, pools)
+    files(kernel, inventory, accounts)
     kernel.add(Logs(store, home.log).handlers())
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     kernel.add(

@@ -378,6 +378,8 @@ def entity_of(request: object) -> Entity:
         return ("VirtualMachine", str(vm))
     if pool := getattr(request, "pool", "") or getattr(request, "parent", ""):
         return ("ResourcePool", str(pool))
+    if datastore := getattr(request, "datastore", ""):
+        return ("Datastore", str(datastore))
     if isinstance(request, a.SetPermission | a.RemovePermission):
         return (request.entity_kind, request.entity)
     return ROOT

@@ -80,6 +80,13 @@ class Inventory:
                 )
             )
 
+    def datastore(self, datastore: str) -> DatastoreFact:
+        """Return a datastore. Raises NotFoundError."""
+        fact = self._stream.fact("DatastoreFact", datastore)
+        if not isinstance(fact, DatastoreFact):
+            raise NotFoundError("There is no such datastore.", component=datastore)
+        return fact
+
     def vm(self, vm: str) -> VmFact:
         """Return a VM. Raises NotFoundError."""
         try:

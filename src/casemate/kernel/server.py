@@ -11,16 +11,19 @@ neither the old state nor the new one. Only what reads ends with its connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.files import TRANSFERS
 from casemate.calls.messages import Refusal, Subscribe
 from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
@@ -35,6 +38,7 @@ STOP_SECONDS: Final = 20.0
 """How long ``stop`` waits for changes: init ends a kernel that takes 30 s."""
 
 _CHUNK = 1 << 16
+_LET_GO_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +50,18 @@ class Caller:
     pid: int
 
 
+class Transfer(ABC):
+    """What a connection turns into when a file's content is asked for or sent."""
+
+    @abstractmethod
+    async def run(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: Callable[..., None]
+    ) -> None:
+        """Carry it out; ``reply`` sends a message. Raises our errors."""
+
+
 Handler = Callable[[object, Caller], Awaitable[object]]
+"""Answers with a reply; a request of ``TRANSFERS`` with a Transfer."""
 
 
 class CallsServer:
@@ -117,6 +132,10 @@ class CallsServer:
                     if isinstance(request, Subscribe):
                         await self._stream_out(writer, number)
                         return
+                    if isinstance(request, TRANSFERS):
+                        answer = self._handle(request, caller)
+                        await carry_out(answer, reader, writer, number)
+                        return
                     await gate.acquire()
                     job = asyncio.ensure_future(self._answer(writer, number, request, caller))
                     working = changing if _changes(request) else reading
@@ -162,3 +181,38 @@ class CallsServer:
 def _changes(request: object) -> bool:
     """Tell whether a request changes something: those are the ones that are audited."""
     return bool(vars(type(request)).get("audited", True))
+
+
+async def carry_out(
+    answer: Awaitable[object],
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    number: int,
+) -> None:
+    """Carry out a transfer, the last thing that a connection is for."""
+
+    def reply(message: object) -> None:
+        writer.write(encode(number, message))
+
+    try:
+        transfer = await answer
+        if isinstance(transfer, Transfer):
+            await transfer.run(reader, writer, reply)
+        await writer.drain()
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    except CasemateError as error:
+        reply(Refusal(fault_of(error)))
+        await _let_go(reader)
+    except Exception:  # noqa: BLE001  (every request gets an answer, whatever was forgotten)
+        _log.exception("a transfer failed")
+        reply(Refusal(fault_of(CasemateError("A system error occurred"))))
+        await _let_go(reader)
+
+
+async def _let_go(reader: asyncio.StreamReader) -> None:
+    """Let the other end read the refusal: it is still sending, and a reset would hide it."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_LET_GO_SECONDS):
+            while await reader.read(_CHUNK):
+                pass

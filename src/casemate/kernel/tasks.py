@@ -14,10 +14,12 @@ from casemate.errors import (
     BusyError,
     CancelledError,
     CasemateError,
+    FileError,
     NotFoundError,
     NotSupportedError,
     PowerStateError,
     StateError,
+    file_details,
 )
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import FaultFact, TaskFact, TaskState
@@ -38,6 +40,8 @@ def fault_of(error: CasemateError) -> FaultFact:
         details = (("unreserved", str(error.available)), ("requested", str(error.requested)))
     elif isinstance(error, PowerStateError):
         details = (("requestedState", error.requested), ("existingState", error.existing))
+    elif isinstance(error, FileError):
+        details = tuple(file_details(error).items())
     elif argument := getattr(error, "argument", ""):
         details = (("invalidProperty", str(argument)),)
     elif privilege := getattr(error, "privilege", ""):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 from casemate.calls.messages import (
@@ -33,7 +35,7 @@ from casemate.calls.messages import (
 )
 from casemate.calls.statistics import QueryStats, Series, StatsReply
 from casemate.errors import FormatError
-from casemate.hostd.kernelclient import KernelLink, RefusedError
+from casemate.hostd.kernelclient import KernelLink, RefusedError, Transfer
 from casemate.machine.facts import (
     Allocation,
     ComponentFact,
@@ -58,8 +60,10 @@ from casemate.machine.facts import (
 )
 from casemate.machine.governance import SessionFact
 from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
+from casemate.testing.fakefiles import FakeFiles
 from casemate.testing.fakevms import FakeVms
 
+F = TypeVar("F")
 R = TypeVar("R")
 
 USER = "root"
@@ -149,9 +153,19 @@ class Proof:
 
 
 class FakeKernel(KernelLink):
-    """Holds facts, answers requests, finishes tasks after ``delay`` seconds."""
+    """Holds facts, answers requests, finishes tasks after ``delay`` seconds.
 
-    def __init__(self, *, vms: int = 2, delay: float = 0.01, proof: Proof | None = None) -> None:
+    Files are real ones below ``volumes``, which holds the directory ``datastore1``.
+    """
+
+    def __init__(
+        self,
+        *,
+        vms: int = 2,
+        delay: float = 0.01,
+        proof: Proof | None = None,
+        volumes: Path | None = None,
+    ) -> None:
         self.delay = delay
         self.proof = proof or Proof()
         self.asked: list[object] = []
@@ -171,7 +185,9 @@ class FakeKernel(KernelLink):
             cpu_usage=PoolUsage(max_usage=4000, unreserved=4000),
             memory_usage=PoolUsage(max_usage=8 * GIB, unreserved=8 * GIB),
         )
-        self.state(HOST, HARDWARE, whole, DATASTORE)
+        self.state(
+            HOST, HARDWARE, whole, replace(DATASTORE, path=str(volumes or "/none") + "/datastore1")
+        )
         self.state(*(fake_vm(number) for number in range(1, vms + 1)))
         self.state(*self.proof.components)
         self._answers: dict[type, Callable[[object], object]] = {
@@ -193,6 +209,7 @@ class FakeKernel(KernelLink):
         admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
         self._answers |= admin.answers()
         self._answers |= FakeVms(self).answers()
+        self._files = FakeFiles(self)
 
     def state(self, *facts: Fact) -> None:
         """State facts."""
@@ -209,6 +226,14 @@ class FakeKernel(KernelLink):
     def find(self, kind: type, key: str) -> Fact | None:
         """Return a fact."""
         return self._facts.get((kind.__name__, key))
+
+    def all(self, kind: type[F]) -> tuple[F, ...]:
+        """Return all facts of a kind."""
+        return tuple(fact for fact in self._facts.values() if isinstance(fact, kind))
+
+    def user(self, session: str) -> str:
+        """Return whose session it is. Raises RefusedError."""
+        return self._session(session).user
 
     def run(
         self, session: str, entity: str, kind: str, operation: str, finish: Callable[[], str]
@@ -235,10 +260,20 @@ class FakeKernel(KernelLink):
         """See ``KernelLink.ask``."""
         self.asked.append(request)
         await asyncio.sleep(0)
-        reply = self._answers[type(request)](request)
+        if type(request) in self._files.handlers:
+            reply = await self._files.ask(request)
+        else:
+            reply = self._answers[type(request)](request)
         if not isinstance(reply, kind):
             raise FormatError(f"a {type(request).__name__} is not answered with a {kind.__name__}")
         return reply
+
+    @asynccontextmanager
+    async def transfer(self, request: object) -> AsyncIterator[Transfer]:
+        """See ``KernelLink.transfer``."""
+        self.asked.append(request)
+        async with self._files.transfer(request) as transfer:
+            yield transfer
 
     async def facts(self) -> AsyncIterator[FactReply | None]:
         """See ``KernelLink.facts``."""

@@ -85,6 +85,8 @@ def from_error(error: CasemateError, this: MoRef) -> FaultError:
         details = {"requestedState": error.requested, "existingState": error.existing}
     elif isinstance(error, errors.ArgumentError):
         details = {"invalidProperty": error.argument}
+    elif isinstance(error, errors.FileError):
+        details = errors.file_details(error)
     return from_details(error.fault, error.reason, details, this)
 
 

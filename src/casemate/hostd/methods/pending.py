@@ -65,21 +65,6 @@ _GROUPS = (
         {"HostSystem": "EnterMaintenanceMode_Task ExitMaintenanceMode_Task"},
     ),
     _Group(
-        "Files are not kept apart from VMs here yet.",
-        {
-            "HostDatastoreBrowser": "SearchDatastore_Task SearchDatastoreSubFolders_Task",
-            "FileManager": (
-                "MakeDirectory MoveDatastoreFile_Task CopyDatastoreFile_Task "
-                "DeleteDatastoreFile_Task"
-            ),
-        },
-    ),
-    _Group(
-        "This host issues no tickets for other services.",
-        {"SessionManager": "AcquireGenericServiceTicket"},
-        Ring.HOST,
-    ),
-    _Group(
         "The machine belongs to its operator: casemate down and up on the host.",
         {"HostSystem": "RebootHost_Task ShutdownHost_Task"},
         Ring.HOST,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
+from casemate.hostd.methods.files import FILE_METHODS
 from casemate.hostd.methods.governance import GOVERNANCE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
 from casemate.hostd.methods.machines import MACHINE_METHODS
@@ -27,6 +28,7 @@ REGISTRY = Registry(
         *GOVERNANCE_METHODS,
         *HISTORY_METHODS,
         *SYSTEM_METHODS,
+        *FILE_METHODS,
         *PENDING_METHODS,
     )
 )

@@ -33,13 +33,16 @@ def info(scope: Scope, key: str) -> Obj:
     """Return the TaskInfo of a task."""
     fact = scope.world.tasks[key]
     entity = MoRef(fact.entity_kind, fact.entity)
-    method = types.method_named(fact.entity_kind, fact.operation)
+    # The work of a manager is told as a task on the entity that it is about.
+    manager, _, operation = fact.operation.rpartition(".")
+    owner = manager or fact.entity_kind
+    method = types.method_named(owner, operation)
     return Obj(
         "TaskInfo",
         key=fact.task,
         task=MoRef("Task", fact.task),
         name=method,
-        descriptionId=f"{fact.entity_kind}.{fact.operation}",
+        descriptionId=f"{owner}.{operation}",
         entity=entity,
         entityName=scope.world.entity_name(entity),
         state=fact.state.value,

@@ -15,13 +15,12 @@ from casemate.errors import ArgumentError, CasemateError, HostError
 from casemate.formats import qcow2, vmdk
 from casemate.formats.vmdk import CreateType, Vmdk, is_plain_name
 from casemate.kernel.cells import disks
-from casemate.kernel.sys.files import open_beneath, open_directory
+from casemate.kernel.sys.files import copy_data, open_beneath, open_directory
 from casemate.kernel.sys.libc import from_os_error, is_errno
 from casemate.machine.facts import DiskSpec
 from casemate.machine.planstorage import DiskSource
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-_COPY_CHUNK: Final = 8 << 20
 _FILE_MODE: Final = 0o600
 _NAMES: Final = 1000
 
@@ -137,7 +136,7 @@ class VmDirectory:
             opened.callback(os.close, handle)
             try:
                 os.fchmod(handle, os.fstat(source).st_mode & 0o666)
-                _copy_data(source, handle, step)
+                copy_data(source, handle, step)
             except OSError as error:
                 target.remove(new_name)
                 raise from_os_error(f"cannot copy {name}", error, component=name) from error
@@ -315,27 +314,3 @@ def _plain(name: str) -> str:
             f"{name[:80]!r} is not a file of the VM's own directory", argument="fileName"
         )
     return name
-
-
-def _copy_data(source: int, target: int, step: Callable[[int], None]) -> None:
-    """Copy what is not a hole, then set the length."""
-    end = os.fstat(source).st_size
-    position = 0
-    while position < end:
-        before = position
-        try:
-            position = os.lseek(source, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break
-        step(position - before)
-        hole = os.lseek(source, position, os.SEEK_HOLE)
-        while position < hole:
-            data = os.pread(source, min(_COPY_CHUNK, hole - position), position)
-            if not data:
-                break
-            os.pwrite(target, data, position)
-            position += len(data)
-            step(len(data))
-    os.ftruncate(target, end)

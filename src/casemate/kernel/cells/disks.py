@@ -47,6 +47,15 @@ def describe(directory: int, name: str) -> vmdk.Vmdk:
     return vmdk.parse(_read(directory, name, vmdk.SIZE_LIMIT))
 
 
+def taken(directory: int, name: str) -> int:
+    """Return the bytes that a file takes on its file system. Raises HostError."""
+    descriptor = _open_regular(directory, name)
+    try:
+        return os.fstat(descriptor).st_blocks * _SECTOR
+    finally:
+        os.close(descriptor)
+
+
 def _source(directory: int, disk: DiskSpec, above: frozenset[str] = frozenset()) -> DiskSource:
     """Find one disk; ``above`` are the deltas that led to it."""
     if disk.file_name in above or len(above) > CHAIN_LIMIT:

@@ -1,0 +1,214 @@
+"""Requests about the files of datastores: look, read, write, make, copy, move, remove.
+
+``datastore`` is the datastore's id, ``path`` leads from it to the file (empty: the datastore
+itself). A request of ``TRANSFERS`` turns its connection into one transfer of a file's content:
+whoever asked never holds the file, and the kernel may end the transfer at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from casemate.calls.messages import Empty, TaskReply
+
+CHUNK_LIMIT: Final = 1 << 20
+"""Bytes of one piece of a transfer to the kernel; each is led by its length (four bytes,
+big-endian), and a piece without bytes ends the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskEntry:
+    """A virtual disk as its descriptor says: ``capacity`` in bytes; ``kind`` is its createType."""
+
+    capacity: int
+    kind: str
+    adapter: str
+    hardware: int
+    thin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file or folder: ``size`` in bytes, ``modified`` in Unix seconds, ``owner`` a name.
+
+    A disk's size is what its extents take on the datastore.
+    """
+
+    name: str
+    folder: bool
+    size: int
+    modified: float
+    owner: str
+    disk: DiskEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FolderEntry:
+    """What was found in a folder, by name."""
+
+    path: str
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldersReply:
+    """What was found: the folder that was asked about first."""
+
+    folders: tuple[FolderEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileReply:
+    """One file or folder."""
+
+    file: FileEntry
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReply:
+    """The kernel takes pieces; ``replaces``: there is such a file, which stays until the end."""
+
+    replaces: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFiles:
+    """Look into a folder, and into those below if ``recursive``.
+
+    ``patterns`` are of file names, with ``*`` and ``?``; ``disks`` reads the descriptors too.
+    """
+
+    session: str
+    datastore: str
+    path: str
+    patterns: tuple[str, ...] = ()
+    recursive: bool = False
+    any_case: bool = False
+    disks: bool = False
+    reply: ClassVar = FoldersReply
+    privilege: ClassVar[str] = "Datastore.Browse"
+    audited: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatFile:
+    """Look at one file or folder."""
+
+    session: str
+    datastore: str
+    path: str
+    reply: ClassVar = FileReply
+    privilege: ClassVar[str] = "Datastore.Browse"
+    audited: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """Send ``length`` bytes of a file from ``offset`` on: the reply, then the bytes alone."""
+
+    session: str
+    datastore: str
+    path: str
+    offset: int
+    length: int
+    why: str = ""
+    reply: ClassVar = FileReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFile:
+    """Take a file's content; it replaces what is there in one step when it is complete.
+
+    ``size`` is what was announced, -1 if nothing was. A reply goes before the pieces and another
+    (``Empty``) after them.
+    """
+
+    session: str
+    datastore: str
+    path: str
+    size: int = -1
+    why: str = ""
+    reply: ClassVar = WriteReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDirectory:
+    """Make a folder, and those above it if ``parents``."""
+
+    session: str
+    datastore: str
+    path: str
+    parents: bool = False
+    why: str = ""
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFile:
+    """Remove a file, or a folder with all that is in it."""
+
+    session: str
+    datastore: str
+    path: str
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFile:
+    """Move a file or folder, also to another datastore; ``force`` replaces a file."""
+
+    session: str
+    datastore: str
+    path: str
+    to_datastore: str
+    to_path: str
+    force: bool = False
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFile:
+    """Copy a file or folder, also to another datastore; ``force`` replaces a file."""
+
+    session: str
+    datastore: str
+    path: str
+    to_datastore: str
+    to_path: str
+    force: bool = False
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshStorage:
+    """Look at size and free space of the datastores again."""
+
+    session: str
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = "System.Read"
+    audited: ClassVar[bool] = False
+
+
+TRANSFERS: tuple[type, ...] = (ReadFile, WriteFile)
+
+REQUESTS: tuple[type, ...] = (
+    CopyFile,
+    DeleteFile,
+    MakeDirectory,
+    MoveFile,
+    ReadFile,
+    RefreshStorage,
+    SearchFiles,
+    StatFile,
+    WriteFile,
+)

@@ -1,0 +1,227 @@
+"""The files of datastores: searching them, making, copying, moving and removing them."""
+
+from __future__ import annotations
+
+import secrets
+from urllib.parse import urlsplit
+
+from casemate.calls import files as c
+from casemate.calls.messages import Empty, TaskReply
+from casemate.formats import datastorepath
+from casemate.hostd.kernelclient import RefusedError
+from casemate.hostd.objects.files import SearchTask, results, wish_of
+from casemate.hostd.objects.inventory import browser
+from casemate.hostd.registry import Context, Handler, Ring, Served
+from casemate.hostd.selection import text, texts
+from casemate.hostd.soap import fault_of
+from casemate.hostd.tickets import PREFIXES
+from casemate.hostd.world import HOST_BROWSER
+from casemate.machine.facts import DatastoreFact
+from casemate.vim25 import faults
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import MoRef, Obj, Typed, Value
+
+BROWSE = c.SearchFiles.privilege
+CHANGE = c.DeleteFile.privilege
+WHY = "vSphere API"
+
+SEARCHES_KEPT = 16
+"""Results of searches that a session may still read; older ones are forgotten."""
+
+_RESULTS = "HostDatastoreBrowserSearchResults"
+_HTTP = "SessionManagerHttpServiceRequestSpec"
+
+
+def place(context: Context, argument: str, privilege: str) -> tuple[DatastoreFact, str]:
+    """Return datastore and path of a datastore path. Raises FaultError, DatastorePathError."""
+    name, path = datastorepath.parse(text(context.arguments.get(argument)))
+    for fact in context.replica.world.datastores.values():
+        if name in {fact.name, fact.datastore}:
+            context.reader.allow(MoRef("Datastore", fact.datastore), privilege)
+            return fact, path
+    raise FaultError(Obj("InvalidDatastore", name=name), f"There is no datastore {name}.")
+
+
+def _search(*, recursive: bool) -> Handler:
+    async def handler(context: Context) -> Value:
+        fact, path = place(context, "datastorePath", BROWSE)
+        if context.this not in {HOST_BROWSER, browser(fact.datastore)}:
+            raise FaultError(
+                Obj("InvalidDatastore", name=fact.name), f"{fact.name} is another datastore."
+            )
+        spec = context.arguments.get("searchSpec")
+        wish = wish_of(spec)
+        request = c.SearchFiles(
+            context.who.handle,
+            fact.datastore,
+            path,
+            texts(spec.get("matchPattern")) if isinstance(spec, Obj) else (),
+            recursive,
+            isinstance(spec, Obj) and spec.get("searchCaseInsensitive") is True,
+            wish.typed,
+        )
+        outcome: Value | FaultError
+        try:
+            reply = await context.link.ask(request, c.FoldersReply)
+        except RefusedError as error:
+            outcome = fault_of(error, context.this)
+        else:
+            found = results(fact, reply.folders, wish)
+            outcome = Typed(_RESULTS, found, array=True) if recursive else found[0]
+        return _keep(context, fact, outcome, recursive=recursive)
+
+    return handler
+
+
+def _keep(
+    context: Context, fact: DatastoreFact, outcome: Value | FaultError, *, recursive: bool
+) -> MoRef:
+    session = context.who
+    kept = [ref for ref, own in session.own.items() if isinstance(own, SearchTask)]
+    for ref in kept[: max(0, len(kept) - SEARCHES_KEPT + 1)]:
+        session.drop(ref)
+    method = "SearchDatastoreSubFolders_Task" if recursive else "SearchDatastore_Task"
+    name = "searchSubFolders" if recursive else "search"
+    task = SearchTask(
+        f"haTask-{fact.datastore}-vim.HostDatastoreBrowser.{name}-{secrets.token_hex(8)}",
+        method,
+        MoRef("Datastore", fact.datastore),
+        fact.name,
+        session.user,
+        context.replica.clock(),
+        outcome,
+    )
+    session.add(task)
+    return task.ref
+
+
+async def _make_directory(context: Context) -> Value:
+    fact, path = place(context, "name", CHANGE)
+    parents = context.arguments.get("createParentDirectories") is True
+    request = c.MakeDirectory(context.who.handle, fact.datastore, path, parents, WHY)
+    await context.link.ask(request, Empty)
+    return None
+
+
+async def _delete(context: Context) -> Value:
+    fact, path = place(context, "name", CHANGE)
+    request = c.DeleteFile(context.who.handle, fact.datastore, path, WHY)
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+def _to_other(kind: type[c.MoveFile | c.CopyFile]) -> Handler:
+    async def handler(context: Context) -> Value:
+        fact, path = place(context, "sourceName", CHANGE)
+        goal, to_path = place(context, "destinationName", CHANGE)
+        request = kind(
+            context.who.handle,
+            fact.datastore,
+            path,
+            goal.datastore,
+            to_path,
+            context.arguments.get("force") is True,
+            WHY,
+        )
+        return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+    return handler
+
+
+async def _refresh(context: Context) -> Value:
+    await context.link.ask(c.RefreshStorage(context.who.handle), Empty)
+    return None
+
+
+async def _ticket(context: Context) -> Value:
+    session = context.who
+    spec = context.arguments.get("spec")
+    if not isinstance(spec, Obj) or spec.type != _HTTP:
+        raise faults.invalid_argument("spec", "Tickets are given for HTTP requests only.")
+    method, url = text(spec.get("method")) or "httpGet", text(spec.get("url"))
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise faults.invalid_argument("spec.url", "This is not a URL.") from error
+    if not method.startswith("http") or not parts.path.startswith(PREFIXES):
+        raise faults.invalid_argument("spec.url", "Tickets are given for files of datastores only.")
+    world = context.replica.world
+    return Obj(
+        "SessionManagerGenericServiceTicket",
+        id=context.sessions.tickets.issue(
+            session.handle, method.removeprefix("http").upper(), parts.path, parts.query
+        ),
+        hostName=world.host.name,
+        sslThumbprint=world.endpoint.thumbprint or None,
+        ticketType="HttpServiceTicket",
+    )
+
+
+_BROWSER = "HostDatastoreBrowser"
+_FILES = "FileManager"
+_STORE = "Datastore"
+_MAY_BROWSE = f"{BROWSE} on the datastore"
+_MAY_CHANGE = f"{CHANGE} on each datastore named"
+
+FILE_METHODS = (
+    Served(
+        _BROWSER,
+        "SearchDatastore_Task",
+        "System.View",
+        _search(recursive=False),
+        (c.SearchFiles,),
+        rule=_MAY_BROWSE,
+    ),
+    Served(
+        _BROWSER,
+        "SearchDatastoreSubFolders_Task",
+        "System.View",
+        _search(recursive=True),
+        (c.SearchFiles,),
+        rule=_MAY_BROWSE,
+    ),
+    Served(
+        _FILES,
+        "MakeDirectory",
+        "System.View",
+        _make_directory,
+        (c.MakeDirectory,),
+        rule=_MAY_CHANGE,
+    ),
+    Served(
+        _FILES,
+        "DeleteDatastoreFile_Task",
+        "System.View",
+        _delete,
+        (c.DeleteFile,),
+        rule=_MAY_CHANGE,
+    ),
+    Served(
+        _FILES,
+        "MoveDatastoreFile_Task",
+        "System.View",
+        _to_other(c.MoveFile),
+        (c.MoveFile,),
+        rule=_MAY_CHANGE,
+    ),
+    Served(
+        _FILES,
+        "CopyDatastoreFile_Task",
+        "System.View",
+        _to_other(c.CopyFile),
+        (c.CopyFile,),
+        rule=_MAY_CHANGE,
+    ),
+    Served("Datastore", "RefreshDatastore", "System.Read", _refresh, (c.RefreshStorage,)),
+    Served(
+        "Datastore", "RefreshDatastoreStorageInfo", "System.Read", _refresh, (c.RefreshStorage,)
+    ),
+    Served(
+        "SessionManager",
+        "AcquireGenericServiceTicket",
+        "System.Anonymous",
+        _ticket,
+        ring=Ring.HOST,
+        rule="a session; the ticket gives what the session may, for one request",
+        session=True,
+    ),
+)

@@ -1,0 +1,190 @@
+"""Contents of files on their way between a datastore and a connection of the calls socket.
+
+hostd never gets a file: it sends and takes bytes, and only while the kernel goes along. A transfer
+ends when its session does, when nothing moves for a while, and when space runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final, TypeVar
+
+from casemate.calls import files as c
+from casemate.calls.messages import Empty
+from casemate.errors import BusyError, FormatError, StateError
+from casemate.kernel.accounts import Session
+from casemate.kernel.datastores import Check, Datastores, Handler
+from casemate.kernel.server import Transfer
+from casemate.kernel.sys.files import write_all
+from casemate.kernel.volume import Volume
+
+AT_ONCE: Final = 16
+"""Transfers at once: more than a disk or a network card makes faster."""
+QUIET_SECONDS: Final = 120.0
+"""How long the other end may neither send nor take anything."""
+_PIECE: Final = 1 << 18
+_LOOK_EVERY: Final = 64 << 20
+"""Bytes between two looks at the session and at the free space."""
+
+T = TypeVar("T")
+
+Alive = Callable[[], None]
+"""Raises when the session that asked is over, or has lost the privilege."""
+
+
+class Transfers:
+    """Handlers of the requests that turn a connection into a transfer.
+
+    ``session_of`` returns the session of a handle, or raises when it is over.
+    """
+
+    def __init__(
+        self, datastores: Datastores, session_of: Callable[[str], Session], check: Check
+    ) -> None:
+        self._datastores = datastores
+        self._session_of = session_of
+        self._check = check
+        self._running = 0
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers by request."""
+        return {c.ReadFile: self._read, c.WriteFile: self._write}
+
+    async def _read(self, request: c.ReadFile, session: Session) -> Transfer:
+        if request.offset < 0 or request.length < 0:
+            raise FormatError("a file has no bytes before its first")
+        return _Reading(self, request, self._alive(request, session))
+
+    async def _write(self, request: c.WriteFile, session: Session) -> Transfer:
+        self._datastores.demand_free(request.datastore, request.path)
+        return _Writing(self, request, self._alive(request, session))
+
+    def open(self, datastore: str) -> Volume:
+        """Open a datastore."""
+        return self._datastores.open(datastore)
+
+    def done(self) -> None:
+        """Take note that a datastore has changed."""
+        self._datastores.refresh()
+
+    def demand_free(self, request: c.WriteFile) -> None:
+        """Raise FileLockedError if the file belongs to a VM by now."""
+        self._datastores.demand_free(request.datastore, request.path)
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Count a transfer. Raises BusyError when there are too many."""
+        if self._running >= AT_ONCE:
+            raise BusyError(f"{AT_ONCE} files are being transferred already")
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    def _alive(self, request: c.ReadFile | c.WriteFile, session: Session) -> Alive:
+        def look() -> None:
+            now = self._session_of(request.session) if request.session else session
+            self._check(now, type(request).privilege, request)
+
+        return look
+
+
+class _Reading(Transfer):
+    """Sends a file."""
+
+    def __init__(self, around: Transfers, request: c.ReadFile, alive: Alive) -> None:
+        self._around = around
+        self._request = request
+        self._alive = alive
+
+    async def run(
+        self,
+        _reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        reply: Callable[..., None],
+    ) -> None:
+        """See ``Transfer.run``."""
+        request = self._request
+        with self._around.slot(), ExitStack() as opened:
+            volume = opened.enter_context(self._around.open(request.datastore))
+            entry = await asyncio.to_thread(volume.entry, request.path)
+            handle = await asyncio.to_thread(volume.open_read, request.path)
+            opened.callback(os.close, handle)
+            reply(c.FileReply(entry))
+            position, end = request.offset, min(request.offset + request.length, entry.size)
+            looked = position
+            while position < end:
+                piece = await asyncio.to_thread(
+                    os.pread, handle, min(_PIECE, end - position), position
+                )
+                if not piece:
+                    return
+                writer.write(piece)
+                await _soon(writer.drain())
+                position += len(piece)
+                if position - looked >= _LOOK_EVERY:
+                    self._alive()
+                    looked = position
+
+
+class _Writing(Transfer):
+    """Takes a file."""
+
+    def __init__(self, around: Transfers, request: c.WriteFile, alive: Alive) -> None:
+        self._around = around
+        self._request = request
+        self._alive = alive
+
+    async def run(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        reply: Callable[..., None],
+    ) -> None:
+        """See ``Transfer.run``."""
+        request = self._request
+        with self._around.slot(), self._around.open(request.datastore) as volume:
+            shown = volume.shown(request.path)
+            volume.demand_space(max(0, request.size), shown)
+            with ExitStack() as opened, volume.faults(shown):
+                handle = opened.enter_context(volume.writing(request.path, force=True))
+                reply(c.WriteReply(volume.exists(request.path)))
+                await writer.drain()
+                position = looked = 0
+                while piece := await _soon(_piece(reader)):
+                    await asyncio.to_thread(write_all, handle, piece, position)
+                    position += len(piece)
+                    if position - looked >= _LOOK_EVERY:
+                        self._alive()
+                        volume.demand_space(0, shown)
+                        looked = position
+                if request.size not in {-1, position}:
+                    raise FormatError(f"{position} bytes came where {request.size} were announced")
+                await asyncio.to_thread(os.fsync, handle)
+                self._alive()
+                self._around.demand_free(request)
+            self._around.done()
+            reply(Empty())
+
+
+async def _piece(reader: asyncio.StreamReader) -> bytes:
+    """Return the next piece; nothing at the end of the file."""
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    if size > c.CHUNK_LIMIT:
+        raise FormatError(f"a piece of {size} bytes: the limit is {c.CHUNK_LIMIT}")
+    return await reader.readexactly(size)
+
+
+async def _soon(step: Awaitable[T]) -> T:
+    """Wait for the other end, but not for ever."""
+    try:
+        async with asyncio.timeout(QUIET_SECONDS):
+            return await step
+    except TimeoutError:
+        raise StateError(
+            f"nothing moved for {QUIET_SECONDS:.0f} seconds", code="transfer-quiet"
+        ) from None

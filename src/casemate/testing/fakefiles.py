@@ -1,0 +1,132 @@
+"""The files of FakeKernel: the kernel's own handlers over a directory of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from casemate.calls import files as c
+from casemate.calls.codec import decode
+from casemate.errors import CasemateError, NotFoundError, PermissionDeniedError
+from casemate.hostd.kernelclient import RefusedError, Transfer
+from casemate.kernel.accounts import LOCAL_ROOT, Session
+from casemate.kernel.datastores import Datastores
+from casemate.kernel.server import carry_out
+from casemate.kernel.stream import FactStream
+from casemate.kernel.tasks import Tasks, fault_of
+from casemate.kernel.transfers import Transfers
+from casemate.machine.facts import DatastoreFact, Fact, TaskFact, VmFact
+
+F = TypeVar("F")
+ADMINISTRATOR = "root"
+
+
+class Facts(Protocol):
+    """What the fake files need of the fake kernel."""
+
+    def state(self, *facts: Fact) -> None:
+        """State facts."""
+
+    def retract(self, kind: type, key: str) -> None:
+        """State that an object is gone."""
+
+    def find(self, kind: type, key: str) -> Fact | None:
+        """Return a fact."""
+
+    def all(self, kind: type[F]) -> tuple[F, ...]:
+        """Return all facts of a kind."""
+
+    def user(self, session: str) -> str:
+        """Return whose session it is."""
+
+
+class _Stream(FactStream):
+    """Hands on to the fake kernel what tasks say."""
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__()
+        self._told = facts
+
+    def publish(self, fact: Fact) -> None:
+        self._told.state(fact)
+
+    def retract(self, kind: type, key: str) -> None:
+        self._told.retract(kind, key)
+
+    def fact(self, kind: str, key: str) -> Fact | None:
+        return self._told.find({"TaskFact": TaskFact}[kind], key)
+
+
+class FakeFiles:
+    """Answers the requests of ``calls.files``."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        tasks = Tasks(_Stream(facts), lambda: 1_700_000_000.0)
+        datastores = Datastores(self, tasks, self._check)
+        self._transfers = Transfers(datastores, self._session, self._check).handlers()
+        self.handlers = datastores.handlers()
+
+    async def ask(self, request: object) -> object:
+        """Answer a request. Raises RefusedError."""
+        try:
+            return await self._handle(request)
+        except CasemateError as error:
+            raise RefusedError(fault_of(error)) from error
+
+    @asynccontextmanager
+    async def transfer(self, request: object) -> AsyncIterator[Transfer]:
+        """Carry out a transfer over a pair of sockets."""
+        here, there = socket.socketpair()
+        ours, theirs = [await asyncio.open_connection(sock=one) for one in (here, there)]
+        serving = asyncio.ensure_future(self._serve(*theirs))
+        transfer = Transfer(*ours)
+        try:
+            await transfer.begin(request)
+            yield transfer
+        finally:
+            await transfer.close()
+            await serving
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        number, request = decode(await reader.readexactly(size), c.REQUESTS)
+        await carry_out(self._handle(request), reader, writer, number)
+        writer.close()
+
+    async def _handle(self, request: object) -> object:
+        session = self._session(str(getattr(request, "session", "")))
+        privilege: str = type(request).privilege  # type: ignore[attr-defined]  # every request has one
+        self._check(session, privilege, request)
+        return await {**self.handlers, **self._transfers}[type(request)](request, session)
+
+    def _session(self, handle: str) -> Session:
+        return replace(LOCAL_ROOT, user=self._facts.user(handle))
+
+    def _check(self, session: Session, privilege: str, _request: object) -> None:
+        if session.user != ADMINISTRATOR and not privilege.startswith("System."):
+            raise PermissionDeniedError("no", privilege=privilege)
+
+    def datastore(self, datastore: str) -> DatastoreFact:
+        """See ``Places``."""
+        fact = self._facts.find(DatastoreFact, datastore)
+        if not isinstance(fact, DatastoreFact):
+            raise NotFoundError("There is no such datastore.")
+        return fact
+
+    def refresh_datastores(self) -> None:
+        """See ``Places``."""
+
+    def vms(self) -> tuple[VmFact, ...]:
+        """See ``Places``."""
+        return self._facts.all(VmFact)
+
+    def directory(self, fact: VmFact) -> Path:
+        """See ``Places``."""
+        folder = fact.config.vmx_path.partition("] ")[2].rpartition("/")[0]
+        return Path(self.datastore(fact.datastore).path, folder)
