@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import itertools
-import struct
 import subprocess
 from pathlib import Path
 
@@ -26,21 +25,7 @@ from casemate.formats.pe import (
     authenticode_digest,
     parse_pe,
 )
-
-DIRECTORIES = 16
-
-
-def minimal(code: bytes = b"\xc3" * 512) -> bytes:
-    """A PE32+ image with one section of 512 bytes and room for more."""
-    optional = bytearray(112 + 8 * DIRECTORIES)
-    struct.pack_into("<H", optional, 0, 0x20B)
-    struct.pack_into("<II", optional, 32, 512, 512)
-    struct.pack_into("<III", optional, 56, 0x2000, 1024, 0)
-    struct.pack_into("<I", optional, 108, DIRECTORIES)
-    head = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 64)
-    coff = b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, 1, 0, 0, 0, len(optional), 0x206)
-    section = struct.pack("<8s6I2HI", b".text", 512, 0x1000, 512, 1024, 0, 0, 0, 0, 0x60000020)
-    return (head + coff + bytes(optional) + section).ljust(1024, b"\0") + code
+from casemate.testing.smallpe import small_pe
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +49,7 @@ def signer() -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
 @given(st.lists(st.binary(min_size=1, max_size=3000), min_size=1, max_size=4))
 def test_what_is_added_is_found_again_and_nothing_overlaps(contents: list[bytes]) -> None:
     added = {f".part{number}": content for number, content in enumerate(contents)}
-    data = add_sections(minimal(), added)
+    data = add_sections(small_pe(), added)
     image = parse_pe(data)
     for name, content in added.items():
         assert image.section(data, name) == content
@@ -74,7 +59,7 @@ def test_what_is_added_is_found_again_and_nothing_overlaps(contents: list[bytes]
 
 
 def test_the_digest_leaves_out_checksum_and_signature_and_nothing_else() -> None:
-    data = minimal()
+    data = small_pe()
     image = parse_pe(data)
     checksum, security = image.optional + 64, image.optional + 112 + 32
     kept = data[:checksum] + data[checksum + 4 : security] + data[security + 8 :]
@@ -86,7 +71,7 @@ def test_the_digest_leaves_out_checksum_and_signature_and_nothing_else() -> None
 
 @given(st.integers(0, 1535), st.integers(1, 255))
 def test_every_changed_byte_changes_the_digest(at: int, flip: int) -> None:
-    data = bytearray(minimal())
+    data = bytearray(small_pe())
     image = parse_pe(data)
     excluded = {*range(image.optional + 64, image.optional + 68)}
     excluded |= {*range(image.optional + 144, image.optional + 152)}
@@ -108,7 +93,7 @@ def test_any_bytes_are_an_image_or_refused(data: bytes) -> None:
 
 @given(st.integers(0, 1023), st.binary(min_size=1, max_size=8))
 def test_damaged_headers_are_refused_or_harmless(at: int, patch: bytes) -> None:
-    data = bytearray(minimal())
+    data = bytearray(small_pe())
     data[at : at + len(patch)] = patch
     for use in (parse_pe, lambda one: authenticode_digest(one, "sha256"), attached_signature):
         with contextlib.suppress(FormatError):
@@ -116,7 +101,7 @@ def test_damaged_headers_are_refused_or_harmless(at: int, patch: bytes) -> None:
 
 
 def test_a_signed_image_takes_no_more_sections_and_no_second_signature() -> None:
-    signed = attach_signature(minimal(), b"signature")
+    signed = attach_signature(small_pe(), b"signature")
     with pytest.raises(ArgumentError):
         add_sections(signed, {".more": b"x"})
     with pytest.raises(ArgumentError):
@@ -125,7 +110,7 @@ def test_a_signed_image_takes_no_more_sections_and_no_second_signature() -> None
 
 def test_too_many_sections_do_not_fit_the_headers() -> None:
     with pytest.raises(ArgumentError):
-        add_sections(minimal(), {f".s{number}": b"x" for number in range(40)})
+        add_sections(small_pe(), {f".s{number}": b"x" for number in range(40)})
 
 
 @pytest.mark.interop
@@ -135,7 +120,7 @@ def test_sbverify_accepts_our_signature_and_refuses_a_changed_image(
     certificate, key = signer
     pem = tmp_path / "signer.pem"
     pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    image = add_sections(minimal(), {".linux": b"kernel" * 1000, ".cmdline": b"quiet"})
+    image = add_sections(small_pe(), {".linux": b"kernel" * 1000, ".cmdline": b"quiet"})
     signed = sign_image(image, certificate, key)
     assert signed == sign_image(image, certificate, key)
     file = tmp_path / "image.efi"

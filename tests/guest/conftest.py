@@ -6,7 +6,8 @@ import datetime as dt
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,16 @@ import pytest
 from casemate.cli.attest import attest_once
 from casemate.cli.machine import ANSWER_SECONDS
 from casemate.errors import HostError
+from casemate.formats.bootoption import option_name, write_order
+from casemate.formats.efivars import GLOBAL, Variable
 from casemate.image.bootable import PLACE, REFERENCE, Bootable, build_bootable
 from casemate.image.build import RELEASED
 from casemate.image.debian import Packages
 from casemate.image.disk import Layout
 from casemate.image.secureboot import ovmf_variables
 from casemate.image.vm import DISK, Hardware, Machine, create
+from casemate.kernel.boot.firmwareboot import ATTRIBUTES
+from casemate.kernel.boot.machinedisk import MachineDisk
 from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
 from casemate.policy.appraise import Appraisal
@@ -54,6 +59,17 @@ class Trial:
     @property
     def disk(self) -> Path:
         return self.machine.place / DISK
+
+    def until(self, *stages: str) -> list[dict[str, object]]:
+        """Start the machine where it is off, and return what it told until one of the stages."""
+        if not self.machine.running():
+            self.machine.start()
+        told = []
+        for fact in self.machine.told():
+            told.append(fact)
+            if fact["stage"] in stages:
+                break
+        return told
 
     def boot(self) -> list[dict[str, object]]:
         """Start the machine where it is off, and return what it told until ready or refused."""
@@ -94,16 +110,35 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(home, build_bootable(home, disk, now=dt.datetime.now(dt.UTC), layout=LAYOUT))
 
 
-@pytest.fixture
-def trial(built: Built, tmp_path: Path) -> Iterator[Trial]:
+@contextmanager
+def new_machine(built: Built, place: Path, variables: Sequence[Variable] = ()) -> Iterator[Trial]:
+    """Make a machine from the image; ``variables`` stand in its firmware beside the keys."""
     packages = Packages()
-    place = tmp_path / "machine"
-    create(place, built.bootable.disk, ovmf_variables(built.home, packages, RELEASED), packages)
+    known = ovmf_variables(built.home, packages, RELEASED, variables)
+    create(place, built.bootable.disk, known, packages)
     swtpm.manufacture(Home(place))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = int(server.getsockname()[1])
     with Machine(place, Hardware(memory=1536, port=port)) as machine:
         yield Trial(built, machine)
+
+
+@pytest.fixture
+def trial(built: Built, tmp_path: Path) -> Iterator[Trial]:
+    with new_machine(built, tmp_path / "machine") as machine:
+        yield machine
+
+
+@pytest.fixture
+def staged(built: Built, tmp_path: Path) -> Iterator[Trial]:
+    """A machine whose firmware was told to start the other bank's boot image next, once."""
+    option = MachineDisk(built.bootable.disk, {}).options()["altbootbank"]
+    told = [
+        Variable(name, GLOBAL, ATTRIBUTES, data)
+        for name, data in ((option_name(0), option), ("BootNext", write_order((0,))))
+    ]
+    with new_machine(built, tmp_path / "machine", told) as machine:
+        yield machine
 
 
 @pytest.fixture

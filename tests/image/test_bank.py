@@ -9,7 +9,7 @@ from casemate.errors import NotFoundError
 from casemate.formats.bootcfg import BootState, patch_state
 from casemate.formats.vib import parse_vib
 from casemate.image.build import make_payload, make_vib
-from casemate.image.files import Recipe
+from casemate.image.files import Form, Recipe
 from casemate.image.pki import list_anchors, load_signer
 from casemate.image.profile import make_profile, read_bank, write_bank
 from casemate.image.tree import File, by_path
@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 def recipe(content=b"loader", **more):
     nodes = by_path([File("casemate/x.py", content)])
-    return Recipe("boot", "b.b00", "1.0-1", "Loader", "", "certified", nodes, loader=True, **more)
+    return Recipe("boot", "b.b00", "1.0-1", "Loader", "", "certified", nodes, form=Form.ZIP, **more)
 
 
 def build(home, content=b"loader"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from casemate.errors import ArgumentError, FormatError, HostError
-from casemate.image.files import Recipe, assign, exactly_one
+from casemate.image.files import Form, Recipe, assign, exactly_one
 from casemate.image.tree import File, by_path
 from casemate.testing.elves import Elf
 
@@ -91,7 +91,7 @@ def test_a_path_in_two_vibs_is_refused(host):
 
 
 def test_the_loader_s_zip_is_no_part_of_the_root():
-    loader = recipe("boot", File("x", b""), loader=True)
+    loader = recipe("boot", File("x", b""), form=Form.ZIP)
     assert exactly_one([loader, recipe("kernel", File("x", b""))]) == {"x": "kernel"}
 
 

@@ -15,7 +15,7 @@ import pytest
 from casemate.formats.elf import parse_elf
 from casemate.image.build import build_image
 from casemate.image.debian import Packages
-from casemate.image.files import exactly_one
+from casemate.image.files import Form, exactly_one
 from casemate.image.host import system_recipes
 from casemate.image.tree import ELF_MAGIC, File, Link
 from casemate.policy.hardening import Outcome, Weight, check
@@ -55,7 +55,7 @@ def roots(whole_image, tmp_path_factory):
     found = {
         recipe.name: unpacked(recipe, payload, place)
         for recipe, payload in whole_image.payloads
-        if not recipe.loader
+        if recipe.form is Form.LAYER
     }
     yield found
     for entry in place.rglob("*"):
@@ -95,7 +95,7 @@ def test_every_file_is_in_exactly_one_vib_as_its_descriptor_says(whole_image, ro
     exactly_one(recipe for recipe, _ in whole_image.payloads)
     seen = {}
     for recipe, payload in whole_image.payloads:
-        if recipe.loader:
+        if recipe.form is Form.ZIP:
             continue
         root = roots[recipe.name]
         present = {

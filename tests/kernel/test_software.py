@@ -12,20 +12,23 @@ from tests.kernel.softwarehost import Host
 from casemate.calls import software as s
 from casemate.errors import CasemateError
 from casemate.formats.bootcfg import BootState
-from casemate.formats.descriptor import Constraint, VibType
+from casemate.formats.descriptor import Constraint, VibType, write_descriptor
+from casemate.formats.efivars import GLOBAL
 from casemate.formats.imgdb import ImageProfile
-from casemate.formats.vib import parse_vib
+from casemate.formats.vib import parse_vib, write_vib
 from casemate.image.profile import read_bank
+from casemate.kernel.boot import firmwareboot
 from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.home import Home
 from casemate.kernel.transaction import Disk
 from casemate.policy.acceptance import verify_payload
-from casemate.policy.banks import plan_boot
-from casemate.policy.newimage import unchecked_marks
+from casemate.policy.banks import TRIED, plan_boot
+from casemate.policy.newimage import BOOT_PAYLOAD, BOOT_VIB, unchecked_marks
 from casemate.policy.revocation import Revocations, write_revocations
 from casemate.policy.signedtext import join_signed
 from casemate.testing.pki import NOW, shared_pki
 from casemate.testing.smallimage import base_vib, driver, make_home
+from casemate.testing.vibs import announce, make_descriptor
 
 
 class PowerCutError(Exception):
@@ -394,3 +397,49 @@ def test_power_cut_at_every_write_leaves_the_old_or_the_new_image(tmp_path):
                 break
         assert seen == {True, False}
         assert disk.operations > 8
+
+
+def boot_image(version, content):
+    payload = announce(BOOT_PAYLOAD, content, "boot")
+    descriptor = replace(
+        make_descriptor("accepted", {}, name=BOOT_VIB, version=version), payloads=(payload,)
+    )
+    described = write_descriptor(descriptor)
+    signature = shared_pki().sign(described, "accepted")
+    return write_vib(described, signature, [(BOOT_PAYLOAD, content)])
+
+
+def test_a_boot_image_goes_along_and_firmware_is_told_to_try_it_once(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(firmwareboot, "VARIABLES", tmp_path)
+    options = {"bootbank": b"first", "altbootbank": b"second"}
+    firmwareboot.FirmwareBoot(options).record(host.home)
+    host.install(boot_image("1.0-1", b"MZ one"))
+    other = host.home.path / "altbootbank"
+    assert (other / "boot.efi").read_bytes() == b"MZ one"
+    config, _ = read_bank(other)
+    assert "boot.efi" not in {module.name for module in config.files}
+    assert dict(config.extra) == {TRIED: "1"}
+    assert variable(tmp_path, "BootNext") == b"\0\0"
+    assert variable(tmp_path, "Boot0000") == b"second"
+
+
+def test_a_rollback_has_firmware_start_the_other_boot_image(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(firmwareboot, "VARIABLES", tmp_path)
+    firmwareboot.FirmwareBoot({"altbootbank": b"second"}, tmp_path).record(host.home)
+    host.install(driver())
+    write_states(host.home, [("altbootbank", BootState.VALID)])
+    (tmp_path / f"BootNext-{GLOBAL}").unlink()
+    host.ask(s.BootRollback())
+    assert variable(tmp_path, "BootNext") == b"\0\0"
+
+
+def test_firmware_that_takes_no_variable_does_not_undo_the_update(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(firmwareboot, "VARIABLES", tmp_path / "absent")
+    firmwareboot.FirmwareBoot({"altbootbank": b"second"}).record(host.home)
+    assert host.install(driver()).reboot_required
+    config, _ = read_bank(host.home.path / "altbootbank")
+    assert (config.bootstate, config.extra) == (BootState.UPGRADING, ())
+
+
+def variable(place, name):
+    return (place / f"{name}-{GLOBAL}").read_bytes()[4:]

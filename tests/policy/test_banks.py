@@ -15,8 +15,10 @@ from casemate.policy.banks import (
     Bank,
     after_failure,
     mark_complete,
+    mark_tried,
     next_state,
     plan_boot,
+    plan_image,
     plan_rollback,
     stage,
 )
@@ -212,3 +214,77 @@ def test_what_boots_is_the_newest_that_may(banks):
     assert plan.bank.config.updated == max(one.config.updated for one in usable)
     assert {plan.bank, *plan.others} == set(usable)
     assert len(plan.findings) == len(banks) - len(usable)
+
+
+def images(first: str, second: str) -> dict[str, str]:
+    return {"bootbank": first, "altbootbank": second}
+
+
+def test_a_bank_with_another_boot_image_is_booted_by_that_one() -> None:
+    banks = two(UPGRADING, VALID)
+    chosen = plan_image(banks, images("new", "old"), "old")
+    assert (chosen.plan.bank.name, chosen.start, chosen.failed) == ("bootbank", True, ())
+    chosen = plan_image(banks, images("new", "old"), "new")
+    assert (chosen.plan.bank.name, chosen.start) == ("bootbank", False)
+    assert chosen.plan.states == (("bootbank", DIRTY),)
+
+
+def test_a_boot_image_that_was_asked_for_and_did_not_start_gives_way_after_a_clean_restart() -> (
+    None
+):
+    new, old = two(UPGRADING, VALID)
+    assert new.config is not None
+    tried = replace(new, config=mark_tried(mark_tried(new.config)))
+    assert tried.config is not None
+    assert tried.config.extra == (("imagetried", "1"),)
+    chosen = plan_image((tried, old), images("new", "old"), "old")
+    assert (chosen.plan.bank.name, chosen.start, chosen.failed) == (
+        "altbootbank",
+        True,
+        ("bootbank",),
+    )
+
+
+def test_a_complete_boot_forgets_that_its_image_was_asked_for() -> None:
+    config = mark_tried(BootCfg("b.b00", updated=1, bootstate=DIRTY, extra=(("crypto", "1"),)))
+    assert mark_complete(config).extra == (("crypto", "1"),)
+
+
+def test_a_bank_without_a_boot_image_is_booted_by_any() -> None:
+    assert not plan_image(two(VALID, VALID), {}, "old").start
+    assert not plan_image(two(VALID, VALID), images("", "old"), "old").start
+
+
+@given(
+    st.sampled_from([VALID, UPGRADING, DIRTY, INVALID, UNDEFINED]),
+    st.sampled_from([VALID, UPGRADING, DIRTY, INVALID, UNDEFINED]),
+    st.tuples(st.sampled_from(["", "one", "two", "dead"]), st.sampled_from(["", "one", "two"])),
+    st.sampled_from(["one", "two", "removable"]),
+)
+def test_however_the_images_lie_a_machine_comes_to_rest(
+    first: BootState, second: BootState, lie: tuple[str, str], running: str
+) -> None:
+    """Restarts end: in a bank booted by its own image, or with the reason why none can be.
+
+    Firmware starts what it was told, but for the image "dead", which it refuses.
+    """
+    banks = {one.name: one for one in two(first, second)}
+    for _ in range(6):
+        try:
+            chosen = plan_image(tuple(banks.values()), images(*lie), running)
+        except BootError:
+            return
+        name = chosen.plan.bank.name
+        own = images(*lie)[name]
+        if not chosen.start:
+            assert own in ("", running)
+            return
+        for failed in chosen.failed:
+            config = banks[failed].config
+            assert config is not None
+            banks[failed] = Bank(failed, replace(config, bootstate=INVALID))
+        config = banks[name].config
+        assert config is not None
+        banks[name] = Bank(name, mark_tried(config))
+        running = running if own in ("", "dead") else own
+    pytest.fail("the machine restarts for ever")

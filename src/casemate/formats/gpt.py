@@ -1,6 +1,6 @@
-"""GUID partition tables, written: protective MBR, both headers, the array of entries.
+"""GUID partition tables: protective MBR, both headers, the array of entries; written and read.
 
-Source: UEFI 2.10, section 5. Reading one is in ``formats.uefi``, as event logs carry it.
+Source: UEFI 2.10, section 5. What event logs carry of one is read in ``formats.uefi``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from casemate.errors import ArgumentError
+from casemate.errors import ArgumentError, FormatError
 
 SECTOR: Final = 512
 ENTRIES: Final = 128
@@ -27,6 +27,9 @@ NAME_LIMIT: Final = 36
 
 _HEADER: Final = struct.Struct("<8s4sIIIQQQQ16sQIII")
 _PROTECTIVE: Final = 0xEE
+_MAGIC: Final = b"EFI PART"
+HEAD: Final = (1 + RESERVED) * SECTOR
+"""Bytes at the start of a disk that hold the whole table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,34 @@ def write_gpt(disk: UUID, sectors: int, entries: Sequence[Entry]) -> tuple[bytes
     return mbr + first + table, table + second
 
 
+def parse_gpt(data: bytes) -> tuple[Entry, ...]:
+    """Return the partitions, in table order, of a disk that begins with ``data``.
+
+    At least the first 34 sectors are needed: ``HEAD`` bytes.
+
+    Raises:
+        FormatError: there is no whole table of the usual size (``gpt-malformed``).
+    """
+    if len(data) < HEAD or data[SECTOR : SECTOR + 8] != _MAGIC:
+        raise FormatError("the disk has no GUID partition table", code="gpt-malformed")
+    header = _HEADER.unpack_from(data, SECTOR)
+    plain = bytearray(data[SECTOR : SECTOR + _HEADER.size])
+    plain[16:20] = bytes(4)
+    table = data[2 * SECTOR : HEAD]
+    if (header[2], header[3]) != (_HEADER.size, zlib.crc32(plain)):
+        raise FormatError("the partition table's header is damaged", code="gpt-malformed")
+    if header[10:] != (2, ENTRIES, ENTRY_SIZE, zlib.crc32(table)):
+        raise FormatError("the partition table is damaged", code="gpt-malformed")
+    rows = (table[start : start + ENTRY_SIZE] for start in range(0, len(table), ENTRY_SIZE))
+    return tuple(_read(row) for row in rows if any(row[:16]))
+
+
+def _read(row: bytes) -> Entry:
+    first, last, _ = struct.unpack_from("<QQQ", row, 32)
+    name = row[56:].decode("utf-16-le", "replace").partition("\0")[0]
+    return Entry(UUID(bytes_le=row[:16]), UUID(bytes_le=row[16:32]), first, last - first + 1, name)
+
+
 def _check(sectors: int, entries: Sequence[Entry]) -> None:
     free = 1 + RESERVED
     for entry in sorted(entries, key=lambda one: one.start):
@@ -71,7 +102,7 @@ def _check(sectors: int, entries: Sequence[Entry]) -> None:
 def _header(disk: UUID, sectors: int, own: int, other: int, entries: int, table: bytes) -> bytes:
     def pack(checksum: int) -> bytes:
         return _HEADER.pack(
-            b"EFI PART",
+            _MAGIC,
             b"\0\0\1\0",
             _HEADER.size,
             checksum,

@@ -9,20 +9,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import casemate
+from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.image.bootreference import write_boot_reference
 from casemate.image.build import RELEASED, Image, build_image
-from casemate.image.debian import Packages
+from casemate.image.debian import VERSION_LENGTH, Packages
 from casemate.image.disk import Layout, write_disk
 from casemate.image.host import recipes
 from casemate.image.initrd import write_initrd
 from casemate.image.linux import Kernel, linux_recipes
 from casemate.image.pki import initialise, initialise_secure_boot, load_boot_signer
-from casemate.image.uki import BootImage, make_boot_image
+from casemate.image.uki import COMMAND_LINE, BootImage, boot_recipe, make_boot_image, read_stub
 
-BOOT_FILE: Final = "boot.efi"
 REFERENCE: Final = "reference.json"
 PLACE: Final = "bootable"
-"""Directory in the home: bank, boot image and reference of the last build."""
+"""Directory in the home: bank and reference of the last build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,19 @@ def build_bootable(
     place = home / PLACE
     place.mkdir(parents=True, exist_ok=True)
     plan = (*recipes(packages, scratch), *linux_recipes(packages))
-    total = len(plan) + 4
+    total = len(plan) + 5
 
     def report(what: str, done: int, _of: int) -> None:
-        progress(what, done, total)
+        progress(what, done + 2, total)
 
+    kernel = Kernel(packages)
+    options = " ".join(COMMAND_LINE).encode()
+    first = write_initrd(plan, kernel, home / "trust", scratch, options + read_stub(packages))
+    progress("first root", 1, total)
+    boot = make_boot_image(packages, kernel, first, casemate.__version__, load_boot_signer(home))
+    progress("boot image", 2, total)
+    version = f"{casemate.__version__}-{kernel.version.replace('-', '.')}"[:VERSION_LENGTH]
+    plan = (*plan, boot_recipe(boot, version, first.identity))
     image = build_image(
         home,
         place / "vibs",
@@ -79,14 +88,7 @@ def build_bootable(
         bank=place / "bank",
         progress=report,
     )
-    kernel = Kernel(packages)
-    initrd = write_initrd(plan, kernel, home / "trust", scratch)
-    progress("first root", total - 2, total)
-    boot = make_boot_image(packages, kernel, initrd, image.build, load_boot_signer(home))
-    boot_file = place / BOOT_FILE
-    boot_file.write_bytes(boot.data)
-    write_boot_reference(home, boot_file, image.bank, place / REFERENCE, now)
-    progress("boot image", total - 1, total)
+    write_boot_reference(home, image.bank / BOOT_IMAGE, image.bank, place / REFERENCE, now)
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         write_disk(out, boot.data, image.bank, Path(temporary), layout)
     progress(str(out), total, total)

@@ -31,11 +31,12 @@ from casemate.formats.descriptor import (
 from casemate.formats.vib import write_vib
 from casemate.image.debian import Packages
 from casemate.image.erofs import write_erofs, zip_bytes
-from casemate.image.files import Recipe
+from casemate.image.files import Form, Recipe
 from casemate.image.hardening import enforce_recipe
 from casemate.image.host import recipes
 from casemate.image.pki import Signer, initialise, load_signer
 from casemate.image.profile import BuiltVib, make_profile, write_bank
+from casemate.image.tree import File
 from casemate.policy.levels import Level
 
 VENDOR: Final = "Casemate"
@@ -46,7 +47,7 @@ PROFILE_LEVEL: Final = "partner"
 RELEASED: Final = datetime(2026, 11, 1, tzinfo=UTC)
 """Release date of this version; stands in every descriptor."""
 
-RECIPE_FORMAT: Final = 1
+RECIPE_FORMAT: Final = 2
 """Raised when the same entries would give other payload bytes: a cached payload is then old."""
 
 Progress = Callable[[str, int, int], None]
@@ -155,7 +156,7 @@ def make_vib(
             payloads=(
                 PayloadInfo(
                     part,
-                    "boot" if recipe.loader else "erofs",
+                    "erofs" if recipe.form is Form.LAYER else "boot",
                     payload.size,
                     (
                         Checksum("sha-256", bytes.fromhex(payload.sha256)),
@@ -197,12 +198,16 @@ def make_payload(recipe: Recipe, cache: Path, toolchain: str) -> Payload:
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         fresh = Path(temporary, "payload")
         files: tuple[str, ...] = ()
-        if recipe.loader:
-            fresh.write_bytes(zip_bytes(recipe.nodes))
-        else:
-            files = write_erofs(
-                recipe.name, recipe.nodes, fresh, compiled=recipe.compiled, scratch=cache
-            )
+        match recipe.form:
+            case Form.ZIP:
+                fresh.write_bytes(zip_bytes(recipe.nodes))
+            case Form.FILE:
+                (node,) = recipe.nodes.values()
+                fresh.write_bytes(node.read() if isinstance(node, File) else b"")
+            case Form.LAYER:
+                files = write_erofs(
+                    recipe.name, recipe.nodes, fresh, compiled=recipe.compiled, scratch=cache
+                )
         payload = _describe(path, fresh.read_bytes(), files, cached=False)
         fresh.rename(path)
     facts = {"sha256": payload.sha256, "files": files}
@@ -232,7 +237,7 @@ def _payloads(
 
 def _key(recipe: Recipe, toolchain: str) -> str:
     """Return what identifies the inputs of a payload, 16 hex digits."""
-    lines = [f"{RECIPE_FORMAT} {toolchain} {recipe.name} {recipe.compiled} {recipe.loader}"]
+    lines = [f"{RECIPE_FORMAT} {toolchain} {recipe.name} {recipe.compiled} {recipe.form}"]
     lines += [f"{path} {node.fingerprint()}" for path, node in sorted(recipe.nodes.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

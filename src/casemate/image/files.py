@@ -12,6 +12,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 from casemate.errors import ArgumentError, HostError
@@ -21,6 +22,14 @@ from casemate.image.tree import File, Node, by_path, merged
 
 LIBRARY_PLACES: Final = (f"usr/lib/{TRIPLET}", "usr/lib", "usr/lib64")
 """Where Debian's dynamic linker looks when there is no cache, in its order."""
+
+
+class Form(StrEnum):
+    """What a payload is: a file system, the loader's zip, or one file as it is."""
+
+    LAYER = "erofs"
+    ZIP = "zip"
+    FILE = "file"
 
 
 class Library(Protocol):
@@ -49,7 +58,7 @@ class Recipe:
         requires: VIBs that it needs; given for reasons no ELF header shows (an interpreter, data
             files), completed from the ELF headers by :func:`assign`.
         compiled: whether its Python modules are compiled.
-        loader: whether the payload is the loader's zip and not a file system.
+        form: what the payload is; only a file system becomes a part of the visor root.
     """
 
     name: str
@@ -61,7 +70,7 @@ class Recipe:
     nodes: Mapping[str, Node]
     requires: frozenset[str] = frozenset()
     compiled: bool = False
-    loader: bool = False
+    form: Form = Form.LAYER
 
 
 def exactly_one(recipes: Iterable[Recipe]) -> dict[str, str]:
@@ -72,7 +81,7 @@ def exactly_one(recipes: Iterable[Recipe]) -> dict[str, str]:
     """
     owner: dict[str, str] = {}
     for recipe in recipes:
-        if recipe.loader:
+        if recipe.form is not Form.LAYER:
             continue
         for path in recipe.nodes:
             other = owner.setdefault(path, recipe.name)
@@ -97,7 +106,7 @@ def assign(recipes: Sequence[Recipe], host: Library, *, base: str) -> tuple[Reci
         FormatError: a program or library is damaged.
     """
     owner = exactly_one(recipes)
-    own = by_path(node for r in recipes if not r.loader for node in r.nodes.values())
+    own = by_path(node for r in recipes if r.form is Form.LAYER for node in r.nodes.values())
     closure = _Closure(host, own)
     reached: dict[str, set[str]] = defaultdict(set)
     for recipe in recipes:
@@ -137,7 +146,7 @@ class _Closure:
 
     def direct(self, recipe: Recipe) -> Iterator[str]:
         """Yield the libraries that the programs and libraries of a recipe name."""
-        if not recipe.loader:
+        if recipe.form is Form.LAYER:
             for node in recipe.nodes.values():
                 yield from self._of(node)
 

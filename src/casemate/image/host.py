@@ -19,7 +19,7 @@ from typing import Final
 import casemate
 from casemate.image.accounts import skeleton
 from casemate.image.debian import TRIPLET, Packages, vib_version
-from casemate.image.files import Recipe, assign
+from casemate.image.files import Form, Recipe, assign
 from casemate.image.modules import closure
 from casemate.image.runtime import THIRD_PARTY, interpreter, third_party
 from casemate.image.tree import File, Node, by_path
@@ -116,7 +116,7 @@ def project_recipes() -> Iterator[Recipe]:
         description="The part of Casemate that a D-RTM launch measures. Needs Python alone.",
         level="certified",
         nodes=by_path(File(f"casemate/{path}", own[path]) for path in closure(LOADER, own)),
-        loader=True,
+        form=Form.ZIP,
     )
     yield Recipe(
         name="casemate-kernel",

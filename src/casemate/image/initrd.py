@@ -7,9 +7,11 @@ lead to the boot banks, and the trust anchors by which everything else is judged
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -75,19 +77,34 @@ LINKER: Final = "usr/lib64/ld-linux-x86-64.so.2"
 LOADED_BY_NAME: Final = (*("ld-linux-x86-64.so.2", "libgcc_s.so.1", "libtss2-tcti-device.so.0"),)
 """No ELF header leads to these: the dynamic linker, the end of threads, the way to the TPM."""
 
+IDENTITY_FILE: Final = "image"
+IDENTITY_DIGITS: Final = 16
 PLACES: Final = ("dev", "proc", "root", "run", "sys", "tmp")
 COMPRESSION: Final = ("-15", "-T2", "--quiet", "--no-progress")
 """zstd: a little larger than its best in a fraction of the time, and as quick to unpack."""
 
 
-def write_initrd(recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch: Path) -> bytes:
-    """Return the first root, compressed. Same inputs, same bytes.
+@dataclass(frozen=True, slots=True)
+class FirstRoot:
+    """The first root, compressed, and the identity of the boot image that it is for."""
+
+    data: bytes
+    identity: str
+
+
+def write_initrd(
+    recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch: Path, more: bytes = b""
+) -> FirstRoot:
+    """Return the first root. Same inputs, same bytes.
+
+    The loader in it knows the boot image's identity, which follows from everything else in it.
 
     Args:
         recipes: complete, of the host's VIBs.
         kernel: whose modules go in.
         trust: directory of trust anchors, one folder a level.
         scratch: directory for intermediate files.
+        more: whatever else of the boot image makes it another one.
 
     Raises:
         HostError: a program or file is missing.
@@ -98,10 +115,15 @@ def write_initrd(recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch
         write_tree(by_path(_nodes(recipes, kernel, trust)), stage)
         _compile(stage)
         archive = Path(temporary, "initrd")
-        archive.write_bytes(write_cpio(_entries(stage)))
+        entries = tuple(_entries(stage))
+        hashed = hashlib.sha256(write_cpio(entries))
+        hashed.update(kernel.image() + more)
+        identity = hashed.hexdigest()[:IDENTITY_DIGITS]
+        named = Entry(IDENTITY_FILE, stat.S_IFREG | 0o444, f"{identity}\n".encode())
+        archive.write_bytes(write_cpio([*entries, named]))
         packed = Path(temporary, "initrd.zst")
         tools.run("zstd", *COMPRESSION, "-o", packed, archive)
-        return packed.read_bytes()
+        return FirstRoot(packed.read_bytes(), identity)
 
 
 def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path) -> Iterator[Node]:

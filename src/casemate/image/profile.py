@@ -21,6 +21,7 @@ from casemate.errors import CasemateError, HostError, NotFoundError
 from casemate.formats.bootcfg import BootCfg, BootModule, BootState, parse_bootcfg, write_bootcfg
 from casemate.formats.descriptor import parse_descriptor
 from casemate.formats.imgdb import DbVib, ImageDb, ImageProfile, parse_imgdb, write_imgdb
+from casemate.formats.osrelease import BOOT_IMAGE
 
 LOADER: Final = "b.b00"
 """What a D-RTM launch measures; boot.cfg calls it the kernel."""
@@ -90,7 +91,7 @@ def write_bank(
     Raises:
         HostError: it cannot be written.
     """
-    names = {name for vib in vibs for name in vib.files.values()} - {LOADER}
+    names = {name for vib in vibs for name in vib.files.values()} - {LOADER, BOOT_IMAGE}
     order = [*filter(names.__contains__, BOOT_ORDER), *sorted(names.difference(BOOT_ORDER))]
     configuration = BootCfg(
         kernel=LOADER,

@@ -7,6 +7,7 @@ either. Whoever needs those enrols Microsoft's certificates beside ours, or puts
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -62,11 +63,20 @@ def key_variables(home: Path, written: datetime | None = None) -> tuple[Variable
     )
 
 
-def ovmf_variables(home: Path, packages: Packages, written: datetime) -> bytes:
-    """Return the variable file of an OVMF machine with Secure Boot on; errors as above."""
+def ovmf_variables(
+    home: Path, packages: Packages, written: datetime, more: Sequence[Variable] = ()
+) -> bytes:
+    """Return the variable file of an OVMF machine with Secure Boot on; errors as above.
+
+    Args:
+        home: whose keys it has.
+        packages: bring the empty file.
+        written: time stamp of the keys.
+        more: further variables.
+    """
     (template,) = (node for node in packages.node(OVMF_VARS) if isinstance(node, File))
     enabled = Variable("SecureBootEnable", SECURE_BOOT_ENABLE, NON_VOLATILE | BOOT_SERVICE, b"\1")
-    return write_store(template.read(), [*key_variables(home, written), enabled])
+    return write_store(template.read(), [*key_variables(home, written), enabled, *more])
 
 
 def write_enrolment(home: Path, place: Path, written: datetime) -> tuple[Path, ...]:

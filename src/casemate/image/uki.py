@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from casemate.formats.authenticode import sign_image
+from casemate.formats.osrelease import BOOT_IMAGE, SECTION, write_release
 from casemate.formats.pe import add_sections
 from casemate.image.debian import Packages
+from casemate.image.files import Form, Recipe
+from casemate.image.initrd import FirstRoot
 from casemate.image.linux import Kernel
 from casemate.image.pki import Signer
-from casemate.image.tree import File
+from casemate.image.tree import File, by_path
+from casemate.policy.newimage import BOOT_VIB
 
 STUB_PACKAGE: Final = "systemd-boot-efi"
 STUB: Final = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
@@ -46,28 +50,53 @@ class BootImage:
 
 
 def make_boot_image(
-    packages: Packages, kernel: Kernel, initrd: bytes, build: str, signer: Signer
+    packages: Packages, kernel: Kernel, first: FirstRoot, version: str, signer: Signer
 ) -> BootImage:
     """Put a boot image together and sign it. Same inputs, same bytes.
 
     Args:
         packages: bring the stub.
         kernel: what it starts.
-        initrd: the first root.
-        build: what the image calls itself.
+        first: the first root, with the identity of the image.
+        version: what the image calls itself.
         signer: whose CA stands in the machine's db.
 
     Raises:
         HostError: the stub's package is missing.
     """
-    (stub,) = (node for node in packages.node(STUB) if isinstance(node, File))
-    release = f'NAME="Casemate"\nID=casemate\nVERSION_ID={build}\nPRETTY_NAME="Casemate {build}"\n'
     sections = {
         ".linux": kernel.image(),
-        ".osrel": release.encode(),
+        SECTION: write_release(version, first.identity),
         ".cmdline": " ".join(COMMAND_LINE).encode(),
-        ".initrd": initrd,
+        ".initrd": first.data,
         ".uname": kernel.release.encode(),
     }
-    image = add_sections(stub.read(), sections)
+    image = add_sections(read_stub(packages), sections)
     return BootImage(sign_image(image, signer.certificate, signer.key), sections)
+
+
+def read_stub(packages: Packages) -> bytes:
+    """Return systemd's stub. Raises HostError where its package is missing."""
+    (stub,) = (node for node in packages.node(STUB) if isinstance(node, File))
+    return stub.read()
+
+
+def boot_recipe(boot: BootImage, version: str, identity: str) -> Recipe:
+    """Return the VIB of a boot image: a bank's own, which firmware starts.
+
+    Args:
+        boot: the signed image.
+        version: of the VIB.
+        identity: which image it is.
+    """
+    return Recipe(
+        name=BOOT_VIB,
+        boot_name=BOOT_IMAGE,
+        version=version,
+        summary="Boot image: Linux and the loader, signed for UEFI Secure Boot",
+        description=f"Boot image {identity}; firmware verifies it and measures it into PCR 4.",
+        level="accepted",
+        nodes=by_path([File(BOOT_IMAGE, boot.data)]),
+        requires=frozenset({"linux"}),
+        form=Form.FILE,
+    )

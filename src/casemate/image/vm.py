@@ -176,7 +176,7 @@ class Machine:
         yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file=/{OVMF_CODE}")
         yield from ("-drive", f"if=pflash,unit=1,format=raw,file={self.place / 'vars.fd'}")
         yield from ("-drive", f"if=none,id=disk,format=raw,file={self.place / DISK}")
-        yield from ("-device", "virtio-blk-pci,drive=disk,bootindex=0")
+        yield from ("-device", "virtio-blk-pci,drive=disk")
         yield from ("-chardev", f"socket,id=tpm,path={channel}")
         yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
         yield from ("-netdev", f"user,id=net{forward}")

@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from casemate import __version__
-from casemate.formats.bootcfg import BootState
+from casemate.errors import CasemateError
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.auditor import Auditor
 from casemate.kernel.ballooning import Balloons
-from casemate.kernel.boot.bank import write_states
+from casemate.kernel.boot.bank import write_complete
+from casemate.kernel.boot.firmwareboot import recorded
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
 from casemate.kernel.cells.cgroups import Cgroups, detect
@@ -243,7 +244,13 @@ async def _complete(
     async with asyncio.timeout(_HOSTD_SECONDS):
         await stream.subscribed.wait()
     await measurements.boot_complete()
-    write_states(home, [(settings.bank, BootState.VALID)])
+    write_complete(home, settings.bank)
+    firmware = recorded(home)
+    if firmware is not None:
+        try:
+            firmware.keep(settings.bank)
+        except CasemateError as error:
+            _log.warning("%s", error.reason)
     progress.tell("ready", api=settings.api)
     _log.info("boot complete")
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 from casemate.errors import CasemateError
 from casemate.kernel.accounts import Accounts, generate_password
 from casemate.kernel.boot.drivers import Drivers, present
+from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.launch import listen
 from casemate.kernel.boot.load import INIT, become
 from casemate.kernel.boot.progress import Progress
@@ -70,15 +71,17 @@ def prepare(settings: Settings, home: Home, progress: Progress) -> Settings:
 
 def main() -> NoReturn:
     """Prepare the machine and become init; end the machine where that fails."""
-    settings = load_settings(sys.argv[1])
-    progress = Progress(settings.progress)
-    home = settings.home_inside
-    home.create()
+    progress = Progress(-1)
     try:
+        settings = load_settings(sys.argv[1])
+        progress = Progress(settings.progress)
+        home = settings.home_inside
+        home.create()
         become(INIT, prepare(settings, home, progress))
-    except CasemateError as error:
-        progress.refuse(error)
-        sys.stderr.write(f"The host does not start: {error.reason} {error.remedy}\n")
+    except BaseException as error:  # noqa: BLE001 (Linux panics when its first process ends)
+        refusal = named(error, "start of the host")
+        progress.refuse(refusal)
+        say(refusal)
     time.sleep(SHOW_SECONDS)
     end_machine(Power.RESTART)
 

@@ -27,8 +27,9 @@ from casemate.errors import (
 from casemate.formats.imgdb import DbVib
 from casemate.formats.vib import parse_vib
 from casemate.kernel.accounts import Session
-from casemate.kernel.boot.bank import read_banks, write_states
+from casemate.kernel.boot.bank import read_banks, write_states, write_tried
 from casemate.kernel.boot.component import read_component
+from casemate.kernel.boot.firmwareboot import recorded
 from casemate.kernel.boot.loader import read_revocations, read_trust, read_waivers
 from casemate.kernel.home import Home
 from casemate.kernel.imagestate import Image, Images
@@ -53,6 +54,7 @@ from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level, level_from_name
 from casemate.policy.newimage import mark_of, unchecked_marks
 
+_log = logging.getLogger(__name__)
 DATES: Final = "software.install-dates"
 """Name in the store: JSON, VIB id to the date it was installed."""
 ACTIONS: Final = ("install", "update", "remove", "profile-install", "profile-update")
@@ -160,7 +162,9 @@ class Software:
 
     async def _rollback(self, _request: s.BootRollback, _: Session) -> Empty:
         async with self._lock:
-            write_states(self._home, plan_rollback(read_banks(self._home), self._bank).states)
+            plan = plan_rollback(read_banks(self._home), self._bank)
+            write_states(self._home, plan.states)
+            self._start_next(plan.bank.name)
         return Empty()
 
     async def _change(self, request: s.SoftwareChange, _: Session) -> s.ChangeReply:
@@ -215,6 +219,21 @@ class Software:
             plan.files,
             serial=situation.serial,
         )
+        self._start_next(situation.target)
+
+    def _start_next(self, bank: str) -> None:
+        """Have firmware start a bank's own boot image, where firmware starts this host at all.
+
+        What firmware does not take, the present boot image does at the next start.
+        """
+        firmware = recorded(self._home)
+        if firmware is not None:
+            try:
+                firmware.once(bank)
+            except CasemateError as error:
+                _log.warning("%s", error.reason)
+            else:
+                write_tried(self._home, bank)
 
     def _goes_live(self, plan: Plan, request: s.SoftwareChange) -> bool:
         """Tell whether the change can also be made without a restart."""

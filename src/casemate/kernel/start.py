@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from casemate.errors import BootError
+from casemate.formats.bootcfg import BootState
 from casemate.kernel import confine
+from casemate.kernel.boot.bank import read_bank
+from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
 from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.init import Init, Service, configure_log
@@ -25,6 +30,9 @@ from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
 from casemate.machine.processplan import HOSTD, INIT, KERNEL, ProcessPlan
+
+TRIAL_SECONDS = 300
+"""Until a machine's boot must be complete; a bank that does not get there is not booted again."""
 
 _LISTENER = 3
 _PROGRESS = 4
@@ -106,10 +114,37 @@ def _hide_all_but(*kept: Path) -> None:
         mounts.pivot_root(root)
 
 
+def end_trial(home: Home, bank: str, end: Callable[[Power], object] = end_machine) -> None:
+    """Start the machine again where its boot is not complete by now: the other bank boots then."""
+    config = read_bank(home, bank).config
+    if config is None or config.bootstate is not BootState.VALID:
+        late = BootError(
+            f"the boot is not complete after {TRIAL_SECONDS} s",
+            code="boot-late",
+            component=bank,
+            remedy="Look at the logs of kernel and hostd; the other bank boots next.",
+        )
+        say(late)
+        end(Power.RESTART)
+
+
 def main() -> int:
     """Run init until told to stop."""
-    confine.enter(INIT)
     settings = load_settings(sys.argv[1])
+    try:
+        _serve(settings)
+    except BaseException as error:
+        if settings.own_machine:  # Linux panics when its first process ends
+            say(named(error, "init"))
+            end_machine(Power.RESTART)
+        raise
+    if settings.own_machine:
+        end_machine(Power.OFF)
+    return 0
+
+
+def _serve(settings: Settings) -> None:
+    confine.enter(INIT)
     home = settings.home_inside
     log = _log_file(home, "init")
     os.dup2(log, 1)
@@ -121,10 +156,10 @@ def main() -> int:
         Service("hostd", lambda: start_hostd(settings, home)),
     ]
     logging.getLogger("init").info("visor root entered, bank %s", settings.bank)
-    Init(services).run()
     if settings.own_machine:
-        end_machine(Power.OFF)
-    return 0
+        signal.signal(signal.SIGALRM, lambda *_: end_trial(home, settings.bank))
+        signal.alarm(TRIAL_SECONDS)
+    Init(services).run()
 
 
 if __name__ == "__main__":

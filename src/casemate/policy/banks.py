@@ -10,12 +10,15 @@ Everything here is values; the caller reads the banks and writes the states.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from casemate.errors import BootError, Finding, StateError
 from casemate.formats.bootcfg import BootCfg, BootState
+
+TRIED: Final = "imagetried"
+"""Key of a bank's boot.cfg: its boot image was asked for, and has not completed a boot yet."""
 
 _REMEDY: Final = "Install a good image: casemate image build, then casemate up."
 
@@ -72,6 +75,52 @@ def plan_boot(banks: Iterable[Bank]) -> BootPlan:
     return _plan(usable, states, findings)
 
 
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """What to do where every bank has a boot image of its own, which firmware starts.
+
+    ``start`` tells that the machine must start again with the image of ``plan.bank``; the bank may
+    be booted at once otherwise. The images of the banks in ``failed`` did not start.
+    """
+
+    plan: BootPlan
+    start: bool
+    failed: tuple[str, ...] = ()
+
+
+def plan_image(banks: Iterable[Bank], images: Mapping[str, str], running: str) -> ImagePlan:
+    """Choose a bank and the boot image that boots it.
+
+    A bank is booted by its own image only. One whose image was asked for (``TRIED``), and that
+    another image finds here all the same, has an image that firmware refuses or that Linux dies in.
+
+    Args:
+        banks: as they were read.
+        images: bank to the identity of the boot image in it; empty or absent where it has none.
+        running: identity of the image that runs.
+
+    Raises:
+        BootError: No bank can boot (code ``no-bank``).
+    """
+    left = list(banks)
+    failed: list[str] = []
+    while True:
+        plan = plan_boot(left)
+        bank = plan.bank
+        if images.get(bank.name, "") in ("", running):
+            return ImagePlan(plan, bool(failed), tuple(failed))
+        if bank.config is None or TRIED not in dict(bank.config.extra):
+            return ImagePlan(plan, True, tuple(failed))
+        failed.append(bank.name)
+        gone = replace(bank, config=replace(bank.config, bootstate=BootState.INVALID))
+        left[left.index(bank)] = gone
+
+
+def mark_tried(config: BootCfg) -> BootCfg:
+    """Return the configuration of a bank whose boot image is asked for."""
+    return replace(config, extra=(*_untried(config), (TRIED, "1")))
+
+
 def after_failure(plan: BootPlan, failure: Finding) -> BootPlan:
     """Return the plan after the chosen bank failed to boot, in the same boot.
 
@@ -91,7 +140,7 @@ def after_failure(plan: BootPlan, failure: Finding) -> BootPlan:
 
 def mark_complete(config: BootCfg) -> BootCfg:
     """Return the configuration of a bank whose boot completed."""
-    return replace(config, bootstate=BootState.VALID)
+    return replace(config, bootstate=BootState.VALID, extra=_untried(config))
 
 
 def plan_rollback(banks: Iterable[Bank], running: str) -> BootPlan:
@@ -145,6 +194,10 @@ _REASONS: Final = {
     BootState.INVALID: ("bank-invalid", "failed before, or was rolled back"),
 }
 """The states in which a bank must not boot, with code and reason."""
+
+
+def _untried(config: BootCfg) -> tuple[tuple[str, str], ...]:
+    return tuple(pair for pair in config.extra if pair[0] != TRIED)
 
 
 def _plan(

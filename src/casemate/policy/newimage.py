@@ -18,8 +18,12 @@ from casemate.errors import LimitError, StateError
 from casemate.formats.bootcfg import BootCfg, BootModule
 from casemate.formats.descriptor import Descriptor, VibType
 from casemate.formats.imgdb import DbVib, ImageDb, ImageProfile
+from casemate.formats.osrelease import BOOT_IMAGE
 
 DATABASE: Final = "imgdb.tgz"
+BOOT_VIB: Final = "boot-image"
+BOOT_PAYLOAD: Final = "boot"
+"""VIB and payload of a bank's boot image: firmware starts it, so boot.cfg does not list it."""
 UNCHECKED: Final = "noSigCheck"
 """Kernel option: descriptors whose signature may be missing or bad, each as 16 hex digits."""
 MEASURED_APART: Final = frozenset({"b", "k", "s", "sb", "esxupdt"})
@@ -94,7 +98,8 @@ def new_image(
         creation_time=now.replace(microsecond=0),
         vib_ids=ids,
     )
-    names = [file for vib in listed for file in vib.files.values()]
+    files = (file for vib in listed for file in vib.files.values())
+    names = [name for name in files if name != BOOT_IMAGE]
     return _config(config, names, listed, vibs), ImageDb(new_profile, listed)
 
 
@@ -137,6 +142,8 @@ def _named(database: ImageDb, vibs: Sequence[Descriptor]) -> Iterator[Mapping[st
         if one.type is VibType.BOOTBANK:
             for payload in one.payloads:
                 known = present.get(one.name, {}).get(payload.name)
+                if one.name == BOOT_VIB and payload.name == BOOT_PAYLOAD:
+                    known = BOOT_IMAGE
                 files[payload.name] = known or _free(payload.name, taken)
                 taken.add(files[payload.name])
         yield files

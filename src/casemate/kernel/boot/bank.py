@@ -7,10 +7,14 @@ from dataclasses import replace
 
 from casemate.errors import CasemateError
 from casemate.formats.bootcfg import BootCfg, BootState, parse_bootcfg, write_bootcfg
+from casemate.formats.osrelease import BOOT_IMAGE, image_identity
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
-from casemate.policy.banks import Bank
+from casemate.kernel.sys.memfd import mapped
+from casemate.policy.banks import Bank, mark_complete, mark_tried
 
+DAMAGED = "damaged"
+"""Identity of a boot image that cannot be read: no image has it, so it is left to firmware."""
 CFG_LIMIT = 64 << 10
 """Bytes of a boot.cfg: what the parser takes."""
 
@@ -40,6 +44,34 @@ def write_states(home: Home, states: Iterable[tuple[str, BootState]]) -> None:
         config = read_bank(home, name).config
         if config is not None:
             write_config(home, name, replace(config, bootstate=state))
+
+
+def write_complete(home: Home, name: str) -> None:
+    """Note that a bank's boot completed."""
+    config = read_bank(home, name).config
+    if config is not None:
+        write_config(home, name, mark_complete(config))
+
+
+def write_tried(home: Home, name: str) -> None:
+    """Note that a bank's boot image is asked for, before firmware is."""
+    config = read_bank(home, name).config
+    if config is not None:
+        write_config(home, name, mark_tried(config))
+
+
+def read_images(home: Home) -> dict[str, str]:
+    """Return the identity of the boot image in each bank; empty for what is no boot image."""
+    found = {}
+    for place in home.banks:
+        try:
+            with (place / BOOT_IMAGE).open("rb") as file, mapped(file.fileno()) as view:
+                found[place.name] = image_identity(view)
+        except OSError:
+            found[place.name] = ""
+        except CasemateError:
+            found[place.name] = DAMAGED
+    return found
 
 
 def write_config(home: Home, name: str, config: BootCfg) -> None:

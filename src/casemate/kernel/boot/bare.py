@@ -2,8 +2,11 @@
 
 Firmware has verified and measured the boot image that this program came in. It finds the boot
 banks on the machine's disk, chooses one, and loads it as everywhere: verified, measured into the
-machine's TPM, mounted. The log goes on where firmware's ends. A bank that fails is marked and the
+machine's TPM, mounted. The log goes on where firmware's ends. A bank that has another boot image
+is booted by that one: the machine starts again with it. A bank that fails is marked and the
 machine starts again, because only a restart gives the TPM a clean state for the other bank.
+
+Whatever goes wrong ends in ``refuse``: if the first process ended, Linux would panic.
 """
 
 from __future__ import annotations
@@ -12,18 +15,22 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from casemate.errors import BootError, CasemateError
 from casemate.formats.bootcfg import BootState
-from casemate.kernel.boot.bank import read_banks, write_states
-from casemate.kernel.boot.drivers import Drivers, present
+from casemate.kernel.boot.bank import read_banks, read_images, write_states, write_tried
+from casemate.kernel.boot.drivers import Drivers
 from casemate.kernel.boot.firmware import read_firmware
+from casemate.kernel.boot.firmwareboot import FirmwareBoot
+from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.load import become, load
+from casemate.kernel.boot.machinedisk import MachineDisk, find_disk, mount_home
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.boot.visor import DEVICES, enter_visor
@@ -31,26 +38,14 @@ from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.tpm.device import Tpm
-from casemate.policy.banks import BootPlan, after_failure, plan_boot
+from casemate.policy.banks import BootPlan, ImagePlan, after_failure, plan_boot, plan_image
 
 OWN_MACHINE = ("-I", "-B", "-m", "casemate.kernel.ownmachine")
 HOST_NAME = "casemate"
 HOME_SPACE = 256 << 20
 """Bytes of RAM that the home may take: sockets, logs, the record of the boot."""
 
-DISK_SECONDS = 20.0
-"""Until the disk with the boot banks must have been found."""
-
-BANKS = ("bootbank", "altbootbank")
-PARTITIONS = {
-    "bootbank": ("vfat", "bootbank"),
-    "altbootbank": ("vfat", "altbootbank"),
-    "state": ("ext4", "state"),
-    "datastore1": ("ext4", "volumes/datastore1"),
-}
-"""Name of a partition, the file system on it, and where in the home it belongs."""
-
-MODULES = ("loop", "overlay", "erofs", "vfat", "nls_cp437", "nls_ascii")
+MODULES = ("loop", "overlay", "erofs", "vfat", "nls_cp437", "nls_ascii", "efivarfs")
 SHOW_SECONDS = 5.0
 """How long a refusal stays on the console before the machine starts again."""
 
@@ -58,39 +53,73 @@ _FIRST = Path("/run/first")
 _HOME = Path("/run/home")
 _LAYERS = Path("/run/visor")
 _TRUST = Path("/trust")
+_IDENTITY = Path("/image")
+
+
+@dataclass(slots=True)
+class Attempt:
+    """How far the boot came; what is known here decides what a failure leads to."""
+
+    progress: Progress
+    home: Home | None = None
+    plan: BootPlan | None = None
+    firmware: FirmwareBoot | None = None
 
 
 def main() -> NoReturn:
     """Boot the machine: become the next program, start again, or stay with the reason shown."""
-    progress = Progress(-1)
+    attempt = Attempt(Progress(-1))
     try:
-        _first_mounts()
-        progress = Progress(_open_progress())
-        progress.tell("start", uptime=_uptime())
-        _boot(progress)
-    except CasemateError as error:
-        _say(error)
-        progress.refuse(error)
+        _boot(attempt)
+    except BaseException as error:  # noqa: BLE001 (Linux panics when its first process ends)
+        refuse(attempt, named(error, "boot loader"))
     while True:
         signal.pause()
 
 
-def _boot(progress: Progress) -> NoReturn:
-    """Boot a bank, or start the machine again for the other one.
+def refuse(
+    attempt: Attempt,
+    error: CasemateError,
+    end: Callable[[Power], object] = end_machine,
+    wait: Callable[[float], object] = time.sleep,
+) -> None:
+    """Tell why the boot failed, and start the machine again where another bank can boot.
 
-    Raises the failure where there is nothing else to try.
+    Returns where there is nothing else to try, or where Linux does not restart the machine.
     """
+    again = False
+    if attempt.home is not None and attempt.plan is not None:
+        try:
+            _mark(attempt.home, attempt.plan, error, attempt.firmware)
+            again = True
+        except BaseException as nothing_left:  # noqa: BLE001 (as in main)
+            error = named(nothing_left, "boot loader")
+    say(error)
+    attempt.progress.refuse(error)
+    if again:
+        with suppress(BaseException):
+            wait(SHOW_SECONDS)
+            end(Power.RESTART)
+
+
+def _boot(attempt: Attempt) -> NoReturn:
+    """Boot a bank, or start the machine again with the image of another one."""
+    _first_mounts()
+    attempt.progress = Progress(_open_progress())
+    attempt.progress.tell("start", uptime=_uptime())
     drivers = Drivers()
     drivers.need(*MODULES)
-    home = _mount_home(_find_disk(drivers))
-    plan = plan_boot(read_banks(home))
+    disk = find_disk(drivers)
+    home = attempt.home = mount_home(disk, _HOME, _TRUST)
+    attempt.firmware = _firmware_boot(disk, home)
+    plan = attempt.plan = choose(home, _IDENTITY.read_text().strip(), attempt)
     write_states(home, plan.states)
     settings = Settings(
         home=str(INSIDE),
         bank=plan.bank.name,
         host_name=HOST_NAME,
         api="",
-        progress=progress.descriptor,
+        progress=attempt.progress.descriptor,
         listener=-1,
         loader=-1,
         boot_time=time.time(),
@@ -98,33 +127,69 @@ def _boot(progress: Progress) -> NoReturn:
         drtm=False,
         own_machine=True,
     )
-    try:
-        firmware = read_firmware()
-        with Tpm.hardware() as tpm:
-            booted = load(settings, home, _LAYERS, tpm, progress, firmware)
-    except CasemateError as error:
-        _refused(home, plan, error)
-        _say(error)
-        progress.refuse(error)
-        time.sleep(SHOW_SECONDS)
-        end_machine(Power.RESTART)
+    firmware = read_firmware()
+    with Tpm.hardware() as tpm:
+        booted = load(settings, home, _LAYERS, tpm, attempt.progress, firmware)
     _forget_first_root()
     enter_visor(booted.root, home, (*DEVICES, "tpmrm0", "console"), mounts_inside=True)
+    attempt.home = Home(INSIDE)
     become(OWN_MACHINE, settings)
 
 
-def _refused(home: Home, plan: BootPlan, error: CasemateError) -> None:
+def choose(
+    home: Home, running: str, attempt: Attempt, end: Callable[[Power], object] = end_machine
+) -> BootPlan:
+    """Return the plan of the bank to boot; start the machine again for another boot image.
+
+    Where firmware cannot be told to start that one, a bank that the running image boots is better
+    than none. Raises BootError where there is no bank at all.
+    """
+    banks, images = read_banks(home), read_images(home)
+    chosen = plan_image(banks, images, running)
+    if not chosen.start:
+        return chosen.plan
+    try:
+        _start_image(home, chosen, attempt)
+    except CasemateError as error:
+        say(error)
+        return plan_boot([one for one in banks if images.get(one.name, "") in ("", running)])
+    end(Power.RESTART)
+    return chosen.plan
+
+
+def _start_image(home: Home, chosen: ImagePlan, attempt: Attempt) -> None:
+    """Have the chosen bank's boot image started next. Raises BootError, HostError."""
+    for name in chosen.failed:
+        attempt.progress.tell("image-failed", bank=name)
+    write_states(home, [(name, BootState.INVALID) for name in chosen.failed])
+    bank = chosen.plan.bank.name
+    if attempt.firmware is None:
+        raise BootError(
+            f"{bank} is booted by another boot image, and firmware cannot be told to start it",
+            code="boot-variable",
+            component=bank,
+            remedy=f"Choose the entry Casemate {bank} in the firmware's boot menu.",
+        )
+    write_tried(home, bank)
+    attempt.firmware.once(bank)
+    attempt.progress.tell("image", bank=bank)
+
+
+def _mark(home: Home, plan: BootPlan, error: CasemateError, firmware: FirmwareBoot | None) -> None:
     """Make the other bank boot next. Raises the failure where there is no other.
 
     The only bank keeps its state: what made it fail (a wrong clock, a TPM that was off) may pass.
     """
     try:
-        after_failure(plan, error.finding())
+        other = after_failure(plan, error.finding()).bank
     except CasemateError as nothing_left:
         if plan.bank.config is not None:
             write_states(home, [(plan.bank.name, plan.bank.config.bootstate)])
         raise _told_as_end(nothing_left, error) from error
     write_states(home, [(plan.bank.name, BootState.INVALID)])
+    if firmware is not None:
+        with suppress(CasemateError):  # the image that starts then finds out by itself
+            firmware.once(other.name)
 
 
 def _told_as_end(outer: CasemateError, inner: CasemateError) -> CasemateError:
@@ -135,6 +200,16 @@ def _told_as_end(outer: CasemateError, inner: CasemateError) -> CasemateError:
         component=inner.component,
         remedy=inner.remedy,
     )
+
+
+def _firmware_boot(disk: MachineDisk, home: Home) -> FirmwareBoot | None:
+    """Return the way to tell firmware what to start; None where it has no variables for that."""
+    with suppress(CasemateError, OSError):
+        mounts.firmware_variables("/sys")
+        boot = FirmwareBoot(disk.options())
+        boot.record(home)
+        return boot
+    return None
 
 
 def _first_mounts() -> None:
@@ -154,56 +229,6 @@ def _open_progress() -> int:
         return -1
 
 
-def _find_disk(drivers: Drivers) -> dict[str, Path]:
-    """Load the drivers of disks, and return the partitions by name, all of one disk."""
-    deadline = time.monotonic() + DISK_SECONDS
-    while True:
-        failed = drivers.match(present())
-        for parts in _disks():
-            if BANKS[0] in parts:
-                return parts
-        if time.monotonic() > deadline:
-            raise BootError(
-                f"no disk has a boot bank. {' '.join(failed)}".rstrip(),
-                code="no-disk",
-                component="disk",
-                remedy="Check the disk and its controller; install the image again.",
-            )
-        time.sleep(0.05)
-
-
-def _disks() -> Iterator[dict[str, Path]]:
-    found: dict[str, dict[str, Path]] = {}
-    for event in sorted(Path("/sys/class/block").glob("*/uevent")):
-        facts = dict(line.split("=", 1) for line in event.read_text().splitlines() if "=" in line)
-        if facts.get("DEVTYPE") == "partition" and "PARTNAME" in facts:
-            disk = event.parent.resolve().parent.name
-            found.setdefault(disk, {})[facts["PARTNAME"]] = Path("/dev", facts["DEVNAME"])
-    yield from found.values()
-
-
-def _mount_home(parts: dict[str, Path]) -> Home:
-    home = Home(_HOME)
-    home.create()
-    shutil.copytree(_TRUST, home.trust, dirs_exist_ok=True)
-    for name, (kind, inside) in PARTITIONS.items():
-        target = home.path / inside
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            mounts.disk(parts[name], target, kind)
-        except (KeyError, CasemateError) as error:
-            if name == BANKS[1]:
-                continue  # a host can do without its second bank
-            raise BootError(
-                f"the partition {name} is missing or cannot be mounted: {error}",
-                code="partition",
-                component=name,
-                remedy="Check the disk; install the image again.",
-            ) from error
-    home.create()
-    return home
-
-
 def _forget_first_root() -> None:
     """Give back the RAM of the first root: what runs of it is loaded, nothing will be again."""
     device = Path("/").stat().st_dev
@@ -215,14 +240,6 @@ def _forget_first_root() -> None:
 
 def _uptime() -> float:
     return float(Path("/proc/uptime").read_text().split()[0])
-
-
-def _say(error: CasemateError) -> None:
-    sys.stderr.write(
-        f"\nThe boot was refused ({error.code}).\n"
-        f"{error.component}: {error.reason}\n{error.remedy}\n"
-    )
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

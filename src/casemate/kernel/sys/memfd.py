@@ -7,7 +7,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from casemate.errors import HostError, LimitError
@@ -117,5 +117,11 @@ def mapped(descriptor: int) -> Iterator[memoryview]:
         mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise HostError(f"cannot map a file of {size} bytes: {error}") from error
-    with mapping, memoryview(mapping) as view:
+    view = memoryview(mapping)
+    try:
         yield view
+    finally:
+        # An error on its way out still holds views of it; the mapping ends with the last of them.
+        with suppress(BufferError):
+            view.release()
+            mapping.close()

@@ -146,6 +146,11 @@ def machine_views(sys: Path | str) -> None:
     mount("cgroup2", f"{sys}/fs/cgroup", "cgroup2", int(DATA))
 
 
+def firmware_variables(sys: Path | str) -> None:
+    """Mount the firmware's variables where they belong in ``sys``."""
+    mount("efivarfs", f"{sys}/firmware/efi/efivars", "efivarfs", int(DATA))
+
+
 def disk(device: Path | str, target: Path | str, kind: str, *, options: str = "") -> None:
     """Mount a disk's file system for data: nothing on it can be executed."""
     mount(str(device), target, kind, int(DATA), options)

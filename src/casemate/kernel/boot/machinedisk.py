@@ -1,0 +1,113 @@
+"""The disk of a machine that boots by itself: found by its boot bank, its partitions mounted."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from casemate.errors import BootError, CasemateError
+from casemate.formats.bootoption import Place, write_option
+from casemate.formats.gpt import HEAD, parse_gpt
+from casemate.kernel.boot.drivers import Drivers, present
+from casemate.kernel.home import Home
+from casemate.kernel.sys import mounts
+
+DISK_SECONDS = 20.0
+"""Until the disk with the boot banks must have been found."""
+
+BANKS = ("bootbank", "altbootbank")
+PARTITIONS = {
+    "bootbank": ("vfat", "bootbank"),
+    "altbootbank": ("vfat", "altbootbank"),
+    "state": ("ext4", "state"),
+    "datastore1": ("ext4", "volumes/datastore1"),
+}
+"""Name of a partition, the file system on it, and where in the home it belongs."""
+
+BOOT_IMAGE_PATH = "\\boot.efi"
+"""Where firmware finds a bank's own boot image on its partition."""
+
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDisk:
+    """A disk with boot banks: its own device, and its partitions' by name."""
+
+    device: Path
+    parts: dict[str, Path]
+
+    def options(self) -> dict[str, bytes]:
+        """Return, by bank, firmware's boot option of the bank's own boot image.
+
+        Raises:
+            FormatError: the disk has no readable partition table.
+            OSError: it cannot be read.
+        """
+        with self.device.open("rb") as stream:
+            entries = parse_gpt(stream.read(HEAD))
+        return {
+            entry.name: write_option(
+                f"Casemate {entry.name}",
+                Place(number, entry.start, entry.sectors, entry.guid),
+                BOOT_IMAGE_PATH,
+            )
+            for number, entry in enumerate(entries, 1)
+            if entry.name in BANKS
+        }
+
+
+def find_disk(drivers: Drivers) -> MachineDisk:
+    """Load the drivers of disks, and return the disk that has a boot bank."""
+    deadline = time.monotonic() + DISK_SECONDS
+    while True:
+        failed = drivers.match(present())
+        for disk in disks():
+            if BANKS[0] in disk.parts:
+                return disk
+        if time.monotonic() > deadline:
+            raise BootError(
+                f"no disk has a boot bank. {' '.join(failed)}".rstrip(),
+                code="no-disk",
+                component="disk",
+                remedy="Check the disk and its controller; install the image again.",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def disks(place: Path = Path("/sys/class/block")) -> Iterator[MachineDisk]:
+    """Yield the disks that have named partitions."""
+    found: dict[str, dict[str, Path]] = {}
+    for event in sorted(place.glob("*/uevent")):
+        facts = dict(line.split("=", 1) for line in event.read_text().splitlines() if "=" in line)
+        if facts.get("DEVTYPE") == "partition" and "PARTNAME" in facts:
+            disk = event.parent.resolve().parent.name
+            found.setdefault(disk, {})[facts["PARTNAME"]] = Path("/dev", facts["DEVNAME"])
+    for name, parts in found.items():
+        yield MachineDisk(Path("/dev", name), parts)
+
+
+def mount_home(disk: MachineDisk, place: Path, trust: Path) -> Home:
+    """Mount the partitions where they belong in a home, and bring the trust anchors along."""
+    home = Home(place)
+    home.create()
+    shutil.copytree(trust, home.trust, dirs_exist_ok=True)
+    for name, (kind, inside) in PARTITIONS.items():
+        target = home.path / inside
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            mounts.disk(disk.parts[name], target, kind)
+        except (KeyError, CasemateError) as error:
+            if name == BANKS[1]:
+                continue  # a host can do without its second bank
+            raise BootError(
+                f"the partition {name} is missing or cannot be mounted: {error}",
+                code="partition",
+                component=name,
+                remedy="Check the disk; install the image again.",
+            ) from error
+    home.create()
+    return home
