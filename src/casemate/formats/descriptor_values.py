@@ -49,6 +49,10 @@ _NAME: Final = re.compile(r"[0-9A-Za-z_.-]+", re.ASCII)
 _VENDOR: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z .,&+()-]*", re.ASCII)
 _PAYLOAD: Final = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.+-]{0,14}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029]")
+_PLAIN_PATH: Final = re.compile(
+    r"(?:(?!\.\.?/)[!-.0-\[\]-~]+/)*(?!\.\.?/?\Z)[!-.0-\[\]-~]+/?", re.ASCII
+)
+"""Nearly every path of every file list; the others are looked at more closely."""
 _PROSE_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -232,6 +236,8 @@ def check_path(path: str) -> None:
     Raises:
         FormatError: Code ``path``.
     """
+    if len(path) <= MAX_TEXT and _PLAIN_PATH.fullmatch(path):
+        return
     _line(path, MAX_TEXT, "path", empty=False)
     if path.startswith("/") or "\\" in path:
         raise _bad("path", f"The path {path!r} is not relative and plain.")

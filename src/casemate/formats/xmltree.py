@@ -116,23 +116,23 @@ class _Builder:
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._count += 1
-        for value, limit, what in (
-            (self._count, MAX_ELEMENTS, "elements"),
-            (len(self._stack) + 1, MAX_DEPTH, "levels"),
-            (len(attributes), MAX_ATTRIBUTES, "attributes in one element"),
-        ):
-            if value > limit:
-                raise LimitError(
-                    f"The XML has more than {limit} {what}.",
-                    code="xml-limit",
-                    component=self._component,
-                )
+        if self._count > MAX_ELEMENTS:
+            raise self._too_many(MAX_ELEMENTS, "elements")
+        if len(self._stack) >= MAX_DEPTH:
+            raise self._too_many(MAX_DEPTH, "levels")
+        if len(attributes) > MAX_ATTRIBUTES:
+            raise self._too_many(MAX_ATTRIBUTES, "attributes in one element")
         element = Element(tag, attributes)
         if self._stack:
             self._stack[-1][0].children.append(element)
         else:
             self._root = element
         self._stack.append((element, []))
+
+    def _too_many(self, limit: int, what: str) -> LimitError:
+        return LimitError(
+            f"The XML has more than {limit} {what}.", code="xml-limit", component=self._component
+        )
 
     def end(self, _tag: str) -> None:
         element, text = self._stack.pop()

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from casemate.errors import AcceptanceError, CasemateError, DigestError, SignatureError
 from casemate.formats.cms import verify_detached
 from casemate.formats.descriptor import Descriptor, parse_descriptor
+from casemate.formats.imgdb import DbVib
 from casemate.policy.levels import Level
 from casemate.policy.revocation import NOTHING_REVOKED, Revocations
 from casemate.policy.trust import TrustStore, subject_of, verify_signer
@@ -63,6 +64,43 @@ def verify_vib(
         AcceptanceError: ``level-not-backed`` or ``level-too-low``.
     """
     descriptor = parse_descriptor(descriptor_bytes)
+    return _verify(descriptor, descriptor_bytes, signature, trust, host_level, now, revoked)
+
+
+def verify_listed(
+    vib: DbVib,
+    trust: TrustStore,
+    host_level: Level,
+    now: datetime,
+    revoked: Revocations = NOTHING_REVOKED,
+) -> VibVerdict:
+    """Judge a VIB of an image database, which has read its descriptor already.
+
+    Args:
+        vib: As the database has it.
+        trust: As ``verify_vib``.
+        host_level: As ``verify_vib``.
+        now: As ``verify_vib``.
+        revoked: As ``verify_vib``.
+
+    Raises:
+        SignatureError: As ``verify_vib``.
+        AcceptanceError: As ``verify_vib``.
+    """
+    return _verify(
+        vib.descriptor, vib.descriptor_bytes, vib.signature, trust, host_level, now, revoked
+    )
+
+
+def _verify(
+    descriptor: Descriptor,
+    descriptor_bytes: bytes,
+    signature: bytes,
+    trust: TrustStore,
+    host_level: Level,
+    now: datetime,
+    revoked: Revocations,
+) -> VibVerdict:
     level = Level(descriptor.acceptance_level)
     vib_id = descriptor.vib_id
     revoked.check_vib(descriptor_bytes, vib_id)

@@ -4,13 +4,14 @@ The layer is read-only, its bytes are sealed, and nothing sees it yet but the lo
 unpacks the files, so what is judged is what would be mapped. Only headers and symbol tables are
 touched; the rest of a program is not even unpacked. The name or mode of a file says nothing about
 whether it can be mapped as code, so the first bytes of every file count. Where the image itself
-shows them (``formats.erofs``), the file is not read for that: unpacking the first block of every
-file would take as long as all the hashing.
+shows its files and how they begin (``formats.erofs``), the mount is not asked: looking at every
+file through it would take as long as all the hashing. The other files are read from the mount.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -67,9 +68,15 @@ class LayerJudge:
                 return None
             return enforce_file(path[len(top) :], view, level, self._waivers, component=component)
 
+        named = image.files()
+        present: Iterable[tuple[str, int, int]]
+        if named is None:
+            present = files(top)
+        else:
+            present = ((top + path, node, size) for path, node, size in named)
         self._work += [
             self._pool.submit(judge, path)
-            for path, node, size in sorted(files(top))
+            for path, node, size in sorted(present)
             if image.may_begin(node, size, MAGIC)
         ]
 
@@ -87,6 +94,8 @@ class LayerJudge:
 def files(top: str) -> Iterator[tuple[str, int, int]]:
     """Yield path, inode number and size of every regular file below, on one file system alone.
 
+    What a directory says about the type of its entries is not believed: an image may lie there.
+
     Raises:
         HostError: a directory cannot be read.
     """
@@ -96,13 +105,10 @@ def files(top: str) -> Iterator[tuple[str, int, int]]:
         while waiting:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
-                    if entry.is_file(follow_symlinks=False):
-                        found = entry.stat(follow_symlinks=False)
+                    found = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(found.st_mode):
                         yield entry.path, found.st_ino, found.st_size
-                    elif (
-                        entry.is_dir(follow_symlinks=False)
-                        and entry.stat(follow_symlinks=False).st_dev == device
-                    ):
+                    elif stat.S_ISDIR(found.st_mode) and found.st_dev == device:
                         waiting.append(entry.path)
     except OSError as error:
         raise from_os_error(f"cannot read {top}", error, component=top) from error

@@ -36,7 +36,7 @@ from casemate.kernel.boot.layers import VisorRoot, magic_of
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.sys.memfd import mapped
 from casemate.machine.facts import ComponentFact
-from casemate.policy.acceptance import VibVerdict, excuse, verify_payload, verify_vib
+from casemate.policy.acceptance import VibVerdict, excuse, verify_listed, verify_payload
 from casemate.policy.bootsteps import boot_steps
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
@@ -228,10 +228,7 @@ class Loader:
                         component=vib.descriptor.vib_id,
                     )
                 try:
-                    verdict = verify_vib(
-                        *(vib.descriptor_bytes, vib.signature, store, host_level, self._now),
-                        revoked,
-                    )
+                    verdict = verify_listed(vib, store, host_level, self._now, revoked)
                 except CasemateError as error:
                     if mark_of(vib.descriptor_bytes) not in unchecked:
                         raise
@@ -328,7 +325,7 @@ def verify_loader(bank: Path, trust: Path, name: str, sha256: bytes, size: int) 
     store, _ = read_trust(trust)
     now = dt.datetime.now(dt.UTC)
     level = Level(db.profile.acceptance_level)
-    verdict = verify_vib(vib.descriptor_bytes, vib.signature, store, level, now)
+    verdict = verify_listed(vib, store, level, now)
     verify_payload(verdict.descriptor, payload.name, size=size, sha256=sha256)
 
 

@@ -12,6 +12,7 @@ from casemate.kernel.sys.libc import from_os_error
 def view_of(descriptor: int) -> memoryview:
     """Return the content of a file as a read-only view, without copying it.
 
+    Pages are read one by one as they are looked at: who looks at headers does not pay for the rest.
     Unlike ``memfd.mapped`` it ends by itself with the last slice of the view, so that an error
     which still holds one can travel.
 
@@ -22,7 +23,9 @@ def view_of(descriptor: int) -> memoryview:
         size = os.fstat(descriptor).st_size
         if size == 0:
             return memoryview(b"")
-        return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+        mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+        mapping.madvise(mmap.MADV_RANDOM)
+        return memoryview(mapping)
     except OSError as error:
         raise from_os_error("cannot map a file", error) from error
     except ValueError as error:
