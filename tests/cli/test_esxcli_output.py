@@ -9,8 +9,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from casemate.calls.esxcli.answer import Answer
 from casemate.cli.esxcli import build_parser
-from casemate.cli.esxcli_output import Answer, render
+from casemate.cli.esxcli_output import render
 
 ROWS = [
     {"Name": "one", "Is Loaded": True, "Size": 7, "Tags": ("a", "b")},

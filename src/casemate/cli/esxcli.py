@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from casemate import __version__
-from casemate.cli import esxcli_hardware, esxcli_software, esxcli_system, esxcli_vm
+from casemate.calls.esxcli.answer import Answer
+from casemate.calls.esxcli.table import add_namespaces
+from casemate.calls.esxcli.tree import FILES, Run, Running
 from casemate.cli.calls import Calls
-from casemate.cli.esxcli_output import FORMATTERS, Answer, render
+from casemate.cli.esxcli_output import FORMATTERS, render
+from casemate.cli.esxclifiles import placed
 from casemate.errors import CasemateError
 from casemate.kernel.home import find_home
 
@@ -37,9 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", default=None, help="the host's home directory")
     parser.add_argument("--formatter", choices=FORMATTERS, default="", help="how to print")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    namespaces = parser.add_subparsers(metavar="NAMESPACE", required=True)
-    for module in (esxcli_hardware, esxcli_software, esxcli_system, esxcli_vm):
-        module.register(namespaces)
+    add_namespaces(parser)
     return parser
 
 
@@ -48,8 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     home = find_home(options.home)
     try:
-        with Calls(home.calls_socket, timeout=options.seconds) as calls:
-            answer: Answer = options.run(calls, options)
+        with Calls(home.calls_socket, timeout=options.seconds) as calls, ExitStack() as stack:
+            for name in FILES:
+                files = [
+                    stack.enter_context(placed(one, options.home)) for one in _files(options, name)
+                ]
+                setattr(options, name, files)
+            options.now = time.time()
+            answer = drive(options.run(options), calls)
     except CasemateError as error:
         _say(error)
         return 1
@@ -58,6 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     sys.stdout.write(render(answer, options.formatter))
     return answer.status
+
+
+def _files(options: argparse.Namespace, name: str) -> list[str]:
+    return list(getattr(options, name, None) or ())
+
+
+def drive(run: Run, calls: Calls) -> Answer:
+    """Carry out a command: ask the kernel what it asks, in turn. Raises CasemateError."""
+    command = Running(run)
+    while command.answer is None:
+        try:
+            reply: object = calls.ask(command.request, command.reply_kind)
+        except CasemateError as error:
+            command.fail(error)
+        else:
+            command.reply(reply)
+    return command.answer
 
 
 def _say(error: CasemateError) -> None:

@@ -9,33 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
+from casemate.calls.esxcli.answer import Answer, Row, Value, key
 from casemate.formats.text import escape as printable
 
-Value = str | int | bool | tuple[str, ...]
-Row = Mapping[str, Value]
 FORMATTERS: Final = ("json", "csv", "xml", "keyvalue")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a command answers.
-
-    ``kind``: ``table``, ``simple`` (a block a row, under ``header``) or ``text`` (one value).
-    ``headers`` are one a row where blocks have their own. ``structure`` names a row in XML.
-    """
-
-    rows: Sequence[Row]
-    kind: str = "simple"
-    headers: Sequence[str] = ()
-    structure: str = "Result"
-    text: str = ""
-    status: int = 0
-    columns: Sequence[str] = field(default=())
 
 
 def render(answer: Answer, formatter: str = "") -> str:
@@ -89,7 +70,7 @@ def _json(answer: Answer) -> str:
         return f"{json.dumps(answer.text)}\n"
     rows = [
         {
-            _key(label): list(value) if isinstance(value, tuple) else value
+            key(label): list(value) if isinstance(value, tuple) else value
             for label, value in row.items()
         }
         for row in answer.rows
@@ -105,10 +86,10 @@ def _csv(answer: Answer) -> str:
         writer.writerow(["string"])
         writer.writerow([answer.text])
         return out.getvalue()
-    labels = [_key(label) for label in (answer.columns or _labels(answer.rows))]
+    labels = [key(label) for label in (answer.columns or _labels(answer.rows))]
     writer.writerow(labels)
     for row in answer.rows:
-        values = {_key(label): value for label, value in row.items()}
+        values = {key(label): value for label, value in row.items()}
         writer.writerow([_plain(values.get(label, "")) for label in labels])
     return out.getvalue()
 
@@ -122,7 +103,7 @@ def _key_value(answer: Answer) -> str:
         name = prefix if len(answer.rows) <= 1 else prefix.format(answer.structure, number)
         for label, value in row.items():
             kind = _kind(value)
-            lines.append(f"{name}.{_key(label)}.{kind}={_shown(value)}\n")
+            lines.append(f"{name}.{key(label)}.{kind}={_shown(value)}\n")
     return "".join(lines)
 
 
@@ -144,7 +125,7 @@ def _xml(answer: Answer) -> str:
 
 
 def _xml_field(label: str, value: Value) -> str:
-    name = quoteattr(_key(label))
+    name = quoteattr(key(label))
     if isinstance(value, tuple):
         items = "".join(f"<string>{escape(printable(one))}</string>" for one in value)
         return f'      <field name={name}><list type="string">{items}</list></field>'
@@ -154,10 +135,6 @@ def _xml_field(label: str, value: Value) -> str:
 
 def _labels(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(label for row in rows for label in row))
-
-
-def _key(label: str) -> str:
-    return label.replace(" ", "").replace("(", "").replace(")", "")
 
 
 def _kind(value: Value) -> str:

@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from casemate.hostd.registry import VCENTER_ONLY, Registry, Ring, Served
 from casemate.vim25 import types
 
-HIDDEN = ("Fetch",)
-"""Methods that no WSDL names and that are served all the same."""
-
 _RINGS = {
     Ring.VMS: "Ring A: managing virtual machines",
     Ring.HOST: "Ring B: governing the host",
@@ -37,7 +34,7 @@ system settings kernel list` tell what is in force.
 
 def names() -> tuple[str, ...]:
     """Return all methods of vim25 and the hidden ones that are served, ascending."""
-    return tuple(sorted({*types.method_owners(), *HIDDEN}))
+    return tuple(sorted({*types.method_owners(), *types.HIDDEN}))
 
 
 def page(registry: Registry) -> str:

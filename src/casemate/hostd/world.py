@@ -8,7 +8,7 @@ entry of the stream and says which managed objects it touched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from casemate.calls.messages import BankValues, FactReply
@@ -16,6 +16,7 @@ from casemate.errors import NotFoundError
 from casemate.machine.facts import (
     ComponentFact,
     DatastoreFact,
+    Fact,
     HardwareFact,
     HostFact,
     PoolFact,
@@ -128,6 +129,15 @@ class World:
     def keys(self) -> set[tuple[str, str]]:
         """Return kind and key of every fact."""
         return {(kind, key) for kind, table in self._tables().items() for key in table}
+
+    def facts(self) -> tuple[Fact, ...]:
+        """Return all present facts."""
+        every: tuple[Mapping[str, Fact], ...] = (
+            *(self.hosts, self.machines, self.components, self.vms, self.pools, self.datastores),
+            *(self.tasks, self.accounts, self.roles, self.permissions, self.logins, self.options),
+            self.lockdowns,
+        )
+        return tuple(fact for table in every for fact in table.values())
 
     def _tables(self) -> dict[str, dict[str, object]]:
         tables: dict[str, object] = {

@@ -164,7 +164,9 @@ def parse_envelope(data: bytes) -> Call:
     if len(bodies) != 1 or len(bodies[0].children) != 1:
         raise FormatError("a SOAP envelope has one Body with one call")
     node = bodies[0].children[0]
-    if node.space != NAMESPACE or not (node.name == "Fetch" or node.name in types.method_owners()):
+    if node.space != NAMESPACE or not (
+        node.name in types.HIDDEN or node.name in types.method_owners()
+    ):
         raise FormatError(
             f"Unable to resolve WSDL method name {node.name:.80} for namespace name "
             f"{node.space:.80}",

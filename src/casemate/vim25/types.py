@@ -15,6 +15,7 @@ from functools import cache
 from pyVmomi import VmomiSupport
 
 from casemate.errors import NotFoundError
+from casemate.vim25 import hidden
 
 NAMESPACE = "urn:vim25"
 _OPTIONAL: int = VmomiSupport.F_OPTIONAL
@@ -137,7 +138,7 @@ class ManagedType:
 
 
 def _definition(name: str) -> tuple[Kind, list[object]]:
-    found = VmomiSupport._wsdlDefMap.get((NAMESPACE, name))  # noqa: SLF001  (the raw definitions have no public door)
+    found = hidden.TYPES.get(name) or VmomiSupport._wsdlDefMap.get((NAMESPACE, name))  # noqa: SLF001  (the raw definitions have no public door)
     if found is None:
         raise NotFoundError(f"there is no type {name} in {NAMESPACE}", component=name)
     if len(found) == 4:  # noqa: PLR2004  (name, WSDL name, version, values)
@@ -154,6 +155,8 @@ def _wsdl_name(vmodl: str) -> tuple[Kind, str]:
         found = table.get(vmodl)
         if found is not None and kind_of(str(found[1])) is kind:
             return kind, str(found[1])
+    if (name := hidden.BY_VMODL.get(vmodl)) is not None and (own := kind_of(name)) is not None:
+        return own, name
     raise NotFoundError(f"there is no type {vmodl}", component=vmodl)
 
 
@@ -338,8 +341,8 @@ def method_owners() -> Mapping[str, tuple[str, int]]:
 @cache
 def method(name: str) -> Method:
     """Return the method with this WSDL name. Raises NotFoundError."""
-    if name == "Fetch":
-        return FETCH
+    if (found := HIDDEN.get(name)) is not None:
+        return found
     if name not in method_owners():
         raise NotFoundError(f"there is no method {name} in {NAMESPACE}", component=name)
     owner, place = method_owners()[name]
@@ -368,6 +371,45 @@ FETCH = Method(
     privilege=None,
 )
 """The hidden method by which pyVmomi reads one property of one object."""
+
+_VERSION_0 = "vmodl.version.version0"
+
+
+def _text(name: str) -> Field:
+    return Field(name, TypeRef(Kind.PRIMITIVE, "string"), _VERSION_0, optional=False)
+
+
+def _retrieves(name: str, result: str) -> Method:
+    given = TypeRef(Kind.MOREF, result)
+    return Method(name, "HostSystem", _VERSION_0, (), given, result_optional=True, privilege=None)
+
+
+HIDDEN: Mapping[str, Method] = {
+    one.name: one
+    for one in (
+        FETCH,
+        _retrieves("RetrieveManagedMethodExecuter", hidden.EXECUTER),
+        _retrieves("RetrieveDynamicTypeManager", hidden.TYPE_MANAGER),
+        Method(
+            "ExecuteSoap",
+            hidden.EXECUTER,
+            _VERSION_0,
+            (
+                *map(_text, ("moid", "version", "method")),
+                Field(
+                    "argument",
+                    TypeRef(Kind.DATA, hidden.ARGUMENT, array=True),
+                    _VERSION_0,
+                    optional=True,
+                ),
+            ),
+            TypeRef(Kind.DATA, hidden.RESULT),
+            result_optional=True,
+            privilege=None,
+        ),
+    )
+}
+"""Methods that no WSDL names and that are served all the same."""
 
 
 @cache

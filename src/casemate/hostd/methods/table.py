@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
+from casemate.hostd.methods.esxcli import ESXCLI_METHODS
 from casemate.hostd.methods.files import FILE_METHODS
 from casemate.hostd.methods.governance import GOVERNANCE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
@@ -29,6 +30,7 @@ REGISTRY = Registry(
         *HISTORY_METHODS,
         *SYSTEM_METHODS,
         *FILE_METHODS,
+        *ESXCLI_METHODS,
         *PENDING_METHODS,
     )
 )

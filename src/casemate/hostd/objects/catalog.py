@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from casemate.hostd.objects.base import Getters
 from casemate.hostd.objects.counters import COUNTER_GETTERS
 from casemate.hostd.objects.fixed import (
+    EXECUTER,
     FIXED_GETTERS,
     GUEST_MANAGERS,
     LOCAL_ACCOUNTS,
+    TYPE_MANAGER,
 )
 from casemate.hostd.objects.governance import GOVERNANCE_GETTERS
 from casemate.hostd.objects.hardware import HARDWARE_GETTERS
@@ -53,6 +55,7 @@ GETTERS: Mapping[str, Getters] = {
 SINGLETONS = frozenset(
     {
         *(SERVICE, ENVIRONMENT, HOST_BROWSER, LOCAL_ACCOUNTS),
+        *(EXECUTER, TYPE_MANAGER),
         *MANAGERS,
         *CONFIG_MANAGERS,
         *GUEST_MANAGERS.values(),

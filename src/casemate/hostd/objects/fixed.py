@@ -10,8 +10,11 @@ from collections.abc import Mapping
 
 from casemate.hostd.objects.base import Getter, Getters, Scope
 from casemate.hostd.world import PASSTHROUGH_SYSTEM, STORAGE_SYSTEM
+from casemate.vim25 import hidden
 from casemate.vim25.values import MoRef, Obj, Value
 
+EXECUTER = MoRef(hidden.EXECUTER, "ha-managed-method-executer")
+TYPE_MANAGER = MoRef(hidden.TYPE_MANAGER, "ha-dynamic-type-manager")
 LOCAL_ACCOUNTS = MoRef("HostLocalAuthentication", "ha-local-authentication")
 
 GUEST_MANAGERS: Mapping[str, MoRef] = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Generator
 
-from casemate.calls.messages import Snapshot, SnapshotReply
+from casemate.calls.esxcli.answer import Answer, Row
+from casemate.calls.esxcli.hardware import facts_of, host_fact
+from casemate.calls.esxcli.settings import register_system
+from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.software import InstalledVib, SoftwareList, SoftwareReply
-from casemate.cli.calls import Calls
-from casemate.cli.esxcli_hardware import host_fact
-from casemate.cli.esxcli_output import Answer, Row
-from casemate.cli.esxcli_tree import Group, command, namespace
 from casemate.errors import NotFoundError, NotSupportedError
 from casemate.machine.facts import ComponentFact
 
@@ -28,7 +28,8 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     top = namespace(namespaces, "system", "the host as a system")
     command(namespace(top, "version", "version"), "get", "Show the version.", _version)
     module = namespace(top, "module", "modules of the running image")
-    listed = command(module, "list", "List the modules.", _modules)
+    shown = ("Module", ("Name", "Is Loaded", "Is Enabled"))
+    listed = command(module, "list", "List the modules.", _modules, table=shown)
     listed.add_argument("-l", "--loaded", help=argparse.SUPPRESS)
     listed.add_argument("-e", "--enabled", help=argparse.SUPPRESS)
     got = command(module, "get", "Show a module and who signed it.", _module)
@@ -38,14 +39,16 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
         parser.add_argument("-m", "--module", required=True)
         parser.add_argument("-e", "--enabled", help=argparse.SUPPRESS)
         parser.add_argument("-f", "--force", action="store_true", help=argparse.SUPPRESS)
-    kernel = namespace(namespace(top, "settings", "settings"), "kernel", "boot options")
+    settings = namespace(top, "settings", "settings")
+    kernel = namespace(settings, "kernel", "boot options")
     options = command(kernel, "list", "List the options of the kernel.", _options)
     options.add_argument("-o", "--option", default="", help="only this one")
     options.add_argument("-d", "--delta", action="store_true", help="only those that were changed")
+    register_system(top, settings)
 
 
-def _version(calls: Calls, _options: argparse.Namespace) -> Answer:
-    host = host_fact(calls)
+def _version(_options: argparse.Namespace) -> Run:
+    host = yield from host_fact()
     row: Row = {
         "Product": "Casemate",
         "Version": host.product_version,
@@ -56,16 +59,18 @@ def _version(calls: Calls, _options: argparse.Namespace) -> Answer:
     return Answer([row], structure="VersionGet")
 
 
-def _modules(calls: Calls, _options: argparse.Namespace) -> Answer:
+def _modules(_options: argparse.Namespace) -> Run:
+    components = yield from _components()
     rows: list[Row] = [
-        {"Name": _stem(one), "Is Loaded": True, "Is Enabled": True} for one in _components(calls)
+        {"Name": _stem(one), "Is Loaded": True, "Is Enabled": True} for one in components
     ]
     return Answer(rows, "table", structure="Module")
 
 
-def _module(calls: Calls, options: argparse.Namespace) -> Answer:
+def _module(options: argparse.Namespace) -> Run:
+    components = yield from _components()
     found = next(
-        (o for o in _components(calls) if options.module in (_stem(o), o.file_name, o.vib_name)),
+        (o for o in components if options.module in (_stem(o), o.file_name, o.vib_name)),
         None,
     )
     if found is None:
@@ -74,7 +79,7 @@ def _module(calls: Calls, options: argparse.Namespace) -> Answer:
             component=options.module,
             remedy="List them: esxcli system module list.",
         )
-    image = calls.ask(SoftwareList(), SoftwareReply)
+    image = yield from ask(SoftwareList(), SoftwareReply)
     vib = next((one for one in image.vibs if one.vib_id == found.vib_id), None)
     return Answer([_module_facts(found, vib)], structure="ModuleInfo")
 
@@ -100,7 +105,8 @@ def _module_facts(one: ComponentFact, vib: InstalledVib | None) -> Row:
     }
 
 
-def _refuse(_calls: Calls, options: argparse.Namespace) -> Answer:
+def _refuse(options: argparse.Namespace) -> Run:
+    yield from ()
     raise NotSupportedError(
         "Modules of this host are loaded as its verified image says, and not by hand.",
         code="module-by-hand",
@@ -109,9 +115,10 @@ def _refuse(_calls: Calls, options: argparse.Namespace) -> Answer:
     )
 
 
-def _options(calls: Calls, options: argparse.Namespace) -> Answer:
-    running = _words(calls.ask(SoftwareList(), SoftwareReply).kernel_options)
-    upcoming = _words(calls.ask(SoftwareList(rebooting=True), SoftwareReply).kernel_options)
+def _options(options: argparse.Namespace) -> Run:
+    image = yield from ask(SoftwareList(), SoftwareReply)
+    after = yield from ask(SoftwareList(rebooting=True), SoftwareReply)
+    running, upcoming = _words(image.kernel_options), _words(after.kernel_options)
     rows: list[Row] = [
         {
             "Name": name,
@@ -133,9 +140,9 @@ def _words(text: str) -> dict[str, str]:
     return dict(word.partition("=")[::2] for word in text.split())
 
 
-def _components(calls: Calls) -> list[ComponentFact]:
-    facts = calls.ask(Snapshot(), SnapshotReply).facts
-    return [fact for fact in facts if isinstance(fact, ComponentFact) and fact.vib_id]
+def _components() -> Generator[object, object, list[ComponentFact]]:
+    facts = yield from facts_of(ComponentFact)
+    return [fact for fact in facts if fact.vib_id]
 
 
 def _stem(one: ComponentFact) -> str:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Generator
 
 from casemate.calls import software as s
-from casemate.cli.calls import Calls
-from casemate.cli.esxcli_output import Answer, Row
-from casemate.cli.esxcli_tree import Group, command, namespace
-from casemate.errors import HostError, NotFoundError, NotSupportedError
-from casemate.kernel.files import write_file
-from casemate.kernel.home import find_home
+from casemate.calls.esxcli.answer import Answer, Row
+from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
+from casemate.errors import NotFoundError
 
 PLATFORM = "host"
 WRITING = 900.0
@@ -31,7 +24,11 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     """Add the namespace."""
     top = namespace(namespaces, "software", "image profile and VIBs of the host")
     vib = namespace(top, "vib", "VIBs")
-    listed = command(vib, "list", "List the installed VIBs.", _list)
+    summary = (
+        "VIBSummaryExt",
+        ("Name", "Version", "Vendor", "Acceptance Level", "Install Date", "Platforms"),
+    )
+    listed = command(vib, "list", "List the installed VIBs.", _list, table=summary)
     got = command(vib, "get", "Show all that is known of VIBs.", _get)
     got.add_argument("-n", "--vibname", action="append", default=[], help="name, or vendor:name")
     for parser in (listed, got):
@@ -86,8 +83,8 @@ def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ok-to-remove", action="store_true", help=argparse.SUPPRESS)
 
 
-def _list(calls: Calls, options: argparse.Namespace) -> Answer:
-    image = calls.ask(s.SoftwareList(rebooting=options.rebooting_image), s.SoftwareReply)
+def _list(options: argparse.Namespace) -> Run:
+    image = yield from ask(s.SoftwareList(rebooting=options.rebooting_image), s.SoftwareReply)
     rows: list[Row] = [
         {
             "Name": one.name,
@@ -102,8 +99,8 @@ def _list(calls: Calls, options: argparse.Namespace) -> Answer:
     return Answer(rows, "table", structure="VIBSummaryExt")
 
 
-def _get(calls: Calls, options: argparse.Namespace) -> Answer:
-    image = calls.ask(s.SoftwareList(rebooting=options.rebooting_image), s.SoftwareReply)
+def _get(options: argparse.Namespace) -> Run:
+    image = yield from ask(s.SoftwareList(rebooting=options.rebooting_image), s.SoftwareReply)
     vibs = [
         one
         for one in image.vibs
@@ -149,8 +146,8 @@ def _facts(one: s.InstalledVib) -> Row:
     }
 
 
-def _verify(calls: Calls, _options: argparse.Namespace) -> Answer:
-    image = calls.ask(s.SoftwareList(), s.SoftwareReply)
+def _verify(_options: argparse.Namespace) -> Run:
+    image = yield from ask(s.SoftwareList(), s.SoftwareReply)
     rows: list[Row] = [
         {
             "Name": one.name,
@@ -166,25 +163,22 @@ def _verify(calls: Calls, _options: argparse.Namespace) -> Answer:
     return Answer(rows, "table", structure="VIBSigVerify", status=int(bad))
 
 
-def _change(calls: Calls, options: argparse.Namespace) -> Answer:
+def _change(options: argparse.Namespace) -> Run:
     removing = options.action == "remove"
-    with ExitStack() as stack:
-        vibs = tuple(stack.enter_context(_placed(one, options.home)) for one in options.viburl)
-        depots = tuple(stack.enter_context(_placed(one, options.home)) for one in options.depot)
-        reply = calls.ask(
-            s.SoftwareChange(
-                session="",
-                action=options.action,
-                vibs=vibs,
-                depots=depots,
-                names=tuple(options.vibname),
-                dry_run=options.dry_run,
-                force=options.force,
-                no_sig_check=options.no_sig_check,
-                no_live_install=options.no_live_install,
-            ),
-            s.ChangeReply,
-        )
+    reply = yield from ask(
+        s.SoftwareChange(
+            session="",
+            action=options.action,
+            vibs=tuple(options.viburl),
+            depots=tuple(options.depot),
+            names=tuple(options.vibname),
+            dry_run=options.dry_run,
+            force=options.force,
+            no_sig_check=options.no_sig_check,
+            no_live_install=options.no_live_install,
+        ),
+        s.ChangeReply,
+    )
     row: Row = {
         "Message": f"{reply.message} {ALERT}" if options.no_sig_check else reply.message,
         "VIBs Installed": reply.installed,
@@ -197,8 +191,8 @@ def _change(calls: Calls, options: argparse.Namespace) -> Answer:
     return Answer([row], headers=[title], structure="InstallationResult")
 
 
-def _profile(calls: Calls, options: argparse.Namespace) -> Answer:
-    image = calls.ask(s.SoftwareList(rebooting=options.rebooting_image), s.SoftwareReply)
+def _profile(options: argparse.Namespace) -> Run:
+    image = yield from ask(s.SoftwareList(rebooting=options.rebooting_image), s.SoftwareReply)
     row: Row = {
         "Name": image.profile,
         "Vendor": image.vendor,
@@ -214,8 +208,8 @@ def _profile(calls: Calls, options: argparse.Namespace) -> Answer:
     return Answer([row], headers=[image.profile], structure="ImageProfile")
 
 
-def _validate(calls: Calls, _options: argparse.Namespace) -> Answer:
-    reply = calls.ask(s.SoftwareValidate(), s.ValidationReply)
+def _validate(_options: argparse.Namespace) -> Run:
+    reply = yield from ask(s.SoftwareValidate(), s.ValidationReply)
     row: Row = {
         "Valid": not reply.findings,
         "Problems": tuple(f"{vib}: {reason}" for _, vib, reason, _ in reply.findings),
@@ -223,17 +217,19 @@ def _validate(calls: Calls, _options: argparse.Namespace) -> Answer:
     return Answer([row], headers=[reply.profile], status=int(bool(reply.findings)))
 
 
-def _acceptance(calls: Calls, _options: argparse.Namespace) -> Answer:
-    return Answer((), "text", text=calls.ask(s.AcceptanceGet(), s.LevelReply).level)
+def _acceptance(_options: argparse.Namespace) -> Run:
+    reply = yield from ask(s.AcceptanceGet(), s.LevelReply)
+    return Answer((), "text", text=reply.level)
 
 
-def _set(calls: Calls, options: argparse.Namespace) -> Answer:
-    reply = calls.ask(s.AcceptanceSet(session="", level=options.level), s.LevelReply)
+def _set(options: argparse.Namespace) -> Run:
+    reply = yield from ask(s.AcceptanceSet(session="", level=options.level), s.LevelReply)
     text = f"Host acceptance level changed to '{reply.level}'; in force after the next boot."
     return Answer((), "text", text=text)
 
 
-def _sources(calls: Calls, options: argparse.Namespace) -> Answer:
+def _sources(options: argparse.Namespace) -> Run:
+    looked = yield from _look(options)
     rows: list[Row] = [
         {
             "Name": one.name,
@@ -243,48 +239,16 @@ def _sources(calls: Calls, options: argparse.Namespace) -> Answer:
             "Acceptance Level": one.acceptance_level,
             "Status": one.signature,
         }
-        for one in _look(calls, options).vibs
+        for one in looked.vibs
     ]
     return Answer(rows, "table", structure="VIBSummaryExt")
 
 
-def _profiles(calls: Calls, options: argparse.Namespace) -> Answer:
-    rows: list[Row] = [{"Name": name} for name in _look(calls, options).profiles]
+def _profiles(options: argparse.Namespace) -> Run:
+    looked = yield from _look(options)
+    rows: list[Row] = [{"Name": name} for name in looked.profiles]
     return Answer(rows, "table", structure="ProfileSummary")
 
 
-def _look(calls: Calls, options: argparse.Namespace) -> s.DepotReply:
-    with ExitStack() as stack:
-        places = tuple(stack.enter_context(_placed(one, options.home)) for one in options.depot)
-        return calls.ask(s.DepotList("", places), s.DepotReply)
-
-
-@contextmanager
-def _placed(place: str, home: str | None) -> Iterator[str]:
-    """Give the name under which the kernel finds a file: files of this machine are lent to it."""
-    if place.startswith(("http:", "https:", "ftp:")):
-        raise NotSupportedError(
-            "This host fetches nothing by itself.",
-            component=place,
-            remedy="Download the file and give its path.",
-        )
-    path = Path(place.removeprefix("file://"))
-    if place.startswith(("[", "/vmfs/volumes/")) and not path.is_file():
-        yield place
-        return
-    staging = find_home(home).run / "staging"
-    try:
-        data = path.read_bytes()
-        name = f"{os.getpid()}-{hashlib.sha256(data).hexdigest()[:16]}"
-        staging.mkdir(exist_ok=True, mode=0o700)
-        write_file(staging / name, data, mode=0o600)
-    except OSError as error:
-        raise HostError(
-            f"{place} cannot be read: {error.strerror}.",
-            component=place,
-            remedy="Check the file's name and its permissions.",
-        ) from error
-    try:
-        yield f"staging:{name}"
-    finally:
-        (staging / name).unlink(missing_ok=True)
+def _look(options: argparse.Namespace) -> Generator[object, object, s.DepotReply]:
+    return (yield from ask(s.DepotList("", tuple(options.depot)), s.DepotReply))

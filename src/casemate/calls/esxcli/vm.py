@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from casemate.calls.messages import Snapshot, SnapshotReply
-from casemate.cli.calls import Calls
-from casemate.cli.esxcli_output import Answer, Row
-from casemate.cli.esxcli_tree import Group, command, namespace
+from casemate.calls.esxcli.answer import Answer, Row
+from casemate.calls.esxcli.hardware import facts_of
+from casemate.calls.esxcli.tree import Group, Run, command, namespace
 from casemate.machine.facts import PowerState, VmFact
 
 
@@ -17,11 +16,9 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     command(process, "list", "List the running virtual machines.", _list)
 
 
-def _list(calls: Calls, _options: argparse.Namespace) -> Answer:
-    facts = calls.ask(Snapshot(), SnapshotReply).facts
-    running = [
-        fact for fact in facts if isinstance(fact, VmFact) and fact.power is PowerState.POWERED_ON
-    ]
+def _list(_options: argparse.Namespace) -> Run:
+    facts = yield from facts_of(VmFact)
+    running = [fact for fact in facts if fact.power is PowerState.POWERED_ON]
     rows: list[Row] = [
         {
             "World ID": fact.pid or 0,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Generator
+from typing import TypeVar
 
+from casemate.calls.esxcli.answer import Answer, Row
+from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Identity, IdentityReply, Snapshot, SnapshotReply
-from casemate.cli.calls import Calls
-from casemate.cli.esxcli_output import Answer, Row
-from casemate.cli.esxcli_tree import Group, command, namespace
 from casemate.errors import CasemateError, NotFoundError
 from casemate.machine.facts import HostFact
+
+F = TypeVar("F")
 
 
 def register(namespaces: Group[argparse.ArgumentParser]) -> None:
@@ -26,17 +29,22 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     command(trusted, "get", "Show whether the boot was trusted.", _trusted)
 
 
-def host_fact(calls: Calls) -> HostFact:
+def facts_of(kind: type[F]) -> Generator[object, object, tuple[F, ...]]:
+    """Return all facts of a kind."""
+    reply = yield from ask(Snapshot(), SnapshotReply)
+    return tuple(fact for fact in reply.facts if isinstance(fact, kind))
+
+
+def host_fact() -> Generator[object, object, HostFact]:
     """Return what the kernel says of the host. Raises NotFoundError."""
-    facts = calls.ask(Snapshot(), SnapshotReply).facts
-    found = next((fact for fact in facts if isinstance(fact, HostFact)), None)
+    found = next(iter((yield from facts_of(HostFact))), None)
     if found is None:
         raise NotFoundError("The kernel says nothing of the host yet.", component="host")
     return found
 
 
-def _cpu(calls: Calls, _options: argparse.Namespace) -> Answer:
-    host = host_fact(calls)
+def _cpu(_options: argparse.Namespace) -> Run:
+    host = yield from host_fact()
     row: Row = {
         "CPU Packages": host.cpu_packages,
         "CPU Cores": host.cpu_cores,
@@ -48,8 +56,8 @@ def _cpu(calls: Calls, _options: argparse.Namespace) -> Answer:
     return Answer([row], structure="CPUGlobalInfo")
 
 
-def _memory(calls: Calls, _options: argparse.Namespace) -> Answer:
-    host = host_fact(calls)
+def _memory(_options: argparse.Namespace) -> Run:
+    host = yield from host_fact()
     row: Row = {
         "Physical Memory": f"{host.memory_size} Bytes",
         "Reliable Memory": "0 Bytes",
@@ -58,10 +66,10 @@ def _memory(calls: Calls, _options: argparse.Namespace) -> Answer:
     return Answer([row], structure="MemoryInfo")
 
 
-def _tpm(calls: Calls, _options: argparse.Namespace) -> Answer:
-    host = host_fact(calls)
+def _tpm(_options: argparse.Namespace) -> Run:
+    host = yield from host_fact()
     try:
-        identity = calls.ask(Identity(), IdentityReply)
+        identity = yield from ask(Identity(), IdentityReply)
         facts = (identity.manufacturer, identity.firmware_version, identity.kind)
     except CasemateError as error:
         facts = ("", "", error.reason)
@@ -76,7 +84,7 @@ def _tpm(calls: Calls, _options: argparse.Namespace) -> Answer:
     return Answer([row], structure="TpmInfo")
 
 
-def _trusted(calls: Calls, _options: argparse.Namespace) -> Answer:
-    host = host_fact(calls)
+def _trusted(_options: argparse.Namespace) -> Run:
+    host = yield from host_fact()
     row: Row = {"Drtm Enabled": host.drtm_type != "none", "Tpm Present": bool(host.tpm_version)}
     return Answer([row], structure="TrustedbootInfo")

@@ -1,0 +1,145 @@
+"""esxcli over the API: the same table as the command's, with the rights of the session."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html import unescape
+from xml.etree import ElementTree as ET
+from xml.sax.saxutils import escape
+
+import pytest
+
+from casemate.calls.software import SoftwareChange
+from casemate.hostd.objects.fixed import EXECUTER
+from casemate.vim25.values import MoRef
+
+HOST = MoRef("HostSystem", "ha-host")
+INFO = "ha-dynamic-type-manager-local-cli-cliinfo"
+
+
+async def execute(client, moid: str, method: str, **values: str) -> str:
+    arguments = "".join(
+        f"<argument><name>{name}</name><val>{escape(f'<{name}>{escape(value)}</{name}>')}</val>"
+        "</argument>"
+        for name, value in values.items()
+    )
+    return (
+        await client.call(
+            "ExecuteSoap",
+            EXECUTER,
+            f"<moid>{moid}</moid><version>urn:vim25/5.0</version><method>{method}</method>{arguments}",
+        )
+    ).text
+
+
+async def esxcli(client, command: str, **values: str) -> str:
+    *path, name = command.split()
+    method = ".".join(("vim.EsxCLI", *path, name))
+    return await execute(client, "ha-cli-handler-" + "-".join(path), method, **values)
+
+
+def inner(text: str, tag: str = "response") -> ET.Element:
+    return ET.fromstring(unescape(re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]))
+
+
+def cells(text: str) -> dict[str, str]:
+    return {one.tag.partition("}")[2]: one.text or "" for one in inner(text)}
+
+
+def test_a_client_finds_the_executer_and_what_a_namespace_offers(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        found = await host.root.call("RetrieveManagedMethodExecuter", HOST)
+        assert f'type="{EXECUTER.type}">{EXECUTER.value}<' in found.text
+        assert (await host.root.call("RetrieveDynamicTypeManager", HOST)).status == 200
+        told = await execute(
+            host.root, INFO, "vim.CLIInfo.FetchCLIInfo", typeName="vim.EsxCLI.software.vib"
+        )
+        info = inner(told)
+        methods = {one.findtext("name"): one for one in info.iter("method")}
+        assert {"get", "list", "install", "remove", "update"} <= set(methods)
+        listed = {one.findtext("name"): one for one in methods["list"].iter("param")}
+        assert listed["rebootingimage"].findtext("flag") == "true"
+        hints = {
+            one.findtext("key"): one.findtext("value") for one in methods["list"].iter("hints")
+        }
+        assert hints["formatter"] == "table"
+        assert "Acceptance Level" in hints["fields:VIBSummaryExt"]
+
+    play(story)
+
+
+def test_answers_are_those_of_the_command(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        version = cells(await esxcli(host.root, "system version get"))
+        assert version["Version"] == "0.1.0"
+        trusted = cells(await esxcli(host.root, "hardware trustedboot get"))
+        assert trusted == {"DrtmEnabled": "false", "TpmPresent": "true"}
+        uptime = inner(await esxcli(host.root, "system stats uptime get"))
+        assert int(uptime.text) > 0
+        options = inner(await esxcli(host.root, "system settings advanced list"))
+        assert len(options) > 4
+        one = cells(
+            await esxcli(
+                host.root, "system settings advanced list", option="/Security/AccountUnlockTime"
+            )
+        )
+        assert (one["IntValue"], one["Type"]) == ("900", "integer")
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "sentence"),
+    [
+        ("system nothing get", {}, "Unknown command"),
+        ("system version", {}, "required: COMMAND"),
+        ("software vib list", {"shell": "1"}, "no parameter shell"),
+        ("system module load", {"module": "x"}, "not by hand"),
+        ("system settings advanced list", {"option": "--help"}, "no option"),
+        ("system module get", {}, "required"),
+    ],
+)
+def test_what_cannot_be_done_is_a_fault_with_its_reason(
+    command: str, values: dict[str, str], sentence: str, play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        told = await esxcli(host.root, command, **values)
+        said = [one.text for one in inner(told, "faultDetail")]
+        assert re.search(sentence, said[0]), said
+
+    play(story)
+
+
+def test_a_reader_changes_no_software(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        before = len(host.kernel.asked)
+        told = await esxcli(host.reader, "software vib remove", vibname="x")
+        assert "NoPermission" in told or "Permission" in told
+        assert not [o for o in host.kernel.asked[before:] if isinstance(o, SoftwareChange)]
+        nobody = await esxcli(host.anonymous, "system version get")
+        assert "NotAuthenticated" in nobody
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["<a", "<b>x</b>", "<option><b/></option>", "<!DOCTYPE a><option>x</option>", "x" * 20_000],
+)
+def test_an_argument_is_an_element_of_its_name_or_refused(
+    value: str, play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        reply = await host.root.call(
+            "ExecuteSoap",
+            EXECUTER,
+            "<moid>ha-cli-handler-system-settings-advanced</moid><version>v</version>"
+            "<method>vim.EsxCLI.system.settings.advanced.list</method>"
+            f"<argument><name>option</name><val>{escape(value)}</val></argument>",
+        )
+        assert "faultDetail" in reply.text
+
+    play(story)
