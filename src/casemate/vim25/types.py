@@ -324,7 +324,8 @@ def _names(kind: Kind) -> tuple[str, ...]:
 @cache
 def subtypes(base: str) -> frozenset[str]:
     """Return ``base`` and every data type that extends it."""
-    return frozenset(name for name in data_names() if is_subtype(name, base))
+    own = {base} if kind_of(base) is Kind.DATA else set()
+    return frozenset(own.union(name for name in data_names() if is_subtype(name, base)))
 
 
 @cache
