@@ -20,6 +20,7 @@ from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.cells.probe import Accelerator
+from casemate.kernel.datastores import Datastores
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.ova import Ova
 from casemate.kernel.snapshots import Snapshots
@@ -79,6 +80,7 @@ class Host:
             self.cgroups,
             Accelerator("tcg", "test"),
             self._exited,
+            volumes=self.volumes,
         )
         self.tasks = Tasks(self.stream, time.time)
         context = VmContext(self.inventory, self.cells, self.tasks, self.store, time.time)
@@ -89,6 +91,7 @@ class Host:
             **vms.handlers(),
             **Ova(context, vms).handlers(),
             **Snapshots(context, self.power).handlers(),
+            **Datastores(self.inventory, self.tasks, lambda *_: None).handlers(),
         }
         try:
             yield self

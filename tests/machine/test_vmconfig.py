@@ -46,6 +46,22 @@ def config(**changes: str):
     return vm_config(Vmx(tuple(entries.items())), PATH)
 
 
+def test_the_image_of_a_cd_may_lie_elsewhere_on_a_datastore_and_nothing_else_may():
+    image = "/vmfs/volumes/datastore1/iso/debian.iso"
+    vm = vm_config(Vmx(tuple({**WHOLE, "ide1:0.fileName": image}.items())), PATH)
+    assert vm.disks[0].file_name == image
+    for slot, name in (
+        ("scsi0:0", "/vmfs/volumes/datastore1/other/demo.vmdk"),
+        ("ide1:0", "/etc/debian.iso"),
+        ("ide1:0", "/vmfs/volumes/datastore1/../debian.iso"),
+        ("ide1:0", "/vmfs/volumes/datastore1"),
+        ("ide1:0", "/vmfs/volumes//x.iso"),
+        ("ide1:0", "../x.iso"),
+    ):
+        with pytest.raises(ArgumentError):
+            vm_config(Vmx(tuple({**WHOLE, f"{slot}.fileName": name}.items())), PATH)
+
+
 def test_a_whole_file_is_understood():
     vm = config()
     assert (vm.name, vm.cpus, vm.memory_mib, vm.guest_id) == ("demo", 2, 512, "debian12-64")

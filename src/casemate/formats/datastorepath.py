@@ -13,6 +13,7 @@ _PATH_LIMIT: Final = 1024
 _NAME_BYTES: Final = 255
 _PATH: Final = re.compile(r"\[([^\[\]/\x00-\x1f]{1,80})\] *([^\x00-\x1f]*)")
 _NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]+")
+_VOLUMES: Final = "/vmfs/volumes/"
 RESERVED: Final = ".casemate-"
 """How the names of files begin that are not complete yet: they are never shown nor named."""
 
@@ -47,6 +48,23 @@ def parts(path: str, shown: str = "") -> tuple[str, ...]:
         ):
             raise _wrong(shown or path)
     return names
+
+
+def volume_file(datastore: str, path: str) -> str:
+    """Return a file of a datastore as .vmx files name what lies outside of the VM's directory."""
+    return f"{_VOLUMES}{datastore}/{path}"
+
+
+def in_volume(name: str) -> tuple[str, str] | None:
+    """Return datastore and path of what ``volume_file`` gave; None for every other name."""
+    datastore, slash, path = name.removeprefix(_VOLUMES).partition("/")
+    if not name.startswith(_VOLUMES) or not slash:
+        return None
+    try:
+        found = parse(show(datastore, path))
+    except DatastorePathError:
+        return None
+    return found if found == (datastore, path) and path else None
 
 
 def show(datastore: str, path: str) -> str:

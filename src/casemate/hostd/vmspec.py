@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from casemate.formats import datastorepath
 from casemate.hostd.objects.devices import (
     FIRST_NIC_KEY,
     controller_of,
@@ -84,12 +85,16 @@ _PLAIN: Mapping[str, tuple[Setter, str]] = {
 
 @dataclass(slots=True)
 class Change:
-    """What a spec asks for: the new configuration, files to remove, the rights it takes."""
+    """What a spec asks for: the new configuration, files to remove, the rights it takes.
+
+    ``images`` names the datastores that images of CDs are taken from.
+    """
 
     config: VmConfig
     destroy: list[str] = field(default_factory=list)
     thin: bool = True
     privileges: set[str] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
 
 
 def unsupported(reason: str) -> FaultError:
@@ -303,7 +308,8 @@ class _Devices:
                 raise unsupported("A CD drive has an image in the VM's directory.")
             controller, unit = self._slot(device)
             self._right("AddRemoveDevice")
-            self._disks.append(DiskSpec(file_in(path), "cdrom", "raw", 0, controller, unit))
+            image = self._image(path)
+            self._disks.append(DiskSpec(image, "cdrom", "raw", 0, controller, unit))
             return
         place = self._known(device)
         if operation == "remove" or not path:
@@ -311,7 +317,20 @@ class _Devices:
             del self._disks[place]
         else:
             self._change.privileges.add("VirtualMachine.Interact.SetCDMedia")
-            self._disks[place] = replace(self._disks[place], file_name=file_in(path), capacity=0)
+            self._disks[place] = replace(
+                self._disks[place], file_name=self._image(path), capacity=0
+            )
+
+    def _image(self, path: str) -> str:
+        """Return the name of a CD's image: a file of the VM's directory, or any of a datastore."""
+        if not path.startswith("["):
+            return path
+        datastore, below = datastorepath.parse(path)
+        own = self._change.config.vmx_path.rpartition("/")[0]
+        if own and own == path.rpartition("/")[0]:
+            return below.rpartition("/")[2]
+        self._change.images.add(datastore)
+        return datastorepath.volume_file(datastore, below)
 
     def _nic(self, operation: str, device: Obj) -> None:
         if operation == "add":

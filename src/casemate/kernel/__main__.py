@@ -182,6 +182,7 @@ async def serve(settings: Settings, home: Home) -> None:
             on_exit,
             cpu_mhz=hardware.cpu_mhz,
             admission=pools.starting,
+            volumes=home.volumes,
         ),
         About(settings.home, settings.api, settings.boot_time),
         time.time,

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from casemate.errors import HostError
+from casemate.formats.vmdk import is_plain_name
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.vmcontext import file_name, stem
 from casemate.machine.facts import SnapshotSpec, VmConfig, VmFact
@@ -36,7 +37,7 @@ def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) ->
     for top in tops:
         for layer in directory.chain(top):
             found |= set(directory.files_of(layer))
-    return found - {""}
+    return {name for name in found if is_plain_name(name)}
 
 
 def state_name(config: VmConfig, number: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from casemate.errors import ArgumentError, LimitError
+from casemate.formats.datastorepath import in_volume
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, PowerState, VmConfig
@@ -203,7 +204,9 @@ def _disk(entries: _Entries, controller: str, unit: int) -> DiskSpec | None:
         kind == "cdrom" and not entries.flag(f"{slot}.startconnected", default=True)
     ):
         return None
-    if not is_plain_name(file_name):
+    # A guest cannot write to the image of a CD, so that may lie anywhere on a datastore.
+    elsewhere = kind == "cdrom" and in_volume(file_name)
+    if not elsewhere and not is_plain_name(file_name):
         raise entries.wrong(
             f"{slot}.filename", f"{file_name[:80]!r} is not a file of the VM's own directory"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from casemate.calls import pools, vms
+from casemate.calls.files import SearchFiles
 from casemate.calls.messages import Empty, TaskReply
 from casemate.hostd.objects.snapshots import number_of, snapshot_vm
 from casemate.hostd.registry import Context, Handler, Served
@@ -11,6 +12,7 @@ from casemate.hostd.vmspec import Change, changed, created, unsupported
 from casemate.hostd.world import ROOT_POOL
 from casemate.machine.facts import VmFact
 from casemate.vim25 import faults
+from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Value
 
 WHY = "vSphere API"
@@ -36,8 +38,18 @@ async def _create_in(context: Context, pool: MoRef) -> Value:
     change = created(_spec(context, "config"), context.replica.world.networks())
     if pool != ROOT_POOL:
         raise unsupported("A VM is made in the host's root pool and moved from there.")
+    _allow_images(context, change)
     request = vms.CreateVm(context.who.handle, change.config, change.thin, WHY)
     return task(await context.link.ask(request, TaskReply))
+
+
+def _allow_images(context: Context, change: Change) -> None:
+    """Raise FaultError unless the session may look into the datastores that CDs come from."""
+    for name in sorted(change.images):
+        found = [f for f in context.replica.world.datastores.values() if f.name == name]
+        if not found:
+            raise FaultError(Obj("InvalidDatastore", name=name), f"There is no datastore {name}.")
+        context.reader.allow(MoRef("Datastore", found[0].datastore), SearchFiles.privilege)
 
 
 async def _create(context: Context) -> Value:
@@ -52,6 +64,7 @@ async def _create_child(context: Context) -> Value:
 async def _reconfigure_as(context: Context, change: Change) -> Value:
     for privilege in sorted(change.privileges):
         context.reader.allow(context.this, privilege)
+    _allow_images(context, change)
     request = vms.ReconfigureVm(
         context.who.handle,
         context.this.value,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from casemate.formats.datastorepath import in_volume, show
 from casemate.machine.facts import DiskSpec, NicSpec, VmConfig
 from casemate.vim25.values import MoRef, Obj, Value
 
@@ -161,6 +162,9 @@ def disk_key(disk: DiskSpec) -> int:
 def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) -> Obj:
     bus, controller = _bus(disk.controller)
     path = f"{directory}{disk.file_name}"
+    if elsewhere := in_volume(disk.file_name):
+        path = show(*elsewhere)
+        datastore = datastore if path.startswith(directory.partition("]")[0] + "]") else None
     if disk.kind == "cdrom":
         return Obj(
             "VirtualCdrom",

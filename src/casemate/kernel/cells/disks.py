@@ -9,6 +9,7 @@ from typing import Final
 
 from casemate.errors import FormatError, HostError
 from casemate.formats import qcow2, vmdk
+from casemate.formats.datastorepath import in_volume
 from casemate.kernel.sys.files import open_beneath
 from casemate.kernel.sys.libc import from_os_error
 from casemate.machine.facts import DiskSpec
@@ -96,6 +97,9 @@ def _described(directory: int, disk: DiskSpec, above: frozenset[str]) -> DiskSou
 
 def _plain(directory: int, disk: DiskSpec, name: str, kind: str) -> DiskSource:
     """Take a file that has no descriptor: plain sectors or QCOW2."""
+    if in_volume(name):
+        # Looked up when the cell gets it; its size is what it is then.
+        return DiskSource(replace(disk, capacity=0), name, 0, whole=True)
     if kind == "qcow2":
         size = qcow2.capacity(_read(directory, name, qcow2.HEADER_SIZE)[: qcow2.HEADER_SIZE])
     else:

@@ -13,11 +13,12 @@ import socket
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from casemate.errors import FormatError, HostError
+from casemate.formats.datastorepath import in_volume
 from casemate.kernel.cells.cgroups import attach_self
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.files import lock, open_beneath, open_directory
@@ -58,6 +59,7 @@ class Surroundings:
     sockets: Mapping[str, int]
     log: int
     cgroup_directories: tuple[Path, ...]
+    volumes: Path | None = None
 
 
 def start(plan: CellPlan, around: Surroundings) -> Child:
@@ -81,7 +83,8 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
         fds |= {listener.fd: around.sockets[listener.name] for listener in plan.listeners}
         fds |= {peer.fd: around.sockets[peer.name] for peer in plan.peers}
         for passed in plan.passed:
-            fds[passed.fd] = _open(directory, passed)
+            image = in_volume(passed.file_name)
+            fds[passed.fd] = _open_image(around, passed) if image else _open(directory, passed)
             opened.callback(os.close, fds[passed.fd])
         return _launch(plan, around, fds)
 
@@ -176,6 +179,22 @@ def _open(directory: int, passed: PassedFile) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _open_image(around: Surroundings, passed: PassedFile) -> int:
+    """Open the image of a CD, wherever on a datastore it is."""
+    datastore, path = in_volume(passed.file_name) or ("", "")
+    if around.volumes is None or passed.writable or not path:
+        raise HostError(
+            f"{passed.file_name} is not the image of a CD",
+            code="disk-kind",
+            component=passed.file_name,
+        )
+    volumes = open_directory(around.volumes)
+    try:
+        return _open(volumes, replace(passed, file_name=f"{datastore}/{path}"))
+    finally:
+        os.close(volumes)
 
 
 def _check_disk(descriptor: int, passed: PassedFile) -> None:

@@ -66,10 +66,10 @@ class Cells:
 
     ``visor_root`` tells, at each start, where the layers are joined.
     ``admission`` is asked before a VM starts: it refuses by raising, and holds what the VM claims
-    until it runs.
+    until it runs. ``volumes`` holds the datastores.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (all that cells are made with)
         self,
         run_dir: Path,
         visor_root: Callable[[], Path],
@@ -80,6 +80,7 @@ class Cells:
         on_event: Callable[[CellEvent], None] = lambda _: None,
         cpu_mhz: int = 1000,
         admission: Callable[[str, VmConfig], AbstractContextManager[None]] = _everything,
+        volumes: Path | None = None,
     ) -> None:
         run_dir = run_dir.absolute()
         self._cells_dir = run_dir / "cells"
@@ -91,6 +92,7 @@ class Cells:
         self._on_event = on_event
         self._cpu_mhz = cpu_mhz
         self._admission = admission
+        self._volumes = volumes
         self._slot = zlib.crc32(os.fsencode(run_dir)) & 0xFFFF
         self._cells: dict[str, Cell] = {}
         self._starting: dict[str, int] = {}
@@ -300,6 +302,7 @@ class Cells:
                 sockets=sockets,
                 log=log,
                 cgroup_directories=self._cgroups.directories(plan.vm),
+                volumes=self._volumes,
             )
             for peer in plan.peers:
                 ours, its = socket.socketpair()

@@ -1,0 +1,43 @@
+"""Files of a datastore beside VMs that run."""
+
+from __future__ import annotations
+
+import pytest
+
+from casemate.calls import files as f
+from casemate.calls import vms as c
+from casemate.calls.messages import PowerOff, PowerOn
+from casemate.errors import FileLockedError
+
+from .vmbench import Host, RefusedTaskError, disk, make
+
+pytestmark = pytest.mark.host
+IMAGE = "/vmfs/volumes/datastore1/iso/tools.iso"
+
+
+def test_the_image_of_a_cd_lies_elsewhere_and_is_locked_while_the_vm_runs(on):
+    async def body(host: Host) -> None:
+        (host.datastore / "iso").mkdir()
+        (host.datastore / "iso/tools.iso").write_bytes(bytes(4096))
+        cd = disk(0, "ide1", 0, file_name=IMAGE, kind="cdrom", format="raw")
+        vm = await make(host, disks=(disk(), cd))
+        store = host.vm(vm).datastore
+        await host.ask(PowerOn("", vm))
+        with pytest.raises(RefusedTaskError, match="file-locked"):
+            await host.ask(f.DeleteFile("", store, "iso/tools.iso"))
+        with pytest.raises(FileLockedError):
+            await host.ask(f.DeleteFile("", store, "one"))
+        with pytest.raises(FileLockedError):
+            await host.ask(f.MoveFile("", store, "iso", store, "one/one.vmdk"))
+        with pytest.raises(RefusedTaskError, match="file-locked"):
+            await host.ask(f.CopyFile("", store, "one/one-flat.vmdk", store, "copy.vmdk"))
+        await host.ask(PowerOff("", vm))
+        await host.ask(f.CopyFile("", store, "one/one-flat.vmdk", store, "copy.vmdk"))
+        await host.ask(c.CloneVm("", vm, "two"))
+        assert "tools.iso" not in host.files("two")
+        await host.ask(f.DeleteFile("", store, "iso"))
+        with pytest.raises(RefusedTaskError, match=r"tools\.iso"):
+            await host.ask(PowerOn("", vm))
+        assert (host.datastore / "copy.vmdk").stat().st_size == 8 << 20
+
+    on(body)
