@@ -22,7 +22,7 @@ from tests.kernel.resources.lab import GIB, Lab
 from casemate.kernel.scheduler import HostMemory
 from casemate.sched.memory import MIB, MemoryState, minimum_free
 
-pytestmark = [pytest.mark.host, pytest.mark.guest]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.alone]
 
 SIZE = 320
 FILL = 220

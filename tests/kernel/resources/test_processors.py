@@ -22,7 +22,7 @@ from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.pools import Settings
 from casemate.machine.facts import Allocation, PoolFact
 
-pytestmark = [pytest.mark.host, pytest.mark.guest]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.alone]
 
 SECONDS = float(os.environ.get("CASEMATE_MEASURE_SECONDS", "4"))
 SETTLE = 2.5
