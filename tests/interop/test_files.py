@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import random
 import ssl
 from base64 import b64encode
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
+from casemate.formats import streamvmdk
 from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
 from casemate.testing.hostsimulator import HostSimulator
 
@@ -364,3 +366,71 @@ def test_the_index_shows_names_as_text(simulator: HostSimulator, store: Path) ->
     assert "<b>" not in page
     with asked(simulator, "GET", "/folder", **BASIC) as reply:
         assert "dsName=datastore1" in reply.read().decode()
+
+
+def test_the_life_of_a_disk(si: vim.ServiceInstance, store: Path) -> None:
+    disks = si.content.virtualDiskManager
+    (store / "made").mkdir()
+    spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+        diskType="thin", adapterType="lsiLogic", capacityKb=2048
+    )
+    task = disks.CreateVirtualDisk_Task("[datastore1] made/a.vmdk", None, spec)
+    WaitForTask(task)
+    assert task.info.result == "[datastore1] made/a.vmdk"
+    content = b"boot" + bytes(2 * 1024 * 1024 - 8) + b"end!"
+    (store / "made/a-flat.vmdk").write_bytes(content)
+    assert disks.QueryVirtualDiskUuid("[datastore1] made/a.vmdk").startswith("60 00 c2 9")
+    thick = vim.VirtualDiskManager.VirtualDiskSpec(diskType="preallocated", adapterType="lsiLogic")
+    WaitForTask(
+        disks.CopyVirtualDisk_Task(
+            "[datastore1] made/a.vmdk", None, "[datastore1] made/b.vmdk", None, thick
+        )
+    )
+    assert (store / "made/b-flat.vmdk").read_bytes() == content
+    assert "thinProvisioned" not in (store / "made/b.vmdk").read_text()
+    with pytest.raises(vim.fault.FileAlreadyExists):
+        WaitForTask(
+            disks.CopyVirtualDisk_Task(
+                "[datastore1] made/a.vmdk", None, "[datastore1] made/b.vmdk", None
+            )
+        )
+    WaitForTask(
+        disks.MoveVirtualDisk_Task(
+            "[datastore1] made/b.vmdk", None, "[datastore1] made/c.vmdk", None
+        )
+    )
+    WaitForTask(disks.ExtendVirtualDisk_Task("[datastore1] made/c.vmdk", None, 4096))
+    assert (store / "made/c-flat.vmdk").stat().st_size == 4 << 20
+    assert (store / "made/c-flat.vmdk").read_bytes()[: len(content)] == content
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        WaitForTask(disks.ExtendVirtualDisk_Task("[datastore1] made/c.vmdk", None, 1024))
+    for name in ("a", "c"):
+        WaitForTask(disks.DeleteVirtualDisk_Task(f"[datastore1] made/{name}.vmdk"))
+    assert list((store / "made").iterdir()) == []
+    with pytest.raises(vim.fault.FileNotFound):
+        WaitForTask(disks.DeleteVirtualDisk_Task("[datastore1] made/a.vmdk"))
+    (store / "made").rmdir()
+
+
+def test_an_exported_disk_is_copied_to_a_flat_one(si: vim.ServiceInstance, store: Path) -> None:
+    content = random.Random(7).randbytes(200_000).ljust(1 << 20, b"\0")
+    pieces = streamvmdk.write(1 << 20, lambda at, size: content[at : at + size], name="s.vmdk")
+    (store / "disks/s.vmdk").write_bytes(b"".join(pieces))
+    disks = si.content.virtualDiskManager
+    WaitForTask(
+        disks.CopyVirtualDisk_Task(
+            "[datastore1] disks/s.vmdk", None, "[datastore1] disks/flat.vmdk", None
+        )
+    )
+    assert (store / "disks/flat-flat.vmdk").read_bytes() == content
+    (store / "disks/s.vmdk").write_bytes((store / "disks/s.vmdk").read_bytes()[:-2048])
+    with pytest.raises(vmodl.RuntimeFault):
+        WaitForTask(
+            disks.CopyVirtualDisk_Task(
+                "[datastore1] disks/s.vmdk", None, "[datastore1] disks/cut.vmdk", None
+            )
+        )
+    assert not (store / "disks/cut.vmdk").exists()
+    assert not (store / "disks/cut-flat.vmdk").exists()
+    for name in ("flat", "s"):
+        WaitForTask(disks.DeleteVirtualDisk_Task(f"[datastore1] disks/{name}.vmdk"))

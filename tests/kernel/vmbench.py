@@ -27,6 +27,7 @@ from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
+from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.kernel.vmcontext import VmContext, running
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
@@ -86,12 +87,14 @@ class Host:
         context = VmContext(self.inventory, self.cells, self.tasks, self.store, time.time)
         self.power = VmPower(context)
         vms = Vms(context)
+        datastores = Datastores(self.inventory, self.tasks, lambda *_: None)
         self.handlers: dict[type, Any] = {
             **self.power.handlers(),
             **vms.handlers(),
             **Ova(context, vms).handlers(),
             **Snapshots(context, self.power).handlers(),
-            **Datastores(self.inventory, self.tasks, lambda *_: None).handlers(),
+            **datastores.handlers(),
+            **VirtualDisks(datastores).handlers(),
         }
         try:
             yield self

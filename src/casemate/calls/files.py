@@ -190,6 +190,96 @@ class CopyFile:
 
 
 @dataclass(frozen=True, slots=True)
+class UuidReply:
+    """The UUID of a disk as VMware writes it."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDisk:
+    """Make an empty flat disk of ``capacity`` bytes; ``thin``: space is taken when written."""
+
+    session: str
+    datastore: str
+    path: str
+    capacity: int
+    thin: bool
+    adapter: str
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteDisk:
+    """Remove a disk: its descriptor and its extent."""
+
+    session: str
+    datastore: str
+    path: str
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyDisk:
+    """Copy a flat or streamOptimized disk to a flat one; ``thin`` None: as it is."""
+
+    session: str
+    datastore: str
+    path: str
+    to_datastore: str
+    to_path: str
+    thin: bool | None = None
+    force: bool = False
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveDisk:
+    """Move a disk with its extent, also under another name."""
+
+    session: str
+    datastore: str
+    path: str
+    to_datastore: str
+    to_path: str
+    force: bool = False
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendDisk:
+    """Make a flat disk larger; ``capacity`` in bytes."""
+
+    session: str
+    datastore: str
+    path: str
+    capacity: int
+    why: str = ""
+    reply: ClassVar = TaskReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUuid:
+    """The UUID that a disk's descriptor holds."""
+
+    session: str
+    datastore: str
+    path: str
+    reply: ClassVar = UuidReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+    audited: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshStorage:
     """Look at size and free space of the datastores again."""
 
@@ -202,9 +292,15 @@ class RefreshStorage:
 TRANSFERS: tuple[type, ...] = (ReadFile, WriteFile)
 
 REQUESTS: tuple[type, ...] = (
+    CopyDisk,
     CopyFile,
+    CreateDisk,
+    DeleteDisk,
     DeleteFile,
+    DiskUuid,
+    ExtendDisk,
     MakeDirectory,
+    MoveDisk,
     MoveFile,
     ReadFile,
     RefreshStorage,

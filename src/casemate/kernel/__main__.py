@@ -55,6 +55,7 @@ from casemate.kernel.stream import FactStream
 from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.swtpm import socket_path
 from casemate.kernel.transfers import Transfers
+from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import HostFact
@@ -148,6 +149,7 @@ def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
     """Hook up the files of datastores."""
     datastores = Datastores(inventory, kernel.vms.tasks, kernel.check)
     kernel.add(datastores.handlers())
+    kernel.add(VirtualDisks(datastores).handlers())
     kernel.add(Transfers(datastores, accounts.session, kernel.check).handlers())
 
 

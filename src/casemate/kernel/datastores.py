@@ -29,6 +29,7 @@ _PATTERN_SIZE: Final = 255
 
 Handler = Callable[..., Awaitable[object]]
 Check = Callable[[Session, str, object], None]
+Relocation = c.MoveFile | c.CopyFile | c.MoveDisk | c.CopyDisk
 
 
 class Datastores:
@@ -86,7 +87,7 @@ class Datastores:
         return self.start(request.datastore, "FileManager.deleteFile", session, work)
 
     async def _move(self, request: c.MoveFile, session: Session) -> TaskReply:
-        self._demand_target(request, session)
+        self.demand_target(request, session)
         self.demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
@@ -96,7 +97,7 @@ class Datastores:
         return self.start(request.datastore, "FileManager.moveFile", session, work)
 
     async def _copy(self, request: c.CopyFile, session: Session) -> TaskReply:
-        self._demand_target(request, session)
+        self.demand_target(request, session)
 
         def work(job: Job) -> None:
             with self.open(request.datastore) as source, self.open(request.to_datastore) as target:
@@ -155,7 +156,8 @@ class Datastores:
         )
         return TaskReply(task)
 
-    def _demand_target(self, request: c.MoveFile | c.CopyFile, session: Session) -> None:
+    def demand_target(self, request: Relocation, session: Session) -> None:
+        """Raise unless the session may change the file that something is moved or copied to."""
         target = replace(request, datastore=request.to_datastore, path=request.to_path)
         self._check(session, type(request).privilege, target)
         self.demand_free(request.to_datastore, request.to_path)

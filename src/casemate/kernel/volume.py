@@ -29,6 +29,7 @@ from casemate.errors import (
 )
 from casemate.formats import datastorepath
 from casemate.formats.datastorepath import RESERVED
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.sys.files import copy_data, lock, open_beneath, open_directory, rename
 from casemate.kernel.sys.libc import from_os_error, is_errno
 
@@ -86,6 +87,15 @@ class Volume:
             return _entry(self.name, os.fstat(self._fd))
         with self.place(path) as place:
             return self._look(place)
+
+    @contextlib.contextmanager
+    def folder(self, path: str) -> Iterator[VmDirectory]:
+        """Open a folder for work on the disks in it."""
+        names = datastorepath.parts(path, self.shown(path))
+        with self.faults(self.shown(path)):
+            handle = self._open_folder(names)
+        with VmDirectory(Path(self.path, *names), handle) as directory:
+            yield directory
 
     def exists(self, path: str) -> bool:
         """Tell whether there is anything at a path."""
@@ -146,7 +156,16 @@ class Volume:
             if not self._look(source).folder:
                 _unused(source)
             with target.faults(goal.shown):
-                _rename(source.folder, source.name, goal, force=force)
+                try:
+                    _rename(source.folder, source.name, goal, force=force)
+                except HostError as error:
+                    if not is_errno(error, errno.EXDEV):
+                        raise
+                else:
+                    return
+        # Another file system: the copy stands before the original goes.
+        self.copy(path, target, to_path, force=force)
+        self.remove(path)
 
     def copy(
         self,

@@ -20,6 +20,7 @@ from casemate.kernel.server import carry_out
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks, fault_of
 from casemate.kernel.transfers import Transfers
+from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.machine.facts import DatastoreFact, Fact, TaskFact, VmFact
 
 F = TypeVar("F")
@@ -70,7 +71,7 @@ class FakeFiles:
         tasks = Tasks(_Stream(facts), lambda: 1_700_000_000.0)
         datastores = Datastores(self, tasks, self._check)
         self._transfers = Transfers(datastores, self._session, self._check).handlers()
-        self.handlers = datastores.handlers()
+        self.handlers = {**datastores.handlers(), **VirtualDisks(datastores).handlers()}
 
     async def ask(self, request: object) -> object:
         """Answer a request. Raises RefusedError."""

@@ -37,15 +37,6 @@ _GROUPS = (
     ),
     _Group("No VM of this host asks questions.", {"VirtualMachine": "AnswerVM"}),
     _Group(
-        "This host does not handle virtual disks apart from a VM yet.",
-        {
-            "VirtualDiskManager": (
-                "CreateVirtualDisk_Task DeleteVirtualDisk_Task MoveVirtualDisk_Task "
-                "CopyVirtualDisk_Task ExtendVirtualDisk_Task QueryVirtualDiskUuid"
-            ),
-        },
-    ),
-    _Group(
         "This host has no automatic start of VMs yet.",
         {"HostAutoStartManager": "ReconfigureAutostart AutoStartPowerOn AutoStartPowerOff"},
     ),

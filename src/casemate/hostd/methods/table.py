@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
+from casemate.hostd.methods.disks import DISK_METHODS
 from casemate.hostd.methods.esxcli import ESXCLI_METHODS
 from casemate.hostd.methods.files import FILE_METHODS
 from casemate.hostd.methods.governance import GOVERNANCE_METHODS
@@ -30,6 +31,7 @@ REGISTRY = Registry(
         *HISTORY_METHODS,
         *SYSTEM_METHODS,
         *FILE_METHODS,
+        *DISK_METHODS,
         *ESXCLI_METHODS,
         *PENDING_METHODS,
     )

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +27,11 @@ _NAMES: Final = 1000
 
 
 class VmDirectory:
-    """An open directory of a VM; a context manager."""
+    """An open directory of a VM; a context manager. ``fd`` is its descriptor if it is open."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fd: int | None = None) -> None:
         self.path = path
-        self.fd = open_directory(path)
+        self.fd = open_directory(path) if fd is None else fd
 
     def __enter__(self) -> Self:
         return self
@@ -177,7 +178,11 @@ class VmDirectory:
             extent,
             disk.capacity // vmdk.SECTOR,
             adapter="ide" if disk.controller.startswith("ide") else "lsilogic",
-            ddb=(("ddb.virtualHWVersion", "21"), *([("ddb.thinProvisioned", "1")] if thin else [])),
+            ddb=(
+                ("ddb.virtualHWVersion", "21"),
+                ("ddb.uuid", new_uuid()),
+                *([("ddb.thinProvisioned", "1")] if thin else []),
+            ),
         )
         if described.sectors > vmdk.CAPACITY_LIMIT:
             raise ArgumentError("a disk has at most 62 TiB", argument="capacity", component=name)
@@ -289,6 +294,13 @@ class VmDirectory:
             return handle
         os.close(handle)
         raise HostError(f"{name} is not a regular file", code="disk-kind", component=name)
+
+
+def new_uuid() -> str:
+    """Return a random UUID of a disk, which begins and is written as VMware's do."""
+    digits = f"6000c29{uuid.uuid4().hex[7:]}"
+    pairs = [digits[place : place + 2] for place in range(0, 32, 2)]
+    return f"{' '.join(pairs[:8])}-{' '.join(pairs[8:])}"
 
 
 def make_directory(path: Path) -> None:

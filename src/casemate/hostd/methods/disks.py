@@ -1,0 +1,108 @@
+"""Virtual disks apart from VMs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from casemate.calls import files as c
+from casemate.calls.messages import TaskReply
+from casemate.hostd.methods.files import CHANGE, WHY, place
+from casemate.hostd.registry import Context, Handler, Served
+from casemate.hostd.vmspec import unsupported
+from casemate.vim25 import faults
+from casemate.vim25.values import MoRef, Obj, Value
+
+_KIB: Final = 1024
+_TYPES: Final = {
+    "thin": True,
+    "preallocated": False,
+    "thick": False,
+    "eagerZeroedThick": False,
+}
+"""Kinds of disks: whether their space is taken when it is written."""
+_ADAPTERS: Final = frozenset({"ide", "busLogic", "lsiLogic", "pvscsi"})
+
+
+def _thin(spec: Value, argument: str) -> bool:
+    kind = spec.get("diskType") if isinstance(spec, Obj) else None
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise unsupported(f"{argument}: disks are thin, preallocated or eagerZeroedThick.")
+    return _TYPES[kind]
+
+
+async def _create(context: Context) -> Value:
+    fact, path = place(context, "name", CHANGE)
+    spec = context.arguments.get("spec")
+    thin = _thin(spec, "spec")
+    size = spec.get("capacityKb") if isinstance(spec, Obj) else None
+    if not isinstance(spec, Obj) or not isinstance(size, int):
+        raise unsupported("A disk is made in a file.")
+    adapter = spec.get("adapterType")
+    if adapter not in _ADAPTERS or size <= 0:
+        raise faults.invalid_argument("spec", "A disk has a size and a known adapter.")
+    shown = "ide" if adapter == "ide" else "lsilogic"
+    request = c.CreateDisk(context.who.handle, fact.datastore, path, size * _KIB, thin, shown, WHY)
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+async def _delete(context: Context) -> Value:
+    fact, path = place(context, "name", CHANGE)
+    request = c.DeleteDisk(context.who.handle, fact.datastore, path, WHY)
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+async def _copy(context: Context) -> Value:
+    fact, path = place(context, "sourceName", CHANGE)
+    goal, to_path = place(context, "destName", CHANGE)
+    spec = context.arguments.get("destSpec")
+    request = c.CopyDisk(
+        context.who.handle,
+        fact.datastore,
+        path,
+        goal.datastore,
+        to_path,
+        None if spec is None else _thin(spec, "destSpec"),
+        context.arguments.get("force") is True,
+        WHY,
+    )
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+async def _move(context: Context) -> Value:
+    fact, path = place(context, "sourceName", CHANGE)
+    goal, to_path = place(context, "destName", CHANGE)
+    force = context.arguments.get("force") is True
+    request = c.MoveDisk(
+        context.who.handle, fact.datastore, path, goal.datastore, to_path, force, WHY
+    )
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+async def _extend(context: Context) -> Value:
+    fact, path = place(context, "name", CHANGE)
+    size = context.arguments.get("newCapacityKb")
+    if not isinstance(size, int) or size <= 0:
+        raise faults.invalid_argument("newCapacityKb", "A disk has a size.")
+    request = c.ExtendDisk(context.who.handle, fact.datastore, path, size * _KIB, WHY)
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+async def _uuid(context: Context) -> Value:
+    fact, path = place(context, "name", CHANGE)
+    request = c.DiskUuid(context.who.handle, fact.datastore, path)
+    return (await context.link.ask(request, c.UuidReply)).uuid
+
+
+def _served(name: str, handler: Handler, call: type) -> Served:
+    rule = f"{CHANGE} on each datastore named"
+    return Served("VirtualDiskManager", name, "System.View", handler, (call,), rule=rule)
+
+
+DISK_METHODS = (
+    _served("CreateVirtualDisk_Task", _create, c.CreateDisk),
+    _served("DeleteVirtualDisk_Task", _delete, c.DeleteDisk),
+    _served("CopyVirtualDisk_Task", _copy, c.CopyDisk),
+    _served("MoveVirtualDisk_Task", _move, c.MoveDisk),
+    _served("ExtendVirtualDisk_Task", _extend, c.ExtendDisk),
+    _served("QueryVirtualDiskUuid", _uuid, c.DiskUuid),
+)

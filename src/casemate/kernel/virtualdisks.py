@@ -1,0 +1,275 @@
+"""Virtual disks apart from VMs: made, copied, moved, extended and removed on datastores."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from casemate.calls import files as c
+from casemate.calls.messages import TaskReply
+from casemate.errors import ArgumentError, FileError, FilePresentError, NotSupportedError
+from casemate.formats import streamvmdk, vmdk
+from casemate.kernel.accounts import Session
+from casemate.kernel.cells import disks
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.datastores import Datastores, Handler
+from casemate.kernel.sys.files import copy_data, lock, write_all
+from casemate.kernel.tasks import Job
+from casemate.kernel.volume import Volume
+from casemate.machine.facts import DiskSpec
+from casemate.machine.planstorage import DiskSource
+
+_SUFFIX: Final = ".vmdk"
+_UUID: Final = "ddb.uuid"
+_MANAGER: Final = "VirtualDiskManager"
+_THIN: Final = "ddb.thinProvisioned"
+
+
+class VirtualDisks:
+    """Handlers of the requests about disks."""
+
+    def __init__(self, datastores: Datastores) -> None:
+        self._datastores = datastores
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers by request."""
+        return {
+            c.CreateDisk: self._create,
+            c.DeleteDisk: self._delete,
+            c.CopyDisk: self._copy,
+            c.MoveDisk: self._move,
+            c.ExtendDisk: self._extend,
+            c.DiskUuid: self._uuid,
+        }
+
+    async def _create(self, request: c.CreateDisk, session: Session) -> TaskReply:
+        self._demand_free(request.datastore, request.path)
+
+        def work(_job: Job) -> str:
+            spec = _spec("", request.capacity, request.adapter)
+            with self._datastores.open(request.datastore) as volume:
+                _make(volume, request.path, spec, thin=request.thin)
+                return volume.shown(request.path)
+
+        operation = f"{_MANAGER}.createVirtualDisk"
+        return self._datastores.start(request.datastore, operation, session, work)
+
+    async def _delete(self, request: c.DeleteDisk, session: Session) -> TaskReply:
+        self._demand_free(request.datastore, request.path)
+
+        def work(_job: Job) -> None:
+            with self._datastores.open(request.datastore) as volume:
+                self._remove(volume, request.datastore, request.path)
+
+        operation = f"{_MANAGER}.deleteVirtualDisk"
+        return self._datastores.start(request.datastore, operation, session, work)
+
+    async def _copy(self, request: c.CopyDisk, session: Session) -> TaskReply:
+        _split(request.path)
+        self._demand_free(request.to_datastore, request.to_path)
+        self._datastores.demand_target(request, session)
+
+        def work(job: Job) -> str:
+            with (
+                self._datastores.open(request.datastore) as volume,
+                self._datastores.open(request.to_datastore) as target,
+                _found(volume, request.path) as (directory, source),
+            ):
+                thin = _is_thin(directory, source) if request.thin is None else request.thin
+                self._clear(target, request)
+                _make(target, request.to_path, replace(source.disk, file_name=""), thin=thin)
+                try:
+                    _fill(directory, source, target, request.to_path, job)
+                except BaseException:
+                    self._remove(target, request.to_datastore, request.to_path)
+                    raise
+                return target.shown(request.to_path)
+
+        operation = f"{_MANAGER}.copyVirtualDisk"
+        return self._datastores.start(request.datastore, operation, session, work, cancellable=True)
+
+    async def _move(self, request: c.MoveDisk, session: Session) -> TaskReply:
+        self._demand_free(request.datastore, request.path)
+        self._demand_free(request.to_datastore, request.to_path)
+        self._datastores.demand_target(request, session)
+
+        def work(_job: Job) -> str:
+            with (
+                self._datastores.open(request.datastore) as volume,
+                self._datastores.open(request.to_datastore) as target,
+            ):
+                self._clear(target, request)
+                _relocate(volume, request.path, target, request.to_path)
+                return target.shown(request.to_path)
+
+        operation = f"{_MANAGER}.moveVirtualDisk"
+        return self._datastores.start(request.datastore, operation, session, work)
+
+    async def _extend(self, request: c.ExtendDisk, session: Session) -> TaskReply:
+        self._demand_free(request.datastore, request.path)
+
+        def work(_job: Job) -> None:
+            with (
+                self._datastores.open(request.datastore) as volume,
+                _found(volume, request.path) as (directory, source),
+            ):
+                grown = request.capacity - source.disk.capacity
+                if not _is_thin(directory, source):
+                    volume.demand_space(grown, volume.shown(request.path))
+                with volume.faults(volume.shown(request.path)):
+                    directory.extend(source.disk, request.capacity)
+
+        operation = f"{_MANAGER}.extendVirtualDisk"
+        return self._datastores.start(request.datastore, operation, session, work)
+
+    async def _uuid(self, request: c.DiskUuid, _: Session) -> c.UuidReply:
+        def look() -> c.UuidReply:
+            folder, name = _split(request.path)
+            with (
+                self._datastores.open(request.datastore) as volume,
+                volume.folder(folder) as directory,
+                volume.faults(volume.shown(request.path)),
+            ):
+                told = dict(disks.describe(directory.fd, name).ddb)
+                if _UUID not in told:
+                    raise FileError("this disk has no UUID", file=volume.shown(request.path))
+                return c.UuidReply(told[_UUID])
+
+        return await asyncio.to_thread(look)
+
+    def _demand_free(self, datastore: str, path: str) -> None:
+        """Raise unless the path may be a disk's, and neither it nor its extent are a VM's."""
+        _split(path)
+        self._datastores.demand_free(datastore, path)
+        self._datastores.demand_free(datastore, _extent(path))
+
+    def _clear(self, target: Volume, request: c.CopyDisk | c.MoveDisk) -> None:
+        """Make room for a disk, where told to replace one."""
+        if not target.exists(request.to_path):
+            return
+        shown = target.shown(request.to_path)
+        if not request.force or (request.datastore, request.path) == (
+            request.to_datastore,
+            request.to_path,
+        ):
+            raise FilePresentError(f"{shown} exists already", file=shown)
+        self._remove(target, request.to_datastore, request.to_path)
+
+    def _remove(self, volume: Volume, datastore: str, path: str) -> None:
+        """Remove a disk's files, the extent first: a descriptor without one tells what it was."""
+        folder, name = _split(path)
+        with volume.folder(folder) as directory:
+            files = directory.files_of(name)
+        for part in reversed(files):
+            below = f"{folder}/{part}".strip("/")
+            self._datastores.demand_free(datastore, below)
+            if part == name or volume.exists(below):
+                volume.remove(below)
+
+
+def _spec(name: str, capacity: int, adapter: str) -> DiskSpec:
+    return DiskSpec(name, "disk", "vmdk", capacity, "ide0" if adapter == "ide" else "scsi0", 0)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return folder and name of a disk. Raises ArgumentError if it cannot be one."""
+    folder, _, name = path.strip("/").rpartition("/")
+    if not name.lower().endswith(_SUFFIX) or name.lower() == _SUFFIX:
+        raise ArgumentError(f"{name[:80]!r} is not the name of a .vmdk file", argument="name")
+    return folder, name
+
+
+def _extent(path: str) -> str:
+    return f"{path.strip('/')[: -len(_SUFFIX)]}-flat{_SUFFIX}"
+
+
+def _make(volume: Volume, path: str, spec: DiskSpec, *, thin: bool) -> None:
+    folder, name = _split(path)
+    shown = volume.shown(path)
+    volume.demand_space(0 if thin else spec.capacity, shown)
+    with volume.folder(folder) as directory, volume.faults(shown):
+        directory.make_disk(name, spec, thin=thin)
+
+
+@contextlib.contextmanager
+def _found(volume: Volume, path: str) -> Iterator[tuple[VmDirectory, DiskSource]]:
+    """Give a disk that has no delta, with the folder that it is in."""
+    folder, name = _split(path)
+    with volume.folder(folder) as directory:
+        with volume.faults(volume.shown(path)):
+            source = disks.resolve(directory.fd, (_spec(name, 0, ""),))[0]
+            if disks.describe(directory.fd, name).adapter == "ide":
+                source = replace(source, disk=replace(source.disk, controller="ide0"))
+        if source.backing is not None:
+            raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
+        yield directory, source
+
+
+def _is_thin(directory: VmDirectory, source: DiskSource) -> bool:
+    told = dict(disks.describe(directory.fd, source.disk.file_name).ddb)
+    return source.format != "raw" or told.get(_THIN) == "1"
+
+
+def _fill(
+    directory: VmDirectory, source: DiskSource, target: Volume, to_path: str, job: Job
+) -> None:
+    """Write a disk's content into the empty one that was made for it."""
+    folder, _ = _split(to_path)
+    shown = target.shown(to_path)
+    with contextlib.ExitStack() as opened:
+        goal = opened.enter_context(target.folder(folder))
+        opened.enter_context(target.faults(shown))
+        reading = directory.open_file(source.file_name)
+        opened.callback(os.close, reading)
+        lock(reading, source.file_name, exclusive=False)
+        writing = goal.open_file(_extent(to_path).rpartition("/")[2], os.O_RDWR)
+        opened.callback(os.close, writing)
+        if source.format == "raw" and source.whole:
+            step = job.counter(source.size)
+            copy_data(reading, writing, _watched(step, target, shown))
+        elif source.format == "vmdk" and source.read_only:
+            size = max(1, os.fstat(reading).st_size)
+
+            def read(offset: int, length: int) -> bytes:
+                job.report(min(offset, size), size)
+                return os.pread(reading, length, offset)
+
+            for offset, data in streamvmdk.grains(read):
+                write_all(writing, data, offset)
+        else:
+            raise NotSupportedError(
+                "only flat and streamOptimized disks are copied", component=shown
+            )
+        os.fsync(writing)
+
+
+def _watched(step: Callable[[int], None], target: Volume, shown: str) -> Callable[[int], None]:
+    """Return what counts and stops before the datastore is full."""
+
+    def watch(amount: int) -> None:
+        step(amount)
+        target.demand_space(0, shown)
+
+    return watch
+
+
+def _relocate(volume: Volume, path: str, target: Volume, to_path: str) -> None:
+    """Move a disk: its extent, then a descriptor that names it, then the old one goes."""
+    (folder, name), (to_folder, to_name) = _split(path), _split(to_path)
+    with volume.folder(folder) as directory, volume.faults(volume.shown(path)):
+        described = disks.describe(directory.fd, name)
+    if not described.extent:
+        volume.move(path, target, to_path, force=False)
+        return
+    if described.parent:
+        raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
+    extent = _extent(to_path)
+    volume.move(f"{folder}/{described.extent}".strip("/"), target, extent, force=False)
+    moved = replace(described, extent=extent.rpartition("/")[2])
+    with target.folder(to_folder) as goal, target.faults(target.shown(to_path)):
+        goal.make(to_name, [(0, vmdk.write(moved))])
+    volume.remove(path)
