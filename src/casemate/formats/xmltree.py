@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 from xml.parsers import expat
-from xml.sax.saxutils import escape
 
 from casemate.errors import FormatError, LimitError
 
@@ -22,7 +21,9 @@ MAX_ELEMENTS: Final = 65_536
 MAX_ATTRIBUTES: Final = 32
 """Attributes of one element; the meta element of a reference integrity manifest has about 20."""
 
-_QUOTED: Final = {'"': "&quot;", "\n": "&#10;", "\t": "&#9;"}
+_ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_TEXT: Final = str.maketrans(_ESCAPES)
+_QUOTED: Final = str.maketrans({**_ESCAPES, '"': "&quot;", "\n": "&#10;", "\t": "&#9;"})
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ def write_xml(root: Element) -> bytes:
 
 def _write(element: Element, indent: str, lines: list[str]) -> None:
     attributes = "".join(
-        f' {name}="{escape(value, _QUOTED)}"' for name, value in element.attributes.items()
+        f' {name}="{value.translate(_QUOTED)}"' for name, value in element.attributes.items()
     )
     head = f"{indent}<{element.tag}{attributes}"
     if element.children:
@@ -93,7 +94,7 @@ def _write(element: Element, indent: str, lines: list[str]) -> None:
             _write(child, indent + "  ", lines)
         lines.append(f"{indent}</{element.tag}>")
     elif element.text:
-        lines.append(f"{head}>{escape(element.text)}</{element.tag}>")
+        lines.append(f"{head}>{element.text.translate(_TEXT)}</{element.tag}>")
     else:
         lines.append(f"{head}/>")
 

@@ -38,13 +38,13 @@ from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
-from casemate.kernel.layers import visor_root
 from casemate.kernel.logs import Logs
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
 from casemate.kernel.ova import Ova
 from casemate.kernel.poolcalls import PoolCalls
 from casemate.kernel.pools import Pools, capacity_of
+from casemate.kernel.roots import visor_root
 from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.server import CallsServer
 from casemate.kernel.snapshots import Snapshots

@@ -23,6 +23,7 @@ from casemate.formats.descriptor import Descriptor
 from casemate.formats.erofs import ErofsImage
 from casemate.kernel.boot.elfcheck import LayerJudge
 from casemate.kernel.boot.layers import EROFS_MAGIC, magic_of
+from casemate.kernel.roots import JOINED, VISOR, joined_roots
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.loops import loop_device
@@ -31,8 +32,6 @@ from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 
 LIVE: Final = Path("/run/live")
-JOINED: Final = Path("/run/visor")
-_VISOR: Final = Path("/")
 _STAGED: Final = ".new-"
 _FORMER: Final = ".old-"
 _LOOKS: Final = Path("/run/look")
@@ -49,7 +48,7 @@ class Layers:
         waivers: Callable[[], tuple[Waiver, ...]],
         place: Path = LIVE,
         joined: Path = JOINED,
-        visor: Path = _VISOR,
+        visor: Path = VISOR,
     ) -> None:
         self._waivers = waivers
         self._place = place
@@ -137,26 +136,6 @@ class Layers:
         if not prefix:
             return tuple(one for one in found if not one.name.startswith("."))
         return tuple(one for one in found if one.name.startswith(prefix))
-
-
-def joined_roots(place: Path = JOINED) -> tuple[int, ...]:
-    """Return the numbers of the roots that live VIBs were joined to."""
-    if not place.is_dir():
-        return ()
-    return tuple(
-        int(one.name) for one in place.iterdir() if one.name.isdecimal() and one.is_mount()
-    )
-
-
-def newest_root(place: Path = JOINED) -> Path | None:
-    """Return the visor root with the live VIBs in it; None where there are none."""
-    numbers = joined_roots(place)
-    return place / str(max(numbers)) if numbers else None
-
-
-def visor_root() -> Path:
-    """Return where a process that is started now finds its root."""
-    return newest_root() or _VISOR
 
 
 def _move(source: Path, target: Path, undo: ExitStack) -> None:

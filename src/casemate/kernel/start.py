@@ -19,12 +19,11 @@ from pathlib import Path
 from casemate.errors import BootError
 from casemate.formats.bootcfg import BootState
 from casemate.kernel import confine
-from casemate.kernel.boot.bank import read_bank
 from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
 from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.init import Init, Service, configure_log
-from casemate.kernel.layers import newest_root
+from casemate.kernel.roots import newest_root
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
@@ -116,6 +115,8 @@ def _hide_all_but(*kept: Path) -> None:
 
 def end_trial(home: Home, bank: str, end: Callable[[Power], object] = end_machine) -> None:
     """Start the machine again where its boot is not complete by now: the other bank boots then."""
+    from casemate.kernel.boot.bank import read_bank  # noqa: PLC0415  (2 MiB for once in a lifetime)
+
     config = read_bank(home, bank).config
     if config is None or config.bootstate is not BootState.VALID:
         late = BootError(

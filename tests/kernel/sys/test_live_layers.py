@@ -9,7 +9,8 @@ import pytest
 from tests.kernel.sys.test_mounts import image, loops, sealed
 
 from casemate.errors import HostError
-from casemate.kernel.layers import Layers, newest_root
+from casemate.kernel.layers import Layers
+from casemate.kernel.roots import newest_root
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.loops import loop_device
 

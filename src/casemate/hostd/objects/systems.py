@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from casemate.hostd.objects.base import Getters, Scope, description
 from casemate.machine.facts import ComponentFact
 from casemate.vim25.values import Obj, Value
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 LOGS = {
     "hostd": "The vSphere API of this host",
@@ -60,6 +62,8 @@ def auto_start(_scope: Scope, _key: str = "") -> Obj:
 
 @cache
 def _certificate(pem: bytes) -> tuple[x509.Certificate, ...]:
+    from cryptography import x509  # noqa: PLC0415  (6 MiB that hostd has no other use for)
+
     return tuple(x509.load_pem_x509_certificates(pem))
 
 
