@@ -11,7 +11,10 @@ import pytest
 @pytest.mark.parametrize(
     ("module", "without"),
     [
-        ("casemate.kernel.start", "cryptography ssl asyncio casemate.formats.pe email xml.sax casemate.calls"),
+        (
+            "casemate.kernel.start",
+            "cryptography ssl asyncio casemate.formats.pe email xml.sax casemate.calls",
+        ),
         ("casemate.hostd.main", "cryptography ctypes jinja2 rich casemate.kernel sqlite3"),
         ("casemate.kernel.__main__", "pyVmomi starlette jinja2 rich casemate.hostd xml.sax"),
     ],
