@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,3 +87,30 @@ def test_methods_that_would_fail_now_are_named(play: Callable[..., None]) -> Non
         assert "PowerOffVM_Task" not in on
 
     play(story)
+
+
+def test_the_hardening_audit_is_read_like_a_log(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        diagnostics = MoRef("DiagnosticManager", "ha-diagnosticmgr")
+
+        async def browse(more: str = "") -> str:
+            said = f"<key>hardening</key>{more}"
+            return (await host.root.call("BrowseDiagnosticLog", diagnostics, said)).text
+
+        whole = await browse()
+        assert json.loads(lines_of(whole)[0]) == {"score": 70}
+        assert "<lineStart>1</lineStart><lineEnd>6</lineEnd>" in whole
+        assert sorted(next(iter(json.loads(line))) for line in lines_of(whole)) == [
+            *("component", "entropy", "finding", "platform", "process", "score")
+        ]
+        assert lines_of(await browse("<start>3</start><lines>1</lines>")) == lines_of(whole)[2:3]
+        assert lines_of(await browse("<start>9</start>")) == []
+        listed = await host.root.call("QueryDescriptions", diagnostics, "")
+        assert "<key>hardening</key>" in listed.text
+
+    play(story)
+
+
+def lines_of(answer: str) -> list[str]:
+    found = re.findall(r"<lineText>(.*?)</lineText>", answer)
+    return [html.unescape(line) for line in found]

@@ -10,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casemate.errors import CasemateError, Finding
+from casemate.formats.ear import Section, Tier
 from casemate.formats.eventlog import Event, parse
 from casemate.formats.eventtypes import EV_EVENT_TAG
 from casemate.formats.tagged import TAG_CMD_OPT, TAG_MOD, TaggedEvent, write_tagged
 from casemate.formats.tpm import write_signature
 from casemate.policy.appraise import Appraisal, Evidence, PcrStatus, Verdict, appraise
+from casemate.policy.isolation import EMULATED
 from casemate.policy.measure import measured_digests
 from casemate.policy.predict import predict
+from casemate.policy.processaudit import VIOLATION
 from casemate.policy.tpmidentity import check_identity
+from casemate.policy.verdict import from_appraisal, section_of, submodules
 from casemate.testing.pki import NOW
 from casemate.testing.smallhost import PCRS, SmallHost, SmallImage, ek_maker
 from casemate.testing.softkeys import SoftKey
@@ -161,6 +165,31 @@ def test_something_loaded_after_boot_complete_is_found_as_such() -> None:
     host.extend(host.measurer.runtime_component("rootkit.ko", digests))
     finding = only(judge(host))
     assert (finding.code, finding.component) == ("runtime-component", "rootkit.ko")
+
+
+def test_a_violation_that_the_host_measured_is_found_as_such() -> None:
+    host = SmallHost()
+    host.extend(host.measurer.security_option(f"{VIOLATION} = process-wx VM 1: writable code"))
+    host.extend(host.measurer.security_option(f"{VIOLATION} = process-alias VM 2: the same"))
+    appraisal = judge(host)
+    assert appraisal.verdict is Verdict.UNTRUSTED
+    assert set(codes(appraisal)) == {"hardening-violation"}
+    assert {section_of(finding) for finding in appraisal.findings} == {Section.HARDENING}
+    reasons = " ".join(finding.reason for finding in appraisal.findings)
+    assert "process-wx VM 1" in reasons
+    assert "process-alias VM 2" in reasons
+
+
+def test_a_host_without_hardware_isolation_is_trusted_with_a_warning() -> None:
+    host = SmallHost()
+    identity = check_identity(host.claim(), [ek_maker().certificate], NOW)
+    reference = SmallImage().reference()
+    for accelerator, warnings in (("tcg", [EMULATED]), ("kvm", []), ("", [])):
+        evidence = replace(host.evidence(NONCE), accelerator=accelerator)
+        appraisal = appraise(evidence, reference, identity, NONCE)
+        assert (appraisal.verdict, list(appraisal.warnings)) == (Verdict.TRUSTED, warnings)
+        hardening = submodules([from_appraisal(appraisal, drtm=True)], "p")["hardening"]
+        assert hardening.status is (Tier.WARNING if warnings else Tier.AFFIRMING)
 
 
 def test_a_boot_that_stopped_midway_is_incomplete() -> None:

@@ -15,7 +15,7 @@ from casemate.testing.pki import NOW
 from casemate.testing.smallhost import SmallHost, SmallImage, ek_maker
 
 NONCE = b"\x11" * 32
-NEEDED = (Section.IDENTITY, Section.KERNEL, Section.VIBS, Section.DRTM)
+NEEDED = (Section.IDENTITY, Section.KERNEL, Section.VIBS, Section.DRTM, Section.HARDENING)
 
 
 def _judge(host: SmallHost, nonce: bytes = NONCE) -> Appraisal:
@@ -29,7 +29,7 @@ def test_a_good_host_is_affirmed_in_what_was_appraised_and_in_nothing_else() -> 
     assert affirmed == {section.value for section in NEEDED}
     assert all(sections[name].policy_id == "p 1" for name in affirmed)
     assert overall(sections, NEEDED) is Tier.AFFIRMING
-    assert overall(sections, [*NEEDED, Section.HARDENING]) is Tier.NONE
+    assert overall(sections, [*NEEDED, Section.FIRMWARE]) is Tier.NONE
 
 
 def test_another_vib_is_contraindicated_in_its_section() -> None:

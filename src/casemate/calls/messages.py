@@ -71,7 +71,8 @@ class EvidenceReply:
     """What proves the host's state: TPMS_ATTEST, TPMT_SIGNATURE, PCR values and the raw log.
 
     ``quotes`` holds one (TPMS_ATTEST, TPMT_SIGNATURE) pair per bank asked for: one TPM2_Quote
-    covers one selection. ``log`` is a TCG crypto-agile event log.
+    covers one selection. ``log`` is a TCG crypto-agile event log. ``accelerator`` is what runs the
+    VMs (kvm, tcg; empty where there are none): said, not proven.
     """
 
     quotes: tuple[tuple[bytes, bytes], ...]
@@ -80,6 +81,7 @@ class EvidenceReply:
     components: tuple[Fact, ...]
     boot_complete: bool
     taken: float
+    accelerator: str = ""
 
 
 @dataclass(frozen=True, slots=True)

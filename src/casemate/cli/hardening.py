@@ -17,7 +17,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from casemate.calls.hardening import HardeningAudit, HardeningReply, SecpolicyList, SecpolicyReply
+from casemate.calls.hardening import (
+    LAUNCHES,
+    HardeningAudit,
+    HardeningReply,
+    SecpolicyList,
+    SecpolicyReply,
+    as_json,
+    is_bad,
+)
 from casemate.cli.calls import Calls
 from casemate.cli.trust import add_common
 from casemate.formats.text import escape
@@ -36,14 +44,12 @@ from casemate.policy.hardeningreport import (
     Outcome,
     Row,
     component_rows,
-    findings,
     score,
     skipped,
 )
 from casemate.policy.levels import Level
 from casemate.policy.payloads import check_file
 
-LAUNCHES: Final = 64
 AUDIT_SECONDS: Final = 600.0
 """For the whole audit; 64 launches of four programs take some ten seconds."""
 BAR: Final = 32
@@ -87,17 +93,12 @@ def _audit(options: argparse.Namespace) -> int:
     elif options.undo:
         changed = {path: [None, value] for path, value in platform.undo(record).items()}
     report = _ask(home, options.launches) if running.find(home) else _on_files(home)
-    status = int(any(_is_bad(row) for row in report.rows) or bool(report.violations))
+    status = int(any(is_bad(row) for row in report.rows) or bool(report.violations))
     if options.json:
         print(json.dumps(as_json(report) | ({"changed": changed} if changed else {})))
     else:
         _draw(Console(highlight=False), report, changed)
     return status
-
-
-def _is_bad(row: Row) -> bool:
-    bad = row.outcome in {Outcome.FAILED, Outcome.SKIPPED}
-    return bad and row.weight is Weight.REQUIRED
 
 
 def _ask(home: Home, launches: int) -> HardeningReply:
@@ -133,53 +134,6 @@ def _components(home: Home) -> Iterator[Row]:
                 yield from component_rows(report, descriptor.name)
 
 
-def as_json(report: HardeningReply) -> dict[str, Any]:
-    """Return the shape that scripts lean on."""
-    components: dict[str, dict[str, Any]] = {}
-    processes: dict[str, dict[str, Any]] = {}
-    plain: list[dict[str, Any]] = []
-    for row in report.rows:
-        match row.area:
-            case Area.COMPONENTS:
-                _add(components, row, {"path": row.subject, "vib": row.group})
-            case Area.PROCESSES:
-                _add(processes, row, {"process": row.subject, "domain": row.group})
-            case Area.PLATFORM:
-                plain.append(
-                    {"group": row.group, "rule": row.rule, "outcome": row.outcome.value} | _why(row)
-                )
-            case Area.ENTROPY:
-                continue
-    entropy: dict[str, dict[str, Any]] = {}
-    for one in report.entropy:
-        entropy.setdefault(one.process, {})[one.region] = {
-            "bits": one.bits,
-            "wanted": one.wanted,
-            "launches": one.samples,
-            "distinct": one.distinct,
-        }
-    fields = ("code", "component", "reason", "remedy")
-    violations = [dict(zip(fields, found, strict=True)) for found in report.violations]
-    return {
-        "score": report.score,
-        "components": list(components.values()),
-        "processes": list(processes.values()),
-        "entropy": entropy,
-        "platform": plain,
-        "findings": [*violations, *(asdict(found) for found in findings(report.rows))],
-    }
-
-
-def _add(things: dict[str, dict[str, Any]], row: Row, names: dict[str, Any]) -> None:
-    thing = things.setdefault(row.subject, names | {"accepted": True, "rules": {}})
-    thing["rules"][row.rule] = row.outcome.value
-    thing["accepted"] = thing["accepted"] and not _is_bad(row)
-
-
-def _why(row: Row) -> dict[str, str]:
-    return {"reason": row.reason, "remedy": row.remedy} if row.reason else {}
-
-
 def _draw(console: Console, report: HardeningReply, changed: dict[str, Any]) -> None:
     for path, (before, now) in changed.items():
         was = "" if before is None else f" (was {before})"
@@ -194,7 +148,7 @@ def _draw(console: Console, report: HardeningReply, changed: dict[str, Any]) -> 
     for code, component, reason, remedy in report.violations:
         table.add_row("[red]violation[/]", code, *map(escape, (component, reason, remedy)))
     for row in report.rows:
-        if row.area is Area.PLATFORM and row.outcome is Outcome.FAILED and not _is_bad(row):
+        if row.area is Area.PLATFORM and row.outcome is Outcome.FAILED and not is_bad(row):
             table.add_row(*_told(row))
     if table.row_count:
         console.print(table)

@@ -167,6 +167,7 @@ async def serve(settings: Settings, home: Home) -> None:
     inventory = Inventory(store, stream, home.volumes, hardware.uuid)
     cgroups = detect(settings.identifier)
     accelerator = await probing
+    measurements.accelerator = accelerator.name
     accounts = Accounts(store, time.time)
     capacity = capacity_of(hardware.cpu_mhz, hardware.cores, hardware.memory_size, accelerator.name)
     pools = Pools(store, stream, inventory, capacity)

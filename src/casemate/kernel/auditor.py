@@ -28,7 +28,7 @@ from casemate.machine.domains import Domain, Enforcement, Wall
 from casemate.machine.planaudit import TPM_UID_END, UID_BASE, UID_END
 from casemate.machine.planvtpm import TPM_UID_OFFSET
 from casemate.machine.processplan import APP_UID, HOSTD_UID, TPM_UID
-from casemate.policy.processaudit import Expected, ProcessReport, audit_process
+from casemate.policy.processaudit import VIOLATION, Expected, ProcessReport, audit_process
 
 EVERY_SECONDS: Final = 5.0
 """Between two looks at all processes: a look takes about a millisecond a process."""
@@ -36,8 +36,6 @@ NEW_SECONDS: Final = 0.5
 """Between two looks for processes that were started."""
 AGAIN_SECONDS: Final = 0.05
 """Until a violation is looked at again: a process that is just being started has none by then."""
-OPTION: Final = "hardeningViolation"
-"""The security option by which a violation is measured."""
 CODE_PLACES: Final = ("/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/python3*")
 """Where payloads bring programs and libraries."""
 LIVE_PLACES: Final = (*CODE_PLACES, "/opt", "/usr/lib/vmware")
@@ -237,7 +235,7 @@ class Auditor:
 
 def option_text(finding: Finding) -> str:
     """Return a violation as the security option that is measured."""
-    return f"{OPTION} = {finding.code} {finding.component}: {finding.reason}"[:_TEXT]
+    return f"{VIOLATION} = {finding.code} {finding.component}: {finding.reason}"[:_TEXT]
 
 
 def _identify(one: Process, present: dict[int, Process], cell: CellState | None) -> Subject:

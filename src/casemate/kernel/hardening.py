@@ -38,17 +38,9 @@ from casemate.policy.hardeningreport import (
     score,
     skipped,
 )
+from casemate.policy.isolation import EMULATED
 from casemate.policy.levels import Level
 from casemate.policy.payloads import check_file
-
-EMULATED = Finding(
-    "tcg-isolation",
-    "virtual machines",
-    "QEMU emulates the processor (TCG), and its makers promise no isolation by that: the cell"
-    " around each QEMU is the only wall.",
-    "Use a machine with hardware virtualisation (KVM).",
-)
-"""What is said of a host without usable KVM, wherever its findings are shown."""
 
 
 class Hardening:

@@ -51,6 +51,7 @@ class Measurements:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="tpm")
         self._measurer = BootMeasurer(self.record.banks, drtm=self.record.drtm)
         self.complete = False
+        self.accelerator = ""
         self.lost = ""
 
     async def start(self) -> None:
@@ -134,6 +135,7 @@ class Measurements:
                 components=self.components,
                 boot_complete=self.complete,
                 taken=time.time(),
+                accelerator=self.accelerator,
             )
 
         return await self._with_tpm(take)

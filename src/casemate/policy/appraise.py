@@ -26,6 +26,7 @@ from casemate.formats.manifest import Manifest
 from casemate.policy.compare import differences
 from casemate.policy.describe import Kind, describe
 from casemate.policy.explain import ComponentClaim, ComponentResult, component_table, explain
+from casemate.policy.isolation import EMULATED, TCG
 from casemate.policy.measure import DRTM_PCRS
 from casemate.policy.quotes import Clock, Values, check_coverage, check_quotes
 from casemate.policy.tpmidentity import TpmIdentity
@@ -54,12 +55,17 @@ class PcrStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a host answered: quotes, PCR values (bank → PCR → value), raw log, and its claims."""
+    """What a host answered: quotes, PCR values (bank → PCR → value), raw log, and its claims.
+
+    ``accelerator`` is what the host says that it runs VMs with: no quote proves it, but a host
+    whose quote is good runs software that tells the truth.
+    """
 
     quotes: tuple[tuple[bytes, bytes], ...]
     pcrs: Values
     log: bytes
     claims: tuple[ComponentClaim, ...] = ()
+    accelerator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,12 @@ def appraise(
         check_coverage(evidence.pcrs, reference.algorithms, reference.indexes)
     except (VerificationError, FormatError) as error:
         return refused(error, "quote")
-    warnings = (*identity.warnings, *_clock_warnings(clock), *_waivers(reference))
+    warnings = (
+        *identity.warnings,
+        *_clock_warnings(clock),
+        *_waivers(reference),
+        *((EMULATED,) if evidence.accelerator == TCG else ()),
+    )
     found = comparer(evidence, reference)
     return Appraisal(
         Verdict.UNTRUSTED if found.findings else Verdict.TRUSTED,

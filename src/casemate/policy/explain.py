@@ -15,6 +15,7 @@ from casemate.formats.manifest import ComponentRef, ExpectedEvent
 from casemate.formats.text import escape
 from casemate.policy.compare import Change, Difference
 from casemate.policy.describe import FIRMWARE_KINDS, Kind, contradiction, describe
+from casemate.policy.processaudit import VIOLATION
 
 IMAGE_DATABASE = "imgdb.tgz"
 """It changes with every VIB, so it is named only where nothing else explains its change."""
@@ -187,7 +188,7 @@ def _code(one: Difference, *, lies: bool) -> str:
     if one.about.kind is Kind.BOOT_COMPLETE and one.change is Change.REMOVED:
         return "boot-incomplete"
     kind = Kind.COMPONENT if one.about.kind in _FILES else one.about.kind
-    return f"{kind.value}-{one.change.value}"
+    return "hardening-violation" if _is_violation(one) else f"{kind.value}-{one.change.value}"
 
 
 def _sentence(one: Difference, pcrs: Iterable[int], claims: Sequence[ComponentClaim]) -> str:
@@ -259,7 +260,18 @@ def _event_reason(one: Difference, noun: str, where: str) -> str:
             return f"{noun} {one.about.text!r} does not stand in its place in {where}"
 
 
+def _is_violation(one: Difference) -> bool:
+    """Tell whether it says what a host's auditor saw in a running process."""
+    return (
+        one.about.kind is Kind.SECURITY_OPTION
+        and one.change is Change.ADDED
+        and one.about.name == VIOLATION
+    )
+
+
 def _remedy(one: Difference) -> str:
+    if _is_violation(one):
+        return "Look at the host: casemate hardening audit. It says so until it boots again."
     match one.about.kind:
         case Kind.COMMAND_LINE | Kind.SECURITY_OPTION:
             return "Set the option back in boot.cfg and boot again, or make a new reference."

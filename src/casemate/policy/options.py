@@ -25,6 +25,8 @@ class Option:
     high: int = 0
     number: bool = False
     read_only: bool = False
+    why: str = ""
+    """Why the bounds are what they are, where that is not plain."""
 
 
 LOCK_FAILURES = "Security.AccountLockFailures"
@@ -32,6 +34,7 @@ UNLOCK_TIME = "Security.AccountUnlockTime"
 SESSION_TIMEOUT = "Config.HostAgent.vmacore.soap.sessionTimeout"
 WELCOME = "Annotations.WelcomeMessage"
 MESSAGE = "Config.Etc.motd"
+SHARE_FORCE_SALTING = "Mem.ShareForceSalting"
 EXEC_INSTALLED_ONLY = "VMkernel.Boot.execInstalledOnly"
 API_COMPATIBILITY = "VMkernel.Boot.apiCompatibility"
 
@@ -61,6 +64,16 @@ OPTIONS: Mapping[str, Option] = {
             low=1,
             high=1440,
             number=True,
+        ),
+        Option(
+            SHARE_FORCE_SALTING,
+            "Share no memory pages between VMs (2): each is salted with the VM's own identity",
+            "2",
+            low=2,
+            high=2,
+            number=True,
+            why="memory of one VM is never merged with another's (mem-merge=off), and nothing here"
+            " would merge it",
         ),
         Option(WELCOME, "Shown to everybody before they log in", ""),
         Option(MESSAGE, "Message of the day, shown to those who are logged in", ""),
@@ -108,7 +121,12 @@ def check(name: str, value: str) -> str:
     if not (value.isascii() and value.isdecimal()) or len(value) > 9:  # noqa: PLR2004  (fits into 32 bits)
         raise ArgumentError(f"{name} is a number", argument=name, component=name)
     if not option.low <= int(value) <= option.high:
-        raise ArgumentError(
-            f"{name} lies between {option.low} and {option.high}", argument=name, component=name
-        )
+        raise ArgumentError(_bounds(option), argument=name, component=name)
     return str(int(value))
+
+
+def _bounds(option: Option) -> str:
+    why = f": {option.why}" if option.why else ""
+    if option.low == option.high:
+        return f"{option.name} is {option.low}{why}"
+    return f"{option.name} lies between {option.low} and {option.high}{why}"

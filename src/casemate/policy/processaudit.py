@@ -22,6 +22,8 @@ ADDR_NO_RANDOMIZE: Final = 0x0040000
 READ_IMPLIES_EXEC: Final = 0x0400000
 LOWEST_RANDOM: Final = 1 << 32
 """Addresses of a position-independent program on 64-bit Linux lie far above; fixed ones below."""
+VIOLATION: Final = "hardeningViolation"
+"""The security option by which a host measures what it found in a running process."""
 MAX_TEXT: Final = 32 << 20
 """Characters of a list of mappings: 65,530 mappings, the limit of Linux, take 10 million."""
 

@@ -57,7 +57,7 @@ NOT_APPRAISED_CODES: Final = frozenset({"not-appraised", "no-reference"})
 _BY_CODE: Final[tuple[tuple[Section, tuple[str, ...]], ...]] = (
     (Section.DRTM, ("drtm-", "launch-")),
     (Section.RUNTIME, ("ima-", "boot-aggregate", "no-progress", "runtime-")),
-    (Section.HARDENING, ("hardening-", "elf-")),
+    (Section.HARDENING, ("hardening-", "elf-", "tcg-")),
     (
         Section.FIRMWARE,
         (
@@ -159,7 +159,8 @@ def from_appraisal(appraisal: Appraisal, *, drtm: bool) -> Judged:
     """
     covered = {Section.IDENTITY}
     if appraisal.pcrs is not None:
-        covered |= {Section.KERNEL, Section.VIBS}
+        # Whoever boots as the reference says has judged every program, and measures violations.
+        covered |= {Section.KERNEL, Section.VIBS, Section.HARDENING}
         covered |= {Section.DRTM} if drtm else set()
     findings = appraisal.findings
     if appraisal.verdict is not Verdict.TRUSTED and not findings:

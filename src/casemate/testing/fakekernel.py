@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from casemate.calls.hardening import HardeningAudit, HardeningReply
 from casemate.calls.messages import (
     ActivateCredential,
     ActivationReply,
@@ -59,6 +60,8 @@ from casemate.machine.facts import (
     VmFact,
 )
 from casemate.machine.governance import SessionFact
+from casemate.policy.hardening import Weight
+from casemate.policy.hardeningreport import Area, EntropyRow, Outcome, Row
 from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
 from casemate.testing.fakefiles import FakeFiles
 from casemate.testing.fakevms import FakeVms
@@ -152,6 +155,22 @@ class Proof:
     boot_complete: bool = True
 
 
+AUDIT = HardeningReply(
+    (
+        Row(Area.COMPONENTS, "/usr/bin/one", "base", "pie", Weight.REQUIRED, Outcome.PASSED),
+        Row(Area.PROCESSES, "hostd (7)", "hostdDom", "wx", Weight.REQUIRED, Outcome.PASSED),
+        Row(
+            *(Area.PLATFORM, "cpu", "cpu", "nx", Weight.REQUIRED, Outcome.FAILED),
+            *("The processor has no NX.", "Use another machine."),
+        ),
+    ),
+    (EntropyRow("hostd", "mmap", 28, 28, 64, 64),),
+    70,
+    (),
+)
+"""What the audit of the host says."""
+
+
 class FakeKernel(KernelLink):
     """Holds facts, answers requests, finishes tasks after ``delay`` seconds.
 
@@ -192,6 +211,7 @@ class FakeKernel(KernelLink):
         self.state(*self.proof.components)
         self._answers: dict[type, Callable[[object], object]] = {
             Login: self._login,
+            HardeningAudit: lambda _: AUDIT,
             Logout: self._logout,
             ResumeSession: self._resume,
             PowerOn: self._power,

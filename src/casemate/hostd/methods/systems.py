@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from casemate.calls.admin import LogReply, ReadLog
+from casemate.calls.hardening import LAUNCHES, HardeningAudit, HardeningReply, as_lines
 from casemate.hostd.objects import options, systems
 from casemate.hostd.objects.base import moment
 from casemate.hostd.registry import Context, Ring, Served
@@ -11,6 +12,7 @@ from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import Obj, Value
 
+HARDENING = "hardening"
 LINES = 1000
 """Lines of a log that one call answers: vSphere's own default."""
 
@@ -54,6 +56,8 @@ async def _browse(context: Context) -> Value:
     start, lines = context.arguments.get("start"), context.arguments.get("lines")
     first = start if isinstance(start, int) and start > 0 else 1
     count = lines if isinstance(lines, int) and lines >= 0 else LINES
+    if name == HARDENING:
+        return await _audit(context, first, min(count, LINES))
     reply = await context.link.ask(
         ReadLog(context.who.handle, name, first, min(count, LINES)), LogReply
     )
@@ -62,6 +66,18 @@ async def _browse(context: Context) -> Value:
         lineStart=reply.start,
         lineEnd=reply.start + len(reply.lines) - 1 if reply.lines else reply.end,
         lineText=reply.lines,
+    )
+
+
+async def _audit(context: Context, first: int, count: int) -> Obj:
+    audit = HardeningAudit(context.who.handle, LAUNCHES)
+    lines = as_lines(await context.link.ask(audit, HardeningReply))
+    chosen = lines[first - 1 : first - 1 + count]
+    return Obj(
+        "DiagnosticManagerLogHeader",
+        lineStart=first,
+        lineEnd=first + len(chosen) - 1 if chosen else len(lines),
+        lineText=chosen,
     )
 
 
@@ -137,7 +153,7 @@ SYSTEM_METHODS = (
         "BrowseDiagnosticLog",
         "Global.Diagnostics",
         _browse,
-        (ReadLog,),
+        (ReadLog, HardeningAudit),
         ring=_B,
     ),
 )

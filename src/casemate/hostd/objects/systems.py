@@ -17,6 +17,8 @@ LOGS = {
     "hostd": "The vSphere API of this host",
     "kernel": "The kernel: VMs, TPM, accounts",
     "init": "What was started and stopped",
+    "hardening": "The audit of memory hardening, made when it is read: the score, then a line of"
+    " JSON for every component, process, platform rule and finding",
     "audit": "Every call that changes something: who, from where, what, with which outcome",
 }
 """Logs that can be read, and what they hold."""
