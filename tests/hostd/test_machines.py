@@ -50,6 +50,28 @@ async def finished(host, reply) -> str:
     raise AssertionError
 
 
+def test_a_task_can_be_read_as_soon_as_it_is_answered(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        for name in ("PowerOnVM_Task", "ResetVM_Task", "PowerOffVM_Task", "UpgradeVM_Task"):
+            reply = await host.root.call(name, VM)
+            task = MoRef("Task", re.search(r'type="Task"[^>]*>([^<]+)<', reply.text)[1])
+            info = await host.root.call("Fetch", task, "<prop>info</prop>")
+            assert (name, info.status) == (name, 200)
+
+    play(story)
+
+
+def test_hardware_that_is_up_to_date_says_so_as_a_tasks_fault(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        for version in ("", "<version>vmx-13</version>"):
+            reply = await host.root.call("UpgradeVM_Task", VM, version)
+            assert 'xsi:type="AlreadyUpgraded"' in await finished(host, reply)
+        reply = await host.root.call("UpgradeVM_Task", VM, "<version>vmx-99</version>")
+        assert reply.fault == "NotSupported"
+
+    play(story)
+
+
 def test_a_vm_is_made_as_the_clients_say_it(play: Callable[..., None]) -> None:
     async def story(host) -> None:
         made = await host.root.call("CreateVM_Task", FOLDER, f"<config>{SPEC}</config>{POOL}")

@@ -251,3 +251,16 @@ def test_whatever_the_arguments_only_our_error(pieces: list[str]) -> None:
         arguments(data)
     except FormatError:
         return
+
+
+def test_the_prefix_that_govmomi_does_not_declare_is_xml_schemas() -> None:
+    old = (
+        '<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body>'
+        '<UpdateOptions xmlns="urn:vim25"><_this type="OptionManager">HostAgentSettings</_this>'
+        "<changedValue><key>a</key><value "
+        'xmlns:XMLSchema-instance="http://www.w3.org/2001/XMLSchema-instance" '
+        'XMLSchema-instance:type="xsd:string">b</value></changedValue></UpdateOptions>'
+        "</Body></Envelope>"
+    )
+    [option] = arguments(old.encode())["changedValue"]
+    assert option.get("value") == Typed("string", "b")

@@ -13,7 +13,7 @@ from casemate.hostd.events import EventLog
 from casemate.hostd.objects import catalog
 from casemate.hostd.objects.base import Scope
 from casemate.hostd.world import EVENT_MANAGER, HOST, Endpoint, World
-from casemate.machine.facts import TaskFact, TaskState
+from casemate.machine.facts import FaultFact, TaskFact, TaskState
 from casemate.vim25.values import MoRef, Value
 
 OWN_SECONDS = 2.0
@@ -85,13 +85,16 @@ class Replica:
             watcher.set()
         self.touch(change.touched, structure=change.structure)
 
-    def finished(self, ref: MoRef, operation: str, user: str) -> MoRef:
-        """Return a task for what was done at once; the latest of such tasks are kept."""
+    def finished(
+        self, ref: MoRef, operation: str, user: str, error: FaultFact | None = None
+    ) -> MoRef:
+        """Return a task for what was done, or failed, at once; the latest such tasks are kept."""
         now = self.clock().timestamp()
         self._done += 1
+        state = TaskState.SUCCESS if error is None else TaskState.ERROR
         key = f"haTask-{ref.value}-vim.{ref.type}.{operation}-hostd{self._done}"
         fact = TaskFact(
-            *(key, ref.value, ref.type, operation, TaskState.SUCCESS, 100, now, user, now, now)
+            *(key, ref.value, ref.type, operation, state, 100, now, user, now, now), error=error
         )
         self._local.append(key)
         if len(self._local) > LOCAL_TASKS:

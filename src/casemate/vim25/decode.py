@@ -69,6 +69,9 @@ class Call:
     node: Node
 
 
+_XSD_PREFIXES = frozenset({"xsd", "xs"})
+
+
 class _Builder:
     """Builds the tree of nodes from expat's events, counting."""
 
@@ -116,6 +119,9 @@ class _Builder:
         prefix, _, name = text.strip().rpartition(":")
         stack = self._prefixes.get(prefix)
         if not stack:
+            if prefix in _XSD_PREFIXES:
+                # govmomi writes xsd:string and declares the prefix nowhere.
+                return XSD, name
             if prefix:
                 raise FormatError(f"the prefix {prefix:.60} of an xsi:type is not declared")
             return "", name

@@ -6,11 +6,12 @@ from casemate.calls import pools, vms
 from casemate.calls.files import SearchFiles
 from casemate.calls.messages import Empty, TaskReply
 from casemate.hostd.objects.snapshots import number_of, snapshot_vm
+from casemate.hostd.objects.vm import HARDWARE_VERSION
 from casemate.hostd.registry import Context, Handler, Served
 from casemate.hostd.selection import text
 from casemate.hostd.vmspec import Change, changed, created, unsupported
 from casemate.hostd.world import ROOT_POOL
-from casemate.machine.facts import VmFact
+from casemate.machine.facts import FaultFact, VmFact
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Value
@@ -132,10 +133,13 @@ async def _snapshot(context: Context) -> Value:
 
 def _revert(*, current: bool) -> Handler:
     async def handler(context: Context) -> Value:
-        if context.arguments.get("suppressPowerOn") is True:
-            raise unsupported("A snapshot with memory runs again at once.")
         number = 0 if current else number_of(context.this)
         vm = context.this.value if current else snapshot_vm(context.this)
+        fact = context.replica.world.vms[vm]
+        wanted = number or fact.current_snapshot
+        running = any(one.number == wanted and one.memory for one in fact.snapshots)
+        if running and context.arguments.get("suppressPowerOn") is True:
+            raise unsupported("A snapshot with memory runs again at once.")
         request = vms.RevertToSnapshot(context.who.handle, vm, number, WHY)
         return task(await context.link.ask(request, TaskReply))
 
@@ -170,6 +174,21 @@ async def _rename_snapshot(context: Context) -> Value:
     return None
 
 
+async def _upgrade(context: Context) -> Value:
+    version = text(context.arguments.get("version"))
+    number = version.removeprefix("vmx-")
+    newest = int(HARDWARE_VERSION.removeprefix("vmx-"))
+    if version and not (number.isdecimal() and int(number[:6]) <= newest):
+        raise unsupported(f"This host does not offer the hardware version {version:.20}.")
+    error = FaultFact(
+        "AlreadyUpgraded",
+        "already-upgraded",
+        f"The virtual hardware is up to date: {HARDWARE_VERSION}.",
+        "There is nothing to do.",
+    )
+    return context.replica.finished(context.this, "upgradeVirtualHardware", context.who.user, error)
+
+
 async def _consolidate(context: Context) -> Value:
     request = vms.ConsolidateDisks(context.who.handle, context.this.value, WHY)
     return task(await context.link.ask(request, TaskReply))
@@ -183,6 +202,9 @@ _BACK = vms.RevertToSnapshot.privilege
 _DROP = vms.RemoveSnapshot.privilege
 
 MACHINE_METHODS = (
+    Served(
+        "VirtualMachine", "UpgradeVM_Task", "VirtualMachine.Config.UpgradeVirtualHardware", _upgrade
+    ),
     Served("Folder", "CreateVM_Task", _CREATE, _create, (vms.CreateVm,)),
     Served("ResourcePool", "CreateChildVM_Task", _CREATE, _create_child, (vms.CreateVm,)),
     Served(

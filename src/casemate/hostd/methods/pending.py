@@ -24,10 +24,6 @@ class _Group:
 
 _GROUPS = (
     _Group(
-        "There is one version of virtual hardware, and VMs have it.",
-        {"VirtualMachine": "UpgradeVM_Task"},
-    ),
-    _Group(
         "This needs an agent inside the guest, and this host talks to none.",
         {"VirtualMachine": "RebootGuest StandbyGuest"},
     ),

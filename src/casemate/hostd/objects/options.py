@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 from casemate.hostd.objects.base import Scope, flags
+from casemate.hostd.objects.devices import devices
 from casemate.hostd.objects.inventory import MIB
 from casemate.hostd.objects.vm import GUESTS, HARDWARE_VERSION
 from casemate.hostd.world import HOST, network_ref
+from casemate.machine.facts import VmConfig
 from casemate.vim25 import types
 from casemate.vim25.types import Kind, TypeRef
 from casemate.vim25.values import MoRef, Obj, Value
@@ -94,6 +96,12 @@ def config_option(guests: tuple[str, ...] = ()) -> Obj:
             numPS2Controllers=_range(1, 1, 1),
         ),
         capabilities=flags("VirtualMachineCapability", "bootOptionsSupported"),
+        # What a VM without disks and cards has: clients look here for a controller to use.
+        defaultDevice=tuple(
+            device
+            for device in devices(VmConfig("", "", "", "", 1, 4, "efi"), "", None)
+            if device.type != "ParaVirtualSCSIController"
+        ),
     )
 
 
