@@ -30,7 +30,7 @@ from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
 from casemate.policy.appraise import Appraisal
 
-LAYOUT = Layout(efi=64, bank=128, state=16, datastore=64)
+LAYOUT = Layout(efi=64, bank=128, datastore=64)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from casemate.image.pki import initialise_secure_boot, load_boot_signer
 from casemate.image.secureboot import OWNER, key_variables
 from casemate.image.tools import run
 
-SMALL = Layout(efi=64, bank=40, state=8, datastore=8)
+SMALL = Layout(efi=64, bank=40, datastore=8)
 
 
 def loader_imports() -> set[str]:

@@ -3,7 +3,7 @@
     EFI         FAT32, the signed boot image as EFI/BOOT/BOOTX64.EFI: firmware starts it by itself
     bootbank    FAT32, boot.cfg, image database, payloads
     altbootbank FAT32, empty until the first update
-    state       ext4, what the host keeps: accounts, certificate, inventory
+    state       empty; the first start encrypts it and puts the file system of the image on it
     datastore1  ext4, virtual machines
 
 Same inputs, same bytes: identifiers are derived, times are fixed. The file is sparse.
@@ -12,6 +12,7 @@ Same inputs, same bytes: identifiers are derived, times are fixed. The file is s
 from __future__ import annotations
 
 import struct
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +30,18 @@ ALIGNMENT: Final = MEBIBYTE // SECTOR
 """Sectors: partitions begin at whole MiB."""
 SOURCE_DATE: Final = "1793491200"
 """2026-11-01: the date of every file on the disk."""
+STATE_SIZE: Final = 64
+"""MiB of the host's state: accounts, certificate, inventory. The boot image has its file system."""
+BLOCK: Final = 4096
+_UNWRITTEN: Final = b"\xa5" * BLOCK
+
 BOOT_PATH: Final = "EFI/BOOT/BOOTX64.EFI"
 """Where firmware looks on a disk that it has no boot entry for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition: name, MiB, and the kind of its file system (``efi``, ``fat`` or ``ext4``)."""
+    """A partition: name, MiB, and its kind: ``efi``, ``fat``, ``ext4``, or ``raw`` for none."""
 
     name: str
     mebibytes: int
@@ -48,7 +54,6 @@ class Layout:
 
     efi: int = 128
     bank: int = 512
-    state: int = 64
     datastore: int = 2048
 
     def partitions(self) -> tuple[Partition, ...]:
@@ -57,7 +62,7 @@ class Layout:
             Partition("EFI", self.efi, "efi"),
             Partition("bootbank", self.bank, "fat"),
             Partition("altbootbank", self.bank, "fat"),
-            Partition("state", self.state, "ext4"),
+            Partition("state", STATE_SIZE, "raw"),
             Partition("datastore1", self.datastore, "ext4"),
         )
 
@@ -101,6 +106,8 @@ def write_disk(
             match part.kind:
                 case "ext4":
                     _ext4(fresh, entry)
+                case "raw":
+                    continue
                 case "efi":
                     _fat(fresh, entry, {BOOT_PATH: image})
                 case _ if part.name == "bootbank":
@@ -132,6 +139,30 @@ def replace_files(disk: Path, partition: str, files: Mapping[str, Path]) -> None
         HostError: there is no such partition, or a program failed.
     """
     _copy(f"{disk}@@{offset_of(disk, partition)}", files)
+
+
+def state_template(scratch: Path) -> bytes:
+    """Return an empty file system for the state: number (u32) and content of each block in it.
+
+    What mke2fs leaves as it was needs no block, so that whatever lies there does not matter.
+
+    Raises:
+        HostError: mke2fs is missing or failed.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        place = Path(temporary, "state")
+        with place.open("wb") as stream:
+            for _ in range(STATE_SIZE * MEBIBYTE // BLOCK):
+                stream.write(_UNWRITTEN)
+        sectors = STATE_SIZE * ALIGNMENT
+        _ext4(place, Entry(LINUX_DATA, _identifier("state"), 0, sectors, "state"))
+        data = place.read_bytes()
+    blocks = (data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
+    return b"".join(
+        struct.pack("<I", number) + block
+        for number, block in enumerate(blocks)
+        if block != _UNWRITTEN
+    )
 
 
 def offset_of(disk: Path, partition: str) -> int:

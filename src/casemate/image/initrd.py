@@ -20,6 +20,7 @@ from casemate.image import tools
 from casemate.image.accounts import MERGED_LINKS
 from casemate.image.cpio import Entry, device, folder, link, program, write_cpio
 from casemate.image.debian import TRIPLET
+from casemate.image.disk import state_template
 from casemate.image.erofs import MODULE_PLACES
 from casemate.image.files import Recipe
 from casemate.image.host import sources
@@ -77,6 +78,7 @@ LINKER: Final = "usr/lib64/ld-linux-x86-64.so.2"
 LOADED_BY_NAME: Final = (*("ld-linux-x86-64.so.2", "libgcc_s.so.1", "libtss2-tcti-device.so.0"),)
 """No ELF header leads to these: the dynamic linker, the end of threads, the way to the TPM."""
 
+STATE_TEMPLATE: Final = "state.ext4"
 IDENTITY_FILE: Final = "image"
 IDENTITY_DIGITS: Final = 16
 PLACES: Final = ("dev", "proc", "root", "run", "sys", "tmp")
@@ -113,6 +115,7 @@ def write_initrd(
         stage = Path(temporary, "root")
         stage.mkdir()
         write_tree(by_path(_nodes(recipes, kernel, trust)), stage)
+        (stage / STATE_TEMPLATE).write_bytes(state_template(scratch))
         _compile(stage)
         archive = Path(temporary, "initrd")
         entries = tuple(_entries(stage))

@@ -33,6 +33,7 @@ CORE: Final = (
 EARLY: Final = (
     *("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "vmw_pvscsi"),
     *("loop", "overlay", "erofs", "vfat", "nls_cp437", "nls_ascii", "efivarfs"),
+    *("dm_crypt", "xts", "ecb", "aesni_intel"),
 )
 """What the loader needs to find the boot banks and to mount what they hold; the rest of it (NVMe,
 SATA, ext4, TPM) is built into Debian's cloud kernel."""

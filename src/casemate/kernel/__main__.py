@@ -96,6 +96,7 @@ def host_fact(
         accelerator=accelerator[0],
         accelerator_reason=accelerator[1],
         taints=record.taints,
+        state_sealed=settings.own_machine,
     )
 
 

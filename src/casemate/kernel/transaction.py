@@ -21,6 +21,7 @@ from typing import Final
 from casemate.errors import DigestError, HostError, StateError
 from casemate.formats.bootcfg import BootCfg, BootState, write_bootcfg
 from casemate.formats.imgdb import ImageDb, write_imgdb
+from casemate.formats.statekey import FILE as STATE_KEY
 from casemate.policy.newimage import DATABASE
 
 CONFIGURATION: Final = "boot.cfg"
@@ -108,7 +109,7 @@ def write_bank(
         disk.remove(bank / CONFIGURATION)
         wanted = {one.name for one in files}
         for stale in sorted(bank.iterdir()):
-            if stale.name not in wanted and stale.is_file():
+            if stale.name not in wanted and stale.name != STATE_KEY and stale.is_file():
                 disk.remove(stale)
         for one in files:
             if one.name not in present:

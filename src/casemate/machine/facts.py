@@ -63,6 +63,7 @@ class HostFact:
     accelerator_reason: str
     taints: tuple[str, ...] = ()
     in_maintenance_mode: bool = False
+    state_sealed: bool = False
 
     @property
     def key(self) -> str:

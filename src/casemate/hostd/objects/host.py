@@ -78,7 +78,18 @@ def runtime(scope: Scope, _key: str = "") -> Obj:
         bootTime=moment(host.boot_time),
         tpmPcrValues=pcr_values(dict(_bank(scope))),
         networkRuntimeInfo=Obj("HostRuntimeInfoNetworkRuntimeInfo"),
-        stateEncryption=Obj("HostRuntimeInfoStateEncryptionInfo", protectionMode="none"),
+        stateEncryption=_state_encryption(scope.world.host),
+    )
+
+
+def _state_encryption(host: HostFact) -> Obj:
+    if not host.state_sealed:
+        return Obj("HostRuntimeInfoStateEncryptionInfo", protectionMode="none")
+    return Obj(
+        "HostRuntimeInfoStateEncryptionInfo",
+        protectionMode="tpm",
+        requireSecureBoot=True,
+        requireExecInstalledOnly=False,
     )
 
 

@@ -24,18 +24,21 @@ from typing import NoReturn
 
 from casemate.errors import BootError, CasemateError
 from casemate.formats.bootcfg import BootState
+from casemate.kernel.boot.ask import ask
 from casemate.kernel.boot.bank import read_banks, read_images, write_states, write_tried
 from casemate.kernel.boot.drivers import Drivers
-from casemate.kernel.boot.firmware import read_firmware
+from casemate.kernel.boot.firmware import Firmware, read_firmware
 from casemate.kernel.boot.firmwareboot import FirmwareBoot
 from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.load import become, load
-from casemate.kernel.boot.machinedisk import MachineDisk, find_disk, mount_home
+from casemate.kernel.boot.machinedisk import STATE, MachineDisk, find_disk, mount_home
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings
+from casemate.kernel.boot.statedisk import Surroundings, open_state
 from casemate.kernel.boot.visor import DEVICES, enter_visor
 from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.sys import mounts
+from casemate.kernel.sys.devicemapper import crypt
 from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.tpm.device import Tpm
 from casemate.policy.banks import BootPlan, ImagePlan, after_failure, plan_boot, plan_image
@@ -45,7 +48,10 @@ HOST_NAME = "casemate"
 HOME_SPACE = 256 << 20
 """Bytes of RAM that the home may take: sockets, logs, the record of the boot."""
 
-MODULES = ("loop", "overlay", "erofs", "vfat", "nls_cp437", "nls_ascii", "efivarfs")
+MODULES = (
+    *("loop", "overlay", "erofs", "vfat", "nls_cp437", "nls_ascii", "efivarfs"),
+    *("dm_crypt", "xts", "ecb"),
+)
 SHOW_SECONDS = 5.0
 """How long a refusal stays on the console before the machine starts again."""
 
@@ -130,10 +136,32 @@ def _boot(attempt: Attempt) -> NoReturn:
     firmware = read_firmware()
     with Tpm.hardware() as tpm:
         booted = load(settings, home, _LAYERS, tpm, attempt.progress, firmware)
+        with suppress(CasemateError):  # a processor without AES instructions refuses it
+            drivers.need("aesni_intel")
+        _open_state(disk, home, tpm, firmware, attempt.progress)
     _forget_first_root()
     enter_visor(booted.root, home, (*DEVICES, "tpmrm0", "console"), mounts_inside=True)
     attempt.home = Home(INSIDE)
     become(OWN_MACHINE, settings)
+
+
+def _open_state(
+    disk: MachineDisk, home: Home, tpm: Tpm, firmware: Firmware, progress: Progress
+) -> None:
+    device = disk.parts.get(STATE)
+    if device is None:
+        raise BootError(
+            "the disk has no partition for the host's state",
+            code="partition",
+            component=STATE,
+            remedy="Check the disk; install the image again.",
+        )
+    around = Surroundings(
+        crypt=lambda device, key: crypt(STATE, device, key),
+        mount=lambda view: mounts.disk(view, home.state, "ext4"),
+        ask=ask,
+    )
+    open_state(device, home, tpm, firmware, progress, around)
 
 
 def choose(
@@ -232,7 +260,7 @@ def _open_progress() -> int:
 def _forget_first_root() -> None:
     """Give back the RAM of the first root: what runs of it is loaded, nothing will be again."""
     device = Path("/").stat().st_dev
-    for name in ("usr", "trust", "init"):
+    for name in ("usr", "trust"):
         place = Path("/", name)
         if place.is_dir() and place.stat().st_dev == device:
             shutil.rmtree(place, ignore_errors=True)

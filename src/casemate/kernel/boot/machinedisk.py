@@ -22,10 +22,12 @@ BANKS = ("bootbank", "altbootbank")
 PARTITIONS = {
     "bootbank": ("vfat", "bootbank"),
     "altbootbank": ("vfat", "altbootbank"),
-    "state": ("ext4", "state"),
     "datastore1": ("ext4", "volumes/datastore1"),
 }
 """Name of a partition, the file system on it, and where in the home it belongs."""
+
+STATE = "state"
+"""The partition of the host's state, which is encrypted; ``statedisk`` mounts it."""
 
 BOOT_IMAGE_PATH = "\\boot.efi"
 """Where firmware finds a bank's own boot image on its partition."""

@@ -87,6 +87,11 @@ _SENTENCES: Mapping[int, tuple[str, str, str]] = {
         "the TPM's hierarchy has a password that is not known here",
         "Clear the endorsement hierarchy's password in the firmware's setup.",
     ),
+    0x99D: (
+        "tpm-policy",
+        "the policy of the object is not fulfilled",
+        "Give what its policy asks for.",
+    ),
     0x1DF: (
         "activation",
         "the credential challenge was not made for this TPM's keys",
@@ -162,6 +167,10 @@ class Tpm:
             self._ak = None
         self._esys.close()
         self._tcti.close()
+
+    def command(self, name: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 (the binding has no types)
+        """Issue the command that the binding calls ``name``."""
+        return self._do(getattr(self._esys, name), *arguments, **options)
 
     def startup(self) -> None:
         """Send TPM2_Startup(CLEAR); fine where it has been sent already."""

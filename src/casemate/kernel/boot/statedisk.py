@@ -1,0 +1,202 @@
+"""The host's state on a machine of its own: encrypted, its key sealed to TPM and Secure Boot.
+
+    first start   a key, sealed and boxed for a recovery key; an empty file system out of the boot
+                  image, never what lies on the disk: nobody plants accounts there
+    every start   the TPM gives the key back while PCR 7 is what it was
+    otherwise     the reason is shown, by name, and the recovery key asked for; then sealed anew
+
+The record lies in both boot banks as ``state.key``; the newest counts. Removing it leads to a new,
+empty state, never to an old one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from casemate.errors import BootError, CasemateError, TpmError
+from casemate.formats.eventlog import parse
+from casemate.formats.eventtypes import EV_EFI_VARIABLE_AUTHORITY, EV_EFI_VARIABLE_DRIVER_CONFIG
+from casemate.formats.statekey import FILE, SIZE_LIMIT, Sealed, StateKey
+from casemate.formats.statekey import parse_state_key as parse_key
+from casemate.formats.statekey import write_state_key as write_key
+from casemate.formats.uefi import parse_variable
+from casemate.kernel.boot.firmware import Firmware
+from casemate.kernel.boot.progress import Progress
+from casemate.kernel.files import write_file
+from casemate.kernel.home import Home
+from casemate.kernel.tpm.device import Tpm
+from casemate.kernel.tpm.sealing import seal, unseal
+from casemate.policy import sealing
+
+TEMPLATE = Path("/state.ext4")
+BLOCK = 4096
+ATTEMPTS = 5
+"""Recovery keys that may be tried before the machine must be started again."""
+RECOVERY = "recovery.key"
+"""File in the state: the recovery key, for those who may see the state anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the state needs of the machine; replaced in tests.
+
+    ``crypt(device, key)`` gives the decrypted device, ``mount(device)`` mounts it at the home's
+    state, ``ask(question)`` gets a line from the console.
+    """
+
+    crypt: Callable[[Path, bytes], Path]
+    mount: Callable[[Path], object]
+    ask: Callable[[str], str]
+
+
+def open_state(
+    device: Path, home: Home, tpm: Tpm, firmware: Firmware, progress: Progress, around: Surroundings
+) -> None:
+    """Mount the state.
+
+    Raises:
+        BootError: ``state-sealed``: the TPM does not give the key, and nobody gave the recovery
+            key.
+        TpmError, HostError: the TPM or Linux refuses.
+    """
+    record = read_record(home)
+    values = tpm.read_pcrs([sealing.BANK], sealing.SEALED_PCRS)[sealing.BANK]
+    events = firmware_events(firmware)
+    if record is None:
+        key = secrets.token_bytes(sealing.KEY_SIZE)
+        sealed = _sealed(tpm, key, values, events)
+        record = new_record(key, secrets.token_bytes(sealing.RECOVERY_SIZE), sealed)
+        _write_record(home, record)
+    else:
+        key, anew = _key(record, tpm, values, events, around.ask)
+        if anew:
+            sealed = _sealed(tpm, key, values, events)
+            record = replace(record, serial=record.serial + 1, sealed=sealed)
+            _write_record(home, record)
+    view = around.crypt(device, key)
+    if record.fresh:
+        write_template(TEMPLATE, view)
+        recovery = secrets.token_bytes(sealing.RECOVERY_SIZE)
+        record = replace(new_record(key, recovery, record.sealed), serial=record.serial + 1)
+        around.mount(view)
+        text = sealing.recovery_text(recovery)
+        write_file(home.state / RECOVERY, f"{text}\n".encode(), mode=0o600)
+        _write_record(home, replace(record, fresh=False))
+        progress.tell("state", recoveryId=record.recovery_id, recoveryKey=text)
+    else:
+        around.mount(view)
+
+
+def new_record(key: bytes, recovery: bytes, sealed: Sealed) -> StateKey:
+    """Return the record of a state whose file system is still to be written."""
+    identifier = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+    nonce = secrets.token_bytes(sealing.NONCE_SIZE)
+    box = sealing.wrap(key, recovery, identifier, nonce)
+    return StateKey(1, identifier, nonce, box, sealed, fresh=True)
+
+
+def read_record(home: Home) -> StateKey | None:
+    """Return the newest readable record of the banks."""
+    found = []
+    for bank in home.banks:
+        with suppress(OSError, CasemateError), (bank / FILE).open("rb") as stream:
+            found.append(parse_key(stream.read(SIZE_LIMIT + 1)))
+    return max(found, key=lambda one: one.serial, default=None)
+
+
+def firmware_events(firmware: Firmware) -> tuple[tuple[str, str], ...]:
+    """Return name and digest of what firmware measured into the sealed PCRs."""
+    if not firmware.log:
+        return ()
+    found = []
+    for event in parse(firmware.log).events:
+        if event.pcr in sealing.SEALED_PCRS:
+            digest = dict(event.digests).get(sealing.BANK, b"").hex()
+            found.append((_name(event.type, event.data), digest))
+    return tuple(found)
+
+
+def write_template(template: Path, device: Path) -> None:
+    """Write an empty file system: block numbers (u32) and blocks, as the image has them.
+
+    Raises BootError where it does not fit.
+    """
+    size = 4 + BLOCK
+    with template.open("rb") as source, device.open("r+b") as target:
+        while row := source.read(size):
+            (number,) = struct.unpack_from("<I", row)
+            target.seek(number * BLOCK)
+            try:
+                target.write(row[4:])
+                target.flush()
+            except OSError as error:
+                raise BootError(
+                    f"the state partition cannot take its file system: {error.strerror}",
+                    code="state-size",
+                    component="state",
+                    remedy="Install the image on a disk with the partitions it was built with.",
+                ) from error
+
+
+def _key(
+    record: StateKey,
+    tpm: Tpm,
+    values: dict[int, bytes],
+    events: tuple[tuple[str, str], ...],
+    ask: Callable[[str], str],
+) -> tuple[bytes, bool]:
+    """Return the key, and whether it must be sealed anew."""
+    sealed = record.sealed
+    try:
+        return unseal(tpm, sealed.public, sealed.private, [pcr for pcr, _ in sealed.pcrs]), False
+    except TpmError as error:
+        if error.code not in {"seal-pcrs", "seal-foreign"}:
+            raise
+        reason = error.reason
+        if error.code == "seal-pcrs":
+            changed = sealing.difference(sealed.events, events)
+            pcrs = [str(pcr) for pcr, value in sealed.pcrs if values.get(pcr) != value]
+            what = f" Changed: {', '.join(changed)}." if changed else ""
+            reason = f"PCR {', '.join(pcrs) or '7'} is not what the state was sealed to.{what}"
+    question = (
+        f"\nThe state of this host stays encrypted: {reason}\n"
+        f"Undo the change and restart, or give the recovery key {record.recovery_id}:\n> "
+    )
+    for _ in range(ATTEMPTS):
+        try:
+            recovery = sealing.parse_recovery(ask(question))
+            return sealing.unwrap(record.box, recovery, record.recovery_id, record.nonce), True
+        except CasemateError as error:
+            question = f"{error.reason} {error.remedy}\n> "
+    raise BootError(
+        reason,
+        code="state-sealed",
+        component="state",
+        remedy="Undo the change in the firmware's setup, or restart and give the recovery key.",
+    )
+
+
+def _sealed(
+    tpm: Tpm, key: bytes, values: dict[int, bytes], events: tuple[tuple[str, str], ...]
+) -> Sealed:
+    public, private = seal(tpm, key, values)
+    return Sealed(tuple(sorted(values.items())), public, private, events)
+
+
+def _write_record(home: Home, record: StateKey) -> None:
+    for bank in home.banks:
+        write_file(bank / FILE, write_key(record))
+
+
+def _name(kind: int, data: bytes) -> str:
+    if kind in {EV_EFI_VARIABLE_DRIVER_CONFIG, EV_EFI_VARIABLE_AUTHORITY}:
+        with suppress(CasemateError):
+            name = parse_variable(data).name
+            return f"authority from {name}" if kind == EV_EFI_VARIABLE_AUTHORITY else name
+    return f"event {kind:#x}"
