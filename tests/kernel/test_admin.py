@@ -20,7 +20,7 @@ from casemate.errors import (
     PermissionDeniedError,
     StateError,
 )
-from casemate.kernel.accounts import LOCAL_ROOT, Accounts
+from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.logs import COUNT_LIMIT, Logs
 from casemate.kernel.store import Store
@@ -210,6 +210,27 @@ def test_in_strict_lockdown_even_local_root_only_looks_but_can_end_it(world: Wor
     world.admin.demand(LOCAL_ROOT, end.privilege, end)
     with pytest.raises(StateError):
         world.do(a.SetLockdownExceptions("", ()))
+
+
+def test_in_normal_lockdown_an_administrator_works_in_front_of_the_host(world: World) -> None:
+    world.someone(-2)
+    world.do(a.SetLockdown("", "lockdownNormal"))
+    _, session = world.accounts.login("root", PASSWORD, CONSOLE)
+    world.admin.demand(session, POWER, PowerOn("", "1"))
+    with pytest.raises(PermissionDeniedError):
+        world.login("root")
+    with pytest.raises(PermissionDeniedError):
+        world.accounts.login("someone", PASSWORD, CONSOLE)
+
+
+def test_strict_lockdown_closes_the_console_to_everybody(world: World) -> None:
+    _, session = world.accounts.login("root", PASSWORD, CONSOLE)
+    world.do(a.SetLockdownExceptions("", ("root",)))
+    world.do(a.SetLockdown("", "lockdownStrict"))
+    with pytest.raises(PermissionDeniedError):
+        world.accounts.login("root", PASSWORD, CONSOLE)
+    with pytest.raises(PermissionDeniedError):
+        world.admin.demand(session, POWER, PowerOn("", "1"))
 
 
 def test_a_new_password_ends_the_sessions_of_the_old_one(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from casemate.calls import (
     admin,
+    console,
     files,
     hardening,
     hardware,
@@ -24,5 +25,6 @@ REQUESTS: tuple[type, ...] = (
     *hardening.REQUESTS,
     *hardware.REQUESTS,
     *files.REQUESTS,
+    *console.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

@@ -20,6 +20,7 @@ _ROOMS = {
     "up": "up",
     "down": "host",
     "status": "host",
+    "console": "console",
     "boot": "boot",
     "vm": "vm",
     "pool": "pool",

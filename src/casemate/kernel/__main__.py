@@ -36,6 +36,7 @@ from casemate.kernel.hardening import Hardening
 from casemate.kernel.hardware import Hardware, read_hardware
 from casemate.kernel.home import HOSTD_UID, Home
 from casemate.kernel.host import About, Kernel
+from casemate.kernel.hostends import HostEnds
 from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.logs import Logs
@@ -209,6 +210,7 @@ async def serve(settings: Settings, home: Home) -> None:
     life_of_vms(kernel, pools)
     files(kernel, inventory, accounts)
     kernel.add(Logs(store, home.log).handlers())
+    kernel.add(HostEnds(own_machine=settings.own_machine).handlers())
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     kernel.add(
         Software(

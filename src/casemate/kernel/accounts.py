@@ -19,6 +19,9 @@ from casemate.errors import LoginError, NotAuthenticatedError
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.policy.privileges import Role, role_named
 
+CONSOLE = "console"
+"""Peer of a session that was opened in front of the host."""
+
 IDLE_SECONDS = 1800.0
 """A session idle for longer is ended: ESXi's default of 30 minutes."""
 
@@ -55,6 +58,7 @@ class Session:
     full_name: str
     role: Role
     login_time: float
+    peer: str = ""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class Hooks:
     """Who else has a say: which role, whether a login is admitted, who hears of sessions."""
 
     role_of: Callable[[Account], Role] = lambda account: role_named(account.role)
-    admit: Callable[[str], None] = lambda _user: None
+    admit: Callable[[str, str], None] = lambda _user, _peer: None
     opened: Callable[[StoredSession], None] = lambda _session: None
     ended: Callable[[StoredSession], None] = lambda _session: None
 
@@ -131,7 +135,7 @@ class Accounts:
         """Open a session after a good check, or note the failure. Raises LoginError."""
         now = self._clock()
         account = self.check(user, now, verified)
-        self.hooks.admit(user)
+        self.hooks.admit(user, peer)
         self._expire(now)
         if len(self._sessions) >= SESSION_LIMIT:
             raise LoginError(
@@ -222,6 +226,7 @@ class Accounts:
             account.full_name,
             self.hooks.role_of(account),
             stored.login_time,
+            stored.peer,
         )
 
 

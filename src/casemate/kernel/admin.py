@@ -20,7 +20,7 @@ from casemate.errors import (
     PermissionDeniedError,
     StateError,
 )
-from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
+from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, Accounts, Session
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import Fact, PoolFact, VmFact
@@ -105,7 +105,7 @@ class Admin:
             reads = privilege.startswith("System.") or isinstance(request, a.SetLockdown)
             allowed = mode is not LockdownMode.STRICT or reads
         else:
-            passes = mode is LockdownMode.DISABLED or session.user in self._lockdown.exceptions
+            passes = self._passes(session.user, session.peer)
             given = self.rights.gives(session.user, entity_of(request), privilege)
             allowed = (passes or isinstance(request, Logout)) and given
         if allowed:
@@ -171,10 +171,22 @@ class Admin:
         found = self.rights.roles_on(account.name, ROOT)
         return found[0] if found else role_named("NoAccess")
 
-    def _admit(self, user: str) -> None:
-        """Raise PermissionDeniedError when the lockdown keeps the user out."""
+    def _passes(self, user: str, peer: str) -> bool:
+        """Tell whether the lockdown lets a user in: the console closes in strict lockdown only."""
         lockdown = self._lockdown
-        if lockdown.mode is not LockdownMode.DISABLED and user not in lockdown.exceptions:
+        if lockdown.mode is LockdownMode.STRICT and peer == CONSOLE:
+            return False
+        if lockdown.mode is LockdownMode.DISABLED or user in lockdown.exceptions:
+            return True
+        return (
+            lockdown.mode is LockdownMode.NORMAL
+            and peer == CONSOLE
+            and self.rights.gives(user, ROOT, "Host.Config.Settings")
+        )
+
+    def _admit(self, user: str, peer: str) -> None:
+        """Raise PermissionDeniedError when the lockdown keeps the user out."""
+        if not self._passes(user, peer):
             raise PermissionDeniedError(_DENIED, privilege="System.View", component=user)
 
     async def _add_role(self, request: a.AddRole, _: Session) -> a.RoleReply:
@@ -311,7 +323,7 @@ class Admin:
         async with self._logins:
             verified = await asyncio.to_thread(self._accounts.verify, hashed, request.old_password)
         account = self._accounts.check(request.user, self._clock(), verified)
-        self._admit(request.user)
+        self._admit(request.user, request.peer)
         check_password(request.user, request.new_password)
         fresh = await self._hashed(request.new_password)
         self._store.put_account(replace(account, hash=fresh))

@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 
 from casemate import __version__
 from casemate.calls import messages as m
+from casemate.calls.console import ConsoleLogin
 from casemate.errors import (
     CasemateError,
     Finding,
     NotAuthenticatedError,
     NotFoundError,
+    PermissionDeniedError,
 )
-from casemate.kernel.accounts import LOCAL_ROOT, Accounts, Session
+from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, Accounts, Session
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.manager import Cells
+from casemate.kernel.home import HOSTD_UID
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
@@ -78,6 +81,7 @@ class Kernel:
         self._watchers: list[Callable[[], tuple[Finding, ...]]] = []
         self._handlers: dict[type, Handler] = {
             m.Login: self._login,
+            ConsoleLogin: self._console_login,
             m.Logout: self._logout,
             m.ResumeSession: self._resume,
             m.Reset: self._reset,
@@ -121,6 +125,7 @@ class Kernel:
     async def handle(self, request: object, caller: Caller) -> object:
         """Answer one request. Raises our errors; every other escape is a defect."""
         kind = type(request)
+        _check_console(request, caller)
         privilege: str = kind.privilege  # type: ignore[attr-defined]  # every request has one
         session = None
         if privilege != ANONYMOUS:
@@ -176,11 +181,17 @@ class Kernel:
         why = str(getattr(request, "why", "") or getattr(request, "peer", ""))
         self._store.audit(self._clock(), user, type(request).__name__, thing, why, outcome)
 
+    async def _console_login(self, request: ConsoleLogin, _: None) -> m.SessionReply:
+        return await self._open(request.user, request.password, CONSOLE)
+
     async def _login(self, request: m.Login, _: None) -> m.SessionReply:
-        hashed = self._accounts.hash_of(request.user)
+        return await self._open(request.user, request.password, request.peer)
+
+    async def _open(self, user: str, password: str, peer: str) -> m.SessionReply:
+        hashed = self._accounts.hash_of(user)
         async with self._logins:
-            verified = await asyncio.to_thread(self._accounts.verify, hashed, request.password)
-        handle, session = self._accounts.conclude(request.user, request.peer, verified)
+            verified = await asyncio.to_thread(self._accounts.verify, hashed, password)
+        handle, session = self._accounts.conclude(user, peer, verified)
         return _session_reply(handle, session)
 
     async def _logout(self, request: m.Logout, _: Session) -> m.Empty:
@@ -296,6 +307,15 @@ class Kernel:
             await self._cells.power_off(fact.vm)
         except CasemateError as error:
             _log.warning("VM %s did not stop in order: %s", fact.vm, error.reason)
+
+
+def _check_console(request: object, caller: Caller) -> None:
+    """Raise where hostd, which strangers talk to, claims to be in front of the host."""
+    claims = isinstance(request, ConsoleLogin) or getattr(request, "peer", "") == CONSOLE
+    if claims and caller.uid == HOSTD_UID:
+        raise PermissionDeniedError(
+            "Only the direct console may say so.", privilege="System.View", component="console"
+        )
 
 
 def _by_role(session: Session, privilege: str, request: object) -> None:

@@ -20,6 +20,13 @@ from dataclasses import dataclass
 
 from casemate.errors import CasemateError
 
+AGENTS_SIGNAL = signal.SIGHUP
+"""Asks init to restart hostd."""
+RESTART_SIGNAL = signal.SIGUSR2
+"""Asks init to stop, and to have the machine started again."""
+
+_ASKED = frozenset({signal.SIGTERM, signal.SIGINT, AGENTS_SIGNAL, RESTART_SIGNAL})
+
 STOP_SECONDS = 30.0
 """How long the kernel may take to power off the VMs before everything is killed."""
 
@@ -35,10 +42,14 @@ _log = logging.getLogger("init")
 
 @dataclass(slots=True)
 class Service:
-    """A process to be kept running; ``start`` forks it and returns its pid."""
+    """A process to be kept running; ``start`` forks it and returns its pid.
+
+    An ``agent`` may be restarted when somebody asks for it.
+    """
 
     name: str
     start: Callable[[], int]
+    agent: bool = False
     pid: int = 0
     started: float = 0.0
     backoff: float = BACKOFF_START
@@ -51,11 +62,14 @@ class Init:
 
     services: list[Service]
     stopping: bool = False
+    restart: bool = False
 
     def run(self) -> None:
         """Run until TERM. Returns when every service has ended or was killed."""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
+        signal.signal(RESTART_SIGNAL, self._restart)
+        signal.signal(AGENTS_SIGNAL, self._agents)
         signal.signal(signal.SIGCHLD, _awake)
         read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -78,8 +92,8 @@ class Init:
 
     def _start(self, service: Service, now: float) -> None:
         service.started = now
-        # A TERM between fork and the noting of the pid would not reach the process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        # A signal between fork and the noting of the pid would not reach the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)
         try:
             service.pid = service.start()
         except CasemateError as error:
@@ -87,7 +101,7 @@ class Init:
         else:
             _log.info("%s started as pid %d", service.name, service.pid)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
 
     def _sleep(self, now: float) -> float:
         if self.stopping:
@@ -122,6 +136,16 @@ class Init:
         service.backoff = min(service.backoff * 2, BACKOFF_LIMIT)
         if not self.stopping:
             _log.warning("%s %s; again in %.1f s", service.name, why, service.due - now)
+
+    def _restart(self, *_: object) -> None:
+        self.restart = True
+        self._stop()
+
+    def _agents(self, *_: object) -> None:
+        for service in self.services:
+            if service.agent and service.pid:
+                _log.info("%s is restarted", service.name)
+                os.kill(service.pid, signal.SIGTERM)
 
     def _stop(self, *_: object) -> None:
         if not self.stopping:

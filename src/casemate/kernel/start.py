@@ -133,18 +133,19 @@ def main() -> int:
     """Run init until told to stop."""
     settings = load_settings(sys.argv[1])
     try:
-        _serve(settings)
+        restart = _serve(settings)
     except BaseException as error:
         if settings.own_machine:  # Linux panics when its first process ends
             say(named(error, "init"))
             end_machine(Power.RESTART)
         raise
     if settings.own_machine:
-        end_machine(Power.OFF)
+        end_machine(Power.RESTART if restart else Power.OFF)
     return 0
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings) -> bool:
+    """Serve until told to stop; return whether the machine shall start again."""
     confine.enter(INIT)
     home = settings.home_inside
     log = _log_file(home, "init")
@@ -154,13 +155,15 @@ def _serve(settings: Settings) -> None:
     configure_log("init")
     services = [
         Service("kernel", lambda: start_kernel(settings, home)),
-        Service("hostd", lambda: start_hostd(settings, home)),
+        Service("hostd", lambda: start_hostd(settings, home), agent=True),
     ]
     logging.getLogger("init").info("visor root entered, bank %s", settings.bank)
     if settings.own_machine:
         signal.signal(signal.SIGALRM, lambda *_: end_trial(home, settings.bank))
         signal.alarm(TRIAL_SECONDS)
-    Init(services).run()
+    init = Init(services)
+    init.run()
+    return init.restart
 
 
 if __name__ == "__main__":

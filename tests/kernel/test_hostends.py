@@ -1,0 +1,73 @@
+"""Restarting agents and ending the machine: init is asked, and only where the machine is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from casemate.calls.console import EndHost, RestartAgents
+from casemate.errors import NotSupportedError
+from casemate.kernel.hostends import HostEnds
+from casemate.kernel.init import AGENTS_SIGNAL, RESTART_SIGNAL, Init, Service
+
+
+def ask(request: object, *, own_machine: bool) -> list[int]:
+    sent: list[int] = []
+    ends = HostEnds(own_machine=own_machine, send=sent.append)
+    asyncio.run(ends.handlers()[type(request)](request, None))
+    return sent
+
+
+def test_init_is_asked_by_signals() -> None:
+    assert ask(RestartAgents(""), own_machine=False) == [AGENTS_SIGNAL]
+    assert ask(EndHost("", restart=True), own_machine=True) == [RESTART_SIGNAL]
+    assert ask(EndHost("", restart=False), own_machine=True) == [signal.SIGTERM]
+
+
+def test_a_host_on_an_installed_system_does_not_end_that_system() -> None:
+    with pytest.raises(NotSupportedError):
+        ask(EndHost("", restart=False), own_machine=False)
+
+
+def child() -> int:
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        time.sleep(60)
+        os._exit(0)
+    return pid
+
+
+def test_agents_are_started_anew_and_others_go_on() -> None:
+    """Init runs in a process of its own: signals and waiting are its business there."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_end)
+
+        def start(name: bytes) -> int:
+            number = child()
+            os.write(write_end, name)
+            return number
+
+        init = Init(
+            [
+                Service("kernel", lambda: start(b"k")),
+                Service("hostd", lambda: start(b"h"), agent=True),
+            ]
+        )
+        init.run()
+        os._exit(42 if init.restart else 0)
+    os.close(write_end)
+    assert sorted(os.read(read_end, 1) + os.read(read_end, 1)) == sorted(b"kh")
+    os.kill(pid, AGENTS_SIGNAL)
+    assert os.read(read_end, 1) == b"h"
+    os.kill(pid, RESTART_SIGNAL)
+    _, status = os.waitpid(pid, 0)
+    os.close(read_end)
+    assert os.waitstatus_to_exitcode(status) == 42
