@@ -209,8 +209,12 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.add(admin.handlers())
     life_of_vms(kernel, pools)
     files(kernel, inventory, accounts)
-    kernel.add(Logs(store, home.log).handlers())
-    kernel.add(HostEnds(own_machine=settings.own_machine).handlers())
+    kernel.add(
+        {
+            **Logs(store, home.log).handlers(),
+            **HostEnds(own_machine=settings.own_machine).handlers(),
+        }
+    )
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     kernel.add(
         Software(
