@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import tarfile
 
 import pytest
 
@@ -151,3 +153,25 @@ def test_what_a_vib_says_cannot_paint_the_terminal(run):
     assert "[bold]x[/]" in out
     assert "\u202e" not in out
     assert "\\u202e" in out
+
+
+@pytest.mark.usefixtures("trust")
+def test_a_sound_vib_that_no_host_installs_is_good_with_a_warning(run):
+    status, out = run("verify", make_vib(), "--json")
+    assert status == 0
+    assert [one["code"] for one in json.loads(out)["warnings"]] == ["no-archive"]
+    assert (
+        "warning: Payload demo is of the type tgz and no archive." in run("verify", make_vib())[1]
+    )
+
+
+@pytest.mark.usefixtures("trust")
+def test_a_device_in_an_archive_makes_a_vib_bad(run):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo("opt/sda")
+        info.type, info.devmajor = tarfile.BLKTYPE, 8
+        archive.addfile(info)
+    status, out = run("verify", make_vib(payloads={"demo": buffer.getvalue()}), "--json")
+    assert status == 1
+    assert [one["code"] for one in json.loads(out)["findings"]] == ["tar-type"]

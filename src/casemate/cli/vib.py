@@ -26,18 +26,17 @@ from casemate.formats.cms import verify_detached
 from casemate.formats.compressed import content_digest
 from casemate.formats.text import escape
 from casemate.formats.vib import Vib, parse_vib
-from casemate.image.hardening import judge_vib
 from casemate.image.reference import read_waivers
+from casemate.image.vibcheck import examine
 from casemate.kernel.home import find_home
 from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
 from casemate.policy.trust import Level, TrustStore, subject_of, trust_from_files
+from casemate.policy.vibcontent import unpacked_limit
 
 GOOD: Final = 0
 BAD: Final = 1
 MAX_VIB: Final = 4 << 30
 """Bytes of a VIB; it is read into memory."""
-MAX_UNPACKED: Final = 16 << 30
-"""Bytes that one payload may unpack to; it is hashed as it unpacks."""
 MAX_ANCHOR: Final = 1 << 20
 """Bytes of one file with trust anchors."""
 
@@ -118,15 +117,19 @@ def _verify(options: argparse.Namespace) -> int:
     data = _read(options.file, MAX_VIB)
     report: dict[str, Any] = {"id": "", "level": "", "signer": ""}
     findings: list[Finding] = []
+    warnings: list[dict[str, str]] = []
     try:
         vib = parse_vib(data, component=options.file.name)
         report |= {"id": vib.descriptor.vib_id, "level": vib.descriptor.acceptance_level}
         findings += _payload_findings(vib)
+        looked = examine(vib, read_waivers(directory, store, now))
+        known = {one.code for one in findings}
+        findings += [one for one in looked.findings if one.code not in known]
+        warnings += [asdict(one) for one in looked.warnings]
         verdict = verify_vib(
             vib.descriptor_bytes, vib.signature, store, options.level, now, revoked
         )
         report |= _verdict_json(verdict)
-        findings += _hardening_findings(vib, directory, store)
     except CasemateError as error:
         if error.code == "signer-untrusted" and not store.anchors:
             raise NotFoundError(
@@ -139,12 +142,14 @@ def _verify(options: argparse.Namespace) -> int:
     if findings:
         return _refuse(findings, report, as_json=options.json)
     if options.json:
-        print(json.dumps({"verdict": "good", **report, "findings": []}))
+        print(json.dumps({"verdict": "good", **report, "findings": [], "warnings": warnings}))
         return GOOD
     signer = escape(report["signer"]) or "nobody (community VIBs need no signature)"
     console = _console()
     console.print(Text.assemble(("good", "bold green"), f"  {report['id']}"))
     console.print(Text(f"level  {report['level']}\nsigner {signer}\nanchor {report['anchor']}"))
+    for warning in warnings:
+        console.print(Text.assemble(("warning: ", "bold yellow"), escape(warning["reason"])))
     return GOOD
 
 
@@ -159,18 +164,15 @@ def _payload_findings(vib: Vib) -> list[Finding]:
                 size=len(data),
                 sha256=hashlib.sha256(data).digest(),
                 uncompressed_sha256=content_digest(
-                    data, "sha256", MAX_UNPACKED, component=f"{vib.descriptor.vib_id} {name}"
+                    data,
+                    "sha256",
+                    unpacked_limit(vib.descriptor, name),
+                    component=f"{vib.descriptor.vib_id} {name}",
                 ),
             )
         except CasemateError as error:
             findings.append(error.finding())
     return findings
-
-
-def _hardening_findings(vib: Vib, trust: Path, store: TrustStore) -> list[Finding]:
-    """Judge every program and library inside; all that are refused are told."""
-    _, refused = judge_vib(vib, read_waivers(trust, store, datetime.now(UTC)))
-    return [error.finding() for error in refused]
 
 
 def _describe(vib: Vib) -> dict[str, Any]:

@@ -90,6 +90,19 @@ def unxz(data: bytes | memoryview, limit: int, *, component: str = "") -> bytes:
     return unpacked
 
 
+def first_bytes(data: bytes | memoryview, size: int) -> bytes:
+    """Return how gzip or xz data begins when it is unpacked; nothing when it is neither."""
+    try:
+        if bytes(data[:2]) == GZIP_MAGIC:
+            return zlib.decompressobj(_GZIP_WINDOW).decompress(data[:_SLICE], size)
+        if bytes(data[: len(XZ_MAGIC)]) == XZ_MAGIC:
+            unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            return unpacker.decompress(bytes(data[:_SLICE]), size)
+    except (zlib.error, lzma.LZMAError, MemoryError):
+        pass
+    return b""
+
+
 def gzip(data: bytes) -> bytes:
     """Return the bytes as one gzip member without time or name: same input, same bytes."""
     packer = zlib.compressobj(9, zlib.DEFLATED, _GZIP_WINDOW)

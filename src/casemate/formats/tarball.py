@@ -109,8 +109,8 @@ def check_tree(entries: Iterable[TarEntry], *, component: str = "") -> None:
     """Raise unless the entries can be unpacked in order without leaving their root.
 
     Raises:
-        FormatError: A path twice, below a file or link, or a hard link to nothing that came before
-            (codes ``tar-duplicate`` and ``tar-link``).
+        FormatError: A path twice, below a file or link, a hard link to nothing that came before, or
+            a symbolic link that climbs out of the root (codes ``tar-duplicate`` and ``tar-link``).
     """
     seen: dict[str, EntryKind] = {}
     for entry in entries:
@@ -135,7 +135,25 @@ def check_tree(entries: Iterable[TarEntry], *, component: str = "") -> None:
                 code="tar-link",
                 component=component,
             )
+        if entry.kind is EntryKind.SYMLINK and _climbs(entry):
+            raise FormatError(
+                f"{entry.path} is a link to {entry.target[:128]}, outside of the archive's root.",
+                code="tar-link",
+                component=component,
+            )
         seen[entry.path] = entry.kind
+
+
+def _climbs(link: TarEntry) -> bool:
+    """Tell whether a relative link leads above the root."""
+    if link.target.startswith("/"):
+        return False
+    depth = link.path.count("/")
+    for part in link.target.split("/"):
+        depth += -1 if part == ".." else int(part not in {"", "."})
+        if depth < 0:
+            return True
+    return False
 
 
 def checked_path(raw: bytes, *, component: str = "") -> str:

@@ -11,9 +11,11 @@ from itertools import pairwise
 from typing import Final
 
 from casemate.formats.compressed import XZ_MAGIC, gunzip, unxz
-from casemate.formats.tarball import MAX_UNPACKED, TarEntry, TarReader, check_tree
+from casemate.formats.tarball import MAX_UNPACKED, TarEntry, TarReader, check_tree, parse_tar
 
 MAGIC: Final = b"visor  "
+_USTAR: Final = b"ustar"
+_MAGIC_AT: Final = 257
 
 _OFFSET: Final = struct.Struct("<I")
 
@@ -23,12 +25,16 @@ def parse_vgz(
 ) -> tuple[TarEntry, ...]:
     """Unpack gzip or xz, then read the vmtar inside.
 
+    Many payloads of others call themselves vgz and hold a plain tar; ESXi takes those, too.
+
     Raises:
-        FormatError: As in ``gunzip``, ``unxz`` and ``parse_vmtar``.
+        FormatError: As in ``gunzip``, ``unxz``, ``parse_vmtar`` and ``parse_tar``.
         LimitError: It unpacks to more than ``limit`` bytes.
     """
     packed_as_xz = bytes(data[: len(XZ_MAGIC)]) == XZ_MAGIC
     unpacked = (unxz if packed_as_xz else gunzip)(data, limit, component=component)
+    if unpacked[_MAGIC_AT : _MAGIC_AT + len(_USTAR)] == _USTAR:
+        return parse_tar(unpacked, component=component)
     return parse_vmtar(unpacked, component=component)
 
 

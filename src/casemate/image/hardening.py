@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from casemate.policy.payloads import MAGIC, enforce_file
 EROFS_MAGIC: Final = b"\xe2\xe1\xf5\xe0"
 _SUPERBLOCK: Final = 1024
 _GZIP: Final = b"\x1f\x8b"
+_SETID: Final = stat.S_ISUID | stat.S_ISGID
 
 
 def enforce_recipe(recipe: Recipe, waivers: Iterable[Waiver] = ()) -> tuple[Report, ...]:
@@ -41,9 +43,14 @@ def enforce_recipe(recipe: Recipe, waivers: Iterable[Waiver] = ()) -> tuple[Repo
 
 
 def judge_vib(
-    vib: Vib, waivers: Iterable[Waiver] = ()
+    vib: Vib, waivers: Iterable[Waiver] = (), listing: dict[str, list[str]] | None = None
 ) -> tuple[tuple[Report, ...], tuple[CasemateError, ...]]:
     """Judge every program and library of a VIB, by its declared level.
+
+    Args:
+        vib: the VIB.
+        waivers: of the signed policies.
+        listing: gets the files and links of each payload that is an EROFS image, by its name.
 
     Returns:
         The reports of good files, and one error for each file that breaks a required rule.
@@ -56,7 +63,10 @@ def judge_vib(
     refused: list[CasemateError] = []
     for name, data in vib.payloads.items():
         try:
-            for path, content in programs(name, data):
+            paths: list[str] = []
+            if listing is not None and is_erofs(data):
+                listing[name] = paths
+            for path, content in programs(name, data, paths):
                 try:
                     report = enforce_file(
                         path, content, level, known, component=vib.descriptor.vib_id
@@ -70,18 +80,28 @@ def judge_vib(
     return tuple(reports), tuple(refused)
 
 
-def programs(name: str, data: bytes | memoryview) -> Iterator[tuple[str, bytes | memoryview]]:
+def is_erofs(data: bytes | memoryview) -> bool:
+    """Tell whether a payload is an EROFS image."""
+    return bytes(data[_SUPERBLOCK : _SUPERBLOCK + 4]) == EROFS_MAGIC
+
+
+def programs(
+    name: str, data: bytes | memoryview, paths: list[str] | None = None
+) -> Iterator[tuple[str, bytes | memoryview]]:
     """Yield path and content of every ELF file in a payload: an EROFS image, a tar, or itself one.
 
+    ``paths`` gets all files and links of an EROFS image.
+
     Raises:
-        FormatError: an EROFS image that cannot be unpacked (``erofs-broken``).
+        FormatError: an EROFS image that cannot be unpacked (``erofs-broken``), or that holds what
+            no VIB may bring (``payload-file``).
         HostError: the program that unpacks them is missing.
     """
     view = memoryview(data)
     if is_elf(view):
         yield f"/{name}", view
-    elif bytes(view[_SUPERBLOCK : _SUPERBLOCK + 4]) == EROFS_MAGIC:
-        yield from _of_image(name, view)
+    elif is_erofs(view):
+        yield from _of_image(name, view, [] if paths is None else paths)
     else:
         yield from _of_tar(view)
 
@@ -103,13 +123,17 @@ def _unpack(image: Path, root: Path) -> bool:
     The program ends well where it could not even read the superblock; nothing is unpacked then.
     """
     try:
-        tools.run("fsck.erofs", f"--extract={root}", "--no-preserve", image)
+        tools.run(
+            "fsck.erofs", f"--extract={root}", "--no-preserve-owner", "--preserve-perms", image
+        )
     except CasemateError:
         return False
     return any(root.iterdir())
 
 
-def _of_image(name: str, view: memoryview) -> Iterator[tuple[str, bytes | memoryview]]:
+def _of_image(
+    name: str, view: memoryview, paths: list[str]
+) -> Iterator[tuple[str, bytes | memoryview]]:
     tools.find("fsck.erofs")
     with tempfile.TemporaryDirectory() as temporary:
         image, root = Path(temporary, "image"), Path(temporary, "root")
@@ -123,9 +147,19 @@ def _of_image(name: str, view: memoryview) -> Iterator[tuple[str, bytes | memory
             )
         for place, folders, names in os.walk(root):
             folders.sort()
-            for file in sorted(names):
+            links = [folder for folder in folders if Path(place, folder).is_symlink()]
+            for file in sorted([*names, *links]):
                 path = Path(place, file)
-                if path.is_symlink() or not path.is_file():
+                mode = path.lstat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)) or mode & _SETID:
+                    raise FormatError(
+                        f"The payload {name} holds {path.relative_to(root)}, which is a device, "
+                        "a pipe, a socket, or runs with another's rights.",
+                        code="payload-file",
+                        component=name,
+                    )
+                paths.append(str(path.relative_to(root)))
+                if stat.S_ISLNK(mode):
                     continue
                 with path.open("rb") as stream:
                     head = stream.read(len(MAGIC))

@@ -18,9 +18,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from casemate.errors import AcceptanceError, HostError
+from casemate.errors import AcceptanceError
 from casemate.formats.descriptor import Descriptor
 from casemate.formats.erofs import ErofsImage
+from casemate.kernel.boot.contents import walk
 from casemate.kernel.boot.elfcheck import LayerJudge
 from casemate.kernel.boot.layers import EROFS_MAGIC, magic_of
 from casemate.kernel.roots import JOINED, VISOR, joined_roots
@@ -30,6 +31,7 @@ from casemate.kernel.sys.loops import loop_device
 from casemate.kernel.sys.memfd import sealed_bytes
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
+from casemate.policy.vibcontent import judge_archive
 
 LIVE: Final = Path("/run/live")
 _STAGED: Final = ".new-"
@@ -56,15 +58,18 @@ class Layers:
         self._visor = visor
 
     def inspect(
-        self, image: bytes | memoryview, descriptor: Descriptor, level: Level
+        self, kind: str, image: bytes | memoryview, descriptor: Descriptor, level: Level
     ) -> tuple[str, ...]:
-        """Return the files and links of an EROFS payload after judging every program in it.
+        """Return the files and links of a payload after judging every program in it.
 
         Raises:
-            AcceptanceError: It is no EROFS image, or holds something that no VIB may bring.
+            AcceptanceError: It is not of its type, or holds something that no VIB may bring.
+            FormatError: It is an archive that must not be unpacked.
             VerificationError: A program breaks a required hardening rule.
             HostError: This machine cannot mount it.
         """
+        if kind != "erofs":
+            return judge_archive(kind, image, descriptor, level, self._waivers())
         if magic_of(image) != EROFS_MAGIC:
             raise AcceptanceError(
                 "A payload of the type erofs holds something else.",
@@ -77,7 +82,7 @@ class Layers:
                 _mounted(sealed, descriptor.name, _LOOKS) as top,
                 LayerJudge(self._waivers()) as judge,
             ):
-                found = tuple(_walk(top, descriptor.vib_id))
+                found = tuple(walk(top, descriptor.vib_id))
                 judge.submit(top, level, descriptor.vib_id, ErofsImage(memoryview(image)))
                 judge.conclude()
                 return found
@@ -163,30 +168,6 @@ def _mounted(sealed: int, name: str, place: Path) -> Iterator[Path]:
     finally:
         mounts.umount(target)
         target.rmdir()
-
-
-def _walk(top: Path, vib_id: str) -> Iterator[str]:
-    """Yield files and links; refuse devices, pipes, sockets and set-user-id bits."""
-    for folder, names, files in os.walk(top, onerror=_unreadable):
-        for name in (*names, *files):
-            path = os.path.join(folder, name)  # noqa: PTH118 (ten times faster here)
-            mode = os.lstat(path).st_mode
-            plain = stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)
-            if not plain or mode & (stat.S_ISUID | stat.S_ISGID):
-                raise AcceptanceError(
-                    f"The payload holds {os.path.relpath(path, top)}, which is a device, a pipe, "
-                    "a socket, or runs with another's rights.",
-                    code="payload-file",
-                    component=vib_id,
-                )
-            if not stat.S_ISDIR(mode):
-                yield os.path.relpath(path, top)
-
-
-def _unreadable(error: OSError) -> None:
-    raise HostError(
-        f"A payload cannot be read: {error.strerror}.", component=str(error.filename)
-    ) from error
 
 
 def _ensure_control() -> None:

@@ -34,9 +34,9 @@ class Mounter(Protocol):
     """What mounts live payloads: ``kernel.layers``."""
 
     def inspect(
-        self, image: bytes | memoryview, descriptor: Descriptor, level: Level
+        self, kind: str, image: bytes | memoryview, descriptor: Descriptor, level: Level
     ) -> tuple[str, ...]:
-        """Return what a payload brings."""
+        """Return what a payload of this type brings."""
 
     def stage(self, name: str, sealed: int) -> None:
         """Mount a payload where nobody sees it yet."""

@@ -18,23 +18,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Final
 
-from casemate.errors import ArgumentError, CasemateError, FormatError, NotFoundError
+from casemate.errors import ArgumentError, CasemateError, NotFoundError
 from casemate.formats.compressed import content_digest
 from casemate.formats.depot import Depot, DepotVib, parse_depot, read_vib
 from casemate.formats.descriptor import Descriptor
-from casemate.formats.tarball import EntryKind, TarEntry, parse_tar, parse_tgz
 from casemate.formats.vib import Vib, parse_vib
-from casemate.formats.vmtar import parse_vgz
 from casemate.policy.acceptance import VibVerdict, excuse, verify_payload, verify_vib
 from casemate.policy.levels import Level
 from casemate.policy.revocation import Revocations
 from casemate.policy.trust import TrustStore
-from casemate.policy.vibpaths import check_list, check_places
+from casemate.policy.vibcontent import check_content, unpacked_limit
 
 MAX_VIB: Final = 1 << 30
 """Bytes of a VIB file; it is held in memory while it is judged."""
-MAX_UNPACKED: Final = 4 << 30
-"""Bytes that a payload may unpack to; it is hashed as it unpacks."""
 MAX_DEPOTS: Final = 16
 
 _VOLUMES: Final = re.compile(r"/vmfs/volumes/([^/\[\]]+)/(.+)")
@@ -43,13 +39,13 @@ _STAGED: Final = re.compile(r"staging:([0-9A-Za-z_-]{1,64})")
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Everything that a VIB is judged by. ``inspect`` looks into a mounted EROFS payload."""
+    """Everything that a VIB is judged by. ``inspect`` gives the (judged) files of a payload."""
 
     store: TrustStore
     revoked: Revocations
     level: Level
     now: datetime
-    inspect: Callable[[bytes | memoryview, Descriptor, Level], tuple[str, ...]]
+    inspect: Callable[[str, bytes | memoryview, Descriptor, Level], tuple[str, ...]]
 
     def verdict(self, vib: bytes, signature: bytes, *, level: Level | None = None) -> VibVerdict:
         """Judge descriptor and signature."""
@@ -139,10 +135,14 @@ def judge_package(data: bytes, judge: Judge, *, no_sig_check: bool, component: s
             size=len(payload),
             sha256=hashlib.sha256(payload).digest(),
             uncompressed_sha256=content_digest(
-                payload, "sha256", MAX_UNPACKED, component=f"{vib.descriptor.vib_id} {name}"
+                payload,
+                "sha256",
+                unpacked_limit(vib.descriptor, name),
+                component=f"{vib.descriptor.vib_id} {name}",
             ),
         )
-    _check_files(vib, verdict, judge)
+    descriptor, level = vib.descriptor, verdict.level
+    check_content(vib, level, lambda kind, image: judge.inspect(kind, image, descriptor, level))
     return Package(vib, verdict, unchecked)
 
 
@@ -168,36 +168,3 @@ def matching(wanted: str, vibs: Iterable[Descriptor]) -> list[Descriptor]:
             remedy="List what there is: esxcli software sources vib list.",
         )
     return found
-
-
-def _check_files(vib: Vib, verdict: VibVerdict, judge: Judge) -> None:
-    """Compare what the payloads bring with what is listed and allowed."""
-    descriptor, level = vib.descriptor, verdict.level
-    check_places(descriptor.files, level, descriptor.vib_id)
-    kinds = {payload.name: payload.type for payload in descriptor.payloads}
-    found: list[str] = []
-    complete = bool(vib.payloads)
-    for name, data in vib.payloads.items():
-        match kinds[name]:
-            case "erofs":
-                found += judge.inspect(data, descriptor, level)
-            case "tgz" | "insttar" | "vgz" as kind:
-                found += _archived(kind, data, descriptor.vib_id)
-            case _:
-                complete = False
-    if complete:
-        check_list(descriptor.files, found, descriptor.vib_id)
-
-
-def _archived(kind: str, data: memoryview, vib_id: str) -> list[str]:
-    readers: dict[str, Callable[..., tuple[TarEntry, ...]]] = {
-        "tgz": parse_tgz,
-        "insttar": parse_tar,
-        "vgz": parse_vgz,
-    }
-    try:
-        entries = readers[kind](data, component=vib_id)
-    except FormatError as error:
-        error.component = error.component or vib_id
-        raise
-    return [entry.path for entry in entries if entry.kind is not EntryKind.DIRECTORY]

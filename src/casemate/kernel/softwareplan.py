@@ -19,7 +19,6 @@ from casemate.kernel.home import Home
 from casemate.kernel.imagestate import Image, Images, Situation
 from casemate.kernel.packages import (
     MAX_DEPOTS,
-    MAX_UNPACKED,
     Judge,
     Package,
     Sources,
@@ -32,6 +31,7 @@ from casemate.policy.acceptance import check_level, excuse, verify_payload
 from casemate.policy.levels import Level
 from casemate.policy.newimage import NewVib, mark_of, new_image, unchecked_marks
 from casemate.policy.versions import version_key
+from casemate.policy.vibcontent import unpacked_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,8 @@ class Planner:
         """Return the SHA-256 of a file whose descriptor only tells that of its content."""
         data = path.read_bytes()
         own = hashlib.sha256(data).digest()
-        unpacked = content_digest(data, "sha256", MAX_UNPACKED, component=path.name)
+        limit = unpacked_limit(vib.descriptor, payload.name)
+        unpacked = content_digest(data, "sha256", limit, component=path.name)
         verify_payload(
             vib.descriptor, payload.name, size=len(data), sha256=own, uncompressed_sha256=unpacked
         )

@@ -42,6 +42,11 @@ PARTNER_PLACES: Final = (
 _PLACES: Final = {Level.COMMUNITY: COMMUNITY_PLACES, Level.PARTNER: PARTNER_PLACES}
 
 
+def restricted(level: Level) -> bool:
+    """Tell whether VIBs of this level may write to certain places only."""
+    return level in _PLACES
+
+
 def allowed(path: str, level: Level) -> bool:
     """Tell whether a VIB of this level may bring this path; a directory above a place may be."""
     places = _PLACES.get(level)
@@ -79,15 +84,25 @@ def check_list(files: Iterable[str], found: Iterable[str], vib_id: str) -> None:
         AcceptanceError: ``file-not-listed`` or ``file-missing``.
     """
     listed, present = {path.rstrip("/") for path in files}, set(found)
-    if hidden := sorted(present - listed):
-        raise AcceptanceError(
-            f"A payload holds {hidden[0][:200]}, which the descriptor does not list.",
-            code="file-not-listed",
-            component=vib_id,
-        )
+    check_listed(listed, present, vib_id)
     if lacking := sorted(listed - present):
         raise AcceptanceError(
             f"The descriptor lists {lacking[0][:200]}, which no payload holds.",
             code="file-missing",
             component=vib_id,
+        )
+
+
+def check_listed(files: Iterable[str], found: Iterable[str], vib_id: str) -> None:
+    """Raise unless everything that a payload brings is listed in the descriptor.
+
+    Raises:
+        AcceptanceError: ``file-not-listed``.
+    """
+    if hidden := sorted(set(found) - {path.rstrip("/") for path in files}):
+        raise AcceptanceError(
+            f"A payload holds {hidden[0][:200]}, which the descriptor does not list.",
+            code="file-not-listed",
+            component=vib_id,
+            remedy="Do not use it: its signed list of files hides what it brings.",
         )

@@ -21,6 +21,7 @@ from casemate.formats.tarwrite import write_tar
 from casemate.formats.vib import parse_vib, write_vib
 from casemate.kernel.home import Home
 from casemate.policy.levels import Level
+from casemate.policy.vibcontent import judge_archive
 from casemate.testing.pki import MADE, shared_pki
 from casemate.testing.vibs import announce, make_descriptor
 
@@ -111,10 +112,12 @@ class FakeLayers:
     failing: str = ""
 
     def inspect(
-        self, _image: bytes | memoryview, descriptor: Descriptor, _level: Level
+        self, kind: str, image: bytes | memoryview, descriptor: Descriptor, level: Level
     ) -> tuple[str, ...]:
-        """Return what the descriptor lists."""
-        return descriptor.files
+        """Return what an archive holds; of an EROFS image, what the descriptor lists."""
+        if kind == "erofs":
+            return descriptor.files
+        return judge_archive(kind, image, descriptor, level)
 
     def stage(self, name: str, sealed: int) -> None:
         """Keep the content."""

@@ -48,14 +48,16 @@ class LayerJudge:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, layer: Path, level: Level, component: str, image: ErofsImage) -> None:
+    def submit(
+        self, layer: Path, level: Level, component: str, image: ErofsImage | None = None
+    ) -> None:
         """Begin to judge every file below ``layer`` as what it will be below ``/``.
 
         Args:
             layer: where the payload is mounted.
             level: acceptance level of its VIB.
             component: the payload's file name, for errors.
-            image: the bytes that are mounted there.
+            image: the bytes that are mounted there, where they are an EROFS image.
 
         Raises:
             HostError: a directory cannot be read.
@@ -68,7 +70,7 @@ class LayerJudge:
                 return None
             return enforce_file(path[len(top) :], view, level, self._waivers, component=component)
 
-        named = image.files()
+        named = None if image is None else image.files()
         present: Iterable[tuple[str, int, int]]
         if named is None:
             present = files(top)
@@ -77,7 +79,7 @@ class LayerJudge:
         self._work += [
             self._pool.submit(judge, path)
             for path, node, size in sorted(present)
-            if image.may_begin(node, size, MAGIC)
+            if image is None or image.may_begin(node, size, MAGIC)
         ]
 
     def conclude(self) -> tuple[Report, ...]:

@@ -1,19 +1,31 @@
 """The visor root: every verified payload a read-only layer, all layers together the root.
 
+An EROFS payload is mounted from its sealed bytes. An archive (``tgz``, ``vgz``) was read from
+its sealed bytes, and is laid out in a RAM file system of just its size, which is read-only before
+anybody sees it.
+
 Later layers lie above earlier ones; an image has each file in exactly one VIB, so the order only
 matters for overlays.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Final
 
+from casemate.formats.tarball import EntryKind, TarEntry
 from casemate.kernel.boot.component import Sealed
+from casemate.kernel.sys import mounts
+from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.loops import loop_device
-from casemate.kernel.sys.mounts import erofs, overlay
+from casemate.kernel.sys.mounts import READ_ONLY_CODE, erofs, overlay
 
-EROFS_MAGIC = b"\xe2\xe1\xf5\xe0"
-_SUPERBLOCK = 1024
+EROFS_MAGIC: Final = b"\xe2\xe1\xf5\xe0"
+_SUPERBLOCK: Final = 1024
+_PAGE: Final = 4096
+_DIRECTORY: Final = 0o755
 
 
 class VisorRoot:
@@ -39,10 +51,62 @@ class VisorRoot:
         self._layers.append(target)
         return target
 
+    def add_archive(self, name: str, entries: Sequence[TarEntry]) -> Path:
+        """Lay an archive out as a layer; nobody sees it before ``join``. Raises HostError."""
+        target = self._place / "layers" / name
+        target.mkdir(parents=True)
+        unpack(entries, target)
+        self._layers.append(target)
+        return target
+
     def join(self) -> Path:
         """Mount all layers as one tree and return it."""
         overlay(self.root, list(reversed(self._layers)))
         return self.root
+
+
+def unpack(entries: Sequence[TarEntry], target: Path) -> None:
+    """Mount the content of an archive, read-only, at an empty directory.
+
+    All belongs to root; directories are everybody's to read, and nothing is anybody's to write.
+
+    Args:
+        entries: checked as ``check_tree`` does: each path once, none below a link.
+        target: where to mount it.
+
+    Raises:
+        HostError: Linux refuses a step, or memory is short.
+    """
+    folders = {entry.path for entry in entries if entry.kind is EntryKind.DIRECTORY}
+    for entry in entries:
+        folders |= {str(parent) for parent in PurePath(entry.path).parents} - {"."}
+    others = [entry for entry in entries if entry.kind is not EntryKind.DIRECTORY]
+    inodes = len(folders) + len(others) + 1
+    pages = inodes + sum(-(-len(entry.data) // _PAGE) for entry in others)
+    access = mounts.Access.NO_SUID | mounts.Access.NO_DEV
+    mounts.tmpfs(target, size=pages * _PAGE, mode=_DIRECTORY, access=access, inodes=inodes + 1)
+    try:
+        for folder in sorted(folders):
+            target.joinpath(folder).mkdir()
+            target.joinpath(folder).chmod(_DIRECTORY)
+        for entry in others:
+            _put(entry, target / entry.path, target)
+    except OSError as error:
+        raise from_os_error("cannot lay out an archive", error, component=target.name) from error
+    mounts.restrict(target, READ_ONLY_CODE)
+
+
+def _put(entry: TarEntry, path: Path, top: Path) -> None:
+    match entry.kind:
+        case EntryKind.SYMLINK:
+            path.symlink_to(entry.target)
+        case EntryKind.HARDLINK:
+            path.hardlink_to(top / entry.target)
+        case _:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(path, flags, 0o600), "wb") as file:  # noqa: PTH123 (a descriptor)
+                file.write(entry.data)
+                os.fchmod(file.fileno(), 0o444 | entry.mode & 0o111)
 
 
 def magic_of(view: memoryview | bytes) -> bytes:

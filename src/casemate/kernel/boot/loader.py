@@ -6,8 +6,9 @@ PCR 17. For each component, in boot.cfg's order:
     (1) read it once into sealed memory and hash it there, all banks at once
     (2) measure: extend the PCRs and append to the log, from one and the same value
     (3) verify: signature, acceptance level and payload hash
-    (4) mount the sealed bytes as a layer, and judge every program and library in it: one that
-        breaks a required hardening rule is refused (this goes on beside the next components)
+    (4) make the sealed bytes a layer, judge what it holds against the places that its level may
+        write, and every program and library in it: one that breaks a required hardening rule is
+        refused (this goes on beside the next components)
     (5) when all are good, join the layers to the visor root
 
 A component that fails (3) or (4) has been measured, then is refused; the boot of this bank ends.
@@ -30,6 +31,7 @@ from casemate.formats.erofs import ErofsImage
 from casemate.formats.eventlog import write_event
 from casemate.formats.imgdb import ImageDb, parse_imgdb
 from casemate.kernel.boot.component import Reader, Sealed
+from casemate.kernel.boot.contents import check_layer
 from casemate.kernel.boot.elfcheck import LayerJudge
 from casemate.kernel.boot.firmware import NO_FIRMWARE, Firmware
 from casemate.kernel.boot.layers import VisorRoot, magic_of
@@ -51,6 +53,8 @@ from casemate.policy.revocation import (
 from casemate.policy.revocation import PLACE as REVOKED
 from casemate.policy.steps import BootComplete, Component, Launch, Option, Step, TrustAnchor
 from casemate.policy.trust import TrustStore, trust_from_files
+from casemate.policy.vibcontent import ARCHIVES, read_archive
+from casemate.policy.vibpaths import check_places, restricted
 from casemate.policy.waivers import PLACE, option_text, read_policies
 
 IMAGE_DATABASE = "imgdb.tgz"
@@ -258,6 +262,7 @@ class Loader:
                 )
             return
         verdict = self._verdicts[step.vib.vib_id]
+        check_places(verdict.descriptor.files, verdict.level, step.vib.vib_id)
         verify_payload(
             verdict.descriptor,
             step.payload,
@@ -269,12 +274,26 @@ class Loader:
     def _mount(
         self, step: Component | Option, sealed: Sealed, visor: VisorRoot, judge: LayerJudge
     ) -> None:
-        """Mount a component, and have every program in it judged."""
+        """Make a component a layer, and have every program in it judged."""
+        if step.vib is None or step.payload is None:
+            return
+        verdict = self._verdicts[step.vib.vib_id]
+        announced = verdict.descriptor.payload(step.payload)
+        kind = announced.type if announced else ""
+        image: ErofsImage | None = None
         with mapped(sealed.descriptor) as view:
-            layer = visor.add(sealed, magic_of(view))
-            if layer is not None and step.vib is not None:
-                level = self._verdicts[step.vib.vib_id].level
-                judge.submit(layer, level, step.file_name, ErofsImage(view))
+            if kind in ARCHIVES:
+                entries = read_archive(kind, view, component=step.file_name)
+                layer: Path | None = visor.add_archive(step.file_name, entries)
+                del entries
+            else:
+                layer = visor.add(sealed, magic_of(view))
+                image = ErofsImage(view)
+            if layer is None:
+                return
+            if restricted(verdict.level):
+                check_layer(layer, verdict.descriptor, verdict.level)
+            judge.submit(layer, verdict.level, step.file_name, image)
 
     def _note(self, loaded: Loaded, step: Component | Option, sealed: Sealed, total: int) -> None:
         verdict = self._verdicts.get(step.vib.vib_id) if step.vib else None

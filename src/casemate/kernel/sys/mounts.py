@@ -124,9 +124,15 @@ def bind(
         raise
 
 
-def tmpfs(target: Path | str, *, size: int, mode: int, access: Access = DATA) -> None:
-    """Mount an empty RAM file system of at most ``size`` bytes; ``mode`` is its root's."""
-    mount("tmpfs", target, "tmpfs", int(access), f"size={size},mode={mode:o}")
+def tmpfs(
+    target: Path | str, *, size: int, mode: int, access: Access = DATA, inodes: int = 0
+) -> None:
+    """Mount an empty RAM file system of at most ``size`` bytes; ``mode`` is its root's.
+
+    ``inodes`` limits its files; 0 leaves that to Linux (half the pages of memory).
+    """
+    limit = f",nr_inodes={inodes}" if inodes else ""
+    mount("tmpfs", target, "tmpfs", int(access), f"size={size},mode={mode:o}{limit}")
 
 
 def proc(target: Path | str) -> None:
@@ -189,7 +195,9 @@ def overlay(
         bind(layers[0], target, access | Access.READ_ONLY)
         return
     lower = ":".join(_escaped(str(layer)) for layer in layers)
-    mount("overlay", target, "overlay", int(access | Access.READ_ONLY), f"lowerdir={lower}")
+    # Whatever Linux was built with: a layer's attributes redirect nothing, and name no data.
+    options = f"redirect_dir=nofollow,metacopy=off,lowerdir={lower}"
+    mount("overlay", target, "overlay", int(access | Access.READ_ONLY), options)
 
 
 def _escaped(path: str) -> str:
