@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 from tests.host.conftest import TestHost
 
+from casemate.formats.bootcfg import BootModule, parse_bootcfg, write_bootcfg
 from casemate.formats.cms import sign_detached
-from casemate.formats.descriptor import Checksum, parse_descriptor, write_descriptor
-from casemate.formats.imgdb import DbVib
+from casemate.formats.compressed import gzip
+from casemate.formats.descriptor import Checksum, PayloadInfo, parse_descriptor, write_descriptor
+from casemate.formats.imgdb import DbVib, ImageDb, parse_imgdb, write_imgdb
+from casemate.formats.tarball import TarEntry
+from casemate.formats.tarwrite import write_tar
 from casemate.image.pki import load_signer
 from casemate.policy.levels import Level
 
@@ -26,7 +30,9 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def resigned(vib: DbVib, home: Path, level: str, **changes: object) -> DbVib:
+def resigned(
+    vib: DbVib, home: Path, level: str, boot_files: dict[str, str] | None = None, **changes: object
+) -> DbVib:
     """Change a descriptor and sign it again with the development key of ``level``."""
     changed = write_descriptor(replace(parse_descriptor(vib.descriptor_bytes), **changes))  # type: ignore[arg-type]
     signer = load_signer(home, Level(level))
@@ -37,7 +43,7 @@ def resigned(vib: DbVib, home: Path, level: str, **changes: object) -> DbVib:
         chain=signer.chain,
         signing_time=dt.datetime.now(dt.UTC),
     )
-    return DbVib(changed, signature, vib.files)
+    return DbVib(changed, signature, boot_files or vib.files)
 
 
 def test_a_clean_boot_is_trusted_and_every_pcr_was_predicted(host: TestHost) -> None:
@@ -202,3 +208,37 @@ def test_a_changed_loader_is_refused_before_it_runs(host: TestHost) -> None:
     error = host.refused()
     assert "not what was signed" in error["reason"]
     assert not (host.home / "run" / "boot" / "boot.json").exists()
+
+
+def test_a_partners_key_and_the_bank_at_hand_do_not_reach_the_kernels_files(
+    host: TestHost,
+) -> None:
+    """Nobody installed this VIB, so nobody looked into it before: the loader does."""
+    archive = gzip(
+        write_tar([TarEntry("opt/acme/code"), TarEntry("usr/bin/casemate-python", data=b"evil")])
+    )
+    payload = PayloadInfo(
+        "acme", "tgz", len(archive), (Checksum("sha-256", hashlib.sha256(archive).digest()),)
+    )
+    path = host.bank / "imgdb.tgz"
+    database = parse_imgdb(path.read_bytes())
+    model = next(vib for vib in database.vibs if vib.descriptor.name == "swtpm")
+    planted = resigned(
+        model,
+        host.home,
+        "partner",
+        {"acme": "acme.v00"},
+        name="acme",
+        acceptance_level="partner",
+        files=("opt/acme/code",),
+        payloads=(payload,),
+    )
+    (host.bank / "acme.v00").write_bytes(archive)
+    vibs = (*database.vibs, planted)
+    profile = replace(database.profile, vib_ids=tuple(one.descriptor.vib_id for one in vibs))
+    path.write_bytes(write_imgdb(ImageDb(profile, vibs)))
+    config = parse_bootcfg((host.bank / "boot.cfg").read_bytes())
+    modules = (*config.modules[:-1], BootModule("acme.v00"), config.modules[-1])
+    (host.bank / "boot.cfg").write_bytes(write_bootcfg(replace(config, modules=modules)))
+    error = host.refused()
+    assert "A partner VIB may not bring the file usr/bin/casemate-python" in error["reason"]

@@ -40,27 +40,30 @@ def check_layer(top: Path, descriptor: Descriptor, level: Level) -> None:
 def walk(top: Path, vib_id: str) -> Iterator[str]:
     """Yield files and links of a layer, as paths relative to its top.
 
+    What a directory says about the type of its entries is not believed: an image may lie there.
+
     Raises:
         AcceptanceError: ``payload-file``: a device, a pipe, a socket, a set-user-id bit, a
             directory that is not everybody's to read and root's to write, or an attribute of
             overlayfs.
         HostError: It cannot be read.
     """
-    _check_directory(str(top), top, vib_id)
-    for folder, names, files in os.walk(top, onerror=_raise):
-        for name in (*names, *files):
-            path = os.path.join(folder, name)  # noqa: PTH118 (ten times faster here)
-            mode = os.lstat(path).st_mode
+    waiting = [str(top)]
+    while waiting:
+        folder = waiting.pop()
+        _check_directory(folder, top, vib_id)
+        try:
+            names = sorted(os.listdir(folder))  # noqa: PTH208 (ten times faster here)
+            modes = [(name, os.lstat(f"{folder}/{name}").st_mode) for name in names]
+        except OSError as error:
+            raise _unreadable(error) from error
+        for name, mode in modes:
+            path = f"{folder}/{name}"
             plain = stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)
             if not plain or mode & (stat.S_ISUID | stat.S_ISGID):
-                raise _refused(
-                    path,
-                    top,
-                    vib_id,
-                    "is a device, a pipe, a socket, or runs with another's rights",
-                )
+                raise _refused(path, top, vib_id, _NOT_PLAIN)
             if stat.S_ISDIR(mode):
-                _check_directory(path, top, vib_id)
+                waiting.append(path)
             else:
                 yield os.path.relpath(path, top)
 
@@ -92,7 +95,3 @@ def _refused(path: str, top: Path, vib_id: str, why: str) -> AcceptanceError:
 
 def _unreadable(error: OSError) -> HostError:
     return HostError(f"A payload cannot be read: {error.strerror}.", component=str(error.filename))
-
-
-def _raise(error: OSError) -> None:
-    raise _unreadable(error) from error
