@@ -115,3 +115,23 @@ def test_processes_are_read_and_those_that_ended_are_not_there():
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert process(child.pid) is None
     child.wait()
+
+
+def test_a_process_that_is_started_to_be_measured_is_no_intruder():
+    child = subprocess.Popen(["/bin/sleep", "9"])
+    try:
+        auditor = a.Auditor(lambda: (), no_measure, no_stop)
+        assert child.pid in {one.process.pid for one in auditor.subjects()}
+        auditor.probes.add(child.pid)
+        assert child.pid not in {one.process.pid for one in auditor.subjects()}
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def no_measure(_text: str) -> None:
+    raise AssertionError
+
+
+async def no_stop(_vm: str) -> None:
+    raise AssertionError

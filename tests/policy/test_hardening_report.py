@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casemate.errors import ArgumentError
+from casemate.errors import ArgumentError, Finding
 from casemate.policy import platform
 from casemate.policy.entropy import LEAST_LAUNCHES, WANTED, effective_bits, measure
 from casemate.policy.hardening import Weight
@@ -21,6 +21,7 @@ from casemate.policy.hardeningreport import (
     findings,
     score,
     skipped,
+    violation_rows,
 )
 
 WEIGHTS = st.sampled_from([Weight.REQUIRED, Weight.ADVISORY])
@@ -140,3 +141,10 @@ def test_a_weak_platform_is_found(path, text, rule):
 def test_the_baseline_never_weakens():
     strict = {one.path: "9999" for one in platform.SYSCTLS if not one.exact}
     assert platform.to_set(strict) == {}
+
+
+def test_a_host_that_was_violated_is_never_whole_again():
+    good = tuple(Row(area, "x", "", "r", Weight.REQUIRED, Outcome.PASSED) for area in Area)
+    seen = Finding("process-wx", "VM 1", "Writable code.", "End it.")
+    assert score(good) == 100
+    assert score((*good, *violation_rows([seen]))) < 100

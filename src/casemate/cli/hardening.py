@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Final
 
 from rich.console import Console
@@ -52,7 +53,11 @@ from casemate.policy.payloads import check_file
 
 AUDIT_SECONDS: Final = 600.0
 """For the whole audit; 64 launches of four programs take some ten seconds."""
-BAR: Final = 32
+BAR: Final = 6
+"""Characters of a bar that is full."""
+_LABELS: Final = {Outcome.NOT_APPLICABLE: "n/a"}
+MOST_BITS: Final = 32
+"""What Linux can randomise at most on x86-64 (vm.mmap_rnd_bits)."""
 _COLOURS: Final = {
     Outcome.PASSED: "green",
     Outcome.FAILED: "red",
@@ -141,28 +146,45 @@ def _draw(console: Console, report: HardeningReply, changed: dict[str, Any]) -> 
     _draw_areas(console, report)
     _draw_processes(console, [row for row in report.rows if row.area is Area.PROCESSES])
     _draw_entropy(console, report.entropy)
-    table = _table("Weight", "Rule", "Where", "Why", "Remedy")
-    for row in report.rows:
-        if row.outcome in {Outcome.FAILED, Outcome.SKIPPED} and row.weight is Weight.REQUIRED:
-            table.add_row(*_told(row))
-    for code, component, reason, remedy in report.violations:
-        table.add_row("[red]violation[/]", code, *map(escape, (component, reason, remedy)))
-    for row in report.rows:
-        if row.area is Area.PLATFORM and row.outcome is Outcome.FAILED and not is_bad(row):
-            table.add_row(*_told(row))
-    if table.row_count:
-        console.print(table)
+    _draw_findings(console, report)
     console.print(f"Score [bold]{report.score}[/] of 100 (what was not looked at counts as failed)")
 
 
-def _told(row: Row) -> tuple[str | Text, ...]:
-    colour = "red" if row.weight is Weight.REQUIRED else "yellow"
-    words = (row.rule, row.subject, row.reason, row.remedy)
-    return Text(row.weight.value, colour), *map(escape, words)
+def _draw_findings(console: Console, report: HardeningReply) -> None:
+    """Say what is not as it should be, worst first, and what to do once for all that it helps."""
+    told = [
+        *(_told(row) for row in report.rows if is_bad(row)),
+        *(
+            ("violation", f"{code} {component}", reason, remedy)
+            for code, component, reason, remedy in report.violations
+        ),
+        *(
+            _told(row)
+            for row in report.rows
+            if row.area is Area.PLATFORM and row.outcome is Outcome.FAILED and not is_bad(row)
+        ),
+    ]
+    if not told:
+        return
+    table = _table("Weight", "Rule", "Why, and → what to do")
+    for (weight, remedy), group in groupby(told, key=lambda one: (one[0], one[3])):
+        for _, what, reason, _ in group:
+            colour = "yellow" if weight == Weight.ADVISORY.value else "red"
+            table.add_row(Text(weight, colour), Text(escape(what)), Text(escape(reason)))
+        if remedy:
+            table.add_row("", "", Text(f"→ {escape(remedy)}", "cyan"))
+    console.print(table)
+
+
+def _told(row: Row) -> tuple[str, str, str, str]:
+    what = row.rule if row.area is Area.PLATFORM else f"{row.rule} {row.subject}"
+    return row.weight.value, what, row.reason, row.remedy
 
 
 def _draw_areas(console: Console, report: HardeningReply) -> None:
-    table = _table("Area", "things", *(outcome.value for outcome in Outcome))
+    titles = (_LABELS.get(outcome, outcome.value) for outcome in Outcome)
+    table = _table("Area", "things", *titles)
+    broken: dict[Weight, Counter[str]] = {weight: Counter() for weight in Weight}
     for area in Area:
         rows = [row for row in report.rows if row.area is area]
         counts = Counter(row.outcome for row in rows)
@@ -174,7 +196,15 @@ def _draw_areas(console: Console, report: HardeningReply) -> None:
                 for outcome in Outcome
             ),
         )
+        if area is Area.COMPONENTS:
+            for row in rows:
+                if row.outcome in {Outcome.FAILED, Outcome.WAIVED}:
+                    broken[row.weight][row.rule] += 1
     console.print(table)
+    for weight, rules_broken in broken.items():
+        if rules_broken:
+            told = ", ".join(f"{rule} {count}" for rule, count in rules_broken.items())
+            console.print(Text(f"Components that break {weight.value} rules: {told}"))
 
 
 def _draw_processes(console: Console, rows: list[Row]) -> None:
@@ -183,20 +213,33 @@ def _draw_processes(console: Console, rows: list[Row]) -> None:
         own = [row for row in rows if row.subject == subject]
         broken = [row.rule for row in own if row.outcome is not Outcome.PASSED]
         kept = f"{len(own) - len(broken)} of {len(own)}"
-        table.add_row(escape(subject), own[0].group, kept, Text(", ".join(broken) or "-", "red"))
+        table.add_row(
+            Text(escape(subject)), own[0].group, kept, Text(", ".join(broken) or "-", "red")
+        )
     console.print(table)
 
 
 def _draw_entropy(console: Console, rows: tuple[EntropyRow, ...]) -> None:
     if not rows:
         return
-    table = _table("Program", "Region", "Bits", "", "Wanted", "Launches")
-    for row in rows:
-        colour = "green" if row.bits >= row.wanted else "red"
-        bar = Text("█" * min(row.bits, BAR), colour).append("░" * max(BAR - row.bits, 0), "dim")
-        bits = Text(str(row.bits), colour)
-        table.add_row(row.process, row.region, bits, bar, str(row.wanted), str(row.samples))
+    wanted = {row.region: row.wanted for row in rows}
+    measured = {(row.process, row.region): row for row in rows}
+    launches = min(row.samples for row in rows)
+    table = _table(f"{launches} launches", *wanted)
+    table.add_row("bits wanted", *(Text(str(bits).rjust(BAR + 3)) for bits in wanted.values()))
+    for process in dict.fromkeys(row.process for row in rows):
+        cells = (_bar(measured.get((process, region))) for region in wanted)
+        table.add_row(Text(escape(process)), *cells)
     console.print(table)
+
+
+def _bar(row: EntropyRow | None) -> Text:
+    if row is None:
+        return Text("-", "dim")
+    colour = "green" if row.bits >= row.wanted else "red"
+    full = min(row.bits * BAR // MOST_BITS, BAR)
+    bar = Text("█" * full, colour).append("░" * (BAR - full), "dim")
+    return bar.append(f" {row.bits}", colour)
 
 
 def domain_rows(home: Home) -> list[dict[str, Any]]:

@@ -114,6 +114,8 @@ class Auditor:
         self._devices = code_devices()
         self._host = namespaces("self")
         self._violations: dict[tuple[int, int, str], Finding] = {}
+        self.probes: set[int] = set()
+        """Processes that are started only to measure their addresses, and end in milliseconds."""
 
     def extend(self, root: Path) -> None:
         """Accept programs of another root as well: the visor root with VIBs installed live."""
@@ -130,6 +132,8 @@ class Auditor:
         by_uid = {state.uid: state for state in by_pid.values()}
         found = []
         for one in present.values():
+            if one.pid in self.probes:
+                continue
             above = one.uid - TPM_UID_OFFSET
             state = by_pid.get(one.pid) or by_uid.get(one.uid) or by_uid.get(above)
             found.append(_identify(one, present, state))

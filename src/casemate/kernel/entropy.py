@@ -54,8 +54,15 @@ SAMPLES: Final = (
 )
 
 
-def measure_entropy(launches: int, samples: Sequence[Sample] = SAMPLES) -> tuple[EntropyRow, ...]:
+def measure_entropy(
+    launches: int, probes: set[int], samples: Sequence[Sample] = SAMPLES
+) -> tuple[EntropyRow, ...]:
     """Launch each program so many times and estimate the bits of its regions.
+
+    Args:
+        launches: of each program.
+        probes: holds the pids of those that run, for whoever would take them for intruders.
+        samples: the programs.
 
     Raises:
         HostError: a program does not start.
@@ -63,12 +70,12 @@ def measure_entropy(launches: int, samples: Sequence[Sample] = SAMPLES) -> tuple
     rows: list[EntropyRow] = []
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="entropy") as pool:
         for sample in samples:
-            seen = list(pool.map(lambda _, s=sample: _launch(s), range(launches)))
+            seen = list(pool.map(lambda _, s=sample: _launch(s, probes), range(launches)))
             rows += measure(sample.name, seen)
     return tuple(rows)
 
 
-def _launch(sample: Sample) -> Mapping[str, int]:
+def _launch(sample: Sample, probes: set[int]) -> Mapping[str, int]:
     with socket.socket(socket.AF_UNIX) as control:
         control.bind("")  # an abstract name that Linux chooses
         control.listen(1)
@@ -76,11 +83,13 @@ def _launch(sample: Sample) -> Mapping[str, int]:
             sample.plan,
             spawn.Program(sample.argv, {}, {_CONTROL: control.fileno()}, "/tmp"),  # noqa: S108
         )
+    probes.add(child.pid)
     try:
         return _bases(child, sample.name)
     finally:
         spawn.kill(child.pidfd)
         os.waitpid(child.pid, 0)
+        probes.discard(child.pid)
         os.close(child.pidfd)
 
 

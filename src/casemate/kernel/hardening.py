@@ -37,6 +37,7 @@ from casemate.policy.hardeningreport import (
     process_rows,
     score,
     skipped,
+    violation_rows,
 )
 from casemate.policy.isolation import EMULATED
 from casemate.policy.levels import Level
@@ -103,7 +104,7 @@ class Hardening:
             self._components = self._component_rows()
         measured: tuple[EntropyRow, ...] = ()
         if launches:
-            measured = measure_entropy(launches)
+            measured = measure_entropy(launches, self._auditor.probes)
             entropy = entropy_rows(measured)
         else:
             entropy = (skipped(Area.ENTROPY, "No launches were asked for.", "Use --launches 64."),)
@@ -114,11 +115,10 @@ class Hardening:
             *rules.judge(platform.read_texts(self._root)),
             _isolation(emulated=self._emulated),
         )
-        violations = tuple(
-            (found.code, found.component, found.reason, found.remedy)
-            for found in self._auditor.findings()
-        )
-        return HardeningReply(rows, measured, score(rows), violations)
+        seen = self._auditor.findings()
+        violations = tuple((one.code, one.component, one.reason, one.remedy) for one in seen)
+        whole = score((*rows, *violation_rows(seen)))
+        return HardeningReply(rows, measured, whole, violations)
 
     def _component_rows(self) -> tuple[Row, ...]:
         """Judge every program of the visor root once: nothing in it can change."""

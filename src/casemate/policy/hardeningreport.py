@@ -115,6 +115,17 @@ def entropy_rows(measured: Iterable[EntropyRow]) -> tuple[Row, ...]:
     )
 
 
+def violation_rows(seen: Iterable[Finding]) -> tuple[Row, ...]:
+    """Return the rows of what running processes were caught at, though they may be gone."""
+    return tuple(
+        Row(
+            *(Area.PROCESSES, one.component, "", one.code, Weight.REQUIRED, Outcome.FAILED),
+            *(one.reason, one.remedy),
+        )
+        for one in seen
+    )
+
+
 def skipped(area: Area, reason: str, remedy: str) -> Row:
     """Return the row of an area that was not looked at."""
     return Row(area, "all", "", "all", Weight.REQUIRED, Outcome.SKIPPED, reason, remedy)
