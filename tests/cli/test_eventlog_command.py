@@ -13,9 +13,9 @@ import pytest
 
 from casemate.cli import eventlog
 from casemate.errors import ArgumentError, LimitError
-from casemate.formats.algorithms import ALGORITHMS
-from casemate.formats.eventlog import Event, EventLog, write
-from casemate.formats.eventtypes import EV_EFI_ACTION, EV_IPL, EV_SEPARATOR
+from casemate.formats.algorithms import ALGORITHMS, Algorithm, digest
+from casemate.formats.eventlog import Event, EventLog, SpecId, write
+from casemate.formats.eventtypes import EV_EFI_ACTION, EV_IPL, EV_NO_ACTION, EV_SEPARATOR
 from casemate.formats.ima import write_ima
 from casemate.testing.firmwarelogs import event as firmware_event
 from casemate.testing.firmwarelogs import machine
@@ -64,6 +64,8 @@ def test_base64_is_taken_as_well_as_binary(
     binary = save(tmp_path / "log", event(b"x"))
     text = tmp_path / "log.b64"
     text.write_bytes(base64.encodebytes(Path(binary).read_bytes()))
+    assert run_json(capsys, "replay", binary) == run_json(capsys, "replay", str(text))
+    text.write_text(Path(binary).read_bytes().hex(" ", 16) + "\n")
     assert run_json(capsys, "replay", binary) == run_json(capsys, "replay", str(text))
 
 
@@ -227,3 +229,36 @@ def test_firmware_is_judged_where_asked(tmp_path: Path, capsys: pytest.CaptureFi
     assert [finding["code"] for finding in report["findings"]] == ["duplicate-separator"]
     (tmp_path / "good").write_bytes(write(machine(without=(4,))))
     assert run_json(capsys, "replay", str(tmp_path / "good"), "--firmware")[0] == eventlog.GOOD
+
+
+def test_an_ima_list_in_another_pcr_is_replayed_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = record(b"/a", pcr=11), record(b"/b", pcr=10)
+    (tmp_path / "list").write_bytes(write_ima((one, other)))
+    _, report = run_json(capsys, "replay", str(tmp_path / "list"))
+    value = hashlib.sha256(bytes(32) + hashlib.sha256(one.data).digest()).hexdigest()
+    assert report["banks"]["sha256"]["11"] == value
+    (tmp_path / "list").write_bytes(write_ima((other, record(b"/c", pcr=99))))
+    status, report = run_json(capsys, "replay", str(tmp_path / "list"))
+    assert (status, report["findings"][0]["code"]) == (eventlog.BAD, "pcr-index")
+
+
+def test_a_confidential_guests_log_with_sm3_an_unknown_bank_and_padding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    banks = (*(ALGORITHMS[name] for name in ("sm3_256", "sha3_384")), Algorithm(0x77, 40))
+    data = b"Exit Boot Services Invocation"
+    measured = tuple((name, digest(name, data)) for name in ("sm3_256", "sha3_384"))
+    one = Event(2, EV_EFI_ACTION, (*measured, (0x77, b"\1" * 40)), data)
+    windows = Event(0xFFFFFFFF, EV_NO_ACTION, one.digests, b"WBCL")
+    spec = SpecId(vendor_info=b"maker")
+    for fill in (b"\0", b"\xff"):
+        log = EventLog(banks, (windows, one, windows), spec, (fill[0], 5000))
+        (tmp_path / "log").write_bytes(write(log))
+        status, report = run_json(capsys, "replay", str(tmp_path / "log"))
+        assert (status, report["events"]) == (eventlog.GOOD, 4)
+        assert {f["code"] for f in report["findings"]} == {"no-action-digest"}
+        assert report["banks"] == {
+            name: {"2": digest(name, bytes(len(value)) + value).hex()} for name, value in measured
+        }

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from casemate.errors import CasemateError, FormatError, LimitError, SignatureError
 from casemate.formats import ima
+from casemate.formats.algorithms import digest
 from casemate.formats.ima import parse_ima, write_ima
 from casemate.formats.imafields import measurement
 from casemate.formats.imareplay import ImaState, match, replay_ima, wrong_template
 from casemate.formats.imasign import key_id_of, parse_file_signature, verify_file_signature
-from casemate.formats.imatext import parse_ima_any, parse_ima_text
+from casemate.formats.imatext import looks_like_ima, parse_ima_any, parse_ima_text
 from casemate.testing.imalists import entries_strategy, pack_fields, record, violation
 
 
@@ -230,3 +231,32 @@ def test_template_data_with_lying_fields_is_refused() -> None:
     for data in (b"\xff\xff\xff\xff", b"\1", pack_fields(*[b""] * 17), pack_fields(b"sha256")):
         with pytest.raises(FormatError):
             measurement(ima.ImaEntry(10, bytes(20), "ima-ng", data))
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha384", "sha512"])
+def test_a_list_of_any_bank_is_known_by_its_first_record(algorithm: str) -> None:
+    entries = tuple(
+        one._replace(template_hash=digest(algorithm, one.data))
+        for one in (record(b"boot_aggregate"), record(b"/x", template="ima-sig", extra=[b"s"]))
+    )
+    raw = ima.write_ima(entries)
+    assert looks_like_ima(raw)
+    assert parse_ima_any(raw) == ima.ImaList(algorithm, entries)
+
+
+def test_text_that_lost_the_spaces_of_empty_last_fields() -> None:
+    for template, extra in (("ima-sig", [b""]), ("ima-modsig", [b"", b"", b""])):
+        entry = record(b"/usr/bin/x", template=template, extra=extra)
+        value = measurement(entry).digest.hex()
+        line = f"10 {entry.template_hash.hex()} {template} sha256:{value} /usr/bin/x"
+        for tail in ("", " " * len(extra)):
+            assert parse_ima_text(f"{line}{tail}\n".encode()).entries == (entry,)
+
+
+def test_a_template_given_by_its_format_is_understood() -> None:
+    entry = record(b"/x", template="d-ng|n-ng|buf", extra=[b"b"])
+    assert measurement(entry).fields == {"buf": b"b"}
+    with pytest.raises(FormatError):
+        measurement(record(b"/x", template="n-ng|d-ng"))
+    with pytest.raises(FormatError):
+        measurement(record(b"/x", template="d-ng|n-ng|secret", extra=[b""]))

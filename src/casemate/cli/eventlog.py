@@ -30,6 +30,7 @@ from casemate.formats.eventlog import MAX_LOG_SIZE, Event, EventLog, parse
 from casemate.formats.eventlog import replay as replay_log
 from casemate.formats.eventreview import WARNINGS, review
 from casemate.formats.eventtypes import EV_NO_ACTION, event_name
+from casemate.formats.ima import MAX_SIZE as MAX_IMA_SIZE
 from casemate.formats.ima import ImaList
 from casemate.formats.text import escape
 from casemate.policy.firmware import appraise_firmware
@@ -37,10 +38,11 @@ from casemate.policy.firmware import appraise_firmware
 GOOD: Final = 0
 BAD: Final = 1
 UNDECIDED: Final = 2
-MAX_FILE_SIZE: Final = 2 * MAX_LOG_SIZE
-"""Bytes; base64 with line ends needs 4/3 of the log's size and a little."""
+MAX_FILE_SIZE: Final = max(MAX_IMA_SIZE, 2 * MAX_LOG_SIZE + 4096)
+"""Bytes; hexadecimal needs twice the log's size and a little."""
 PIPE_WIDTH: Final = 200
 """Columns of a table that is not printed to a terminal."""
+_HEXADECIMAL: Final = re.compile(rb"[0-9A-Fa-f\s]+")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/\s]+={0,2}\s*")
 
 Banks = dict[str, dict[int, bytes]]
@@ -70,7 +72,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def decode_text_or_binary(data: bytes) -> bytes:
-    """Return the bytes of a log that may have been given as base64 text."""
+    """Return the bytes of a log that may have been given as base64 or hexadecimal text."""
+    if imalist.looks_like_ima(data):
+        return data
+    if _HEXADECIMAL.fullmatch(data):
+        digits = b"".join(data.split())
+        return bytes.fromhex(digits.decode()) if len(digits) % 2 == 0 else data
     if not _BASE64.fullmatch(data):
         return data
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from casemate.errors import Finding, FormatError
+from casemate.formats.eventlog import PCR_COUNT
 from casemate.formats.ima import IMA_PCR, ImaEntry, ImaList
 from casemate.formats.imafields import measurement
 from casemate.formats.imareplay import replay_ima, wrong_template
@@ -43,8 +44,13 @@ def _content(entry: ImaEntry) -> dict[str, str]:
 
 
 def banks_of(listed: ImaList) -> dict[str, dict[int, bytes]]:
-    """Return the PCR's value in the usual banks, as kernels from 5.8 on extend them."""
-    return {bank: {IMA_PCR: replay_ima(listed.entries, bank)} for bank in BANKS}
+    """Return the PCRs' values in the usual banks, as kernels from 5.8 on extend them."""
+    pcrs = sorted({entry.pcr for entry in listed.entries} or {IMA_PCR})
+    if pcrs[-1] >= PCR_COUNT:
+        raise FormatError(f"IMA list: a record extends PCR {pcrs[-1]}", code="pcr-index")
+    return {
+        bank: {pcr: replay_ima(listed.entries, bank, pcr=pcr) for pcr in pcrs} for bank in BANKS
+    }
 
 
 def review_ima(listed: ImaList) -> tuple[Finding, ...]:

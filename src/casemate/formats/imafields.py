@@ -36,6 +36,20 @@ TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """The fields of the templates that Linux defines, beside ``ima``."""
+_FIELDS: Final = frozenset(name for names in TEMPLATES.values() for name in names)
+
+
+def fields_of(template: str) -> tuple[str, ...] | None:
+    """Return the fields of a template, None where it is unknown.
+
+    A template given to the kernel by its format (``ima_template_fmt=``) has that as its name.
+    """
+    names = TEMPLATES.get(template)
+    if names is None:
+        given = tuple(template.split("|"))
+        usual = given[:2] in {("d-ng", "n-ng"), ("d-ngv2", "n-ng")}
+        return given if usual and len(given) <= MAX_FIELDS and _FIELDS.issuperset(given) else None
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +114,7 @@ def measurement(entry: ImaEntry) -> Measurement:
     if entry.template == OLD_TEMPLATE:
         path = entry.data[_OLD_DIGEST:].rstrip(b"\0")
         return Measurement("sha1", entry.data[:_OLD_DIGEST], path)
-    names = TEMPLATES.get(entry.template)
+    names = fields_of(entry.template)
     if names is None:
         raise FormatError(
             f"an IMA template {entry.template!r}, which nobody knows",

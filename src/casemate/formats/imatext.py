@@ -22,7 +22,7 @@ from casemate.formats.ima import (
     ImaList,
     parse_ima,
 )
-from casemate.formats.imafields import TEMPLATES
+from casemate.formats.imafields import fields_of
 
 _ALGORITHM_BY_SIZE: Final = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
 _NUMBERS: Final = {"iuid": 4, "igid": 4, "imode": 2}
@@ -31,11 +31,15 @@ _TEXTS: Final = frozenset({"n-ng", "xattrnames"})
 
 
 def parse_ima_any(data: bytes) -> ImaList:
-    """Read a list in either form: a text list begins with a decimal PCR and a space."""
+    """Read a list in either form: a text list begins with a decimal PCR and a space.
+
+    Kernels from 6.10 on write a list for each bank; where the name of the first record stands
+    tells whose template hashes these are.
+    """
     head = data[:3].lstrip()
     if head[:1].isdigit() and b" " in data[:4]:
         return parse_ima_text(data)
-    return parse_ima(data)
+    return parse_ima(data, algorithm=_algorithm_of(data) or "sha1")
 
 
 def parse_ima_text(data: bytes) -> ImaList:
@@ -85,12 +89,13 @@ def _data(template: str, text: bytes) -> bytes:
         if len(name) >= OLD_NAME_SIZE:
             raise ValueError(name)
         return _hex(digest).ljust(ALGORITHMS["sha1"].size, b"\0") + name.ljust(OLD_NAME_SIZE, b"\0")
-    names = TEMPLATES.get(template)
+    names = fields_of(template)
     if names is None:
         raise ValueError(template)
     digest, name = text.split(b" ", 1)
     after = len(names) - 2
     values = name.rsplit(b" ", after) if after else [name]
+    values += [b""] * (after + 1 - len(values))  # empty last fields, without their spaces
     fields = zip(names, (digest, *values), strict=True)
     return b"".join(map(_with_size, (_field(*one) for one in fields)))
 
@@ -114,7 +119,6 @@ def _field(name: str, text: bytes) -> bytes:
     return _hex(text)
 
 
-_HEAD: Final = struct.Struct("<I20sI")
 _MAX_PCR: Final = 23
 
 
@@ -126,8 +130,18 @@ def looks_like_ima(data: bytes) -> bool:
     first = data[:200].split(b"\n", 1)[0].lstrip().split(b" ")
     if len(first) > 3 and first[0].isdigit() and len(first[1]) in {40, 64, 96, 128}:  # noqa: PLR2004
         return True
-    if len(data) < _HEAD.size:
-        return False
-    pcr, _, size = _HEAD.unpack_from(data)
-    name = data[_HEAD.size : _HEAD.size + size] if size <= MAX_NAME else b""
-    return pcr <= _MAX_PCR and len(name) == size > 0 and name.isascii() and name[:1].isalpha()
+    return _algorithm_of(data) is not None
+
+
+def _algorithm_of(data: bytes) -> str | None:
+    """Return whose template hash makes the first record of a binary list begin as one does."""
+    if int.from_bytes(data[:4], "little") > _MAX_PCR:
+        return None
+    for hash_size, algorithm in _ALGORITHM_BY_SIZE.items():
+        start = 4 + hash_size + 4
+        size = int.from_bytes(data[start - 4 : start], "little")
+        name = data[start : start + size] if size <= MAX_NAME else b""
+        printable = name.isascii() and name.decode("ascii").isprintable()
+        if len(name) == size > 0 and printable and name[:1].isalpha():
+            return algorithm
+    return None
