@@ -11,7 +11,8 @@ POST    /attestation/v1/activate        ``ActivateCredential``   ``ActivationRep
 POST    /attestation/v1/evidence        ``Quote``                ``EvidenceReply``
 ======  ==============================  =======================  ==================
 
-Decoding is strict: unknown, missing or doubled fields and values of another type are refused.
+Decoding is strict: unknown, missing or doubled fields and values of another type are refused; only
+fields that have a default may be missing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import binascii
 import json
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import TypeVar
 
@@ -50,9 +52,15 @@ Message = IdentityReply | ActivateCredential | ActivationReply | Quote | Evidenc
 M = TypeVar("M", IdentityReply, ActivateCredential, ActivationReply, Quote, EvidenceReply)
 
 
-@cache
-def _hints(kind: type) -> dict[str, object]:
-    return dict(typing.get_type_hints(kind))
+Decoder = Callable[[object], object]
+
+
+class _MismatchError(Exception):
+    """A value of another shape; the fields on the way to it are added as it is passed up."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.path: list[str] = []
 
 
 @cache
@@ -79,7 +87,15 @@ def decode(kind: type[M], body: bytes, *, limit: int = BODY_LIMIT) -> M:
         value = json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON: {type(error).__name__}", code="bad-json") from error
-    return typing.cast("M", _object(kind, value, kind.__name__))
+    return typing.cast("M", _message(kind, value))
+
+
+def _message(kind: type, value: object) -> object:
+    try:
+        return _decoder(kind)(value)
+    except _MismatchError as error:
+        where = ".".join((kind.__name__, *reversed(error.path)))
+        raise FormatError(f"{where}: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -103,73 +119,87 @@ def _plain(value: object) -> object:
     return value
 
 
-def _object(kind: type, value: object, where: str) -> object:
-    if not isinstance(value, dict):
-        raise FormatError(f"{where}: expected an object")
-    names = _names(kind)
-    if set(value) != set(names):
-        name = min(set(value) ^ set(names))
-        raise FormatError(f"{where}: {'missing' if name in names else 'unknown'} field {name!r}")
-    hints = _hints(kind)
-    return kind(
-        **{
-            names[key]: _value(hints[names[key]], item, f"{where}.{key}")
-            for key, item in value.items()
-        }
-    )
-
-
 @cache
-def _shape(hint: object) -> tuple[str, tuple[object, ...]]:
-    """Return how a type is decoded: looked up once, since evidence has hundreds of values."""
+def _decoder(hint: object) -> Decoder:
+    """Return how a type is decoded: made once, since evidence has hundreds of values."""
     if isinstance(hint, types.UnionType):
-        return "object", (ComponentFact,)
+        return _decoder(ComponentFact)
     if typing.get_origin(hint) is tuple:
-        return "tuple", typing.get_args(hint)
+        return _tuple_decoder(typing.get_args(hint))
     if not isinstance(hint, type):
         raise FormatError(f"cannot decode {hint!r}")
     if is_dataclass(hint):
-        return "object", (hint,)
-    return {bytes: "bytes", float: "float"}.get(hint, "plain"), (hint,)
+        return _object_decoder(hint)
+    return {bytes: _bytes, float: _float}.get(hint) or _plain_decoder(hint)
 
 
-def _value(hint: object, value: object, where: str) -> object:
-    shape, kinds = _shape(hint)
-    if shape == "bytes":
-        return _bytes(value, where)
-    if shape == "tuple":
-        return _items(kinds, value, where)
-    kind = typing.cast("type", kinds[0])
-    if shape == "object":
-        return _object(kind, value, where)
-    if shape == "float" and type(value) is int:
-        return _float(value, where)
-    if type(value) is not kind:
-        raise FormatError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
-    return value
+def _object_decoder(kind: type) -> Decoder:
+    hints = typing.get_type_hints(kind)
+    decoders = {json: _decoder(hints[name]) for json, name in _names(kind).items()}
+    wanted = decoders.keys()
+    optional = {_camel(f.name) for f in fields(kind) if f.default is not MISSING}
+    names = _names(kind)
+
+    def decode_object(value: object) -> object:
+        if not isinstance(value, dict):
+            raise _MismatchError("expected an object")
+        if value.keys() != wanted and (odd := value.keys() ^ wanted) - (optional - value.keys()):
+            name = min(odd - (optional - value.keys()))
+            raise _MismatchError(f"{'missing' if name in wanted else 'unknown'} field {name!r}")
+        result = {}
+        for key, item in value.items():
+            try:
+                result[names[key]] = decoders[key](item)
+            except _MismatchError as error:
+                error.path.append(key)
+                raise
+        return kind(**result)
+
+    return decode_object
 
 
-def _items(kinds: tuple[object, ...], value: object, where: str) -> tuple[object, ...]:
-    if not isinstance(value, list):
-        raise FormatError(f"{where}: expected a list")
+def _tuple_decoder(kinds: tuple[object, ...]) -> Decoder:
     if kinds[-1] is Ellipsis:
-        return tuple([_value(kinds[0], item, where) for item in value])
-    if len(kinds) != len(value):
-        raise FormatError(f"{where}: expected {len(kinds)} items, found {len(value)}")
-    return tuple([_value(kind, item, where) for kind, item in zip(kinds, value, strict=True)])
+        inner = _decoder(kinds[0])
+
+        def decode_list(value: object) -> object:
+            if not isinstance(value, list):
+                raise _MismatchError("expected a list")
+            return tuple([inner(item) for item in value])
+
+        return decode_list
+    decoders = [_decoder(kind) for kind in kinds]
+
+    def decode_items(value: object) -> object:
+        if not isinstance(value, list) or len(value) != len(decoders):
+            raise _MismatchError(f"expected a list of {len(decoders)} items")
+        return tuple([one(item) for one, item in zip(decoders, value, strict=True)])
+
+    return decode_items
 
 
-def _bytes(value: object, where: str) -> bytes:
+def _plain_decoder(kind: type) -> Decoder:
+    def decode_plain(value: object) -> object:
+        if type(value) is not kind:
+            raise _MismatchError(f"expected {kind.__name__}, found {type(value).__name__}")
+        return value
+
+    return decode_plain
+
+
+def _bytes(value: object) -> object:
     if not isinstance(value, str):
-        raise FormatError(f"{where}: expected base64 text")
+        raise _MismatchError("expected base64 text")
     try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise FormatError(f"{where}: not base64") from error
+        return binascii.a2b_base64(value, strict_mode=True)
+    except ValueError as error:
+        raise _MismatchError("not base64") from error
 
 
-def _float(value: int, where: str) -> float:
+def _float(value: object) -> object:
+    if type(value) is not int and type(value) is not float:
+        raise _MismatchError(f"expected float, found {type(value).__name__}")
     try:
         return float(value)
     except OverflowError as error:
-        raise FormatError(f"{where}: number out of range") from error
+        raise _MismatchError("number out of range") from error

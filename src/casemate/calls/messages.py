@@ -72,7 +72,8 @@ class EvidenceReply:
 
     ``quotes`` holds one (TPMS_ATTEST, TPMT_SIGNATURE) pair per bank asked for: one TPM2_Quote
     covers one selection. ``log`` is a TCG crypto-agile event log. ``accelerator`` is what runs the
-    VMs (kvm, tcg; empty where there are none): said, not proven.
+    VMs (kvm, tcg; empty where there are none): said, not proven. ``measurements`` is the binary
+    IMA list of a plain Linux host, taken after the quotes; empty where there is none.
     """
 
     quotes: tuple[tuple[bytes, bytes], ...]
@@ -82,6 +83,7 @@ class EvidenceReply:
     boot_complete: bool
     taken: float
     accelerator: str = ""
+    measurements: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -159,32 +160,44 @@ class Sqlite:
             self._connection.close()
 
 
+_CLOCK = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+
+
+@cache
+def _marked(sql: str) -> str:
+    """Write the parameters as psycopg wants them."""
+    return sql.replace("?", "%s")
+
+
 class _PostgresTransaction:
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401 (psycopg is optional)
-        self._cursor = connection.cursor()
-        self._now = 0.0
+    def __init__(self, cursor: Any, now: float) -> None:  # noqa: ANN401 (psycopg is optional)
+        self._cursor = cursor
+        self._now = now
 
     def all(self, sql: str, *values: object) -> list[Row]:
-        self._cursor.execute(sql.replace("?", "%s"), values)
+        self._cursor.execute(_marked(sql), values)
         return list(self._cursor.fetchall())
 
     def one(self, sql: str, *values: object) -> Row | None:
-        self._cursor.execute(sql.replace("?", "%s"), values)
+        self._cursor.execute(_marked(sql), values)
         row: Row | None = self._cursor.fetchone()
         return row
 
     def run(self, sql: str, *values: object) -> int:
-        self._cursor.execute(sql.replace("?", "%s"), values)
+        self._cursor.execute(_marked(sql), values)
         return int(self._cursor.rowcount)
 
     def many(self, sql: str, rows: Sequence[Row]) -> None:
-        self._cursor.executemany(sql.replace("?", "%s"), rows)
+        self._cursor.executemany(_marked(sql), rows)
 
     def now(self) -> float:
-        if not self._now:  # asked once: a transaction takes milliseconds
-            row = self.one("SELECT extract(epoch FROM clock_timestamp())::double precision")
-            self._now = float(row[0]) if row else 0.0
         return self._now
+
+    def lock(self, name: str) -> None:
+        """Wait until no other transaction of this name runs; what time it is then counts."""
+        self.one("SELECT pg_advisory_xact_lock(hashtext(?))", name)
+        row = self.one(_CLOCK)
+        self._now = float(row[0]) if row else self._now
 
 
 class Postgres:
@@ -216,10 +229,15 @@ class Postgres:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Begin a transaction on a connection of its own."""
+        with self._begun() as step:
+            yield step
+
+    @contextmanager
+    def _begun(self) -> Iterator[_PostgresTransaction]:
         with self._room:
-            connection = self._begin()
+            connection, step = self._begin()
             try:
-                yield _PostgresTransaction(connection)
+                yield step
                 connection.execute("COMMIT")
             except self._driver.OperationalError as error:
                 connection.close()
@@ -234,8 +252,8 @@ class Postgres:
     @contextmanager
     def exclusive(self, name: str) -> Iterator[Transaction]:
         """Begin a transaction that no other of this name overlaps, on any verifier."""
-        with self.transaction() as step:
-            step.one("SELECT pg_advisory_xact_lock(hashtext(?))", name)
+        with self._begun() as step:
+            step.lock(name)
             yield step
 
     def close(self) -> None:
@@ -243,7 +261,7 @@ class Postgres:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def _begin(self) -> Any:  # noqa: ANN401 (psycopg is optional)
+    def _begin(self) -> tuple[Any, _PostgresTransaction]:
         """Return a connection in a new transaction; those that died while idle are dropped."""
         while not self._idle.empty():
             try:
@@ -251,24 +269,27 @@ class Postgres:
             except queue.Empty:
                 break
             try:
-                connection.execute("BEGIN")
+                return connection, _begun_on(connection)
             except self._driver.OperationalError:
                 connection.close()
-            else:
-                return connection
         pause = PAUSE
         for left in range(ATTEMPTS - 1, -1, -1):
             try:
                 connection = self._driver.connect(self._url, autocommit=True, connect_timeout=5)
-                connection.execute("BEGIN")
+                return connection, _begun_on(connection)
             except self._driver.OperationalError as error:
                 if not left:
                     raise _away(str(error)) from error
                 time.sleep(pause)
                 pause *= 2
-            else:
-                return connection
         raise AssertionError
+
+
+def _begun_on(connection: Any) -> _PostgresTransaction:  # noqa: ANN401 (psycopg is optional)
+    """Begin, and ask what time it is, in one round trip: a transaction takes milliseconds."""
+    cursor = connection.execute(f"BEGIN; {_CLOCK}")
+    cursor.nextset()
+    return _PostgresTransaction(cursor, float(cursor.fetchone()[0]))
 
 
 def _away(reason: str) -> HostError:

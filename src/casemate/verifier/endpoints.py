@@ -12,10 +12,9 @@ from starlette.responses import PlainTextResponse
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import ActivationReply, IdentityReply
-from casemate.errors import FormatError, NotAuthenticatedError
+from casemate.errors import FormatError
 from casemate.formats.manifest import MAX_SIZE
 from casemate.machine.fleet import FleetHost, Mode
-from casemate.policy.statemachine import State
 from casemate.verifier import metrics, views
 from casemate.verifier.enrol import CADENCE, Wanted
 from casemate.verifier.people import Role
@@ -154,8 +153,8 @@ def _metrics(service: Service, _call: Call) -> object:
 
 
 def _introduce(service: Service, call: Call) -> object:
-    reply = wire.decode(IdentityReply, call.raw)
-    challenge = service.enrolment.introduce(_agent(call), reply)
+    host = service.agent(call.secret)
+    challenge = service.enrolment.introduce(host, wire.decode(IdentityReply, call.raw))
     if challenge is None:
         return {"known": True}
     return {
@@ -166,37 +165,31 @@ def _introduce(service: Service, call: Call) -> object:
 
 
 def _prove(service: Service, call: Call) -> object:
+    host = service.agent(call.secret)
     reply = wire.decode(ActivationReply, call.raw)
-    return _told(service.enrolment.prove(_agent(call), reply.secret))
+    return _told(service.enrolment.prove(host, reply.secret))
 
 
 def _nonce(service: Service, call: Call) -> object:
-    host = _agent(call)
-    if host.state == State.PENDING:
+    host, asked = service.rounds.ask(call.secret)
+    if asked is None:
         return {"state": host.state, "wait": host.cadence}
-    return {"state": host.state, **_asked(service, host)}
+    return {
+        "state": host.state,
+        "nonce": asked.nonce.hex(),
+        "banks": list(asked.banks),
+        "pcrs": list(asked.pcrs),
+    }
 
 
 def _push(service: Service, call: Call) -> object:
-    host = _agent(call)
     try:
         nonce = bytes.fromhex(call.query.get("nonce", ""))
     except ValueError:
         raise FormatError("the nonce is not hexadecimal", code="nonce") from None
-    done = service.rounds.push(host, nonce, call.raw)
+    host, done = service.rounds.push(call.secret, nonce, call.raw)
     wait = 0.0 if done.again else host.cadence
     return {"state": done.state.value, "verdict": done.sentence, "wait": wait}
-
-
-def _asked(service: Service, host: FleetHost) -> dict[str, object]:
-    asked = service.rounds.ask(host)
-    return {"nonce": asked.nonce.hex(), "banks": list(asked.banks), "pcrs": list(asked.pcrs)}
-
-
-def _agent(call: Call) -> FleetHost:
-    if call.agent is None:
-        raise NotAuthenticatedError("No agent has this secret.")
-    return call.agent
 
 
 def _told(host: FleetHost) -> dict[str, object]:

@@ -35,10 +35,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A verdict, and the reference it was made by; empty where there is none."""
+    """A verdict, and the reference it was made by; empty where there is none.
+
+    ``key`` stands for all that was compared, where nothing else but quotes and keys is in it.
+    """
 
     appraisal: Appraisal
     reference: str
+    key: bytes = b""
 
 
 class Judge:
@@ -69,17 +73,18 @@ class Judge:
         ordered = sorted(candidates, key=lambda one: -_fitting(evidence, one.manifest))
         best: Judged | None = None
         for candidate in ordered:
-            comparer = partial(self._compare, candidate.identifier)
+            key = _key(evidence, candidate.identifier)
+            comparer = partial(self._compare, key)
             found = appraise(evidence, candidate.manifest, identity, nonce, comparer)
-            judged = Judged(_continued(found, previous), candidate.identifier)
+            compared = key if found.clock is not None else b""
+            judged = Judged(_continued(found, previous), candidate.identifier, compared)
             if judged.appraisal.verdict is Verdict.TRUSTED or found.clock is None:
                 return judged
             if best is None or len(found.findings) < len(best.appraisal.findings):
                 best = judged
         return best or Judged(Appraisal(Verdict.UNDECIDED, (NO_REFERENCE,)), "")
 
-    def _compare(self, identifier: str, evidence: Evidence, reference: Manifest) -> Comparison:
-        key = _key(evidence, identifier)
+    def _compare(self, key: bytes, evidence: Evidence, reference: Manifest) -> Comparison:
         with self._turn:
             known = self._known.get(key)
             if known is not None:

@@ -35,6 +35,7 @@ from casemate.verifier import audit, store
 from casemate.verifier.alarms import Notice, Notifier
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Judged
+from casemate.verifier.packing import Packer
 from casemate.verifier.records import moment, read_record, write_clock, write_record
 
 JITTER = 0.2
@@ -47,6 +48,9 @@ _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", re.ASCII)
 
 THINNING = 0.1
 """Share of the rounds after which old ones are thinned out."""
+
+RESULTS = 1024
+"""Results remembered as they are written: some 4 KiB each."""
 
 RACES = 8
 """Tries to write a result down while others write to the same host."""
@@ -86,6 +90,8 @@ class Ledger:
         self._latch = latch
         self._turn = threading.Lock()
         self._random = random.Random()  # noqa: S311 (jitter keeps no secret)
+        self._packer = Packer()
+        self._results: dict[object, bytes] = {}
         self.counts: dict[str, int] = {}
 
     def count(self, name: str) -> None:
@@ -97,10 +103,11 @@ class Ledger:
         """Write a finished round down; nothing where the host's lease was lost meanwhile."""
         for _ in range(RACES):
             with self._database.transaction() as step:
-                current = store.find_host(step, host.name)
-                if current is None or not _still_ours(host, current):
+                found = store.current(step, host.name)
+                if found is None or not _still_ours(host, found[0]):
                     return Done(State.REMOVED, again=False, sentence="the lease was lost")
-                record = _at(read_record(current.record), store.policy_version(step))
+                current, version = found
+                record = _at(read_record(current.record), version)
                 settings = Settings(
                     latch=self._latch, validity=timedelta(seconds=DUE_FACTOR * current.cadence)
                 )
@@ -134,15 +141,6 @@ class Ledger:
         )
 
     def _keep(self, step: Transaction, host: FleetHost, outcome: Finished) -> None:
-        appraisal = outcome.judged.appraisal
-        sections = submodules(
-            [from_appraisal(appraisal, drtm=outcome.drtm)], outcome.judged.reference[:16]
-        )
-        value = {
-            **appraisal_json(appraisal),
-            "sections": {name: one.status.label for name, one in sections.items()},
-            "reference": outcome.judged.reference,
-        }
         store.add_round(
             step,
             Round(
@@ -155,12 +153,33 @@ class Ledger:
                 outcome.result.policy,
                 outcome.millis,
                 outcome.nonce,
-                json.dumps(value).encode(),
+                self._result(outcome),
                 outcome.reply,
             ),
+            self._packer,
         )
         if self._random.random() < THINNING:
             store.thin_out(step, host.name)
+
+    def _result(self, outcome: Finished) -> bytes:
+        """Write the result as JSON, once for rounds whose comparison was remembered."""
+        appraisal, reference = outcome.judged.appraisal, outcome.judged.reference
+        key = (outcome.judged.key, reference, outcome.drtm, appraisal.findings, appraisal.warnings)
+        known = self._results.get(key) if outcome.judged.key else None
+        if known is not None:
+            return known
+        sections = submodules([from_appraisal(appraisal, drtm=outcome.drtm)], reference[:16])
+        value = {
+            **appraisal_json(appraisal),
+            "sections": {name: one.status.label for name, one in sections.items()},
+            "reference": reference,
+        }
+        made = json.dumps(value).encode()
+        with self._turn:
+            if len(self._results) >= RESULTS:
+                self._results.clear()
+            self._results[key] = made
+        return made
 
     def _alarm(self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord) -> None:
         if taken.record.state is before.state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from casemate.errors import AppraisalError, BusyError
@@ -29,49 +30,83 @@ FORGET = 600.0
 def issue(step: Transaction, host: str) -> bytes:
     """Return a fresh nonce for a host. Raises BusyError where it holds too many."""
     now = step.now()
-    row = step.one(
-        "SELECT count(*) FROM nonce WHERE host=? AND spent=0 AND issued>?",
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    issued = step.run(
+        "INSERT INTO nonce SELECT ?,?,?,?,?,0,'' WHERE"
+        " (SELECT count(*) FROM nonce WHERE host=? AND spent=0 AND issued>?)<?",
+        nonce,
+        host,
+        EVIDENCE,
+        now,
+        NONCE_LIFETIME.total_seconds(),
         host,
         now - NONCE_LIFETIME.total_seconds(),
+        OUTSTANDING,
     )
-    if row and row[0] >= OUTSTANDING:
+    if not issued:
         raise BusyError(
             f"{host} holds {OUTSTANDING} nonces that it has not used",
             code="too-many-nonces",
             component=host,
             remedy="Wait a minute.",
         )
-    nonce = secrets.token_bytes(NONCE_SIZE)
-    _put(step, nonce, host, EVIDENCE, NONCE_LIFETIME, "")
     return nonce
 
 
-def spend(database: Database, nonce: bytes, host: str) -> datetime:
-    """Spend a nonce and return when it was issued.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A nonce that was brought back, and when; ``issued`` None: it is not known here."""
 
-    It is spent whatever follows, and of two that bring the same one only the first finds it.
+    issued: Issued | None
+    host: str
+    at: datetime
 
-    Raises:
-        AppraisalError: ``stale-nonce``, ``nonce-reused``, ``nonce-expired``.
+    def check(self) -> datetime:
+        """Return when it was issued, once it is spent for good: after the commit.
+
+        Raises:
+            AppraisalError: ``stale-nonce``, ``nonce-reused``, ``nonce-expired``.
+        """
+        if self.issued is None:
+            raise AppraisalError(
+                "the nonce is none of ours, or long forgotten",
+                code="stale-nonce",
+                remedy="Ask for a nonce first.",
+            )
+        check_nonce_record(self.issued, self.host, self.at)
+        return self.issued.issued
+
+
+def take(step: Transaction, nonce: bytes, host: str) -> Taken:
+    """Spend a nonce: of two that bring the same one only the first finds it unspent.
+
+    It is spent whatever follows, so the transaction must be committed before ``Taken.check``.
     """
-    with database.transaction() as step:
-        first = step.run(
-            "UPDATE nonce SET spent=1 WHERE value=? AND spent=0 AND host=?", nonce, host
-        )
+    now = _moment(step.now())
+    found = step.one(
+        "UPDATE nonce SET spent=1 WHERE value=? AND spent=0 AND host=? AND purpose=?"
+        " RETURNING host, issued, lifetime",
+        nonce,
+        host,
+        EVIDENCE,
+    )
+    first = found is not None
+    if found is None:
         found = step.one(
             "SELECT host, issued, lifetime FROM nonce WHERE value=? AND purpose=?", nonce, EVIDENCE
         )
-        now = _moment(step.now())
     if found is None:
-        raise AppraisalError(
-            "the nonce is none of ours, or long forgotten",
-            code="stale-nonce",
-            remedy="Ask for a nonce first.",
-        )
-    issued = _moment(found[1])
+        return Taken(None, host, now)
     lifetime = timedelta(seconds=found[2])
-    check_nonce_record(Issued(found[0], nonce, issued, lifetime, spent=not first), host, now)
-    return issued
+    issued = Issued(found[0], nonce, _moment(found[1]), lifetime, spent=not first)
+    return Taken(issued, host, now)
+
+
+def spend(database: Database, nonce: bytes, host: str) -> datetime:
+    """Spend a nonce in a transaction of its own; returns and raises as ``Taken.check``."""
+    with database.transaction() as step:
+        taken = take(step, nonce, host)
+    return taken.check()
 
 
 def open_challenge(step: Transaction, host: str, secret: bytes, payload: str) -> None:

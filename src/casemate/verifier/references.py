@@ -124,9 +124,14 @@ class ReferenceBook:
             audit.append(step, who, "reference-withdraw", found.identifier[:16], why)
         return found
 
-    def in_force(self, step: Transaction, profile: str) -> tuple[Candidate, ...]:
-        """Return the references that apply to hosts of a profile (empty: all), newest first."""
-        self._refresh(step)
+    def in_force(
+        self, step: Transaction, profile: str, version: int | None = None
+    ) -> tuple[Candidate, ...]:
+        """Return the references that apply to hosts of a profile (empty: all), newest first.
+
+        ``version`` is the policy version in force where the caller has just read it.
+        """
+        self._refresh(step, version)
         now = step.now()
         return tuple(
             Candidate(name, manifest)
@@ -140,8 +145,8 @@ class ReferenceBook:
         known = self._known.get(identifier)
         return known[1] if known else None
 
-    def _refresh(self, step: Transaction) -> None:
-        version = store.policy_version(step)
+    def _refresh(self, step: Transaction, version: int | None = None) -> None:
+        version = store.policy_version(step) if version is None else version
         with self._turn:
             if version == self._version:
                 return

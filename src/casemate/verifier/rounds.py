@@ -14,11 +14,11 @@ from casemate.calls.messages import EvidenceReply, Quote
 from casemate.errors import AppraisalError, CasemateError, Finding, FormatError, HostError
 from casemate.machine.fleet import FleetHost
 from casemate.policy.appraise import Appraisal, Verdict, refused
-from casemate.policy.statemachine import Outcome, Result, Settings
+from casemate.policy.statemachine import Outcome, Result, Settings, State
 from casemate.policy.tpmidentity import TpmIdentity, check_identity
 from casemate.verifier import nonces, store
 from casemate.verifier.client import HostClient, RefusedError, evidence_of, prove_identity
-from casemate.verifier.database import Database
+from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import NO_REFERENCE, Candidate, Judge, Judged
 from casemate.verifier.ledger import Done, Finished, Ledger
 from casemate.verifier.records import claim_of, moment, read_claim, read_clock, write_claim
@@ -81,20 +81,33 @@ class Rounds:
             client.close()
             self._give_back(host)
 
-    def ask(self, host: FleetHost) -> Quote:
-        """Return what a pushing host shall answer: a nonce of its own, banks and PCRs."""
-        with self._database.transaction() as step:
-            candidates = self._book.in_force(step, host.profile)
-            return _request(nonces.issue(step, host.name), candidates)
+    def ask(self, secret: str) -> tuple[FleetHost, Quote | None]:
+        """Return what a pushing host shall answer: a nonce of its own, banks and PCRs.
 
-    def push(self, host: FleetHost, nonce: bytes, body: bytes) -> Done:
+        ``secret`` is the digest of its agent's secret; nothing is asked before it is approved.
+
+        Raises:
+            NotAuthenticatedError: no agent has this secret.
+        """
+        with self._database.transaction() as step:
+            host = store.get_host_of_token(step, secret)
+            if host.state == State.PENDING:
+                return host, None
+            candidates = self._book.in_force(step, host.profile)
+            return host, _request(nonces.issue(step, host.name), candidates)
+
+    def push(self, secret: str, nonce: bytes, body: bytes) -> tuple[FleetHost, Done]:
         """Take in what a host's agent sent.
 
         Raises:
+            NotAuthenticatedError: no agent has this secret.
             AppraisalError: the nonce is not this host's, spent, or too old: that is no verdict.
         """
-        begun = nonces.spend(self._database, nonce, host.name)
-        attempt = self._attempt(host, nonce)
+        with self._database.transaction() as step:
+            host = store.get_host_of_token(step, secret)
+            taken = nonces.take(step, nonce, host.name)
+            attempt = self._attempt(step, host, nonce)
+        begun = taken.check()
         identity: TpmIdentity | None = None
         try:
             reply = wire.decode(EvidenceReply, body)
@@ -102,15 +115,15 @@ class Rounds:
             judged = self._judged(attempt, reply, identity)
         except (CasemateError, ValueError) as error:
             judged = Judged(_refused(error), "")
-        return self._finish(attempt, judged, identity, body, begun)
+        return host, self._finish(attempt, judged, identity, body, begun)
 
     def _pull_once(self, host: FleetHost, client: HostClient) -> Done:
         with self._database.transaction() as step:
             nonce = nonces.issue(step, host.name)
-        attempt = self._attempt(host, nonce)
+            begun = moment(step.now())
+            attempt = self._attempt(step, host, nonce)
         identity: TpmIdentity | None = None
         body, claim = b"", ""
-        begun = self._now()
         try:
             reply = client.evidence(_request(nonce, attempt.candidates))
             body = wire.encode(reply)
@@ -133,10 +146,9 @@ class Rounds:
             judged = Judged(Appraisal(Verdict.UNDECIDED, (_FAULT,)), "")
         return self._finish(attempt, judged, identity, body, begun, claim)
 
-    def _attempt(self, host: FleetHost, nonce: bytes) -> _Attempt:
-        with self._database.transaction() as step:
-            version = store.policy_version(step)
-            candidates = self._book.in_force(step, host.profile)
+    def _attempt(self, step: Transaction, host: FleetHost, nonce: bytes) -> _Attempt:
+        version = store.policy_version(step)
+        candidates = self._book.in_force(step, host.profile, version)
         return _Attempt(host, version, candidates, nonce, time.perf_counter())
 
     def _judged(self, attempt: _Attempt, reply: EvidenceReply, identity: TpmIdentity) -> Judged:

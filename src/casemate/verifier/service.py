@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from casemate.errors import ArgumentError, NotAuthenticatedError
+from casemate.errors import ArgumentError
 from casemate.machine.fleet import FleetHost
 from casemate.verifier import store
 from casemate.verifier.alarms import Notifier
 from casemate.verifier.client import HostClient
 from casemate.verifier.database import open_database
-from casemate.verifier.enrol import Enrolment, token_digest
+from casemate.verifier.enrol import Enrolment
 from casemate.verifier.ledger import Ledger
 from casemate.verifier.people import People, Role
 from casemate.verifier.references import Anchors, ReferenceBook
@@ -76,13 +76,10 @@ class Service:
         self.people.put(FIRST_USER, Role.ADMINISTRATOR, password, "first start")
         return password
 
-    def agent(self, token: str) -> FleetHost:
-        """Return the host whose agent knows a secret. Raises NotAuthenticatedError."""
+    def agent(self, secret: str) -> FleetHost:
+        """Return the host whose agent's secret has this digest. Raises NotAuthenticatedError."""
         with self.database.transaction() as step:
-            host = store.host_of_token(step, token_digest(token) if token else "")
-        if host is None:
-            raise NotAuthenticatedError("No agent has this secret.")
-        return host
+            return store.get_host_of_token(step, secret)
 
     def start(self) -> None:
         """Begin to ask hosts."""

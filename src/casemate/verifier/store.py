@@ -6,14 +6,14 @@ so of two verifiers that judge at once one finds that it came second.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 
-from casemate.errors import ArgumentError, NotFoundError
+from casemate.errors import ArgumentError, NotAuthenticatedError, NotFoundError
 from casemate.machine.fleet import Alarm, FleetHost, Proposal, Round, StoredReference
 from casemate.policy.statemachine import State
 from casemate.verifier.database import Database, Transaction
+from casemate.verifier.packing import Packer, unpack
 
 LEASE_BATCH = 50
 """Hosts leased at once: one transaction for as many rounds as run side by side."""
@@ -70,6 +70,23 @@ def host_of_token(step: Transaction, digest: str) -> FleetHost | None:
         return None
     row = step.one(f"SELECT {_HOST} FROM host WHERE token=?", digest)  # noqa: S608 (own names)
     return FleetHost(*row) if row else None
+
+
+def get_host_of_token(step: Transaction, digest: str) -> FleetHost:
+    """Return the host whose agent knows a secret. Raises NotAuthenticatedError."""
+    host = host_of_token(step, digest)
+    if host is None:
+        raise NotAuthenticatedError("No agent has this secret.")
+    return host
+
+
+def current(step: Transaction, name: str) -> tuple[FleetHost, int] | None:
+    """Return a host and the version of references and policies in force, in one question."""
+    row = step.one(
+        f"SELECT {_HOST}, (SELECT value FROM value WHERE name='policy') FROM host WHERE name=?",  # noqa: S608 (own names)
+        name,
+    )
+    return (FleetHost(*row[:-1]), int(row[-1] or 0)) if row else None
 
 
 def all_hosts(step: Transaction) -> list[FleetHost]:
@@ -203,7 +220,7 @@ def due_now(step: Transaction, name: str | None = None) -> int:
     return step.run("UPDATE host SET next_due=0 WHERE name=?", name)
 
 
-def add_round(step: Transaction, one: Round) -> None:
+def add_round(step: Transaction, one: Round, packer: Packer) -> None:
     """Keep a round; its number is given here."""
     step.run(
         f"INSERT INTO round ({_ROUND.removeprefix('number, ')})"  # noqa: S608 (own names)
@@ -216,8 +233,8 @@ def add_round(step: Transaction, one: Round) -> None:
         one.policy,
         one.millis,
         one.nonce,
-        zlib.compress(one.result, 1),
-        zlib.compress(one.evidence, 1),
+        packer.pack(one.result),
+        packer.pack(one.evidence),
     )
 
 
@@ -261,8 +278,7 @@ def _round(row: Sequence[object]) -> Round:
 
 
 def _unpacked(value: object) -> bytes:
-    data = bytes(value) if isinstance(value, bytes | memoryview) else b""
-    return zlib.decompress(data) if data else b""
+    return unpack(bytes(value)) if isinstance(value, bytes | memoryview) else b""
 
 
 def thin_out(step: Transaction, host: str) -> None:

@@ -27,7 +27,7 @@ from casemate.errors import (
     StateError,
     VerificationError,
 )
-from casemate.machine.fleet import FleetHost
+from casemate.verifier.enrol import token_digest
 from casemate.verifier.people import Role, Who
 from casemate.verifier.service import Service
 
@@ -71,14 +71,17 @@ _STATUS: tuple[tuple[type[CasemateError], int], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, read and checked; ``who`` or ``agent`` unless anybody may ask."""
+    """One request, read and checked; ``who`` unless anybody may ask.
+
+    ``secret`` is the digest of what an agent showed: the handler asks the store whose it is.
+    """
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: Mapping[str, Any]
     raw: bytes = b""
     who: Who | None = None
-    agent: FleetHost | None = None
+    secret: str = ""
 
     @property
     def name(self) -> str:
@@ -170,16 +173,26 @@ def bearer(request: Request) -> str:
 
 def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
     """Return the ASGI handler of an endpoint."""
+    limit = endpoint.raw or BODY_LIMIT
+
+    def checked(request: Request) -> Who | None:
+        return _authenticate(service, endpoint, request)
+
+    def work(request: Request, raw: bytes, *, known: bool, who: Who | None) -> object:
+        if not known and not endpoint.agent:  # an agent's handler asks for itself
+            who = checked(request)
+        body = {} if endpoint.raw else read_fields(raw, endpoint.fields)
+        secret = token_digest(bearer(request)) if endpoint.agent else ""
+        call = Call(request.path_params, dict(request.query_params), body, raw, who, secret)
+        return endpoint.handler(service, call)
 
     async def handle(request: Request) -> Response:
         try:
-            who, agent = await run_in_threadpool(_authenticate, service, endpoint, request)
-            raw = await read_body(request, endpoint.raw or BODY_LIMIT)
-            body = {} if endpoint.raw else read_fields(raw, endpoint.fields)
-            call = Call(
-                request.path_params, dict(request.query_params), body, raw, who=who, agent=agent
-            )
-            answer = await run_in_threadpool(endpoint.handler, service, call)
+            # Nobody is asked to send much before it is known who sends it.
+            small = _announced(request) <= BODY_LIMIT
+            who = None if small else await run_in_threadpool(checked, request)
+            raw = await read_body(request, limit)
+            answer = await run_in_threadpool(work, request, raw, known=not small, who=who)
         except CasemateError as error:
             return error_response(error)
         if isinstance(answer, Response):
@@ -190,21 +203,28 @@ def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
     return handle
 
 
-def _authenticate(
-    service: Service, endpoint: Endpoint, request: Request
-) -> tuple[Who | None, FleetHost | None]:
+def _announced(request: Request) -> int:
+    """Return how many bytes the request says that its body has; one that does not say has many."""
+    text = request.headers.get("content-length", "")
+    if text.isascii() and text.isdigit():
+        return int(text[:16])
+    return 0 if request.method == "GET" else BODY_LIMIT + 1
+
+
+def _authenticate(service: Service, endpoint: Endpoint, request: Request) -> Who | None:
     """Return who asks. Raises NotAuthenticatedError, PermissionDeniedError.
 
     A cookie alone only reads: what changes something needs the Authorization header, which no
     other site can make a browser send.
     """
     if endpoint.agent:
-        return None, service.agent(bearer(request))
+        service.agent(token_digest(bearer(request)))
+        return None
     if endpoint.role is None:
-        return None, None
+        return None
     handle = bearer(request)
     if not handle and endpoint.method == "GET":
         handle = request.cookies.get(COOKIE, "")
     who = service.people.check(handle)
     who.need(endpoint.role)
-    return who, None
+    return who
