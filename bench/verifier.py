@@ -122,7 +122,7 @@ def drive(port: int, tokens: list[str], seconds: float, go: Event, result: Queue
     result.put(count)
 
 
-def attestations(database: str, hosts: int, seconds: float) -> dict[str, float]:
+def attestations(database: str, hosts: int, seconds: float, processes: int = 1) -> dict[str, float]:
     place = Path(tempfile.mkdtemp(prefix="casemate-bench-"))
     for name, pem in (("certified", shared_pki().issuers["certified"].pem), ("ek", ek_maker().pem)):
         (place / "trust" / name).mkdir(parents=True)
@@ -139,8 +139,12 @@ def attestations(database: str, hosts: int, seconds: float) -> dict[str, float]:
     fork = multiprocessing.get_context("fork")
     ready, stop, go = fork.Event(), fork.Event(), fork.Event()
     result: Queue[int] = fork.Queue()
-    server = fork.Process(target=serve, args=(place, database, listener, ready, stop))
-    server.start()
+    servers = [
+        fork.Process(target=serve, args=(place, database, listener, ready, stop))
+        for _ in range(processes)
+    ]
+    for server in servers:
+        server.start()
     ready.wait()
     workers = 4
     clients = [
@@ -153,20 +157,22 @@ def attestations(database: str, hosts: int, seconds: float) -> dict[str, float]:
         assert result.get(timeout=120) == -1
     for name in names:
         service.enrolment.approve(name, "bench")
-    cpu = _cpu(server.pid)
+    cpu = sum(_cpu(server.pid) for server in servers)
     go.set()
     total = sum(result.get(timeout=120 + seconds) for _ in clients)
-    cpu = _cpu(server.pid) - cpu
+    cpu = sum(_cpu(server.pid) for server in servers) - cpu
     for client in clients:
         client.join()
     stop.set()
-    server.join()
+    for server in servers:
+        server.join()
     service.close()
     return {
         "hosts": hosts,
         "attestations a second": total / seconds,
         "processor time of the verifier each, ms": cpu / total * 1000,
         "attestations a second and core of the verifier": total / cpu,
+        "verifier processes": processes,
     }
 
 
@@ -179,11 +185,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", default="")
     parser.add_argument("--hosts", type=int, default=40)
+    parser.add_argument("--processes", type=int, default=1, help="verifiers on one PostgreSQL")
     parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
     for name, value in {
         **appraisals(),
-        **attestations(options.database, options.hosts, options.seconds),
+        **attestations(options.database, options.hosts, options.seconds, options.processes),
     }.items():
         print(f"{name:50} {value:10.2f}")
 
