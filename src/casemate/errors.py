@@ -156,6 +156,14 @@ class StateError(CasemateError):
     fault = "InvalidState"
 
 
+class TimedOutError(CasemateError):
+    """What was waited for did not happen in time."""
+
+    default_code = "timed-out"
+    default_remedy = "Try again with more time."
+    fault = "Timedout"
+
+
 class PowerStateError(StateError):
     """The VM is not in the power state that the operation needs."""
 

@@ -8,6 +8,7 @@ from casemate.calls import (
     files,
     hardening,
     hardware,
+    maintenance,
     messages,
     pools,
     software,
@@ -24,6 +25,7 @@ REQUESTS: tuple[type, ...] = (
     *statistics.REQUESTS,
     *hardening.REQUESTS,
     *hardware.REQUESTS,
+    *maintenance.REQUESTS,
     *files.REQUESTS,
     *console.REQUESTS,
 )

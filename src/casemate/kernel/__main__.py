@@ -40,6 +40,7 @@ from casemate.kernel.hostends import HostEnds
 from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.logs import Logs
+from casemate.kernel.maintenance import Maintenance
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
 from casemate.kernel.ova import Ova
@@ -155,6 +156,14 @@ def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
     kernel.add(Transfers(datastores, accounts.session, kernel.check).handlers())
 
 
+def governed(kernel: Kernel, admin: Admin, stream: FactStream, measurements: Measurements) -> None:
+    """Hook up who may do what, and tell what the boot decided about it."""
+    for name, value in booted_with(measurements.record.command_line).items():
+        stream.publish(OptionFact(name, value))
+    kernel.govern(admin.demand)
+    kernel.add(admin.handlers())
+
+
 async def serve(settings: Settings, home: Home) -> None:
     """Serve until TERM; then power the VMs off and return."""
     progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
@@ -173,6 +182,7 @@ async def serve(settings: Settings, home: Home) -> None:
     accounts = Accounts(store, time.time)
     capacity = capacity_of(hardware.cpu_mhz, hardware.cores, hardware.memory_size, accelerator.name)
     pools = Pools(store, stream, inventory, capacity)
+    maintenance = Maintenance(store, stream, lambda: kernel.vms.tasks)
     kernel = Kernel(
         store,
         stream,
@@ -186,27 +196,22 @@ async def serve(settings: Settings, home: Home) -> None:
             accelerator,
             on_exit,
             cpu_mhz=hardware.cpu_mhz,
-            admission=pools.starting,
+            admission=maintenance.guarded(pools.starting),
             volumes=home.volumes,
         ),
         About(settings.home, settings.api, settings.boot_time),
         time.time,
     )
-    stream.publish(
-        host_fact(settings, hardware, measurements, (accelerator.name, accelerator.reason))
-    )
+    host = host_fact(settings, hardware, measurements, (accelerator.name, accelerator.reason))
+    stream.publish(replace(host, in_maintenance_mode=maintenance.on))
     for component in measurements.components:
         stream.publish(component)
     inventory.publish_all(capacity.cpu_mhz, capacity.memory >> 20)
     devices = Devices()
     stream.publish(devices.fact)
-    kernel.add(devices.handlers())
+    kernel.add(devices.handlers() | maintenance.handlers())
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
-    admin = Admin(store, stream, accounts, time.time)
-    for name, value in booted_with(measurements.record.command_line).items():
-        stream.publish(OptionFact(name, value))
-    kernel.govern(admin.demand)
-    kernel.add(admin.handlers())
+    governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
     life_of_vms(kernel, pools)
     files(kernel, inventory, accounts)
     kernel.add(
@@ -235,6 +240,7 @@ async def serve(settings: Settings, home: Home) -> None:
             await _complete(home, settings, stream, measurements, progress)
         await stopping.wait()
         _log.info("stopping")
+        maintenance.stop()
         await kernel.stop()
     finally:
         loops.cancel()

@@ -48,10 +48,6 @@ _GROUPS = (
         Ring.HOST,
     ),
     _Group(
-        "This host has no maintenance mode yet.",
-        {"HostSystem": "EnterMaintenanceMode_Task ExitMaintenanceMode_Task"},
-    ),
-    _Group(
         "The machine belongs to its operator: casemate down and up on the host.",
         {"HostSystem": "RebootHost_Task ShutdownHost_Task"},
         Ring.HOST,

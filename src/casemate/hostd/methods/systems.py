@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from casemate.calls.admin import LogReply, ReadLog
 from casemate.calls.hardening import LAUNCHES, HardeningAudit, HardeningReply, as_lines
+from casemate.calls.maintenance import MAINTENANCE, EnterMaintenance, ExitMaintenance
+from casemate.calls.messages import TaskReply
 from casemate.hostd.objects import options, systems
 from casemate.hostd.objects.base import moment
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import text, texts
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
-from casemate.vim25.values import Obj, Value
+from casemate.vim25.values import MoRef, Obj, Value
 
 HARDENING = "hardening"
 LINES = 1000
@@ -39,6 +41,18 @@ async def _install_date(context: Context) -> Value:
 
 async def _uptime(context: Context) -> Value:
     return max(int(context.replica.clock().timestamp() - context.replica.world.host.boot_time), 0)
+
+
+async def _enter_maintenance(context: Context) -> Value:
+    seconds = context.arguments.get("timeout")
+    wait = max(seconds, 0) if isinstance(seconds, int) else 0
+    request = EnterMaintenance(context.who.handle, wait, "vSphere API")
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+async def _exit_maintenance(context: Context) -> Value:
+    request = ExitMaintenance(context.who.handle, "vSphere API")
+    return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
 
 
 async def _time(context: Context) -> Value:
@@ -117,6 +131,20 @@ _MODULES = "Host.Config.Settings"
 _B = Ring.HOST
 
 SYSTEM_METHODS = (
+    Served(
+        "HostSystem",
+        "EnterMaintenanceMode_Task",
+        MAINTENANCE,
+        _enter_maintenance,
+        (EnterMaintenance,),
+    ),
+    Served(
+        "HostSystem",
+        "ExitMaintenanceMode_Task",
+        MAINTENANCE,
+        _exit_maintenance,
+        (ExitMaintenance,),
+    ),
     Served("ManagedEntity", "Reload", "System.Read", _nothing),
     Served("VirtualMachine", "RefreshStorageInfo", "System.Read", _nothing),
     Served("ResourcePool", "RefreshRuntime", "System.View", _nothing),
