@@ -22,6 +22,7 @@ sentence (``reason``), what a person can do (``remedy``), and the component it i
     ├── NotFoundError                ManagedObjectNotFound
     ├── NotSupportedError            NotSupported
     ├── BusyError                    TaskInProgress
+    ├── TimedOutError                Timedout
     ├── CancelledError               RequestCanceled     somebody asked for the end of it
     ├── FileError                    CannotAccessFile    carries the datastore path
     │   ├── FileMissingError         FileNotFound

@@ -14,6 +14,7 @@ from casemate.machine.facts import PowerState
 from casemate.testing.bootproof import measured_boot
 from casemate.testing.chromium import Browser, chromium, find_chromium
 from casemate.testing.fakekernel import PASSWORD, FakeKernel, fake_vm
+from casemate.testing.fakescreen import colour_at
 from casemate.testing.hostsimulator import HostSimulator
 
 pytestmark = [
@@ -162,3 +163,47 @@ def test_a_forgotten_session_leads_back_to_the_login(page: Browser, host: HostSi
     page.run("location.hash = 'packages'")
     page.until("document.querySelector('form') !== null")
     del host
+
+
+def test_a_console_shows_the_guest_and_sends_it_keys_and_pointer(
+    page: Browser, host: HostSimulator
+) -> None:
+    screen = host.kernel.screen
+    page.events.clear()
+    show(page, "vm/2")
+    page.run("document.querySelector('[data-method=PowerOnVM_Task]').click()")
+    page.until("document.querySelector('a.button') !== null")
+    page.run("document.querySelector('a.button').click()")
+    page.until("document.querySelector('canvas')?.dataset.drawn === 'yes'")
+    shown = page.run(
+        "JSON.stringify([...document.querySelector('canvas').getContext('2d')"
+        ".getImageData(7, 9, 1, 1).data])"
+    )
+    assert shown == f"[{colour_at(7, 9)[0]},{colour_at(7, 9)[1]},{colour_at(7, 9)[2]},255]"
+    page.run("document.querySelector('canvas').focus()")
+    page.press("x")
+    page.press("Enter")
+    keep(page, "console")
+    page.run("document.querySelector('[data-method=CtrlAltDel]').click()")
+    deadline = time.monotonic() + 10
+    control, alt, delete = 0xFFE3, 0xFFE9, 0xFFFF
+    pressed = [(control, True), (alt, True), (delete, True)]
+    while screen.keys[-6:-3] != pressed:
+        assert time.monotonic() < deadline, screen.keys
+        time.sleep(0.02)
+    assert screen.keys[-3:] == [(delete, False), (alt, False), (control, False)]
+    assert (0xFF0D, True) in screen.keys
+    page.run(
+        "{const c = document.querySelector('canvas'), b = c.getBoundingClientRect();"
+        "c.dispatchEvent(new PointerEvent('pointermove', {clientX: b.left + b.width / 2,"
+        " clientY: b.top + b.height / 2, buttons: 2}));}"
+    )
+    while not screen.pointer:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert screen.pointer[-1] == (4, 160, 100)
+    assert not page.complaints()
+    show(page, "vms")
+    while screen.viewers:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 from tests.host.conftest import TestHost
+
+from casemate.errors import StateError
+from casemate.testing.websocket import WebSocket
 
 pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(240)]
 
@@ -65,6 +69,33 @@ def test_power_operations_and_what_is_refused_in_which_state(host: TestHost) -> 
     assert host.casemate("vm", "on", "demo")[0] == 0
 
 
+def look_at_the_screen(vm: Any, port: int) -> None:
+    ticket = vm.AcquireTicket("webmks")
+    assert ticket.port == port
+    assert ticket.url.endswith(f":{port}/ticket/{ticket.ticket}")
+    with WebSocket(port, f"/ticket/{ticket.ticket}") as screen:
+        assert screen.subprotocol == "binary"
+        assert screen.take(12) == b"RFB 003.008\n"
+        screen.send(b"RFB 003.008\n")
+        assert screen.take(2) == b"\1\1"
+        screen.send(b"\1")
+        assert screen.take(4) == bytes(4)
+        screen.send(b"\1")
+        width, height, name = struct.unpack(">HH16xI", screen.take(24))
+        screen.take(name)
+        screen.send(struct.pack(">BBHHHH", 3, 0, 0, 0, width, height))
+        assert screen.take(4)[0] == 0
+        with pytest.raises(StateError):
+            WebSocket(port, f"/ticket/{ticket.ticket}")
+    stroke = vim.UsbScanCodeSpec.KeyEvent(usbHidCode=0x4 << 16 | 7)
+    assert vm.PutUsbScanCodes(vim.UsbScanCodeSpec(keyEvents=[stroke])) == 1
+    task = vm.CreateScreenshot_Task()
+    WaitForTask(task)
+    assert task.info.result == "[datastore1] demo/demo-1.png"
+    with pytest.raises(vmodl.fault.NotSupported):
+        vm.AcquireTicket("mks")
+
+
 @pytest.mark.interop
 def test_pyvmomi_unmodified_lists_powers_and_reads_the_report(host: TestHost, built: Path) -> None:
     told = host.up()
@@ -89,6 +120,7 @@ def test_pyvmomi_unmodified_lists_powers_and_reads_the_report(host: TestHost, bu
     with pytest.raises(vim.fault.InvalidPowerState):
         WaitForTask(vm.PowerOffVM_Task())
     WaitForTask(vm.PowerOnVM_Task())
+    look_at_the_screen(vm, host.port)
     system = content.rootFolder.childEntity[0].hostFolder.childEntity[0].host[0]
     report = system.QueryTpmAttestationReport()
     assert report.tpmLogReliable

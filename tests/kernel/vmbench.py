@@ -85,6 +85,7 @@ class Host:
         )
         self.tasks = Tasks(self.stream, time.time)
         context = VmContext(self.inventory, self.cells, self.tasks, self.store, time.time)
+        self.context = context
         self.power = VmPower(context)
         vms = Vms(context)
         datastores = Datastores(self.inventory, self.tasks, lambda *_: None)

@@ -1,4 +1,4 @@
-"""Requests about the life of a VM: create, change, copy, suspend, snapshots, tickets, destroy."""
+"""Requests about the life of a VM: create, change, copy, suspend, snapshots, destroy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from typing import ClassVar
 
 from casemate.calls.messages import Empty, TaskReply
 from casemate.machine.facts import VmConfig
-
-
-@dataclass(frozen=True, slots=True)
-class TicketReply:
-    """A one-time ticket for a console; it is good once and for ``seconds``."""
-
-    ticket: str
-    seconds: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from casemate.calls import (
     admin,
+    autostart,
     console,
     files,
     hardening,
@@ -13,6 +14,7 @@ from casemate.calls import (
     pools,
     software,
     statistics,
+    vmconsole,
     vms,
 )
 
@@ -20,6 +22,8 @@ REQUESTS: tuple[type, ...] = (
     *messages.REQUESTS,
     *admin.REQUESTS,
     *vms.REQUESTS,
+    *vmconsole.REQUESTS,
+    *autostart.REQUESTS,
     *pools.REQUESTS,
     *software.REQUESTS,
     *statistics.REQUESTS,

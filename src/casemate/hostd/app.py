@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 from casemate.calls.messages import EvidenceReply, Quote
 from casemate.errors import CasemateError
 from casemate.hostd.assets import pages
+from casemate.hostd.console import ConsoleEndpoint
 from casemate.hostd.folder import PREFIX, FolderEndpoint
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.landing import STYLE_PATH, VERSIONS_PATH, LandingPage
@@ -83,6 +84,7 @@ def make_app(
             Route(PREFIX, folder),
             Mount(PREFIX, folder),
             Mount("/ui", pages),
+            Mount("/ticket", ConsoleEndpoint(link)),
             Mount("/attestation", ProofEndpoint(link, ticks)),
             Route(STYLE_PATH, landing),
             Route("/", landing),

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import asyncio
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CONSOLE_PATH = "/ticket/"
+"""Where consoles are opened, as on ESXi: the ticket follows."""
 
 HEADER_SECONDS = 20.0
 """How long the head of a request may take once its first byte has come, or a new connection may
@@ -33,6 +37,15 @@ class Protocol(H11Protocol):
         super().data_received(data)
         if not self._idle():
             self._arrived()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand over to the protocol of WebSockets, which has time limits of its own."""
+        self._arrived()
+        super().handle_websocket_upgrade(event)
+
+    def _should_upgrade_to_ws(self) -> bool:
+        """Speak WebSocket where the consoles are, and nowhere else."""
+        return self.scope["path"].startswith(CONSOLE_PATH)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode
 from casemate.calls.files import CHUNK_LIMIT
-from casemate.calls.messages import FactReply, Refusal, Subscribe
+from casemate.calls.messages import Empty, FactReply, Refusal, Subscribe
+from casemate.calls.vmconsole import OpenConsole
 from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
 from casemate.machine.facts import FaultFact
@@ -25,6 +26,9 @@ ANSWER_SECONDS = 60.0
 
 SETTLE_SECONDS = 600.0
 """How long a file may take to be on the disk when all of it has been sent."""
+
+REPLY_LIMIT = 1 << 16
+"""Bytes of the reply before a console: a refusal with its reason."""
 
 RETRY_START = 0.05
 RETRY_LIMIT = 2.0
@@ -147,6 +151,15 @@ class KernelLink(ABC):
         """
 
     @abstractmethod
+    async def console(
+        self, ticket: str, peer: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Redeem a ticket and return the connection to the guest's screen; to be closed.
+
+        Raises RefusedError when the ticket is not good, CasemateError as for ``ask``.
+        """
+
+    @abstractmethod
     async def close(self) -> None:
         """Give up all connections."""
 
@@ -221,6 +234,32 @@ class SocketLink(KernelLink):
             yield transfer
         finally:
             await transfer.close()
+
+    async def console(
+        self, ticket: str, peer: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """See ``KernelLink.console``."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self._path))
+        except OSError as error:
+            raise _unreachable() from error
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                writer.write(encode(1, OpenConsole(ticket, peer)))
+                # Not a byte more than the reply: what follows is the console's.
+                size = int.from_bytes(await reader.readexactly(4), "big")
+                body = await reader.readexactly(min(size, REPLY_LIMIT))
+            _, reply = decode(body, (Empty, Refusal))
+        except (OSError, EOFError, TimeoutError) as error:
+            writer.close()
+            raise _unreachable() from error
+        except BaseException:
+            writer.close()
+            raise
+        if isinstance(reply, Refusal):
+            writer.close()
+            raise RefusedError(reply.fault)
+        return reader, writer
 
     async def close(self) -> None:
         """See ``KernelLink.close``."""

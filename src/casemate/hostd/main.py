@@ -30,6 +30,9 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 KEEP_ALIVE_SECONDS = 905
 """Idle time of a connection: a little longer than pyVmomi's pool keeps one (900 s)."""
 
+MESSAGE_LIMIT = 1 << 16
+"""Bytes of one WebSocket message of a client: keys, pointer, and now and then a clipboard."""
+
 STOP_SECONDS = 1
 """How long open calls may take when hostd stops; waiting ones are cut off."""
 
@@ -61,7 +64,9 @@ def make_server(app: Starlette, context: ssl.SSLContext) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http=Protocol,
-        ws="none",
+        ws="auto",
+        ws_max_size=MESSAGE_LIMIT,
+        ws_per_message_deflate=False,
         loop="asyncio",
         log_config=None,
         access_log=False,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from casemate.calls.messages import BankValues, FactReply
 from casemate.errors import NotFoundError
+from casemate.machine.autostart import AutoStartFact
 from casemate.machine.facts import (
     ComponentFact,
     DatastoreFact,
@@ -55,6 +56,7 @@ SEARCH_INDEX = MoRef("SearchIndex", "ha-searchindex")
 AUTHORIZATION = MoRef("AuthorizationManager", "ha-authmgr")
 AGENT_OPTIONS = MoRef("OptionManager", "HostAgentSettings")
 ADVANCED_OPTIONS = MoRef("OptionManager", "ha-adv-options")
+AUTO_START = MoRef("HostAutoStartManager", "ha-autostart-mgr")
 ACCESS_MANAGER = MoRef("HostAccessManager", "ha-host-access-manager")
 EVENT_MANAGER = MoRef("EventManager", "ha-eventmgr")
 STORAGE_SYSTEM = MoRef("HostStorageSystem", "storageSystem")
@@ -103,6 +105,7 @@ class World:
         self.logins: dict[str, SessionFact] = {}
         self.options: dict[str, OptionFact] = {}
         self.lockdowns: dict[str, LockdownFact] = {}
+        self.autostarts: dict[str, AutoStartFact] = {}
         self.rights = Rights(self.pool_of)
         self.pcrs: tuple[BankValues, ...] = ()
         self.structure = 0
@@ -154,6 +157,7 @@ class World:
             "SessionFact": self.logins,
             "OptionFact": self.options,
             "LockdownFact": self.lockdowns,
+            "AutoStartFact": self.autostarts,
         }
         return {kind: table for kind, table in tables.items() if isinstance(table, dict)}
 
@@ -209,6 +213,13 @@ class World:
         for fact in self.lockdowns.values():
             return fact
         return LockdownFact(LockdownMode.DISABLED)
+
+    @property
+    def autostart(self) -> AutoStartFact:
+        """Which VMs start with the host."""
+        for fact in self.autostarts.values():
+            return fact
+        return AutoStartFact()
 
     def locked_out(self, user: str) -> bool:
         """Tell whether the lockdown keeps the user out."""
@@ -368,6 +379,7 @@ _GOVERNED: dict[type, tuple[MoRef, ...]] = {
     OptionFact: (AGENT_OPTIONS, ADVANCED_OPTIONS, SESSION_MANAGER),
     LockdownFact: (ACCESS_MANAGER, HOST),
     SessionFact: (SESSION_MANAGER,),
+    AutoStartFact: (AUTO_START, HOST),
     HardwareFact: (HOST, STORAGE_SYSTEM, PASSTHROUGH_SYSTEM),
 }
 """What shows the facts about the host as a whole: its devices, and who may do what."""

@@ -19,6 +19,7 @@ from casemate.errors import CasemateError
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.auditor import Auditor
+from casemate.kernel.autostart import AutoStarter
 from casemate.kernel.ballooning import Balloons
 from casemate.kernel.boot.bank import write_complete
 from casemate.kernel.boot.firmwareboot import recorded
@@ -28,6 +29,7 @@ from casemate.kernel.cells.cgroups import Cgroups, detect
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import probe_accelerator
 from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.consoles import Consoles
 from casemate.kernel.datastores import Datastores
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.devices import Devices
@@ -68,6 +70,8 @@ from casemate.policy.options import booted_with
 _PROGRESS = 4
 _HOSTD_SECONDS = 150.0
 """Until hostd must have subscribed; an emulated machine on a busy one takes a minute."""
+_GUEST_SECONDS = 10.0
+"""For one guest to shut down with the host."""
 _log = logging.getLogger("kernel")
 
 
@@ -139,13 +143,17 @@ def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank:
     return auditor
 
 
-def life_of_vms(kernel: Kernel, pools: Pools) -> None:
-    """Hook up what makes, runs, copies and removes VMs."""
-    power, vms = VmPower(kernel.vms), Vms(replace(kernel.vms, admit=pools.admit_config))
-    kernel.add(power.handlers())
-    kernel.add(vms.handlers())
-    kernel.add(Ova(kernel.vms, vms).handlers())
-    kernel.add(Snapshots(kernel.vms, power).handlers())
+def life_of_vms(kernel: Kernel, pools: Pools, stream: FactStream) -> AutoStarter:
+    """Hook up what makes, runs, copies and removes VMs; returns what starts them with the host."""
+    context = replace(kernel.vms, admit=pools.admit_config)
+    power, vms = VmPower(context), Vms(context)
+    starter = AutoStarter(context, power, stream)
+    for topic in (power, vms, starter):
+        kernel.add(topic.handlers())
+    kernel.add(Ova(context, vms).handlers())
+    kernel.add(Snapshots(context, power).handlers())
+    kernel.add(Consoles(context, time.monotonic).handlers())
+    return starter
 
 
 def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
@@ -162,6 +170,13 @@ def governed(kernel: Kernel, admin: Admin, stream: FactStream, measurements: Mea
         stream.publish(OptionFact(name, value))
     kernel.govern(admin.demand)
     kernel.add(admin.handlers())
+
+
+async def wind_down(kernel: Kernel, maintenance: Maintenance, starter: AutoStarter) -> None:
+    """Stop the VMs, those that start with the host in their order."""
+    maintenance.stop()
+    await starter.shut_down(_GUEST_SECONDS)
+    await kernel.stop()
 
 
 async def serve(settings: Settings, home: Home) -> None:
@@ -212,7 +227,7 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.add(devices.handlers() | maintenance.handlers())
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
-    life_of_vms(kernel, pools)
+    starter = life_of_vms(kernel, pools, stream)
     files(kernel, inventory, accounts)
     kernel.add(
         {
@@ -238,10 +253,10 @@ async def serve(settings: Settings, home: Home) -> None:
     try:
         if not measurements.complete:
             await _complete(home, settings, stream, measurements, progress)
+            starter.run_boot()
         await stopping.wait()
         _log.info("stopping")
-        maintenance.stop()
-        await kernel.stop()
+        await wind_down(kernel, maintenance, starter)
     finally:
         loops.cancel()
         await server.stop()

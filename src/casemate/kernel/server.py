@@ -25,6 +25,7 @@ from typing import Final
 from casemate.calls.codec import FrameReader, decode, encode
 from casemate.calls.files import TRANSFERS
 from casemate.calls.messages import Refusal, Subscribe
+from casemate.calls.vmconsole import OpenConsole
 from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
 from casemate.kernel.stream import FactStream
@@ -51,7 +52,7 @@ class Caller:
 
 
 class Transfer(ABC):
-    """What a connection turns into when a file's content is asked for or sent."""
+    """What a connection turns into: a file's content, a console."""
 
     @abstractmethod
     async def run(
@@ -61,7 +62,7 @@ class Transfer(ABC):
 
 
 Handler = Callable[[object, Caller], Awaitable[object]]
-"""Answers with a reply; a request of ``TRANSFERS`` with a Transfer."""
+"""Answers with a reply; a request of ``TRANSFERS`` and OpenConsole with a Transfer."""
 
 
 class CallsServer:
@@ -132,7 +133,7 @@ class CallsServer:
                     if isinstance(request, Subscribe):
                         await self._stream_out(writer, number)
                         return
-                    if isinstance(request, TRANSFERS):
+                    if isinstance(request, (*TRANSFERS, OpenConsole)):
                         answer = self._handle(request, caller)
                         await carry_out(answer, reader, writer, number)
                         return

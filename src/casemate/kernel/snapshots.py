@@ -258,7 +258,7 @@ class Snapshots:
                 firmware="bios",
                 cpu_allocation=Allocation(),
                 memory_allocation=Allocation(),
-                extra=(),
+                extra=(("svga.present", "FALSE"),),
             )
             await self._context.cells.power_on(fact.vm, alone, directory.path, run=False)
             try:

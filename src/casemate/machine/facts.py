@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from casemate.machine.autostart import AutoStartFact
 from casemate.machine.governance import (
     AccountFact,
     LockdownFact,
@@ -392,4 +393,5 @@ Fact = (
     | OptionFact
     | HardwareFact
     | LockdownFact
+    | AutoStartFact
 )

@@ -48,9 +48,11 @@ _QMP_FD: Final = 3
 _CONSOLE_FD: Final = 4
 # MiB of translated code that TCG keeps per VM.
 _TB_SIZE: Final = 32
+# MiB of the screen's memory.
+_VIDEO_MIB: Final = 16
 # MiB beyond guest memory, measured after a Linux boot: 31 (KVM) and 85 (TCG), and room for
-# requests in flight; each vCPU adds its thread and state.
-_OVERHEAD: Final = {"kvm": 160, "tcg": 256}
+# requests in flight and the screen; each vCPU adds its thread and state.
+_OVERHEAD: Final = {"kvm": 160 + _VIDEO_MIB, "tcg": 256 + _VIDEO_MIB}
 _OVERHEAD_PER_CPU: Final = 8
 # Threads: vCPUs, main loop and RCU, and the pool for disk requests (64).
 _THREADS: Final = 96
@@ -123,6 +125,7 @@ def plan_power_on(
             *vtpm_options(config),
             *storage(disks, extra, fds),
             *_network(config),
+            *_screen(extra),
             *direct,
             *(["-incoming", "defer"] if host.resume else []),
         ),
@@ -199,6 +202,19 @@ def _channels() -> Iterator[str]:
     yield from ("-serial", "chardev:console")
     # The guest waits for "cont", so that nothing it prints is lost and nothing runs unwatched.
     yield "-S"
+
+
+def _screen(extra: dict[str, str]) -> Iterator[str]:
+    """A screen that nobody sees until the kernel hands a viewer's connection over, and a pointer.
+
+    Without ``svga.present`` the VM has its serial port alone.
+    """
+    yield from ("-vnc", "none")
+    if extra.get("svga.present", "").lower() == "false":
+        return
+    yield from ("-device", f"VGA,vgamem_mb={_VIDEO_MIB}")
+    yield from ("-device", "qemu-xhci,id=usb")
+    yield from ("-device", "usb-tablet,bus=usb.0")
 
 
 def _board(config: VmConfig, extra: dict[str, str]) -> str:

@@ -39,11 +39,20 @@ _FIRMWARE_NODE: Final = (
 )
 _FIRMWARE_NODES: Final = frozenset(_FIRMWARE_NODE.format(path) for path in UEFI_CODE.values())
 _FLAGS: Final = frozenset({"-nodefaults", "-no-user-config", "-S"})
-_REQUIRED: Final = {"-sandbox": SANDBOX, "-nodefaults": "", "-no-user-config": "", "-S": ""}
+# The screen is shown to nobody but by a connection that the kernel hands over.
+_REQUIRED: Final = {
+    "-sandbox": SANDBOX,
+    "-nodefaults": "",
+    "-no-user-config": "",
+    "-S": "",
+    "-display": "none",
+    "-vnc": "none",
+}
 # Options by which QEMU reads further options, opens what we did not pass, or loses protection.
 _FORBIDDEN: Final = frozenset(
     {"-readconfig", "-drive", "-hda", "-cdrom", "-monitor", "-qmp", "-gdb", "-s", "-daemonize"}
     | {"-plugin", "-runas", "-chroot", "-virtfs", "-fsdev", "-enable-kvm", "-loadvm"}
+    | {"-spice"}
 )
 _ACCELERATORS: Final = {"tcg": "split-wx=on", "kvm": "kvm"}
 _MACHINE_FLAGS: Final = ("mem-merge=off", "dump-guest-core=off")
@@ -120,11 +129,7 @@ def _argument_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
             continue
         value = "" if word in _FLAGS else next(words, "")
         options.setdefault(word, []).append(value)
-    for option in sorted(_FORBIDDEN & set(options)):
-        yield "plan-argument", f"the option {option} is not allowed"
-    for option, required in _REQUIRED.items():
-        if options.get(option) != [required]:
-            yield "plan-argument", f"{option} {required} is missing"
+    yield from _option_problems(options)
     if options.get("-incoming", ["defer"]) != ["defer"]:
         yield "plan-argument", "memory is read from a place of the plan's choice"
     nodes = set(options.get("-blockdev", [])) - _FIRMWARE_NODES
@@ -133,6 +138,15 @@ def _argument_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
     yield from _machine_problems(plan, options)
     for model in options.get("-cpu", [""]):
         yield from _cpu_problems(model.lower().split(","))
+
+
+def _option_problems(options: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """Judge which options there are."""
+    for option in sorted(_FORBIDDEN & set(options)):
+        yield "plan-argument", f"the option {option} is not allowed"
+    for option, required in _REQUIRED.items():
+        if options.get(option) != [required]:
+            yield "plan-argument", f"{option} {required} is missing"
 
 
 def _machine_problems(plan: CellPlan, options: dict[str, list[str]]) -> Iterator[tuple[str, str]]:

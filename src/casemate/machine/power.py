@@ -42,6 +42,8 @@ class Operation(StrEnum):
     CREATE_SNAPSHOT = "createSnapshot"
     REVERT = "revertToSnapshot"
     CONSOLIDATE = "consolidateDisks"
+    CONSOLE = "acquireTicket"
+    CREATE_SCREENSHOT = "createScreenshot"
 
 
 TRANSITIONS: Final[dict[Operation, dict[PowerState, PowerState]]] = {
@@ -60,6 +62,8 @@ TRANSITIONS: Final[dict[Operation, dict[PowerState, PowerState]]] = {
     Operation.CREATE_SNAPSHOT: {_OFF: _OFF, _ON: _ON},
     Operation.REVERT: {_OFF: _OFF, _ON: _OFF, _SUSPENDED: _OFF},
     Operation.CONSOLIDATE: {_OFF: _OFF, _ON: _ON},
+    Operation.CONSOLE: {_ON: _ON},
+    Operation.CREATE_SCREENSHOT: {_ON: _ON},
 }
 
 

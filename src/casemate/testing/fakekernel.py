@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from casemate.calls.autostart import AutoStart, AutoStop, SetAutoStart
 from casemate.calls.hardening import HardeningAudit, HardeningReply
 from casemate.calls.messages import (
     ActivateCredential,
@@ -35,8 +36,16 @@ from casemate.calls.messages import (
     UnregisterVm,
 )
 from casemate.calls.statistics import QueryStats, Series, StatsReply
+from casemate.calls.vmconsole import (
+    AcquireTicket,
+    OpenConsole,
+    SendKeys,
+    TakeScreenshot,
+    TicketReply,
+)
 from casemate.errors import FormatError
 from casemate.hostd.kernelclient import KernelLink, RefusedError, Transfer
+from casemate.machine.autostart import AutoStartFact, merged
 from casemate.machine.facts import (
     Allocation,
     ComponentFact,
@@ -64,6 +73,7 @@ from casemate.policy.hardening import Weight
 from casemate.policy.hardeningreport import Area, EntropyRow, Outcome, Row
 from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
 from casemate.testing.fakefiles import FakeFiles
+from casemate.testing.fakescreen import FakeScreen
 from casemate.testing.fakevms import FakeVms
 
 F = TypeVar("F")
@@ -193,6 +203,8 @@ class FakeKernel(KernelLink):
         self._sessions: dict[str, SessionReply] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._sequence = 0
+        self._tickets: set[str] = set()
+        self.screen = FakeScreen()
         pool = Allocation(4000, 4000, expandable=True)
         memory = Allocation(8192, 8192, expandable=True)
         whole = PoolFact(
@@ -225,6 +237,12 @@ class FakeKernel(KernelLink):
             Quote: self._quote,
             QueryStats: _stats,
             CancelTask: self._cancel,
+            AcquireTicket: self._ticket,
+            TakeScreenshot: self._screenshot,
+            SendKeys: self._keys,
+            SetAutoStart: self._set_autostart,
+            AutoStart: lambda _request: Empty(),
+            AutoStop: lambda _request: Empty(),
         }
         admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
         self._answers |= admin.answers()
@@ -308,8 +326,19 @@ class FakeKernel(KernelLink):
         finally:
             self._streams.discard(stream)
 
+    async def console(
+        self, ticket: str, peer: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """See ``KernelLink.console``."""
+        self.asked.append(OpenConsole(ticket, peer))
+        if ticket not in self._tickets:
+            raise _refused("SecurityError", "The ticket is not, or no longer, good.")
+        self._tickets.discard(ticket)
+        return await self.screen.connect()
+
     async def close(self) -> None:
         """See ``KernelLink.close``."""
+        await self.screen.close()
         for job in tuple(self._jobs):
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -403,6 +432,39 @@ class FakeKernel(KernelLink):
         if fact.completed is not None:
             raise _refused("InvalidState", "The task has ended already.")
         raise _refused("NotSupported", "This task cannot be cancelled.")
+
+    def _ticket(self, request: object) -> TicketReply:
+        assert isinstance(request, AcquireTicket)
+        self._must_run(request.vm)
+        ticket = secrets.token_hex(32)
+        self._tickets.add(ticket)
+        return TicketReply(ticket, 60)
+
+    def _screenshot(self, request: object) -> TaskReply:
+        assert isinstance(request, TakeScreenshot)
+        vm = self._must_run(request.vm)
+        path = vm.config.vmx_path.replace(".vmx", "-1.png")
+        return self.run(request.session, vm.vm, "VirtualMachine", "createScreenshot", lambda: path)
+
+    def _keys(self, request: object) -> Empty:
+        assert isinstance(request, SendKeys)
+        self._must_run(request.vm)
+        return Empty()
+
+    def _set_autostart(self, request: object) -> Empty:
+        assert isinstance(request, SetAutoStart)
+        present = self.find(AutoStartFact, AutoStartFact().key)
+        setting = present if isinstance(present, AutoStartFact) else AutoStartFact()
+        if request.defaults is not None:
+            setting = replace(setting, defaults=request.defaults)
+        self.state(merged(setting, request.entries))
+        return Empty()
+
+    def _must_run(self, key: str) -> VmFact:
+        vm = self._machine(key)
+        if vm.power is not PowerState.POWERED_ON:
+            raise RefusedError(_wrong_state(PowerState.POWERED_ON, vm.power))
+        return vm
 
     def _quote(self, request: object) -> EvidenceReply:
         assert isinstance(request, Quote)

@@ -1,4 +1,4 @@
-"""esxcli system settings, stats, account, hostname, uuid, maintenanceMode; storage filesystem."""
+"""esxcli system settings, stats, account, hostname, uuid; storage filesystem."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ def register_system(
     command(account, "list", "List the local accounts.", _accounts, table=shown)
     command(namespace(top, "hostname", "names"), "get", "Show the host's names.", _hostname)
     command(namespace(top, "uuid", "the host's UUID"), "get", "Show the host's UUID.", _uuid)
-    maintenance = namespace(top, "maintenanceMode", "maintenance mode")
-    command(maintenance, "get", "Show whether the host is in maintenance mode.", _maintenance)
 
 
 def register_storage(namespaces: Group[argparse.ArgumentParser]) -> None:
@@ -113,11 +111,6 @@ def _hostname(_options: argparse.Namespace) -> Run:
 def _uuid(_options: argparse.Namespace) -> Run:
     host = yield from host_fact()
     return Answer((), "text", text=host.uuid)
-
-
-def _maintenance(_options: argparse.Namespace) -> Run:
-    host = yield from host_fact()
-    return Answer((), "text", text="Enabled" if host.in_maintenance_mode else "Disabled")
 
 
 def _filesystems(_options: argparse.Namespace) -> Run:

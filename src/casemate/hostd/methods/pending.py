@@ -27,15 +27,7 @@ _GROUPS = (
         "This needs an agent inside the guest, and this host talks to none.",
         {"VirtualMachine": "RebootGuest StandbyGuest"},
     ),
-    _Group(
-        "This host does not show the consoles of VMs yet.",
-        {"VirtualMachine": "AcquireTicket CreateScreenshot_Task PutUsbScanCodes"},
-    ),
     _Group("No VM of this host asks questions.", {"VirtualMachine": "AnswerVM"}),
-    _Group(
-        "This host has no automatic start of VMs yet.",
-        {"HostAutoStartManager": "ReconfigureAutostart AutoStartPowerOn AutoStartPowerOff"},
-    ),
     _Group(
         "Packages are installed into the other boot bank with casemate or esxcli on the host.",
         {

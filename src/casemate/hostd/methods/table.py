@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from casemate.hostd.methods.autostart import AUTOSTART_METHODS
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
+from casemate.hostd.methods.console import CONSOLE_METHODS
 from casemate.hostd.methods.disks import DISK_METHODS
 from casemate.hostd.methods.esxcli import ESXCLI_METHODS
 from casemate.hostd.methods.files import FILE_METHODS
@@ -25,6 +27,8 @@ REGISTRY = Registry(
         *SEARCH_METHODS,
         *VM_METHODS,
         *MACHINE_METHODS,
+        *CONSOLE_METHODS,
+        *AUTOSTART_METHODS,
         *POOL_METHODS,
         *STATISTICS_METHODS,
         *GOVERNANCE_METHODS,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from casemate.hostd.objects.base import Getters, Scope, description
 from casemate.machine.facts import ComponentFact
-from casemate.vim25.values import Obj, Value
+from casemate.vim25.values import MoRef, Obj, Value
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -57,9 +57,35 @@ def date_time(_scope: Scope, _key: str = "") -> Obj:
     )
 
 
-def auto_start(_scope: Scope, _key: str = "") -> Obj:
-    """Return HostAutoStartManagerConfig: no VM starts by itself."""
-    return Obj("HostAutoStartManagerConfig", defaults=Obj("AutoStartDefaults", enabled=False))
+def auto_start(scope: Scope, _key: str = "") -> Obj:
+    """Return HostAutoStartManagerConfig: which VMs start with the host."""
+    setting = scope.world.autostart
+    defaults = setting.defaults
+    return Obj(
+        "HostAutoStartManagerConfig",
+        defaults=Obj(
+            "AutoStartDefaults",
+            enabled=defaults.enabled,
+            startDelay=defaults.start_delay,
+            stopDelay=defaults.stop_delay,
+            waitForHeartbeat=defaults.wait_for_heartbeat,
+            stopAction=defaults.stop_action,
+        ),
+        powerInfo=tuple(
+            Obj(
+                "AutoStartPowerInfo",
+                key=MoRef("VirtualMachine", entry.vm),
+                startOrder=entry.order,
+                startDelay=entry.start_delay,
+                waitForHeartbeat=entry.wait_for_heartbeat,
+                startAction=entry.start_action,
+                stopDelay=entry.stop_delay,
+                stopAction=entry.stop_action,
+            )
+            for entry in setting.entries
+            if entry.vm in scope.world.vms
+        ),
+    )
 
 
 @cache

@@ -51,7 +51,7 @@ def info(scope: Scope, key: str) -> Obj:
         error=_error(fact),
         result=_result(fact),
         progress=fact.progress if fact.state is TaskState.RUNNING else None,
-        reason=Obj("TaskReasonUser", userName=fact.user),
+        reason=Obj("TaskReasonUser", userName=fact.user) if fact.user else Obj("TaskReasonSystem"),
         queueTime=moment(fact.queued),
         startTime=None if fact.started is None else moment(fact.started),
         completeTime=None if fact.completed is None else moment(fact.completed),

@@ -59,7 +59,7 @@ function loginForm() {
 
 function navigation(page) {
   place("nav").replaceChildren(...Object.entries(TITLES).map(([name, title]) =>
-    h("a", { href: `#${name}`, "aria-current": (name === page || (page === "vm" && name === "vms")) && "page" }, title)));
+    h("a", { href: `#${name}`, "aria-current": (name === page || (["vm", "console"].includes(page) && name === "vms")) && "page" }, title)));
 }
 
 async function who() {

@@ -1,6 +1,7 @@
 // One function a page: reads what it shows and returns its elements.
 
 import { HOST, ROOT_POOL, call, evidence, identity, members, read, ref } from "/ui/api.js";
+import { consolePage } from "/ui/console.js";
 import { coloured, h, hex, list, size, table, time } from "/ui/dom.js";
 
 const MIB = 1 << 20;
@@ -18,7 +19,8 @@ function power(vm, now, act) {
   return h("div", { class: "row" },
     one("Power on", "PowerOnVM_Task", !on), one("Power off", "PowerOffVM_Task", on),
     one("Reset", "ResetVM_Task", on), one("Suspend", "SuspendVM_Task", on),
-    one("Shut down guest", "ShutdownGuest", on));
+    one("Shut down guest", "ShutdownGuest", on),
+    on && h("a", { class: "button", href: `#console/${encodeURIComponent(vm.value)}` }, "Console"));
 }
 
 export async function vms({ act }) {
@@ -76,6 +78,8 @@ export async function vm({ argument, act }) {
     }, "Take a snapshot")),
   ];
 }
+
+export { consolePage as console };
 
 function pool(one, all, machines) {
   const bar = (label, usage, unit) => h("div", {}, h("span", { class: "dim" }, `${label} `),

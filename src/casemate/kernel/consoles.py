@@ -1,0 +1,199 @@
+"""Consoles: tickets, the way to a guest's screen and keyboard, pictures of it, keys.
+
+A console is a connection between hostd and the cell's QEMU: the kernel redeems the ticket and
+hands hostd's end over as an open descriptor. Nothing listens for it, and it has no password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from casemate.calls import vmconsole as c
+from casemate.calls.messages import Empty, TaskReply
+from casemate.errors import AccessError, CasemateError, HostError
+from casemate.kernel.accounts import Session
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.host import Handler
+from casemate.kernel.server import Transfer
+from casemate.kernel.vmcontext import VmContext, stem
+from casemate.machine.facts import VmFact
+from casemate.machine.power import Operation
+from casemate.machine.usbkeys import presses
+
+TICKET_SECONDS: Final = 60
+"""How long a ticket is good: a client opens the console at once."""
+TICKETS: Final = 256
+"""Tickets that wait to be redeemed; the oldest goes first."""
+_TICKET_BYTES: Final = 32
+_PICTURES: Final = 1000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    vm: str
+    user: str
+    until: float
+
+
+class _Console(Transfer):
+    """Gives a connection to QEMU: what comes after the reply is between its two ends."""
+
+    def __init__(self, qmp: Qmp, name: str) -> None:
+        self._qmp = qmp
+        self._name = name
+
+    async def run(
+        self, _: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: Callable[..., None]
+    ) -> None:
+        """See ``Transfer.run``."""
+        transport = writer.transport
+        if isinstance(transport, asyncio.ReadTransport):
+            transport.pause_reading()
+        descriptor = os.dup(writer.get_extra_info("socket").fileno())
+        try:
+            await self._qmp.execute_with(descriptor, "getfd", fdname=self._name)
+        finally:
+            os.close(descriptor)
+        reply(Empty())
+        if transport.get_write_buffer_size():
+            _log.warning("a console's asker takes no reply")
+            return
+        try:
+            # The ticket was the proof of who it is: QEMU asks for none.
+            await self._qmp.execute("add_client", protocol="vnc", fdname=self._name, skipauth=True)
+        except CasemateError as error:
+            _log.warning("a console could not be opened: %s", error.reason)
+            with contextlib.suppress(CasemateError):
+                await self._qmp.execute("closefd", fdname=self._name)
+
+
+class Consoles:
+    """Handlers of the requests about consoles. ``ticks`` gives seconds that only grow."""
+
+    def __init__(self, context: VmContext, ticks: Callable[[], float]) -> None:
+        self._context = context
+        self._ticks = ticks
+        self._tickets: dict[bytes, _Ticket] = {}
+        self._opened = 0
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers by request."""
+        return {
+            c.AcquireTicket: self._acquire,
+            c.OpenConsole: self.open,
+            c.TakeScreenshot: self._screenshot,
+            c.SendKeys: self._keys,
+        }
+
+    async def open(self, request: c.OpenConsole, _: None) -> Transfer:
+        """Redeem a ticket; returns what hands the asker's connection over.
+
+        Raises:
+            AccessError: The ticket is unknown, used, or too old.
+            CasemateError: The VM does not run any more.
+        """
+        found = self._tickets.pop(_digest(request.ticket), None)
+        good = found is not None and found.until >= self._ticks()
+        self._context.store.audit(
+            self._context.clock(),
+            found.user if found else "",
+            "OpenConsole",
+            found.vm if found else "",
+            request.peer,
+            "ok" if good else "refused: console-ticket",
+        )
+        if found is None or not good:
+            raise AccessError("The ticket is not, or no longer, good.", code="console-ticket")
+        self._opened += 1
+        qmp = await self._context.cells.control(found.vm, Operation.CONSOLE)
+        return _Console(qmp, f"console-{self._opened}")
+
+    async def _acquire(self, request: c.AcquireTicket, session: Session) -> c.TicketReply:
+        fact = self._context.demand(request.vm, Operation.CONSOLE)
+        now = self._ticks()
+        self._tickets = {
+            digest: kept for digest, kept in self._tickets.items() if kept.until >= now
+        }
+        while len(self._tickets) >= TICKETS:
+            del self._tickets[next(iter(self._tickets))]
+        ticket = secrets.token_hex(_TICKET_BYTES)
+        self._tickets[_digest(ticket)] = _Ticket(fact.vm, session.user, now + TICKET_SECONDS)
+        return c.TicketReply(ticket, TICKET_SECONDS)
+
+    async def _screenshot(self, request: c.TakeScreenshot, session: Session) -> TaskReply:
+        fact = self._context.demand(request.vm, Operation.CREATE_SCREENSHOT)
+        return self._context.start(fact, "createScreenshot", session, self.screenshot)
+
+    async def screenshot(self, fact: VmFact) -> str:
+        """Write what a VM shows to its directory and return the picture's datastore path.
+
+        Raises:
+            CasemateError: No space, no screen, or it does not run; no file stays then.
+        """
+        qmp = await self._context.cells.control(fact.vm, Operation.CREATE_SCREENSHOT)
+        with self._context.open(fact) as directory:
+            name = _free_name(directory, stem(fact.config))
+            directory.make(name, ())
+            try:
+                await _dump(qmp, directory, name)
+            except BaseException:
+                directory.remove(name)
+                raise
+        head = fact.config.vmx_path.removesuffix(f"{stem(fact.config)}.vmx")
+        return f"{head}{name}"
+
+    async def _keys(self, request: c.SendKeys, _: Session) -> Empty:
+        fact = self._context.demand(request.vm, Operation.CONSOLE)
+        keys = presses(request.strokes)
+        qmp = await self._context.cells.control(fact.vm, Operation.CONSOLE)
+        for name, down in keys:
+            key = {"type": "qcode", "data": name}
+            event = {"type": "key", "data": {"down": down, "key": key}}
+            await qmp.execute("input-send-event", events=[event])
+        return Empty()
+
+
+async def _dump(qmp: Qmp, directory: VmDirectory, name: str) -> None:
+    """Let QEMU write a picture into a file that it cannot open by itself."""
+    handle = directory.open_file(name, os.O_WRONLY)
+    try:
+        answer = await qmp.execute_with(handle, "add-fd", opaque="screen")
+    finally:
+        os.close(handle)
+    number = answer.get("fdset-id") if isinstance(answer, dict) else None
+    if not isinstance(number, int):
+        raise HostError("QEMU did not take the file of the picture", code="screenshot")
+    try:
+        await qmp.execute("screendump", filename=f"/dev/fdset/{number}", format="png")
+    finally:
+        await qmp.execute("remove-fd", **{"fdset-id": number})
+    if not directory.size(name):
+        raise HostError("QEMU wrote no picture", code="screenshot")
+
+
+def _free_name(directory: VmDirectory, beginning: str) -> str:
+    for number in range(1, _PICTURES):
+        name = f"{beginning}-{number}.png"
+        if not directory.exists(name):
+            return name
+    raise HostError(
+        f"there are {_PICTURES - 1} pictures of {beginning}",
+        code="screenshot",
+        component=beginning,
+        remedy="Remove some of them from the VM's directory.",
+    )
+
+
+def _digest(ticket: str) -> bytes:
+    return hashlib.sha256(ticket.encode(errors="surrogatepass")).digest()

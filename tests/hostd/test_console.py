@@ -1,0 +1,185 @@
+"""Consoles: tickets are good once, bytes are carried both ways, strangers learn nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from casemate.calls.vmconsole import OpenConsole, SendKeys
+from casemate.hostd.console import CONSOLES, ConsoleEndpoint
+from casemate.machine.facts import PowerState
+from casemate.testing.fakekernel import FakeKernel
+from casemate.testing.fakescreen import HEIGHT, WIDTH
+from casemate.vim25.values import MoRef
+
+
+class Socket:
+    """A WebSocket client of the endpoint, without a network."""
+
+    def __init__(
+        self, endpoint: ConsoleEndpoint, ticket: str, protocols: tuple[str, ...] = ("binary",)
+    ) -> None:
+        self._to: asyncio.Queue[Message] = asyncio.Queue()
+        self._back: asyncio.Queue[Message] = asyncio.Queue()
+        self._to.put_nowait({"type": "websocket.connect"})
+        scope = {
+            "type": "websocket",
+            "path": f"/ticket/{ticket}",
+            "headers": [],
+            "subprotocols": list(protocols),
+            "client": ("192.0.2.7", 40000),
+        }
+        self._buffer = b""
+        self.task = asyncio.ensure_future(endpoint(scope, self._to.get, self._back.put))
+
+    async def next(self) -> Message:
+        return await asyncio.wait_for(self._back.get(), 5)
+
+    async def take(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            message = await self.next()
+            assert message["type"] == "websocket.send", message
+            self._buffer += message["bytes"]
+        found, self._buffer = self._buffer[:count], self._buffer[count:]
+        return found
+
+    def send(self, data: bytes) -> None:
+        self._to.put_nowait({"type": "websocket.receive", "bytes": data, "text": None})
+
+    def say(self, **message: Any) -> None:
+        self._to.put_nowait({"bytes": None, "text": None, **message})
+
+
+async def ticket_of(kernel: FakeKernel) -> str:
+    ticket = "ab" * 32
+    kernel._tickets.add(ticket)
+    return ticket
+
+
+def test_what_the_guest_shows_and_is_told_is_carried_and_the_ticket_is_used_up() -> None:
+    async def story() -> None:
+        kernel = FakeKernel()
+        endpoint = ConsoleEndpoint(kernel)
+        ticket = await ticket_of(kernel)
+        viewer = Socket(endpoint, ticket)
+        assert (await viewer.next()) == {"type": "websocket.accept", "subprotocol": "binary"}
+        assert await viewer.take(12) == b"RFB 003.008\n"
+        viewer.send(b"RFB 003.008\n")
+        assert await viewer.take(2) == b"\1\1"
+        viewer.send(b"\1")
+        assert await viewer.take(4) == bytes(4)
+        viewer.send(b"\1")
+        assert (await viewer.take(28))[:4] == WIDTH.to_bytes(2) + HEIGHT.to_bytes(2)
+        viewer.send(b"\4\1\0\0\0\0\xff\x0d")
+        viewer.send(b"\3\0" + bytes(8))
+        assert len(await viewer.take(16 + 4 * WIDTH * HEIGHT)) > 4 * WIDTH * HEIGHT
+        assert kernel.screen.keys == [(0xFF0D, True)]
+        again = Socket(endpoint, ticket)
+        assert (await again.next()) == {"type": "websocket.close", "code": 1008}
+        viewer.say(type="websocket.disconnect", code=1000)
+        await asyncio.wait_for(viewer.task, 5)
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if not kernel.screen.viewers:
+                break
+        assert not kernel.screen.viewers
+        assert kernel.asked[-1] == OpenConsole(ticket, "192.0.2.7")
+        await kernel.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+@pytest.mark.parametrize(
+    ("ticket", "protocols"),
+    [
+        ("", ("binary",)),
+        ("cd" * 32, ("binary",)),
+        ("ab" * 32, ("mks", "uint8utf8")),
+        ("AB" * 32, ("binary",)),
+        ("../" + "ab" * 32, ("binary",)),
+        ("ab" * 5000, ("binary",)),
+    ],
+)
+def test_a_stranger_is_refused_before_the_handshake(
+    ticket: str, protocols: tuple[str, ...]
+) -> None:
+    async def story() -> None:
+        kernel = FakeKernel()
+        await ticket_of(kernel)
+        stranger = Socket(ConsoleEndpoint(kernel), ticket, protocols)
+        assert (await stranger.next()) == {"type": "websocket.close", "code": 1008}
+        await stranger.task
+        assert not kernel.screen.viewers
+        await kernel.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_a_guest_that_goes_and_a_client_that_sends_text_end_the_console() -> None:
+    async def story() -> None:
+        kernel = FakeKernel()
+        endpoint = ConsoleEndpoint(kernel)
+        talker = Socket(endpoint, await ticket_of(kernel))
+        assert (await talker.next())["type"] == "websocket.accept"
+        await talker.take(12)
+        talker.say(type="websocket.receive", text="hello")
+        assert (await talker.next())["code"] == 1003
+        viewer = Socket(endpoint, await ticket_of(kernel))
+        await viewer.next()
+        await viewer.take(12)
+        await kernel.screen.close()
+        assert (await viewer.next()) == {"type": "websocket.close", "code": 1000}
+        await asyncio.gather(talker.task, viewer.task)
+        await kernel.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_more_consoles_than_there_may_be_are_refused() -> None:
+    async def story() -> None:
+        kernel = FakeKernel()
+        endpoint = ConsoleEndpoint(kernel)
+        endpoint._open = CONSOLES
+        late = Socket(endpoint, await ticket_of(kernel))
+        assert (await late.next())["code"] == 1008
+        await late.task
+        assert kernel._tickets
+        await kernel.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_keys_are_usages_of_the_keyboard_page_with_their_modifiers(play) -> None:
+    async def story(host) -> None:
+        vm = MoRef("VirtualMachine", "1")
+        off = await host.root.call("AcquireTicket", vm, "<ticketType>webmks</ticketType>")
+        assert off.fault == "InvalidPowerState"
+        await host.root.call("PowerOnVM_Task", vm)
+        await host.until(lambda: host.kernel.vm("1").power is PowerState.POWERED_ON)
+
+        def body(code: int) -> str:
+            return (
+                f"<spec><keyEvents><usbHidCode>{code}</usbHidCode><modifiers>"
+                "<leftControl>true</leftControl><rightAlt>true</rightAlt></modifiers>"
+                "</keyEvents></spec>"
+            )
+
+        reply = await host.root.call("PutUsbScanCodes", vm, body(0x4C0007))
+        assert reply.status == 200
+        assert host.kernel.asked[-1].strokes == ((0x4C, (0xE0, 0xE6)),)
+        assert isinstance(host.kernel.asked[-1], SendKeys)
+        for wrong in (0x4C0001, 0x4C, -1):
+            reply = await host.root.call("PutUsbScanCodes", vm, body(wrong))
+            assert reply.fault == "InvalidArgument"
+        refused = await host.root.call("AcquireTicket", vm, "<ticketType>mks</ticketType>")
+        assert refused.fault == "NotSupported"
+        ticket = await host.root.call("AcquireTicket", vm, "<ticketType>webmks</ticketType>")
+        assert re.search(r"<url>wss://fake\.example:443/ticket/[0-9a-f]{64}</url>", ticket.text)
+        refused = await host.reader.call("AcquireTicket", vm, "<ticketType>webmks</ticketType>")
+        assert refused.fault == "NoPermission"
+
+    play(story)
