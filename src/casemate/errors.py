@@ -30,6 +30,10 @@ sentence (``reason``), what a person can do (``remedy``), and the component it i
     │   ├── FileLockedError          FileLocked
     │   ├── DatastorePathError       InvalidDatastorePath
     │   └── SpaceError               NoDiskSpace         carries the datastore's name
+    ├── NamedError                                       about something that has a name
+    │   ├── ExistsError              AlreadyExists
+    │   ├── AbsentError              NotFound
+    │   └── InUseError               ResourceInUse
     └── AccessError                  SecurityError
         ├── LoginError               InvalidLogin
         ├── NotAuthenticatedError    NotAuthenticated
@@ -299,6 +303,38 @@ def file_details(error: FileError) -> dict[str, str]:
         "datastorePath": error.file,
         "datastore": getattr(error, "datastore", ""),
     }
+
+
+class NamedError(CasemateError):
+    """About something that has a name and no id: ``name``."""
+
+    def __init__(self, reason: str, *, name: str) -> None:
+        super().__init__(reason, component=name)
+        self.name = name
+
+
+class ExistsError(NamedError):
+    """There is one of this name."""
+
+    default_code = "exists"
+    default_remedy = "Choose another name."
+    fault = "AlreadyExists"
+
+
+class AbsentError(NamedError):
+    """There is none of this name."""
+
+    default_code = "absent"
+    default_remedy = "List them first: it may have been removed."
+    fault = "NotFound"
+
+
+class InUseError(NamedError):
+    """Others use it."""
+
+    default_code = "in-use"
+    default_remedy = "Take it away from those that use it first."
+    fault = "ResourceInUse"
 
 
 class AccessError(CasemateError):

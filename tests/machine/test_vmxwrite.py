@@ -13,7 +13,7 @@ from casemate.formats import vmx
 from casemate.formats.vmx import Vmx
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
 from casemate.machine.vmconfig import vm_config
-from casemate.machine.vmxwrite import BASE_ENTRIES, generated_mac, vmx_of
+from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, generated_mac, vmx_of
 
 PATH = "[datastore1] a/a.vmx"
 UUID = "564d6a0c-7f3c-0d21-9e5b-112233445566"
@@ -48,7 +48,9 @@ CONFIGS = st.builds(
             mac=st.sampled_from(["", "00:50:56:00:00:01"]),
             network=TEXT,
             model=st.sampled_from(["e1000", "vmxnet3"]),
-        ),
+            manual=st.booleans(),
+            connected=st.booleans(),
+        ).map(lambda nic: replace(nic, manual=nic.manual and bool(nic.mac))),
         max_size=3,
     ).map(tuple),
     cpu_allocation=st.builds(
@@ -114,3 +116,46 @@ def test_addresses_of_cards_are_of_vmware_s_range_and_differ():
     made = {generated_mac(UUID, number) for number in range(10)}
     assert len(made) == 10
     assert all(address.startswith("00:0c:29:") for address in made)
+
+
+def chosen(mac: str) -> VmConfig:
+    nic = NicSpec(mac, "VM Network", "e1000", manual=True)
+    return replace(vm_config(Vmx(BASE_ENTRIES), PATH), nics=(nic,))
+
+
+@pytest.mark.parametrize(
+    "mac",
+    [
+        *("00:50:56:40:00:00", "00:50:56:bf:ff:ff", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff"),
+        *("00:00:00:00:00:00", "00:50:56:00:00", "00-50-56-00-00-01", "", "x"),
+    ],
+)
+def test_an_address_that_is_not_a_person_s_to_choose_is_refused(mac):
+    with pytest.raises(ArgumentError) as caught:
+        check_addresses(chosen(mac), replace(chosen(mac), nics=()))
+    assert caught.value.argument == "macAddress"
+
+
+@pytest.mark.parametrize("mac", ["00:50:56:00:00:00", "00:50:56:3f:ff:ff", "02:00:00:00:00:01"])
+def test_an_address_of_the_free_half_or_of_somebody_else_s_is_taken(mac):
+    check_addresses(chosen(mac), replace(chosen(mac), nics=()))
+
+
+def test_an_address_that_a_vm_has_already_is_nobody_s_choice():
+    given_by_a_manager = chosen("00:50:56:80:00:01")
+    check_addresses(given_by_a_manager, given_by_a_manager)
+
+
+@pytest.mark.parametrize(
+    ("entries", "nic"),
+    [
+        ((("addressType", "static"), ("address", "00:50:56:00:00:01")), (True, True)),
+        ((("addressType", "generated"), ("generatedAddress", "00:50:56:00:00:01")), (False, True)),
+        ((("addressType", "vpx"), ("generatedAddress", "00:50:56:00:00:01")), (False, True)),
+        ((("generatedAddress", "00:50:56:00:00:01"), ("startConnected", "FALSE")), (False, False)),
+    ],
+)
+def test_the_entries_of_a_card_say_who_chose_its_address_and_whether_it_is_plugged(entries, nic):
+    named = tuple((f"ethernet0.{name}", value) for name, value in entries)
+    (found,) = vm_config(Vmx((*BASE_ENTRIES, ("ethernet0.present", "TRUE"), *named)), PATH).nics
+    assert found == NicSpec("00:50:56:00:00:01", "VM Network", "e1000", *nic)

@@ -11,6 +11,7 @@ from casemate.calls import (
     hardware,
     maintenance,
     messages,
+    networks,
     pools,
     software,
     statistics,
@@ -32,5 +33,6 @@ REQUESTS: tuple[type, ...] = (
     *maintenance.REQUESTS,
     *files.REQUESTS,
     *console.REQUESTS,
+    *networks.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

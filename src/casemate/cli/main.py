@@ -26,6 +26,7 @@ _ROOMS = {
     "pool": "pool",
     "top": "top",
     "hardware": "hardware",
+    "network": "network",
     "attest": "attest",
     "verifier": "verifier",
     "agent": "agent",

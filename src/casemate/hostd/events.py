@@ -20,6 +20,7 @@ from casemate.machine.governance import (
     RoleFact,
     SessionFact,
 )
+from casemate.machine.networks import PortGroupFact, SwitchFact
 from casemate.vim25.values import MoRef, Obj, Value
 
 KEPT = 1000
@@ -65,7 +66,15 @@ class EventLog:
                 yield from self._task(world, task, before, now)
             case SessionFact() as session:
                 yield self._session(world, session, now, gone=after is None)
-            case AccountFact() | RoleFact() | PermissionFact() | OptionFact() | LockdownFact() as f:
+            case (
+                AccountFact()
+                | RoleFact()
+                | PermissionFact()
+                | OptionFact()
+                | LockdownFact()
+                | SwitchFact()
+                | PortGroupFact() as f
+            ):
                 text = f"{_words(f)} {'removed' if after is None else 'set'}"
                 yield self._event(
                     world,
@@ -185,12 +194,22 @@ class EventLog:
         )
 
 
-def _words(fact: AccountFact | RoleFact | PermissionFact | OptionFact | LockdownFact) -> str:
+def _words(
+    fact: AccountFact
+    | RoleFact
+    | PermissionFact
+    | OptionFact
+    | LockdownFact
+    | SwitchFact
+    | PortGroupFact,
+) -> str:
     match fact:
-        case AccountFact():
-            return f"Account {fact.name}"
-        case RoleFact():
-            return f"Role {fact.name}"
+        case SwitchFact() | PortGroupFact():
+            words = "Virtual switch" if isinstance(fact, SwitchFact) else "Port group"
+            return f"{words} {fact.name}"
+        case AccountFact() | RoleFact():
+            words = "Account" if isinstance(fact, AccountFact) else "Role"
+            return f"{words} {fact.name}"
         case PermissionFact():
             place = f"{fact.entity_kind} {fact.entity}"
             return f"Permission of {fact.principal} on {place} (role {fact.role})"

@@ -19,6 +19,7 @@ from casemate.hostd.objects.devices import (
 )
 from casemate.hostd.selection import objs, text
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.networks import DEFAULT_GROUP
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Typed, Value
@@ -335,8 +336,10 @@ class _Devices:
     def _nic(self, operation: str, device: Obj) -> None:
         if operation == "add":
             self._right("AddRemoveDevice")
-            nic = NicSpec(_mac(device), self._network(device) or "VM Network", _model(device))
-            self._nics.append(nic)
+            mac, manual = _address(device, NicSpec("", "", ""))
+            network = self._network(device) or DEFAULT_GROUP
+            connected = _connected(device, before=True)
+            self._nics.append(NicSpec(mac, network, _model(device), manual, connected))
             return
         place = _number(device.get("key"), 0) - FIRST_NIC_KEY
         present = self._nics[place] if 0 <= place < len(self._nics) else None
@@ -348,7 +351,9 @@ class _Devices:
             return
         self._right("EditDevice")
         network = self._network(device) or present.network
-        self._nics[place] = NicSpec(_mac(device) or present.mac, network, _model(device))
+        mac, manual = _address(device, present)
+        connected = _connected(device, before=present.connected)
+        self._nics[place] = NicSpec(mac, network, _model(device), manual, connected)
 
     def _network(self, device: Obj) -> str:
         backing = device.get("backing")
@@ -379,9 +384,24 @@ def _capacity(device: Obj) -> int:
     return exact or _number(device.get("capacityInKB"), 0) * 1024
 
 
-def _mac(device: Obj) -> str:
-    generated = text(device.get("addressType")) in {"generated", "assigned"}
-    return "" if generated and not device.get("macAddress") else text(device.get("macAddress"))
+def _address(device: Obj, before: NicSpec) -> tuple[str, bool]:
+    """Return a card's address, empty where it is to be generated, and whether it was chosen."""
+    kind, mac = text(device.get("addressType")).lower(), text(device.get("macAddress")).lower()
+    if kind == "generated":
+        return ("", False) if before.manual else (before.mac, False)
+    if not mac or mac == before.mac:
+        return before.mac, before.manual
+    return mac, True
+
+
+def _connected(device: Obj, *, before: bool) -> bool:
+    """Tell whether a card is connected: what changed of what a client sends back decides."""
+    info = device.get("connectable")
+    if not isinstance(info, Obj):
+        return before
+    given = [info.get(name) for name in ("startConnected", "connected")]
+    changed = [value for value in given if isinstance(value, bool) and value != before]
+    return (not before) if changed else before
 
 
 def _model(device: Obj) -> str:

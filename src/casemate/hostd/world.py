@@ -20,6 +20,7 @@ from casemate.machine.facts import (
     Fact,
     HardwareFact,
     HostFact,
+    HostNic,
     PoolFact,
     TaskFact,
     VmFact,
@@ -33,6 +34,7 @@ from casemate.machine.governance import (
     RoleFact,
     SessionFact,
 )
+from casemate.machine.networks import AddressFact, Networks, PortGroupFact, SwitchFact
 from casemate.policy.options import API_COMPATIBILITY
 from casemate.policy.privileges import Role
 from casemate.policy.rights import Rights
@@ -62,11 +64,10 @@ EVENT_MANAGER = MoRef("EventManager", "ha-eventmgr")
 STORAGE_SYSTEM = MoRef("HostStorageSystem", "storageSystem")
 PASSTHROUGH_SYSTEM = MoRef("HostPciPassthruSystem", "ha-pcipassthrusystem")
 ENVIRONMENT = MoRef("EnvironmentBrowser", "envbrowser-1")
+NETWORK_SYSTEM = MoRef("HostNetworkSystem", "networkSystem")
 HOST_BROWSER = MoRef("HostDatastoreBrowser", "ha-host-datastorebrowser")
 
-DEFAULT_NETWORK = "VM Network"
-
-_OWN_PARENTS = (DATACENTER, COMPUTE, HOST)
+_OWN_PARENTS = (DATACENTER, COMPUTE, HOST, NETWORK_SYSTEM)
 _FOLDERS = (ROOT_FOLDER, VM_FOLDER, HOST_FOLDER, DATASTORE_FOLDER, NETWORK_FOLDER)
 
 
@@ -98,6 +99,9 @@ class World:
         self.vms: dict[str, VmFact] = {}
         self.pools: dict[str, PoolFact] = {}
         self.datastores: dict[str, DatastoreFact] = {}
+        self.switches: dict[str, SwitchFact] = {}
+        self.port_groups: dict[str, PortGroupFact] = {}
+        self.addresses: dict[str, AddressFact] = {}
         self.tasks: dict[str, TaskFact] = {}
         self.accounts: dict[str, AccountFact] = {}
         self.roles: dict[str, RoleFact] = {}
@@ -138,7 +142,7 @@ class World:
         every: tuple[Mapping[str, Fact], ...] = (
             *(self.hosts, self.machines, self.components, self.vms, self.pools, self.datastores),
             *(self.tasks, self.accounts, self.roles, self.permissions, self.logins, self.options),
-            self.lockdowns,
+            *(self.lockdowns, self.switches, self.port_groups, self.addresses),
         )
         return tuple(fact for table in every for fact in table.values())
 
@@ -150,6 +154,9 @@ class World:
             "VmFact": self.vms,
             "PoolFact": self.pools,
             "DatastoreFact": self.datastores,
+            "SwitchFact": self.switches,
+            "PortGroupFact": self.port_groups,
+            "AddressFact": self.addresses,
             "TaskFact": self.tasks,
             "AccountFact": self.accounts,
             "RoleFact": self.roles,
@@ -244,15 +251,14 @@ class World:
         return ref.type, ref.value
 
     def _recount(self, before: object, after: object) -> bool:
-        """Count the uses of networks; True when the set of networks changed."""
+        """Count the uses of networks; True when cards came, went or moved."""
         old, new = _used_networks(before), _used_networks(after)
         if old == new:
             return False
-        known = len(self._network_uses)
-        self._network_uses.subtract(old)
-        self._network_uses.update(new)
+        self._network_uses.subtract(name for name, _ in old)
+        self._network_uses.update(name for name, _ in new)
         self._network_uses = +self._network_uses
-        return len(self._network_uses) != known or set(old) != set(new)
+        return True
 
     def _affected(self, fact: object) -> Iterator[MoRef]:
         match fact:
@@ -272,6 +278,10 @@ class World:
                     yield MoRef("ResourcePool", fact.parent)
             case DatastoreFact():
                 yield from (MoRef("Datastore", fact.datastore), HOST, STORAGE_SYSTEM)
+            case SwitchFact() | AddressFact():
+                yield from (HOST, NETWORK_SYSTEM)
+            case PortGroupFact():
+                yield from (HOST, NETWORK_SYSTEM, network_ref(fact.name))
             case TaskFact():
                 yield from (MoRef("Task", fact.task), TASK_MANAGER)
                 yield MoRef(fact.entity_kind, fact.entity)
@@ -302,8 +312,27 @@ class World:
         return (root, *(key for key in self.pools if key != root))
 
     def networks(self) -> tuple[str, ...]:
-        """Return the names of all networks."""
-        return tuple(sorted({*self._network_uses, DEFAULT_NETWORK}))
+        """Return the names of all networks: port groups, and what VMs believe to be one."""
+        return tuple(sorted({*self._network_uses, *self.port_groups}))
+
+    def configured(self) -> Networks:
+        """Return the switches and port groups."""
+        return Networks(tuple(self.switches.values()), tuple(self.port_groups.values()))
+
+    def nics(self) -> tuple[HostNic, ...]:
+        """Return the host's network cards."""
+        return self.hardware.nics if self.hardware else ()
+
+    def cards_in(self, network: str) -> tuple[tuple[str, int, str], ...]:
+        """Return the cards of VMs in a network: VM, number of the card, address."""
+        if network not in self._network_uses:
+            return ()
+        return tuple(
+            (vm.vm, number, nic.mac)
+            for vm in self.vms.values()
+            for number, nic in enumerate(vm.config.nics)
+            if nic.network == network
+        )
 
     def datastore_of(self, vm: VmFact) -> DatastoreFact | None:
         """Return the VM's datastore, found by id or name."""
@@ -380,15 +409,16 @@ _GOVERNED: dict[type, tuple[MoRef, ...]] = {
     LockdownFact: (ACCESS_MANAGER, HOST),
     SessionFact: (SESSION_MANAGER,),
     AutoStartFact: (AUTO_START, HOST),
-    HardwareFact: (HOST, STORAGE_SYSTEM, PASSTHROUGH_SYSTEM),
+    HardwareFact: (HOST, STORAGE_SYSTEM, PASSTHROUGH_SYSTEM, NETWORK_SYSTEM),
 }
 """What shows the facts about the host as a whole: its devices, and who may do what."""
 
 
-def _used_networks(fact: object) -> tuple[str, ...]:
+def _used_networks(fact: object) -> tuple[tuple[str, str], ...]:
+    """Return network and address of each card of a VM."""
     if not isinstance(fact, VmFact):
         return ()
-    return tuple(nic.network for nic in fact.config.nics if nic.network)
+    return tuple((nic.network, nic.mac) for nic in fact.config.nics if nic.network)
 
 
 def _place(fact: object) -> tuple[object, ...]:
@@ -402,7 +432,7 @@ def _place(fact: object) -> tuple[object, ...]:
             return (fact.datastore, fact.name)
         case TaskFact():
             return (fact.task,)
-        case HostFact():
+        case HostFact() | PortGroupFact():
             return (fact.name,)
         case _:
             return ()

@@ -26,7 +26,8 @@ BUSES: Final = ("pci:", "virtio:", "vmbus:", "cpu:", "acpi:")
 
 CORE: Final = (
     *("loop", "overlay", "erofs", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "sd_mod"),
-    *("kvm_intel", "kvm_amd", "tun", "bridge", "efivarfs"),
+    *("kvm_intel", "kvm_amd", "efivarfs"),
+    *("tun", "bridge", "nf_tables", "nft_dup_netdev", "8021q"),
 )
 """What a host needs whatever hardware it has."""
 

@@ -56,18 +56,22 @@ from casemate.kernel.software import Place, Software
 from casemate.kernel.statistics import Statistics
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
+from casemate.kernel.switching import Switching
 from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.swtpm import socket_path
 from casemate.kernel.transfers import Transfers
 from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
+from casemate.kernel.wires import Wires
 from casemate.machine.facts import HostFact
 from casemate.machine.governance import OptionFact
 from casemate.machine.power import Operation
 from casemate.policy.options import booted_with
 
 _PROGRESS = 4
+NAMESPACE = Path("/run/casemate-network")
+"""Keeps the network namespace of VMs while kernels come and go; it ends with the host."""
 _HOSTD_SECONDS = 150.0
 """Until hostd must have subscribed; an emulated machine on a busy one takes a minute."""
 _GUEST_SECONDS = 10.0
@@ -143,17 +147,37 @@ def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank:
     return auditor
 
 
-def life_of_vms(kernel: Kernel, pools: Pools, stream: FactStream) -> AutoStarter:
-    """Hook up what makes, runs, copies and removes VMs; returns what starts them with the host."""
+def devices_of(kernel: Kernel, stream: FactStream) -> Devices:
+    """Tell what devices the host has."""
+    devices = Devices()
+    stream.publish(devices.fact)
+    kernel.add(devices.handlers())
+    return devices
+
+
+def life_of_vms(
+    kernel: Kernel, pools: Pools, stream: FactStream, devices: Devices
+) -> tuple[AutoStarter, Switching]:
+    """Hook up what makes, runs, connects, copies and removes VMs.
+
+    Returns what starts them with the host, and what connects them.
+    """
     context = replace(kernel.vms, admit=pools.admit_config)
+    nics = frozenset(nic.name for nic in devices.fact.nics)
+    wires = Wires(NAMESPACE)
+    switching = Switching(context.store, stream, context.inventory, wires, lambda: nics)
+    context = replace(context, network=switching)
     power, vms = VmPower(context), Vms(context)
     starter = AutoStarter(context, power, stream)
-    for topic in (power, vms, starter):
+    for topic in (power, vms, starter, switching):
         kernel.add(topic.handlers())
     kernel.add(Ova(context, vms).handlers())
     kernel.add(Snapshots(context, power).handlers())
     kernel.add(Consoles(context, time.monotonic).handlers())
-    return starter
+    kernel.watch(switching.findings)
+    kernel.cells.wire(switching.connect)
+    kernel.on_exit(switching.ended)
+    return starter, switching
 
 
 def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
@@ -222,15 +246,14 @@ async def serve(settings: Settings, home: Home) -> None:
     for component in measurements.components:
         stream.publish(component)
     inventory.publish_all(capacity.cpu_mhz, capacity.memory >> 20)
-    devices = Devices()
-    stream.publish(devices.fact)
-    kernel.add(devices.handlers() | maintenance.handlers())
+    devices = devices_of(kernel, stream)
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
-    starter = life_of_vms(kernel, pools, stream)
+    starter, switching = life_of_vms(kernel, pools, stream, devices)
     files(kernel, inventory, accounts)
     kernel.add(
         {
+            **maintenance.handlers(),
             **Logs(store, home.log).handlers(),
             **HostEnds(own_machine=settings.own_machine).handlers(),
         }
@@ -246,6 +269,7 @@ async def serve(settings: Settings, home: Home) -> None:
         ).handlers()
     )
     await kernel.adopt()
+    await switching.start(kernel.running())
     pools.publish()
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
     await server.start(HOSTD_UID)
@@ -260,6 +284,7 @@ async def serve(settings: Settings, home: Home) -> None:
     finally:
         loops.cancel()
         await server.stop()
+        await switching.close()
         await measurements.close()
         store.close()
 

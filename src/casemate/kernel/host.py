@@ -32,7 +32,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Job, Tasks, Work
 from casemate.kernel.vmcontext import VmContext, running
-from casemate.machine.facts import PowerState, VmFact
+from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import resting_state
 from casemate.policy.privileges import ANONYMOUS, demand
@@ -79,6 +79,7 @@ class Kernel:
         self._check: Callable[[Session, str, object], None] = _by_role
         self._logins = asyncio.Semaphore(LOGINS_AT_ONCE)
         self._watchers: list[Callable[[], tuple[Finding, ...]]] = []
+        self._ended: list[Callable[[str], None]] = []
         self._handlers: dict[type, Handler] = {
             m.Login: self._login,
             ConsoleLogin: self._console_login,
@@ -157,8 +158,19 @@ class Kernel:
         await asyncio.gather(*(self._stop_vm(fact) for fact in running))
         await self._tasks.drain()
 
+    def on_exit(self, ended: Callable[[str], None]) -> None:
+        """Tell this, too, which VM has ended."""
+        self._ended.append(ended)
+
+    def running(self) -> dict[str, VmConfig]:
+        """Return what the running VMs are made of."""
+        running = {state.vm for state in self._cells.running()}
+        return {fact.vm: fact.config for fact in self._inventory.vms() if fact.vm in running}
+
     def exited(self, info: CellExit) -> None:
         """Take note that a cell has ended by itself."""
+        for ended in self._ended:
+            ended(info.vm)
         try:
             fact = self._inventory.vm(info.vm)
         except CasemateError:

@@ -32,7 +32,10 @@ from casemate.kernel.sys.power import Power, end_machine
 API_PORT = 443
 SHOW_SECONDS = 5.0
 """How long a failure stays on the console before the machine starts again."""
-MODULES = ("kvm_intel", "kvm_amd", "tun", "bridge")
+MODULES = (
+    *("kvm_intel", "kvm_amd"),
+    *("tun", "bridge", "nf_tables", "nft_dup_netdev", "8021q"),
+)
 
 
 def first_account(home: Home) -> str:

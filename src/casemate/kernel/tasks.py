@@ -15,6 +15,7 @@ from casemate.errors import (
     CancelledError,
     CasemateError,
     FileError,
+    NamedError,
     NotFoundError,
     NotSupportedError,
     PowerStateError,
@@ -42,6 +43,8 @@ def fault_of(error: CasemateError) -> FaultFact:
         details = (("requestedState", error.requested), ("existingState", error.existing))
     elif isinstance(error, FileError):
         details = tuple(file_details(error).items())
+    elif isinstance(error, NamedError):
+        details = (("name", error.name),)
     elif argument := getattr(error, "argument", ""):
         details = (("invalidProperty", str(argument)),)
     elif privilege := getattr(error, "privilege", ""):

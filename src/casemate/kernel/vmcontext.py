@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from casemate.calls.messages import TaskReply
 from casemate.formats import vmx
@@ -14,8 +15,30 @@ from casemate.kernel.inventory import VMX_LIMIT, Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.tasks import Job, Tasks
 from casemate.machine.facts import PowerState, VmConfig, VmFact
+from casemate.machine.plan import netdev
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmxwrite import vmx_of
+
+
+class Network(Protocol):
+    """What the cards of running VMs are connected to."""
+
+    def live(self, config: VmConfig) -> tuple[bool, ...]:
+        """Tell which cards are connected when the VM runs."""
+
+    async def changed(self, vm: str, config: VmConfig) -> None:
+        """Connect the cards of a running VM as its configuration says. Raises HostError."""
+
+
+class NoNetwork:
+    """A host without networks."""
+
+    def live(self, config: VmConfig) -> tuple[bool, ...]:
+        """See ``Network``."""
+        return tuple(False for _ in config.nics)
+
+    async def changed(self, vm: str, config: VmConfig) -> None:
+        """See ``Network``."""
 
 
 def _anything(_fact: VmFact, _config: VmConfig) -> None:
@@ -35,6 +58,7 @@ class VmContext:
     store: Store
     clock: Callable[[], float]
     admit: Callable[[VmFact, VmConfig], None] = _anything
+    network: Network = field(default_factory=NoNetwork)
 
     def demand(self, vm: str, operation: Operation) -> VmFact:
         """Return a VM on which ``operation`` is possible now.
@@ -98,6 +122,26 @@ class VmContext:
         made = vmx_of(config, self.read_vmx(directory, fact))
         directory.write(file_name(config), vmx.write(made))
         return self.inventory.reread(fact.vm)
+
+    async def plug(self, vm: str, config: VmConfig, before: VmConfig | None = None) -> None:
+        """Connect a running VM's cards, and show its guest which cables are in.
+
+        Args:
+            vm: Its id.
+            config: What it is made of from now on.
+            before: What it was made of; None: it was just started.
+
+        Raises:
+            CasemateError: The host, or QEMU, refuses.
+        """
+        if before is not None:
+            await self.network.changed(vm, config)
+        links = self.network.live(config)
+        known = self.network.live(before) if before else (True,) * len(links)
+        for card, (link, was) in enumerate(zip(links, known, strict=False)):
+            if link != was:
+                qmp = await self.cells.control(vm, Operation.RESET)
+                await qmp.execute("set_link", name=netdev(card), up=link)
 
     def now_running(self, fact: VmFact, state: CellState) -> None:
         """Take down that a VM runs."""

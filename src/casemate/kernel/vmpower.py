@@ -63,6 +63,7 @@ class VmPower:
                     fact.vm, fact.config, self._context.inventory.directory(fact)
                 )
                 self._context.now_running(fact, state)
+                await self._context.plug(fact.vm, fact.config)
                 return
             handle = directory.open_file(saved)
             try:
@@ -72,6 +73,7 @@ class VmPower:
             finally:
                 os.close(handle)
             self._context.now_running(fact, state)
+            await self._context.plug(fact.vm, fact.config)
             # From here on the disks change: the memory fits them no more.
             self._forget_memory(directory, self._context.inventory.vm(fact.vm))
 

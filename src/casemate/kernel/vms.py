@@ -27,7 +27,7 @@ from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files
 from casemate.machine.facts import DiskSpec, NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
-from casemate.machine.vmxwrite import BASE_ENTRIES, generated_mac, vmx_of
+from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, generated_mac, vmx_of
 
 Fill = Callable[[VmDirectory, tuple[DiskSpec, ...]], None]
 """Puts content into a VM's new disks."""
@@ -76,6 +76,7 @@ class Vms:
     async def _create(self, request: c.CreateVm, session: Session) -> TaskReply:
         config = _complete(request.config)
         _check(config)
+        check_addresses(config, replace(config, nics=()))
 
         async def work(_: Job) -> str:
             return await self.create(config, thin=request.thin)
@@ -125,6 +126,7 @@ class Vms:
         elif fact.power is PowerState.SUSPENDED and _grown(fact.config, config):
             next_state(Operation.EXTEND_DISK, fact.power, component=fact.config.name)
         _check(config)
+        check_addresses(config, fact.config)
 
         async def work(fact: VmFact) -> str:
             if fact.config != request.before:
@@ -144,6 +146,8 @@ class Vms:
                 if fact.power is PowerState.POWERED_ON:
                     qmp = await self._context.cells.control(fact.vm, Operation.EXTEND_DISK)
                     await blocks.grow(qmp, source, capacity)
+            if fact.power is PowerState.POWERED_ON and config.nics != fact.config.nics:
+                await self._context.plug(fact.vm, config, fact.config)
             kept = {disk.file_name for disk in disks}
             gone = {disk.file_name for disk in fact.config.disks} - kept
             fact = self._context.rewrite(directory, fact, replace(config, disks=disks))
@@ -176,7 +180,7 @@ class Vms:
             name=name,
             uuid=_new_uuid(),
             vmx_path=datastore,
-            nics=tuple(replace(nic, mac="") for nic in fact.config.nics),
+            nics=tuple(replace(nic, mac="", manual=False) for nic in fact.config.nics),
         )
         config = replace(config, nics=_with_addresses(config, config))
         path = self._choose_place(config, undo)
@@ -281,11 +285,13 @@ def _needs_rest(before: VmConfig, after: VmConfig) -> bool:
 
     def hardware(config: VmConfig) -> VmConfig:
         disks = tuple(replace(disk, capacity=0) for disk in config.disks)
+        nics = tuple(replace(nic, network="", connected=True) for nic in config.nics)
         return replace(
             config,
             name="",
             annotation="",
             disks=disks,
+            nics=nics,
             cpu_allocation=before.cpu_allocation,
             memory_allocation=before.memory_allocation,
             extra=(),
@@ -346,7 +352,7 @@ def _with_addresses(config: VmConfig, before: VmConfig) -> tuple[NicSpec, ...]:
             number += 1
             mac = "" if candidate in taken else candidate
         taken.add(mac)
-        made.append(replace(nic, mac=mac))
+        made.append(replace(nic, mac=mac, manual=nic.manual and bool(nic.mac)))
     return tuple(made)
 
 

@@ -56,6 +56,28 @@ _ITSELF: Final = (
 )
 
 
+WIRE_COMMANDS: Final = {
+    "SIOCSIFHWADDR": 0x8924,
+    "TUNSETIFF": 0x400454CA,
+    "TUNSETPERSIST": 0x400454CB,
+    "TUNSETOWNER": 0x400454CC,
+    "TUNSETLINK": 0x400454CD,
+    "TUNSETGROUP": 0x400454CE,
+    "TUNSETTXFILTER": 0x400454D1,
+    "TUNATTACHFILTER": 0x401054D5,
+    "TUNDETACHFILTER": 0x401054D6,
+    "TUNSETQUEUE": 0x400454D9,
+    "TUNSETSTEERINGEBPF": 0x800454E0,
+    "TUNSETFILTEREBPF": 0x800454E1,
+    "TUNSETCARRIER": 0x400454E2,
+}
+"""Commands of ioctl(2) that change the interface behind a descriptor, for whoever has one.
+
+With the first a taken over QEMU would make its bridge take the address of another VM for the
+host's own; with TUNSETPERSIST its interface would outlive it.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class CallFilter:
     """A filter: ``allowed`` and nothing else where it is not empty, and never ``refused``.

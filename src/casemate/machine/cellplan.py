@@ -89,6 +89,14 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedTap:
+    """The host's end of a network card, which the cell gets as an open descriptor."""
+
+    fd: int
+    card: int
+
+
+@dataclass(frozen=True, slots=True)
 class CgroupTargets:
     """What the cell's control group is set to.
 
@@ -124,3 +132,4 @@ class CellPlan:
     rlimits: tuple[tuple[Limit, int], ...]
     cgroup: CgroupTargets
     peers: tuple[Peer, ...] = ()
+    taps: tuple[PassedTap, ...] = ()

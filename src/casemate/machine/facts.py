@@ -19,6 +19,7 @@ from casemate.machine.governance import (
     RoleFact,
     SessionFact,
 )
+from casemate.machine.networks import AddressFact, PortGroupFact, SwitchFact
 
 
 class PowerState(StrEnum):
@@ -109,11 +110,17 @@ class DiskSpec:
 
 @dataclass(frozen=True, slots=True)
 class NicSpec:
-    """A network card of a VM."""
+    """A network card of a VM.
+
+    ``manual``: its address was chosen by a person. ``connected``: it is when the VM starts, and
+    while it runs.
+    """
 
     mac: str
     network: str
     model: str
+    manual: bool = False
+    connected: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +399,9 @@ Fact = (
     | SessionFact
     | OptionFact
     | HardwareFact
+    | SwitchFact
+    | PortGroupFact
+    | AddressFact
     | LockdownFact
     | AutoStartFact
 )

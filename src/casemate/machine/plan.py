@@ -21,6 +21,7 @@ from casemate.machine.cellplan import (
     Limit,
     Listener,
     PassedFile,
+    PassedTap,
     Peer,
     Scratch,
     ShownFile,
@@ -69,20 +70,21 @@ _NIC_DEVICES: Final = {
     "vmxnet3": "vmxnet3",
     "virtio": "virtio-net-pci",
 }
-_NO_NETWORK: Final = frozenset({"none", "hostonly"})
 
 
 @dataclass(frozen=True, slots=True)
 class HostSide:
     """What the host brings: ``accelerator`` is ``tcg`` or ``kvm``; ``cpu_mhz`` of one thread.
 
-    ``resume``: the guest's memory comes from a file before it runs.
+    ``resume``: the guest's memory comes from a file before it runs. ``cards``: numbers of the
+    network cards that there is an interface for.
     """
 
     accelerator: str
     cpu_mhz: int
     uid: int
     resume: bool = False
+    cards: frozenset[int] = frozenset()
 
 
 def cell_uid(slot: int, vm: str) -> int:
@@ -112,6 +114,11 @@ def plan_power_on(
     if len(fds) != len(layers):
         raise ArgumentError("two disks are in one file", argument="disks", component=config.name)
     firmware, nvram = _firmware(config, extra, FIRST_FD + len(fds))
+    first_tap = FIRST_FD + len(fds) + len(nvram)
+    taps = tuple(
+        PassedTap(first_tap + at, card)
+        for at, card in enumerate(sorted(host.cards & set(range(len(config.nics)))))
+    )
     overhead = _OVERHEAD[host.accelerator] + _OVERHEAD_PER_CPU * config.cpus
     plan = CellPlan(
         vm=vm,
@@ -124,7 +131,7 @@ def plan_power_on(
             *firmware,
             *vtpm_options(config),
             *storage(disks, extra, fds),
-            *_network(config),
+            *_network(config, taps),
             *_screen(extra),
             *direct,
             *(["-incoming", "defer"] if host.resume else []),
@@ -168,6 +175,7 @@ def plan_power_on(
             pids=_THREADS + config.cpus,
         ),
         peers=(Peer(QEMU_TPM_FD, TPM_PEER),) if has_vtpm(config) else (),
+        taps=taps,
     )
     return checked(plan, config.name)
 
@@ -258,20 +266,26 @@ def _firmware(
     return tuple(words), (PassedFile(fd, nvram_name(config), writable=True, minimum_size=1),)
 
 
-def _network(config: VmConfig) -> Iterator[str]:
-    """Network cards: in a namespace without any interface, the guest reaches QEMU's own stack."""
+def netdev(card: int) -> str:
+    """Return QEMU's name of what a network card is connected to."""
+    return f"net{card}"
+
+
+def _network(config: VmConfig, taps: tuple[PassedTap, ...]) -> Iterator[str]:
+    """Network cards, each on its interface of the host; one without has nobody to talk to."""
     if not config.nics:
         yield from ("-nic", "none")
+    fds = {tap.card: tap.fd for tap in taps}
     for number, nic in enumerate(config.nics):
-        if nic.network.lower() in _NO_NETWORK:
-            yield from ("-netdev", f"hubport,id=net{number},hubid={number}")
+        if number in fds:
+            yield from ("-netdev", f"tap,id={netdev(number)},fd={fds[number]}")
         else:
-            yield from ("-netdev", f"user,id=net{number},restrict=on")
+            yield from ("-netdev", f"hubport,id={netdev(number)},hubid={number}")
         mac = f",mac={nic.mac}" if nic.mac else ""
         device = _NIC_DEVICES.get(nic.model)
         if device is None:
             raise NotSupportedError(f"no network card {nic.model[:40]!r}", component=config.name)
-        yield from ("-device", f"{device},netdev=net{number},romfile={mac}")
+        yield from ("-device", f"{device},netdev={netdev(number)},romfile={mac}")
 
 
 def _direct_boot(extra: dict[str, str]) -> tuple[tuple[str, ...], tuple[ShownFile, ...]]:

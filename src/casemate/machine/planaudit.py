@@ -113,7 +113,12 @@ def _tpm_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
     """Judge what a guest's TPM runs and gets."""
     if plan.argv != TPM_ARGV:
         yield "plan-argument", "the command is not that of a guest's TPM"
-    if plan.passed or plan.listeners or [file.target for file in plan.shown] != [TPM_STATE]:
+    if (
+        plan.passed
+        or plan.listeners
+        or plan.taps
+        or [file.target for file in plan.shown] != [TPM_STATE]
+    ):
         yield "plan-files", "the plan gives a guest's TPM more than its state"
 
 
@@ -135,6 +140,7 @@ def _argument_problems(plan: CellPlan) -> Iterator[tuple[str, str]]:
     nodes = set(options.get("-blockdev", [])) - _FIRMWARE_NODES
     if any('"/dev/fdset/' not in value for value in nodes):
         yield "plan-disk", "a disk is opened by path"
+    yield from _network_problems(plan, options)
     yield from _machine_problems(plan, options)
     for model in options.get("-cpu", [""]):
         yield from _cpu_problems(model.lower().split(","))
@@ -147,6 +153,16 @@ def _option_problems(options: dict[str, list[str]]) -> Iterator[tuple[str, str]]
     for option, required in _REQUIRED.items():
         if options.get(option) != [required]:
             yield "plan-argument", f"{option} {required} is missing"
+
+
+def _network_problems(plan: CellPlan, options: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """Judge what network cards are connected to."""
+    passed = {f"tap,id=net{tap.card},fd={tap.fd}" for tap in plan.taps}
+    for value in options.get("-netdev", []):
+        if value not in passed and not value.startswith("hubport,"):
+            yield "plan-network", "a network card is connected to what the host did not pass"
+    if set(options.get("-nic", [])) - {"none"}:
+        yield "plan-network", "a network card is connected by other means than a plan's"
 
 
 def _machine_problems(plan: CellPlan, options: dict[str, list[str]]) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, PowerState, VmConfig
 from casemate.machine.guestcpu import check_masks
+from casemate.machine.networks import DEFAULT_GROUP
 
 CPU_LIMIT: Final = 255
 """vCPUs: what QEMU's q35 machine takes without an interrupt remapping unit."""
@@ -236,13 +237,21 @@ def _nics(entries: _Entries) -> list[NicSpec]:
         if not entries.flag(f"{slot}.present"):
             continue
         generated = entries.take(f"{slot}.generatedaddress")
-        entries.take(f"{slot}.addresstype")
+        kind = entries.take(f"{slot}.addresstype").lower()
         mac = (entries.take(f"{slot}.address") or generated).lower()
         if mac and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
             raise entries.wrong(f"{slot}.address", f"{mac[:40]!r} is not a station address")
         network = entries.take(f"{slot}.networkname") or entries.take(f"{slot}.connectiontype")
         model = entries.choice(f"{slot}.virtualdev", "e1000", _NIC_MODELS)
-        found.append(NicSpec(mac=mac, network=network or "VM Network", model=model))
+        found.append(
+            NicSpec(
+                mac=mac,
+                network=network or DEFAULT_GROUP,
+                model=model,
+                manual=bool(mac) and kind == "static",
+                connected=entries.flag(f"{slot}.startconnected", default=True),
+            )
+        )
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
+from casemate.errors import ArgumentError
 from casemate.formats.vmx import Vmx
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
 from casemate.machine.vmconfig import vm_config
@@ -18,11 +20,15 @@ _FIXED: Final = frozenset(
 _SLOT: Final = ("present", "filename", "devicetype", "startconnected")
 _NIC: Final = (
     *("present", "virtualdev", "networkname", "connectiontype"),
-    *("address", "addresstype", "generatedaddress"),
+    *("address", "addresstype", "generatedaddress", "generatedaddressoffset", "startconnected"),
 )
 _NICS: Final = 10
 _ATTACHED: Final = ("scsi", "sata", "nvme")
 _MAC_STEP: Final = 10
+_MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
+_VMWARE: Final = bytes.fromhex("005056")
+_CHOSEN: Final = 0x3F
+"""The greatest fourth octet of an address of VMware's that a person may choose."""
 
 
 def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
@@ -51,6 +57,30 @@ def generated_mac(uuid: str, number: int) -> str:
     """Return the address of network card ``number``, made of the VM's UUID as VMware does."""
     low = (int(uuid.replace("-", "")[-6:], 16) + _MAC_STEP * number) & 0xFFFFFF
     return ":".join(("00", "0c", "29", *(f"{low:06x}"[at : at + 2] for at in (0, 2, 4))))
+
+
+def check_addresses(config: VmConfig, before: VmConfig) -> None:
+    """Judge the addresses that were chosen for network cards and are new.
+
+    Of VMware's own 00:50:56 the half from 40 on is given out by its managers, never by people.
+
+    Raises:
+        ArgumentError: An address is no station's, or not a person's to choose.
+    """
+    known = {nic.mac for nic in before.nics}
+    for nic in config.nics:
+        if not nic.manual or nic.mac in known:
+            continue
+        octets = bytes.fromhex(nic.mac.replace(":", "")) if _MAC.fullmatch(nic.mac) else b""
+        if not octets or octets[0] & 1 or not any(octets):
+            raise ArgumentError(
+                f"{nic.mac[:40]!r} is not the address of a station", argument="macAddress"
+            )
+        if octets.startswith(_VMWARE) and octets[len(_VMWARE)] > _CHOSEN:
+            raise ArgumentError(
+                f"{nic.mac} is not between 00:50:56:00:00:00 and 00:50:56:3f:ff:ff",
+                argument="macAddress",
+            )
 
 
 def _slot(disk: DiskSpec) -> str:
@@ -95,6 +125,8 @@ def _nic(slot: str, nic: NicSpec) -> Iterator[tuple[str, str]]:
     yield f"{slot}.present", "TRUE"
     yield f"{slot}.virtualDev", nic.model
     yield f"{slot}.networkName", nic.network
+    if not nic.connected:
+        yield f"{slot}.startConnected", "FALSE"
     if nic.mac:
-        yield f"{slot}.addressType", "static"
-        yield f"{slot}.address", nic.mac
+        yield f"{slot}.addressType", "static" if nic.manual else "generated"
+        yield f"{slot}.address" if nic.manual else f"{slot}.generatedAddress", nic.mac

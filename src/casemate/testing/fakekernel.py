@@ -69,10 +69,12 @@ from casemate.machine.facts import (
     VmFact,
 )
 from casemate.machine.governance import SessionFact
+from casemate.machine.networks import FIRST
 from casemate.policy.hardening import Weight
 from casemate.policy.hardeningreport import Area, EntropyRow, Outcome, Row
 from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
 from casemate.testing.fakefiles import FakeFiles
+from casemate.testing.fakenetworks import FakeNetworks
 from casemate.testing.fakescreen import FakeScreen
 from casemate.testing.fakevms import FakeVms
 
@@ -219,6 +221,7 @@ class FakeKernel(KernelLink):
         self.state(
             HOST, HARDWARE, whole, replace(DATASTORE, path=str(volumes or "/none") + "/datastore1")
         )
+        self.state(*FIRST.switches, *FIRST.groups)
         self.state(*(fake_vm(number) for number in range(1, vms + 1)))
         self.state(*self.proof.components)
         self._answers: dict[type, Callable[[object], object]] = {
@@ -248,6 +251,7 @@ class FakeKernel(KernelLink):
         self._answers |= admin.answers()
         self._answers |= FakeVms(self).answers()
         self._files = FakeFiles(self)
+        self._answers |= FakeNetworks(self).answers()
 
     def state(self, *facts: Fact) -> None:
         """State facts."""
@@ -288,6 +292,10 @@ class FakeKernel(KernelLink):
         """Return a VM."""
         fact = self._facts.get(("VmFact", key))
         return fact if isinstance(fact, VmFact) else None
+
+    def machines(self) -> tuple[VmFact, ...]:
+        """Return all VMs."""
+        return tuple(fact for fact in self._facts.values() if isinstance(fact, VmFact))
 
     def _tell(self, kind: str, key: str, fact: Fact | None) -> None:
         self._sequence += 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from casemate.calls.esxcli import hardware, settings, software, system, vm
+from casemate.calls.esxcli import hardware, network, settings, software, system, vm
 
 
 def add_namespaces(parser: argparse.ArgumentParser) -> None:
     """Add every namespace to a parser."""
     namespaces = parser.add_subparsers(metavar="NAMESPACE", required=True)
-    for module in (hardware, software, system, vm):
+    for module in (hardware, network, software, system, vm):
         module.register(namespaces)
     settings.register_storage(namespaces)

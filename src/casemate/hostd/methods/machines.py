@@ -36,7 +36,7 @@ def _vm(context: Context) -> VmFact:
 
 
 async def _create_in(context: Context, pool: MoRef) -> Value:
-    change = created(_spec(context, "config"), context.replica.world.networks())
+    change = created(_spec(context, "config"), context.replica.world.port_groups)
     if pool != ROOT_POOL:
         raise unsupported("A VM is made in the host's root pool and moved from there.")
     _allow_images(context, change)
@@ -79,7 +79,7 @@ async def _reconfigure_as(context: Context, change: Change) -> Value:
 
 
 async def _reconfigure(context: Context) -> Value:
-    spec, networks = _spec(context, "spec"), context.replica.world.networks()
+    spec, networks = _spec(context, "spec"), context.replica.world.port_groups
     return await _reconfigure_as(context, changed(spec, _vm(context).config, networks))
 
 

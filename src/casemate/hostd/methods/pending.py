@@ -73,16 +73,6 @@ _GROUPS = (
         Ring.COMPATIBILITY,
     ),
     _Group(
-        "This host has no virtual switches to change.",
-        {
-            "HostNetworkSystem": (
-                "AddVirtualSwitch RemoveVirtualSwitch UpdateVirtualSwitch AddPortGroup "
-                "RemovePortGroup UpdatePortGroup"
-            ),
-        },
-        Ring.COMPATIBILITY,
-    ),
-    _Group(
         "The datastores of this host are directories of its home.",
         {"HostDatastoreSystem": "CreateLocalDatastore RemoveDatastore"},
         Ring.COMPATIBILITY,

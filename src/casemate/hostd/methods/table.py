@@ -11,6 +11,7 @@ from casemate.hostd.methods.files import FILE_METHODS
 from casemate.hostd.methods.governance import GOVERNANCE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
 from casemate.hostd.methods.machines import MACHINE_METHODS
+from casemate.hostd.methods.networks import NETWORK_METHODS
 from casemate.hostd.methods.pending import PENDING_METHODS
 from casemate.hostd.methods.pools import POOL_METHODS
 from casemate.hostd.methods.search import SEARCH_METHODS
@@ -30,6 +31,7 @@ REGISTRY = Registry(
         *CONSOLE_METHODS,
         *AUTOSTART_METHODS,
         *POOL_METHODS,
+        *NETWORK_METHODS,
         *STATISTICS_METHODS,
         *GOVERNANCE_METHODS,
         *HISTORY_METHODS,

@@ -205,20 +205,25 @@ def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) 
     )
 
 
-def _connectable() -> Obj:
+def _connectable(*, start: bool = True, connected: bool = True) -> Obj:
     return Obj(
         "VirtualDeviceConnectInfo",
-        startConnected=True,
+        startConnected=start,
         allowGuestControl=False,
-        connected=True,
+        connected=connected,
         status="ok",
     )
 
 
-def _nic(nic: NicSpec, number: int) -> Obj:
+def nic_key(number: int) -> int:
+    """Return the device key of a network card."""
+    return FIRST_NIC_KEY + number
+
+
+def _nic(nic: NicSpec, number: int, *, running: bool) -> Obj:
     return Obj(
         _NICS.get(nic.model, "VirtualVmxnet3"),
-        key=FIRST_NIC_KEY + number,
+        key=nic_key(number),
         deviceInfo=_info(f"Network adapter {number + 1}", nic.network),
         backing=Obj(
             "VirtualEthernetCardNetworkBackingInfo",
@@ -226,10 +231,10 @@ def _nic(nic: NicSpec, number: int) -> Obj:
             useAutoDetect=False,
             network=MoRef("Network", f"HaNetwork-{nic.network}"),
         ),
-        connectable=_connectable(),
+        connectable=_connectable(start=nic.connected, connected=nic.connected and running),
         controllerKey=PCI_KEY,
         unitNumber=FIRST_NIC_UNIT + number,
-        addressType="assigned",
+        addressType="manual" if nic.manual else "generated",
         macAddress=nic.mac,
         wakeOnLanEnabled=False,
         resourceAllocation=Obj(
@@ -242,12 +247,14 @@ def _nic(nic: NicSpec, number: int) -> Obj:
     )
 
 
-def devices(config: VmConfig, directory: str, datastore: MoRef | None) -> tuple[Obj, ...]:
+def devices(
+    config: VmConfig, directory: str, datastore: MoRef | None, *, running: bool = False
+) -> tuple[Obj, ...]:
     """Return all devices; ``directory`` is the VM's as a datastore path that ends in a slash."""
     drives: list[Obj] = []
     counts: dict[str, int] = {}
     for disk in config.disks:
         counts[disk.kind] = counts.get(disk.kind, 0) + 1
         drives.append(_disk(disk, counts[disk.kind], directory, datastore))
-    nics = [_nic(nic, number) for number, nic in enumerate(config.nics)]
+    nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]
     return (*_fixed(), *_controllers(config), *drives, *nics)

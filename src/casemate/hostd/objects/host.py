@@ -14,6 +14,7 @@ from casemate.hostd.objects.inventory import (
     network_refs,
     vm_refs,
 )
+from casemate.hostd.objects.network import NETWORK_GETTERS, network_info
 from casemate.hostd.objects.service import about
 from casemate.hostd.world import HOST, HOST_BROWSER
 from casemate.machine.facts import Allocation, HostFact, PowerState
@@ -165,17 +166,6 @@ def _capability(scope: Scope, _key: str) -> Obj:
     return value.replace(tpmSupported=has_tpm(host))
 
 
-def dns(host: HostFact) -> Obj:
-    """Return HostDnsConfig."""
-    name, _, domain = host.name.partition(".")
-    return Obj("HostDnsConfig", dhcp=True, hostName=name, domainName=domain)
-
-
-def network_info(scope: Scope, _key: str = "") -> Obj:
-    """Return HostNetworkInfo."""
-    return Obj("HostNetworkInfo", vswitch=(), portgroup=(), dnsConfig=dns(scope.world.host))
-
-
 _DATASTORE_ABILITIES = flags("HostDatastoreSystemCapabilities", "localDatastoreSupported")
 
 
@@ -258,8 +248,5 @@ HOST_GETTERS: Mapping[str, Getters] = {
         "datastore": datastore_refs,
         "capabilities": lambda *_: _DATASTORE_ABILITIES,
     },
-    "HostNetworkSystem": {
-        "networkInfo": network_info,
-        "dnsConfig": lambda scope, _key: dns(scope.world.host),
-    },
+    "HostNetworkSystem": NETWORK_GETTERS,
 }

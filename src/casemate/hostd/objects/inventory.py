@@ -299,11 +299,11 @@ INVENTORY_GETTERS: Mapping[str, Getters] = {
     },
     "Network": {
         **entity("Network"),
-        "summary": lambda _scope, key: Obj(
+        "summary": lambda scope, key: Obj(
             "NetworkSummary",
             network=MoRef("Network", key),
             name=key.removeprefix("HaNetwork-"),
-            accessible=True,
+            accessible=key.removeprefix("HaNetwork-") in scope.world.port_groups,
             ipPoolName="",
         ),
         "host": lambda *_: (HOST,),

@@ -161,7 +161,7 @@ def config_target(scope: Scope) -> Obj:
                     ipPoolName="",
                 ),
             )
-            for name in scope.world.networks()
+            for name in scope.world.port_groups
         ),
         maxMemMBOptimalPerf=host.memory_size // MIB,
         supportedMaxMemMB=host.memory_size // MIB,

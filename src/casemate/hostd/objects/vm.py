@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
-from casemate.hostd.objects.devices import devices
+from casemate.hostd.objects.devices import devices, nic_key
 from casemate.hostd.objects.inventory import allocation
 from casemate.hostd.objects.vmdefaults import (
     BOOT_OPTIONS,
@@ -225,7 +225,7 @@ def vm_config(scope: Scope, key: str) -> Obj:
             numCPU=config.cpus,
             numCoresPerSocket=1,
             memoryMB=config.memory_mib,
-            device=devices(config, directory, _datastore(scope, vm)),
+            device=devices(config, directory, _datastore(scope, vm), running=_on(vm)),
         ),
         cpuAllocation=allocation(config.cpu_allocation),
         memoryAllocation=allocation(config.memory_allocation),
@@ -267,9 +267,26 @@ def _resource_config(scope: Scope, key: str) -> Obj:
     )
 
 
+def _guest_nics(scope: Scope, vm: VmFact) -> tuple[Obj, ...]:
+    """Return the cards of a running VM; what addresses they have only the guest knows."""
+    if not _on(vm):
+        return ()
+    return tuple(
+        Obj(
+            "GuestNicInfo",
+            network=nic.network,
+            macAddress=nic.mac,
+            connected=nic.connected and nic.network in scope.world.port_groups,
+            deviceConfigId=nic_key(number),
+        )
+        for number, nic in enumerate(vm.config.nics)
+    )
+
+
 def _guest(scope: Scope, key: str) -> Obj:
     return Obj(
         "GuestInfo",
+        net=_guest_nics(scope, _vm(scope, key)),
         guestState="running" if _on(_vm(scope, key)) else "notRunning",
         guestOperationsReady=False,
         guestStateChangeSupported=False,

@@ -4,7 +4,7 @@ The joined layers become ``/``; the rest is mounted so that nothing else can be 
 
     /                   the layers: read-only, nosuid, nodev
     /proc /sys          of the host's own pid namespace; noexec
-    /dev                null zero full random urandom, kvm where there is one
+    /dev                null zero full random urandom net/tun, kvm where there is one
     /tmp /run /dev/shm  RAM, noexec
     /var/lib/casemate   the home, noexec
 """
@@ -23,6 +23,7 @@ from casemate.kernel.sys.namespaces import restrict_memfd_execution
 _RAM = 64 << 20  # bytes: /tmp, /run and /dev/shm of the host's own processes hold next to nothing
 DEVICES = ("null", "zero", "full", "random", "urandom", "kvm")
 _NODE_SPACE = 1 << 20
+_TUN = os.makedev(10, 200)
 
 
 def enter_visor(
@@ -59,5 +60,8 @@ def _devices(target: Path, devices: Sequence[str]) -> None:
             facts = source.stat()
             os.mknod(target / name, stat.S_IFCHR | 0o666, facts.st_rdev)
             (target / name).chmod(0o660 if name == "kvm" else 0o666)
+    # The kernel's alone; its driver may be loaded later, so the node is made by its number.
+    (target / "net").mkdir(mode=0o700)
+    os.mknod(target / "net" / "tun", stat.S_IFCHR | 0o600, _TUN)
     (target / "shm").mkdir()
     (target / "fd").symlink_to("/proc/self/fd")

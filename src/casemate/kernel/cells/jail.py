@@ -13,7 +13,7 @@ import socket
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,9 @@ from casemate.kernel.sys.files import lock, open_beneath, open_directory
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.namespaces import Namespace, restrict_memfd_execution, unshare
 from casemate.kernel.sys.process import die_with_parent
+from casemate.kernel.sys.seccomp import refuse_commands
 from casemate.kernel.sys.spawn import Child, Identity, Program, execute, spawn_detached
+from casemate.machine.callfilters import WIRE_COMMANDS
 from casemate.machine.cellplan import CellPlan, Isolation, Limit, PassedFile
 from casemate.machine.planaudit import audit
 
@@ -60,6 +62,7 @@ class Surroundings:
     log: int
     cgroup_directories: tuple[Path, ...]
     volumes: Path | None = None
+    taps: Mapping[int, int] = field(default_factory=dict)
 
 
 def start(plan: CellPlan, around: Surroundings) -> Child:
@@ -68,7 +71,8 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
     Args:
         plan: What to do; refused if its audit finds anything.
         around: ``stage`` is an empty directory on which the root is built, ``vm_dir`` the VM's
-            directory, ``sockets`` listeners and peers by name, ``log`` takes stdout and stderr.
+            directory, ``sockets`` listeners and peers by name, ``taps`` interfaces by card,
+            ``log`` takes stdout and stderr.
 
     Raises:
         HostError: A step failed; nothing of the cell stays but its cgroup, which is the caller's.
@@ -82,6 +86,7 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
         fds = {1: around.log, 2: around.log}
         fds |= {listener.fd: around.sockets[listener.name] for listener in plan.listeners}
         fds |= {peer.fd: around.sockets[peer.name] for peer in plan.peers}
+        fds |= {tap.fd: around.taps[tap.card] for tap in plan.taps}
         for passed in plan.passed:
             image = in_volume(passed.file_name)
             fds[passed.fd] = _open_image(around, passed) if image else _open(directory, passed)
@@ -113,6 +118,7 @@ def _launch(plan: CellPlan, around: Surroundings, fds: Mapping[int, int]) -> Chi
         mounts.make_private()
         _build_root(plan, around)
         mounts.pivot_root(around.stage)
+        refuse_commands(WIRE_COMMANDS.values())
         execute(program, report=report, identity=identity, rlimits=limits)
 
     return spawn_detached(isolate, become, what=f"the cell of VM {plan.vm}")

@@ -9,8 +9,8 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -61,6 +61,15 @@ def _everything(_vm: str, _config: VmConfig) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+Connect = Callable[[str, VmConfig], AbstractAsyncContextManager[Mapping[int, int]]]
+
+
+@contextlib.asynccontextmanager
+async def _no_network(_vm: str, _config: VmConfig) -> AsyncIterator[Mapping[int, int]]:
+    """Connect no card."""
+    yield {}
+
+
 class Cells:
     """The cells of one home. All methods belong to one event loop.
 
@@ -93,12 +102,20 @@ class Cells:
         self._cpu_mhz = cpu_mhz
         self._admission = admission
         self._volumes = volumes
+        self._connect: Connect = _no_network
         self._slot = zlib.crc32(os.fsencode(run_dir)) & 0xFFFF
         self._cells: dict[str, Cell] = {}
         self._starting: dict[str, int] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         for place in (run_dir, self._cells_dir, self._log_dir):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def wire(self, connect: Connect) -> None:
+        """Ask this, from now on, for open interfaces by number of a VM's network card.
+
+        It takes them back where the VM does not start.
+        """
+        self._connect = connect
 
     def running(self) -> tuple[CellState, ...]:
         """Return the running cells."""
@@ -139,7 +156,10 @@ class Cells:
         self._starting[vm] = uid = self._free_uid(vm)
         try:
             with self._admission(vm, config):
-                cell = await self._start(vm, uid, config, vm_dir, memory=memory, run=run)
+                async with self._connect(vm, config) as taps:
+                    cell = await self._start(
+                        vm, uid, config, vm_dir, memory=memory, run=run, taps=taps
+                    )
         finally:
             del self._starting[vm]
         return self._admit(cell)
@@ -252,6 +272,7 @@ class Cells:
         *,
         memory: int | None,
         run: bool,
+        taps: Mapping[int, int],
     ) -> Cell:
         """Carry out the power-on, each step with its undo."""
         directory = self._cells_dir / vm
@@ -259,7 +280,13 @@ class Cells:
             place = open_directory(vm_dir)
             undo.callback(os.close, place)
             sources = disks.resolve(place, config.disks)
-            host = HostSide(self._accelerator.name, self._cpu_mhz, uid, resume=memory is not None)
+            host = HostSide(
+                self._accelerator.name,
+                self._cpu_mhz,
+                uid,
+                resume=memory is not None,
+                cards=frozenset(taps),
+            )
             plan = plan_power_on(vm, config, sources, host)
             shutil.rmtree(directory, ignore_errors=True)
             (directory / "root").mkdir(mode=0o700, parents=True)
@@ -267,7 +294,7 @@ class Cells:
                 failed.callback(shutil.rmtree, directory, ignore_errors=True)
                 self._cgroups.create(vm, plan.cgroup)
                 failed.callback(self._cgroups.remove, vm)
-                child = self._launch(plan, config, directory, vm_dir)
+                child = self._launch(plan, config, directory, vm_dir, taps)
                 failed.callback(_destroy, child)
                 state = runstate.RunState(
                     vm=vm,
@@ -284,7 +311,14 @@ class Cells:
                 failed.pop_all()
         return cell
 
-    def _launch(self, plan: CellPlan, config: VmConfig, directory: Path, vm_dir: Path) -> Child:
+    def _launch(
+        self,
+        plan: CellPlan,
+        config: VmConfig,
+        directory: Path,
+        vm_dir: Path,
+        taps: Mapping[int, int],
+    ) -> Child:
         """Open what the cell gets, start it, and close our ends."""
         with contextlib.ExitStack() as opened:
             sockets = {}
@@ -303,6 +337,7 @@ class Cells:
                 log=log,
                 cgroup_directories=self._cgroups.directories(plan.vm),
                 volumes=self._volumes,
+                taps=taps,
             )
             for peer in plan.peers:
                 ours, its = socket.socketpair()

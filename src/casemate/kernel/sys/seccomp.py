@@ -12,6 +12,7 @@ from casemate.errors import HostError
 from casemate.machine.callfilters import CallFilter
 
 _WRITE_AND_EXECUTE: Final = 0x2 | 0x4
+_COMMAND: Final = 1
 _PROTECTION: Final = 2
 # Every CLONE_NEW* flag of clone(2), and CLONE_THREAD.
 _CLONE_NAMESPACES: Final = 0x7E02_0080
@@ -28,6 +29,24 @@ def deny(names: Iterable[str]) -> None:
         HostError: The filter could not be loaded.
     """
     apply(CallFilter(refused=tuple(names)), memory=False)
+
+
+def refuse_commands(commands: Iterable[int]) -> None:
+    """Refuse these commands of ioctl(2) (EPERM) to this process and its descendants, for good.
+
+    Raises:
+        HostError: The filter could not be loaded.
+    """
+    refuse = pyseccomp.ERRNO(errno.EPERM)
+    try:
+        rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+        for command in commands:
+            # Linux looks at the lower half of the register alone.
+            given = pyseccomp.Arg(_COMMAND, pyseccomp.MASKED_EQ, 0xFFFFFFFF, command)
+            rules.add_rule(refuse, "ioctl", given)
+        rules.load()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _not_loaded(error) from error
 
 
 def apply(calls: CallFilter, *, memory: bool = True) -> None:
@@ -56,11 +75,15 @@ def apply(calls: CallFilter, *, memory: bool = True) -> None:
                 rules.add_rule(refuse, name)
         rules.load()
     except (OSError, RuntimeError, ValueError) as error:
-        raise HostError(
-            f"cannot load a system call filter: {error}",
-            code="seccomp",
-            remedy="Install libseccomp2, and use a Linux kernel with CONFIG_SECCOMP_FILTER.",
-        ) from error
+        raise _not_loaded(error) from error
+
+
+def _not_loaded(error: Exception) -> HostError:
+    return HostError(
+        f"cannot load a system call filter: {error}",
+        code="seccomp",
+        remedy="Install libseccomp2, and use a Linux kernel with CONFIG_SECCOMP_FILTER.",
+    )
 
 
 def _exists(name: str) -> bool:

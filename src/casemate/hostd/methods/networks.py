@@ -1,0 +1,181 @@
+"""Virtual switches and port groups: HostNetworkSystem."""
+
+from __future__ import annotations
+
+from casemate.calls import networks as c
+from casemate.calls.messages import Empty
+from casemate.hostd.registry import Context, Ring, Served
+from casemate.hostd.selection import text
+from casemate.hostd.vmspec import unsupported
+from casemate.machine.networks import (
+    PORTS,
+    REJECT,
+    PolicyOverride,
+    SecurityPolicy,
+    SwitchFact,
+)
+from casemate.vim25 import faults
+from casemate.vim25.values import Obj, Value
+
+WHY = "vSphere API"
+_MTU = 1500
+_TEAMING = frozenset({"", "loadbalance_srcid", "failover_explicit"})
+"""Policies that choose one uplink: all that a switch of one has to do."""
+
+
+def _spec(context: Context, name: str) -> Obj:
+    spec = context.arguments.get(name)
+    return spec if isinstance(spec, Obj) else Obj("HostVirtualSwitchSpec")
+
+
+def _number(spec: Obj, name: str, default: int) -> int:
+    value = spec.get(name)
+    if value is None:
+        return default
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _flag(value: Value) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _policy(spec: Obj) -> PolicyOverride:
+    """Return what a spec says of security. Raises FaultError on what this host does not do."""
+    policy = spec.get("policy")
+    if not isinstance(policy, Obj):
+        return PolicyOverride()
+    shaping, teaming = policy.get("shapingPolicy"), policy.get("nicTeaming")
+    if isinstance(shaping, Obj) and shaping.get("enabled") is True:
+        raise unsupported("This host does not shape the traffic of virtual switches.")
+    if isinstance(teaming, Obj) and text(teaming.get("policy")) not in _TEAMING:
+        raise unsupported("A virtual switch has one uplink here: there is no teaming.")
+    security = policy.get("security")
+    if not isinstance(security, Obj):
+        return PolicyOverride()
+    return PolicyOverride(
+        _flag(security.get("allowPromiscuous")),
+        _flag(security.get("macChanges")),
+        _flag(security.get("forgedTransmits")),
+    )
+
+
+def _over(policy: PolicyOverride, before: SecurityPolicy) -> SecurityPolicy:
+    return SecurityPolicy(
+        before.promiscuous if policy.promiscuous is None else policy.promiscuous,
+        before.mac_changes if policy.mac_changes is None else policy.mac_changes,
+        before.forged_transmits if policy.forged_transmits is None else policy.forged_transmits,
+    )
+
+
+def _uplinks(spec: Obj) -> tuple[str, ...]:
+    bridge = spec.get("bridge")
+    if not isinstance(bridge, Obj):
+        return ()
+    if bridge.type not in {"HostVirtualSwitchBondBridge", "HostVirtualSwitchSimpleBridge"}:
+        raise unsupported("A virtual switch is connected to network cards of this host.")
+    devices = bridge.get("nicDevice")
+    names = devices if isinstance(devices, tuple) else (devices,)
+    return tuple(text(name) for name in names)
+
+
+def _fill(before: SwitchFact, spec: Obj) -> SwitchFact:
+    """Return a switch as a spec wants it: what the spec leaves out stays."""
+    return SwitchFact(
+        before.name,
+        before.number,
+        _number(spec, "numPorts", before.ports),
+        _number(spec, "mtu", before.mtu),
+        _uplinks(spec),
+        _over(_policy(spec), before.security),
+    )
+
+
+async def _add_switch(context: Context) -> Value:
+    name = text(context.arguments.get("vswitchName"))
+    made = _fill(SwitchFact(name, 0, PORTS, _MTU, (), REJECT), _spec(context, "spec"))
+    request = c.AddSwitch(
+        context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY
+    )
+    await context.link.ask(request, Empty)
+    await context.replica.until(lambda: name in context.replica.world.switches)
+    return None
+
+
+async def _update_switch(context: Context) -> Value:
+    name = text(context.arguments.get("vswitchName"))
+    switches = context.replica.world.switches
+    before = switches.get(name, SwitchFact(name, 0))
+    made = _fill(before, _spec(context, "spec"))
+    request = c.UpdateSwitch(
+        context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY
+    )
+    await context.link.ask(request, Empty)
+    await context.replica.until(lambda: switches.get(name) == made)
+    return None
+
+
+async def _remove_switch(context: Context) -> Value:
+    name = text(context.arguments.get("vswitchName"))
+    await context.link.ask(c.RemoveSwitch(context.who.handle, name, WHY), Empty)
+    await context.replica.until(lambda: name not in context.replica.world.switches)
+    return None
+
+
+def _group_spec(context: Context) -> tuple[Obj, str, str, int]:
+    spec = _spec(context, "portgrp")
+    name, switch = text(spec.get("name")), text(spec.get("vswitchName"))
+    if not name:
+        raise faults.invalid_argument("portgrp.name", "A port group needs a name.")
+    return spec, name, switch, _number(spec, "vlanId", 0)
+
+
+async def _add_group(context: Context) -> Value:
+    spec, name, switch, vlan = _group_spec(context)
+    request = c.AddPortGroup(context.who.handle, name, switch, vlan, _policy(spec), WHY)
+    await context.link.ask(request, Empty)
+    await context.replica.until(lambda: name in context.replica.world.port_groups)
+    return None
+
+
+async def _update_group(context: Context) -> Value:
+    spec, name, switch, vlan = _group_spec(context)
+    group = text(context.arguments.get("pgName"))
+    policy = _policy(spec)
+    request = c.UpdatePortGroup(context.who.handle, group, name, switch, vlan, policy, WHY)
+    await context.link.ask(request, Empty)
+
+    def done() -> bool:
+        known = context.replica.world.port_groups.get(name)
+        return known is not None and (known.switch, known.vlan, known.security) == (
+            switch,
+            vlan,
+            policy,
+        )
+
+    await context.replica.until(done)
+    return None
+
+
+async def _remove_group(context: Context) -> Value:
+    name = text(context.arguments.get("pgName"))
+    await context.link.ask(c.RemovePortGroup(context.who.handle, name, WHY), Empty)
+    await context.replica.until(lambda: name not in context.replica.world.port_groups)
+    return None
+
+
+_SYSTEM = "HostNetworkSystem"
+_RING = Ring.COMPATIBILITY
+_PRIVILEGE = c.AddSwitch.privilege
+
+NETWORK_METHODS = (
+    Served(_SYSTEM, "AddVirtualSwitch", _PRIVILEGE, _add_switch, (c.AddSwitch,), ring=_RING),
+    Served(
+        _SYSTEM, "UpdateVirtualSwitch", _PRIVILEGE, _update_switch, (c.UpdateSwitch,), ring=_RING
+    ),
+    Served(
+        _SYSTEM, "RemoveVirtualSwitch", _PRIVILEGE, _remove_switch, (c.RemoveSwitch,), ring=_RING
+    ),
+    Served(_SYSTEM, "AddPortGroup", _PRIVILEGE, _add_group, (c.AddPortGroup,), ring=_RING),
+    Served(_SYSTEM, "UpdatePortGroup", _PRIVILEGE, _update_group, (c.UpdatePortGroup,), ring=_RING),
+    Served(_SYSTEM, "RemovePortGroup", _PRIVILEGE, _remove_group, (c.RemovePortGroup,), ring=_RING),
+)

@@ -1,0 +1,240 @@
+"""The host's network as vSphere shows it: switches, port groups, cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from casemate.hostd.objects.base import Getters, Scope, flags
+from casemate.machine.facts import HostFact, HostNic
+from casemate.machine.networks import AddressFact, PortGroupFact, SecurityPolicy, SwitchFact
+from casemate.vim25.values import Obj, Value
+
+GROUPS_PER_SWITCH = 512
+
+
+def dns(host: HostFact) -> Obj:
+    """Return HostDnsConfig."""
+    name, _, domain = host.name.partition(".")
+    return Obj("HostDnsConfig", dhcp=True, hostName=name, domainName=domain)
+
+
+def network_info(scope: Scope, _key: str = "") -> Obj:
+    """Return HostNetworkInfo."""
+    world = scope.world
+    return Obj(
+        "HostNetworkInfo",
+        vswitch=tuple(_switch(scope, switch) for switch in world.switches.values()),
+        portgroup=tuple(
+            _group(scope, group)
+            for group in world.port_groups.values()
+            if group.switch in world.switches
+        ),
+        pnic=tuple(_pnic(nic) for nic in world.nics()),
+        vnic=tuple(_vnic(address) for address in world.addresses.values()),
+        dnsConfig=dns(world.host),
+        ipRouteConfig=_routes(scope),
+        ipV6Enabled=True,
+        atBootIpV6Enabled=True,
+    )
+
+
+def _config(scope: Scope, _key: str) -> Obj:
+    """Return HostNetworkConfig."""
+    world = scope.world
+    return Obj(
+        "HostNetworkConfig",
+        vswitch=tuple(
+            Obj("HostVirtualSwitchConfig", name=switch.name, spec=_switch_spec(switch))
+            for switch in world.switches.values()
+        ),
+        portgroup=tuple(
+            Obj("HostPortGroupConfig", spec=_group_spec(group))
+            for group in world.port_groups.values()
+        ),
+        dnsConfig=dns(world.host),
+    )
+
+
+def _policy(
+    promiscuous: bool | None,  # noqa: FBT001 (three values of one kind)
+    changes: bool | None,  # noqa: FBT001
+    forged: bool | None,  # noqa: FBT001
+    uplinks: tuple[str, ...] | None = None,
+) -> Obj:
+    teaming = Obj("HostNicTeamingPolicy")
+    shaping = Obj("HostNetworkTrafficShapingPolicy")
+    if uplinks is not None:
+        teaming = Obj(
+            "HostNicTeamingPolicy",
+            policy="loadbalance_srcid",
+            reversePolicy=True,
+            notifySwitches=False,
+            rollingOrder=False,
+            nicOrder=Obj("HostNicOrderPolicy", activeNic=uplinks, standbyNic=()),
+        )
+        shaping = Obj("HostNetworkTrafficShapingPolicy", enabled=False)
+    return Obj(
+        "HostNetworkPolicy",
+        security=Obj(
+            "HostNetworkSecurityPolicy",
+            allowPromiscuous=promiscuous,
+            macChanges=changes,
+            forgedTransmits=forged,
+        ),
+        nicTeaming=teaming,
+        offloadPolicy=Obj(
+            "HostNetOffloadCapabilities", csumOffload=True, tcpSegmentation=True, zeroCopyXmit=False
+        ),
+        shapingPolicy=shaping,
+    )
+
+
+def _whole(policy: SecurityPolicy, uplinks: tuple[str, ...]) -> Obj:
+    return _policy(policy.promiscuous, policy.mac_changes, policy.forged_transmits, uplinks)
+
+
+def _switch_spec(switch: SwitchFact) -> Obj:
+    bridge: Value = None
+    if switch.uplinks:
+        bridge = Obj("HostVirtualSwitchBondBridge", nicDevice=switch.uplinks)
+    return Obj(
+        "HostVirtualSwitchSpec",
+        numPorts=switch.ports,
+        bridge=bridge,
+        policy=_whole(switch.security, switch.uplinks),
+        mtu=switch.mtu,
+    )
+
+
+def _switch(scope: Scope, switch: SwitchFact) -> Obj:
+    groups = [g for g in scope.world.port_groups.values() if g.switch == switch.name]
+    used = sum(len(scope.world.cards_in(group.name)) for group in groups)
+    return Obj(
+        "HostVirtualSwitch",
+        name=switch.name,
+        key=switch_key(switch.name),
+        numPorts=switch.ports,
+        numPortsAvailable=max(switch.ports - used - len(switch.uplinks), 0),
+        mtu=switch.mtu,
+        portgroup=tuple(group_key(group.name) for group in groups),
+        pnic=tuple(nic_key(nic) for nic in switch.uplinks),
+        spec=_switch_spec(switch),
+    )
+
+
+def _group_spec(group: PortGroupFact) -> Obj:
+    own = group.security
+    return Obj(
+        "HostPortGroupSpec",
+        name=group.name,
+        vlanId=group.vlan,
+        vswitchName=group.switch,
+        policy=_policy(own.promiscuous, own.mac_changes, own.forged_transmits),
+    )
+
+
+def _group(scope: Scope, group: PortGroupFact) -> Obj:
+    networks = scope.world.configured()
+    switch = networks.switch(group.switch)
+    return Obj(
+        "HostPortGroup",
+        key=group_key(group.name),
+        port=tuple(
+            Obj(
+                "HostPortGroupPort",
+                key=f"{group_key(group.name)}-{vm}-{number}",
+                mac=(mac,),
+                type="virtualMachine",
+            )
+            for vm, number, mac in scope.world.cards_in(group.name)
+        ),
+        vswitch=switch_key(group.switch),
+        computedPolicy=_whole(networks.policy(group), switch.uplinks),
+        spec=_group_spec(group),
+    )
+
+
+def _vnic(address: AddressFact) -> Obj:
+    """Return an address of the host itself, which is in no port group."""
+    return Obj(
+        "HostVirtualNic",
+        device=address.interface,
+        key=f"key-vim.host.VirtualNic-{address.interface}",
+        portgroup="",
+        spec=Obj(
+            "HostVirtualNicSpec",
+            ip=Obj(
+                "HostIpConfig",
+                dhcp=False,
+                ipAddress=address.address,
+                subnetMask=address.netmask,
+            ),
+            mac=address.mac,
+            mtu=address.mtu,
+        ),
+    )
+
+
+def _routes(scope: Scope, _key: str = "") -> Obj:
+    """Return HostIpRouteConfig."""
+    for address in scope.world.addresses.values():
+        if address.gateway:
+            return Obj(
+                "HostIpRouteConfig",
+                defaultGateway=address.gateway,
+                gatewayDevice=address.interface,
+            )
+    return Obj("HostIpRouteConfig")
+
+
+def _pnic(nic: HostNic) -> Obj:
+    speed: Value = None
+    if nic.link_up:
+        speed = Obj("PhysicalNicLinkInfo", speedMb=nic.speed_mbps, duplex=nic.full_duplex)
+    return Obj(
+        "PhysicalNic",
+        key=nic_key(nic.name),
+        device=nic.name,
+        pci=nic.pci_address,
+        driver=nic.driver,
+        linkSpeed=speed,
+        spec=Obj("PhysicalNicSpec", linkSpeed=speed),
+        wakeOnLanSupported=False,
+        mac=nic.mac,
+    )
+
+
+def switch_key(name: str) -> str:
+    """Return the key of a switch, as ESXi makes it."""
+    return f"key-vim.host.VirtualSwitch-{name}"
+
+
+def group_key(name: str) -> str:
+    """Return the key of a port group, as ESXi makes it."""
+    return f"key-vim.host.PortGroup-{name}"
+
+
+def nic_key(name: str) -> str:
+    """Return the key of a network card, as ESXi makes it."""
+    return f"key-vim.host.PhysicalNic-{name}"
+
+
+def _abilities() -> Iterator[str]:
+    yield from ("supportsVlan", "vswitchConfigSupported", "ipV6Supported")
+
+
+NETWORK_GETTERS: Getters = {
+    "networkInfo": network_info,
+    "networkConfig": _config,
+    "capabilities": lambda *_: flags(
+        "HostNetCapabilities",
+        *_abilities(),
+        nicTeamingPolicy=("loadbalance_srcid",),
+        maxPortGroupsPerVswitch=GROUPS_PER_SWITCH,
+    ),
+    "offloadCapabilities": lambda *_: Obj(
+        "HostNetOffloadCapabilities", csumOffload=True, tcpSegmentation=True, zeroCopyXmit=False
+    ),
+    "ipRouteConfig": _routes,
+    "dnsConfig": lambda scope, _key: dns(scope.world.host),
+}

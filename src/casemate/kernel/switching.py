@@ -1,0 +1,317 @@
+"""The host's virtual switches: kept in the store, told as facts, and wired as planned.
+
+The cards of running VMs are known here from their start to their end, so that every change of a
+switch, a port group or a card is one new plan and one look at what differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Final
+
+from casemate.calls import networks as c
+from casemate.calls.messages import Empty
+from casemate.errors import ArgumentError, CasemateError, Finding, HostError, InUseError
+from casemate.kernel.accounts import Session
+from casemate.kernel.inventory import Inventory
+from casemate.kernel.store import Store
+from casemate.kernel.stream import FactStream
+from casemate.kernel.wires import Wires
+from casemate.machine.facts import VmConfig
+from casemate.machine.networkplan import Card, needs_tags, plan_network
+from casemate.machine.networks import (
+    FIRST,
+    Networks,
+    PolicyOverride,
+    PortGroupFact,
+    SecurityPolicy,
+    SwitchFact,
+)
+
+_VALUE: Final = "networks"
+Request = Callable[..., Awaitable[object]]
+_log = logging.getLogger(__name__)
+
+
+class Switching:
+    """All switches, port groups and connected cards. ``nics``: the host's that may be uplinks."""
+
+    def __init__(
+        self,
+        store: Store,
+        stream: FactStream,
+        inventory: Inventory,
+        wires: Wires,
+        nics: Callable[[], frozenset[str]],
+    ) -> None:
+        self._store = store
+        self._stream = stream
+        self._inventory = inventory
+        self._wires = wires
+        self._nics = nics
+        self._networks = _read(store.value(_VALUE))
+        self._cards: dict[str, tuple[Card, ...]] = {}
+        self._changing = asyncio.Lock()
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._lost: HostError | None = None
+        self._own: set[str] = set()
+        self._publish(Networks(), self._networks)
+
+    @property
+    def networks(self) -> Networks:
+        """The switches and port groups as they are."""
+        return self._networks
+
+    def handlers(self) -> dict[type, Request]:
+        """Return what answers which request."""
+        return {
+            c.AddSwitch: self._add_switch,
+            c.UpdateSwitch: self._update_switch,
+            c.RemoveSwitch: self._remove_switch,
+            c.AddPortGroup: self._add_group,
+            c.UpdatePortGroup: self._update_group,
+            c.RemovePortGroup: self._remove_group,
+        }
+
+    def live(self, config: VmConfig) -> tuple[bool, ...]:
+        """Tell which cards are connected when the VM runs."""
+        return tuple(
+            nic.connected and self._lost is None and self._networks.has(nic.network)
+            for nic in config.nics
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return why there is no network, where there is none."""
+        return () if self._lost is None else (self._lost.finding(),)
+
+    async def start(self, running: Mapping[str, VmConfig]) -> None:
+        """Wire what there is; ``running``: the VMs that a former kernel started.
+
+        A host that cannot have bridges runs its VMs with their cards unplugged, and says so.
+        """
+        self._cards = {vm: _cards(vm, config) for vm, config in running.items()}
+        try:
+            for address in await self._wires.addresses():
+                self._own.add(address.interface)
+                self._stream.publish(address)
+            await self._wire(self._networks)
+        except HostError as error:
+            self._lost = HostError(
+                f"VMs have no network: {error.reason}",
+                code="network-lost",
+                component=error.component or "network",
+                remedy=error.remedy,
+            )
+            _log.error("%s", self._lost.reason)
+
+    async def close(self) -> None:
+        """Let go of the wires, which stay as they are."""
+        if self._jobs:
+            await asyncio.wait(tuple(self._jobs))
+        await self._wires.close()
+
+    @contextlib.asynccontextmanager
+    async def connect(self, vm: str, config: VmConfig) -> AsyncIterator[Mapping[int, int]]:
+        """Give the interfaces of a VM's cards, by number, for as long as it takes to start it.
+
+        Raises:
+            InUseError: Another running VM has the address of one of its cards.
+            HostError: An interface cannot be made.
+        """
+        if self._lost is not None or not config.nics:
+            yield {}
+            return
+        cards = _cards(vm, config)
+        taps: dict[int, int] = {}
+        try:
+            async with self._changing:
+                self._check_addresses(vm, cards)
+                for card in cards:
+                    taps[card.number] = await self._wires.open_tap(card.tap)
+                self._cards[vm] = cards
+                await self._wire(self._networks)
+            yield taps
+        except BaseException:
+            self._cards.pop(vm, None)
+            self._later()
+            raise
+        finally:
+            for tap in taps.values():
+                os.close(tap)
+
+    async def changed(self, vm: str, config: VmConfig) -> None:
+        """Connect the cards of a running VM as its configuration says now. Raises HostError."""
+        if vm not in self._cards:
+            return
+        async with self._changing:
+            before, cards = self._cards[vm], _cards(vm, config)
+            self._check_addresses(vm, cards)
+            self._cards[vm] = cards
+            try:
+                await self._wire(self._networks)
+            except BaseException:
+                self._cards[vm] = before
+                raise
+
+    def ended(self, vm: str) -> None:
+        """Take note that a VM runs no more."""
+        if self._cards.pop(vm, None) is not None:
+            self._later()
+
+    def _later(self) -> None:
+        """Clean up after a VM, beside everything else."""
+
+        async def clean() -> None:
+            async with self._changing:
+                with contextlib.suppress(CasemateError):
+                    await self._wire(self._networks)
+
+        job = asyncio.ensure_future(clean())
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    def _check_addresses(self, vm: str, cards: tuple[Card, ...]) -> None:
+        taken = {c.mac: c.vm for all_of in self._cards.values() for c in all_of if c.vm != vm}
+        for card in cards:
+            if card.mac in taken:
+                raise InUseError(
+                    f"the running VM {taken[card.mac]} has the address {card.mac} too",
+                    name=card.mac,
+                )
+
+    async def _add_switch(self, request: c.AddSwitch, _: Session) -> Empty:
+        switch = SwitchFact(
+            request.name, 0, request.ports, request.mtu, request.uplinks, request.security
+        )
+        return await self._change(lambda now: now.with_switch(switch, self._free()))
+
+    async def _update_switch(self, request: c.UpdateSwitch, _: Session) -> Empty:
+        def change(now: Networks) -> Networks:
+            before = now.switch(request.name)
+            switch = replace(
+                before,
+                ports=before.ports if request.ports is None else request.ports,
+                mtu=before.mtu if request.mtu is None else request.mtu,
+                uplinks=before.uplinks if request.uplinks is None else request.uplinks,
+                security=before.security if request.security is None else request.security,
+            )
+            return now.changed_switch(switch, self._free())
+
+        return await self._change(change)
+
+    async def _remove_switch(self, request: c.RemoveSwitch, _: Session) -> Empty:
+        return await self._change(lambda now: now.without_switch(request.name, self._used()))
+
+    async def _add_group(self, request: c.AddPortGroup, _: Session) -> Empty:
+        group = PortGroupFact(request.name, request.switch, request.vlan, request.security)
+        return await self._change(lambda now: now.with_group(group))
+
+    async def _update_group(self, request: c.UpdatePortGroup, _: Session) -> Empty:
+        def change(now: Networks) -> Networks:
+            before = now.group(request.group)
+            group = PortGroupFact(
+                before.name if request.name is None else request.name,
+                before.switch if request.switch is None else request.switch,
+                before.vlan if request.vlan is None else request.vlan,
+                before.security if request.security is None else request.security,
+            )
+            return now.changed_group(request.group, group, self._used())
+
+        return await self._change(change)
+
+    async def _remove_group(self, request: c.RemovePortGroup, _: Session) -> Empty:
+        return await self._change(lambda now: now.without_group(request.name, self._used()))
+
+    def _free(self) -> frozenset[str]:
+        """Return the network cards by which nobody reaches the host itself."""
+        return self._nics() - self._own
+
+    def _used(self) -> frozenset[str]:
+        """Return the port groups that registered VMs have cards in."""
+        return frozenset(nic.network for vm in self._inventory.vms() for nic in vm.config.nics)
+
+    async def _change(self, change: Callable[[Networks], Networks]) -> Empty:
+        """Wire a changed host, then keep the change; a host that cannot be so stays as it was."""
+        async with self._changing:
+            before = self._networks
+            after = change(before)
+            if self._lost is not None:
+                raise self._lost
+            if needs_tags(after) and not await self._wires.can_tag():
+                raise HostError(
+                    "this Linux does not know VLAN tags, which an uplink or VLAN 4095 needs",
+                    code="vlan-tags",
+                    component="8021q",
+                    remedy="Load the Linux driver 8021q, or use VLANs without an uplink.",
+                )
+            try:
+                await self._wire(after)
+                self._store.set_value(_VALUE, _dump(after))
+            except BaseException:
+                with contextlib.suppress(CasemateError):
+                    await self._wire(before)
+                raise
+            self._networks = after
+            self._publish(before, after)
+        return Empty()
+
+    async def _wire(self, networks: Networks) -> None:
+        cards = [card for cards in self._cards.values() for card in cards]
+        await self._wires.apply(plan_network(networks, cards))
+
+    def _publish(self, before: Networks, after: Networks) -> None:
+        for switch in after.switches:
+            self._stream.publish(switch)
+        for group in after.groups:
+            self._stream.publish(group)
+        for group in before.groups:
+            if not after.has(group.name):
+                self._stream.retract(PortGroupFact, group.key)
+        kept = {switch.name for switch in after.switches}
+        for switch in before.switches:
+            if switch.name not in kept:
+                self._stream.retract(SwitchFact, switch.key)
+
+
+def _cards(vm: str, config: VmConfig) -> tuple[Card, ...]:
+    return tuple(
+        Card(vm, number, nic.mac, nic.network, nic.connected)
+        for number, nic in enumerate(config.nics)
+    )
+
+
+def _dump(networks: Networks) -> str:
+    return json.dumps(asdict(networks))
+
+
+def _read(text: str | None) -> Networks:
+    """Return what was stored; on a new host, what ESXi begins with. Raises ArgumentError."""
+    if text is None:
+        return FIRST
+    try:
+        value = json.loads(text)
+        switches = tuple(
+            SwitchFact(
+                **{
+                    **one,
+                    "uplinks": tuple(one["uplinks"]),
+                    "security": SecurityPolicy(**one["security"]),
+                }
+            )
+            for one in value["switches"]
+        )
+        groups = tuple(
+            PortGroupFact(**{**one, "security": PolicyOverride(**one["security"])})
+            for one in value["groups"]
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArgumentError(
+            f"the stored networks cannot be read: {error}", argument=_VALUE
+        ) from error
+    return Networks(switches, groups)

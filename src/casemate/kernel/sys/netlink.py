@@ -1,0 +1,169 @@
+"""Links and bridges of the calling thread's network namespace, over netlink.
+
+The library is loaded where it is first used: it takes a third of a second, which a host that
+starts spends in a thread beside the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from casemate.errors import HostError
+from casemate.kernel.sys.libc import host_error
+from casemate.machine.networks import AddressFact
+
+_NEVER_EXPIRES: Final = 0x40
+_NOT_LEARNT: Final = 0x02 | _NEVER_EXPIRES  # NUD_REACHABLE beside NUD_NOARP: static, not the host's
+_UP: Final = 1
+_IPV4: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface. ``kind`` is ``bridge``, ``tun``, ``vlan``, ... or empty for hardware."""
+
+    name: str
+    index: int
+    kind: str
+    master: int
+    up: bool
+    mtu: int
+    address: str
+
+
+@contextmanager
+def failing(what: str, component: str = "") -> Iterator[None]:
+    """Turn the library's errors into ours."""
+    try:
+        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 (see above)
+    except ImportError as error:
+        raise HostError(
+            "the image lacks the library for netlink",
+            code="network-library",
+            component="pyroute2",
+            remedy="Run make up: it installs what is missing and builds the image again.",
+        ) from error
+    try:
+        yield
+    except NetlinkError as error:
+        raise host_error(what, int(error.code), component=component) from error
+    except OSError as error:
+        raise host_error(what, error.errno or 5, component=component) from error
+
+
+class Links:
+    """A connection to Linux about links; to be used in one thread."""
+
+    def __init__(self) -> None:
+        with failing("no netlink socket can be made"):
+            from pyroute2 import IPRoute  # noqa: PLC0415 (see above)
+
+            self._route: Any = IPRoute()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._route.close()
+
+    def all(self) -> dict[str, Link]:
+        """Return all interfaces by name."""
+        with failing("the interfaces cannot be listed"):
+            return {link.name: link for link in map(_link, self._route.get_links())}
+
+    def addresses(self) -> tuple[AddressFact, ...]:
+        """Return the IPv4 addresses of all interfaces but the loopback."""
+        links = {link.index: link for link in self.all().values()}
+        with failing("the addresses cannot be listed"):
+            routes = {
+                int(route.get_attr("RTA_OIF")): str(route.get_attr("RTA_GATEWAY") or "")
+                for route in self._route.get_default_routes(family=_IPV4)
+            }
+            found = list(self._route.get_addr(family=_IPV4))
+        return tuple(
+            AddressFact(
+                links[index].name,
+                str(message.get_attr("IFA_ADDRESS")),
+                int(message["prefixlen"]),
+                links[index].address,
+                links[index].mtu,
+                routes.get(index, ""),
+            )
+            for message in found
+            if (index := int(message["index"])) in links and links[index].name != "lo"
+        )
+
+    def index(self, name: str) -> int:
+        """Return the number of an interface. Raises HostError (``host-enodev``)."""
+        with failing(f"there is no interface {name}", name):
+            found = list(self._route.link_lookup(ifname=name))
+        if not found:
+            raise HostError(f"there is no interface {name}", code="host-enodev", component=name)
+        return int(found[0])
+
+    def add_bridge(self, name: str) -> None:
+        """Make a bridge that passes every multicast and takes part in no spanning tree."""
+        with failing(f"the bridge {name} cannot be made", name):
+            self._route.link("add", ifname=name, kind="bridge", br_mcast_snooping=0)
+
+    def add_vlan(self, name: str, parent: int, vlan: int) -> None:
+        """Make an interface for one VLAN of another."""
+        with failing(f"VLAN {vlan} cannot be taken from tagged frames", name):
+            self._route.link("add", ifname=name, kind="vlan", link=parent, vlan_id=vlan)
+
+    def remove(self, index: int) -> None:
+        """Remove an interface."""
+        with failing(f"the interface {index} cannot be removed"):
+            self._route.link("del", index=index)
+
+    def set_up(self, index: int, *, up: bool) -> None:
+        """Switch an interface on or off."""
+        with failing(f"the interface {index} cannot be switched"):
+            self._route.link("set", index=index, state="up" if up else "down")
+
+    def set_mtu(self, index: int, mtu: int) -> None:
+        """Set the size of the largest frame, in bytes."""
+        with failing(f"the interface {index} cannot have an MTU of {mtu} bytes"):
+            self._route.link("set", index=index, mtu=mtu)
+
+    def join(self, index: int, bridge: int) -> None:
+        """Put an interface into a bridge; 0 takes it out."""
+        with failing(f"the interface {index} cannot be put into a bridge"):
+            self._route.link("set", index=index, master=bridge)
+
+    def set_port(self, index: int, *, learning: bool, flood: bool) -> None:
+        """Set what a bridge does at a port."""
+        with failing(f"the port {index} cannot be set"):
+            self._route.brport("set", index=index, learning=int(learning), unicast_flood=int(flood))
+
+    def set_station(self, index: int, mac: str) -> None:
+        """Tell the bridge that an address is behind a port."""
+        with failing(f"{mac} cannot be put behind the port {index}"):
+            self._route.fdb("replace", ifindex=index, lladdr=mac, state=_NOT_LEARNT)
+
+    def give(self, index: int, namespace: int) -> None:
+        """Move an interface to the namespace of a descriptor."""
+        with failing(f"the interface {index} cannot be moved"):
+            self._route.link("set", index=index, net_ns_fd=namespace)
+
+
+def _link(message: Any) -> Link:  # noqa: ANN401 (the library's message)
+    info = message.get_attr("IFLA_LINKINFO")
+    return Link(
+        name=str(message.get_attr("IFLA_IFNAME")),
+        index=int(message["index"]),
+        kind=str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
+        master=int(message.get_attr("IFLA_MASTER") or 0),
+        up=bool(int(message["flags"]) & _UP),
+        mtu=int(message.get_attr("IFLA_MTU") or 0),
+        address=str(message.get_attr("IFLA_ADDRESS") or ""),
+    )

@@ -1,0 +1,94 @@
+"""TAP interfaces and the network namespace that they are in.
+
+A TAP exists for as long as somebody holds its descriptor, and so does nothing that a dead cell
+left behind. Everything here acts on the network namespace of the calling thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+from casemate.errors import HostError
+from casemate.kernel.sys.libc import LIBC, check, from_os_error
+from casemate.kernel.sys.mounts import DATA, bind
+from casemate.kernel.sys.namespaces import Namespace, unshare
+
+_TUN: Final = Path("/dev/net/tun")
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TAP: Final = 0x0002
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_OWN: Final = Path("/proc/thread-self/ns/net")
+_NO_IPV6: Final = (
+    Path("/proc/sys/net/ipv6/conf/all/disable_ipv6"),
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6"),
+)
+
+
+def open_tap(name: str) -> int:
+    """Make a TAP interface and return its descriptor, which is close-on-exec.
+
+    Raises:
+        HostError: This Linux has no TAP interfaces, or one of this name exists.
+    """
+    try:
+        descriptor = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise from_os_error("no network card can be connected", error, component=name) from error
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    except OSError as error:
+        os.close(descriptor)
+        raise from_os_error(
+            f"the interface {name} cannot be made", error, component=name
+        ) from error
+    return descriptor
+
+
+def open_namespace() -> int:
+    """Return a descriptor of the thread's network namespace."""
+    return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter_namespace(holder: Path | None) -> None:
+    """Move the calling thread into the namespace that ``holder`` keeps, or into a new one.
+
+    A new one is mounted on ``holder``, so that it lasts as long as the mount namespace; without a
+    holder it lasts as long as the thread. Its interfaces speak no IPv6 themselves.
+
+    Raises:
+        HostError: Linux refuses.
+    """
+    if holder is not None and _join(holder):
+        return
+    unshare(Namespace.NET)
+    for switch in _NO_IPV6:
+        if switch.exists():
+            switch.write_text("1")
+    if holder is not None:
+        holder.touch(mode=0o600)
+        bind(_OWN, holder, DATA)
+
+
+def _join(holder: Path) -> bool:
+    """Enter the namespace that is mounted on a file; False where there is none."""
+    try:
+        descriptor = os.open(holder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise from_os_error(f"cannot open {holder}", error, component=str(holder)) from error
+    try:
+        check(LIBC.setns(descriptor, Namespace.NET), "cannot enter the network namespace")
+    except HostError as error:
+        if error.code == "host-einval":
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,219 @@
+"""Plans the wires of a host: its switches and the cards of running VMs give links and filters.
+
+Every VLAN of a switch is a Linux bridge of its own, so that what is not in a VLAN is not wired to
+it, and Linux needs neither VLAN filtering nor tags among VMs. A card's port knows the card's
+address and learns no other; what may leave a card is filtered before the bridge sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from casemate.errors import ArgumentError
+from casemate.machine.networks import TRUNK, Networks, PortGroupFact, SwitchFact
+
+CARDS_LIMIT: Final = 10
+_DIGITS: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A network card of a running VM; ``number`` counts the VM's from 0."""
+
+    vm: str
+    number: int
+    mac: str
+    group: str
+    connected: bool = True
+
+    @property
+    def tap(self) -> str:
+        """The name of its interface on the host's side."""
+        return tap_name(self.vm, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A bridge; ``mtu`` in bytes."""
+
+    name: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class VlanLink:
+    """An interface that carries one VLAN of another one, whose frames have tags."""
+
+    name: str
+    parent: str
+    vlan: int
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An interface in a bridge. ``flood``: it gets what is for unknown addresses.
+
+    ``learning``: addresses that it sends from are found behind it; ``mac``: one that always is.
+    """
+
+    name: str
+    bridge: str
+    mtu: int
+    up: bool
+    mac: str = ""
+    learning: bool = False
+    flood: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A port that sees what is for others; it gets what is for ``mac`` anyway."""
+
+    name: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What may come in from an interface, and who else sees it.
+
+    ``source``: the only address to send from; empty: any. ``tags``: VLANs that it may tag frames
+    with. ``guest``: the frames by which switches talk among themselves are dropped.
+    """
+
+    name: str
+    source: str = ""
+    tags: tuple[int, ...] = ()
+    guest: bool = True
+    mirrors: tuple[Mirror, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """All of a host's wires. ``uplinks`` are interfaces of the machine that are taken in."""
+
+    bridges: tuple[Bridge, ...] = ()
+    uplinks: tuple[str, ...] = ()
+    vlans: tuple[VlanLink, ...] = ()
+    ports: tuple[Port, ...] = ()
+    filters: tuple[Filter, ...] = ()
+
+
+def tap_name(vm: str, number: int) -> str:
+    """Return the name of the interface of a VM's card. Raises ArgumentError."""
+    if not (vm.isascii() and vm.isdigit() and len(vm) <= _DIGITS and 0 <= number < CARDS_LIMIT):
+        raise ArgumentError(f"{vm[:40]!r} has no card {number}", argument="vm")
+    return f"t{vm}.{number}"
+
+
+def needs_tags(networks: Networks) -> bool:
+    """Tell whether Linux has to put VLAN tags on frames, or take them off."""
+    return any(
+        group.vlan and (group.vlan == TRUNK or networks.switch(group.switch).uplinks)
+        for group in networks.groups
+    )
+
+
+def plan_network(networks: Networks, cards: Iterable[Card]) -> NetworkPlan:
+    """Plan the wires; cards whose port group does not exist are wired to nothing."""
+    wired = sorted(
+        (card for card in cards if networks.has(card.group)),
+        key=lambda card: (int(card.vm), card.number),
+    )
+    bridges: list[Bridge] = []
+    uplinks: list[str] = []
+    vlans: list[VlanLink] = []
+    members: list[_Member] = []
+    for switch in networks.switches:
+        used = _vlans(networks, switch)
+        bridges += [Bridge(bridge_name(switch, vlan), switch.mtu) for vlan in used]
+        tagged = tuple(vlan for vlan in used if vlan)
+        for uplink in switch.uplinks:
+            uplinks.append(uplink)
+            members.append(_uplink(switch, uplink, 0, tags=tagged))
+            for vlan in tagged:
+                link = VlanLink(f"up{switch.number}v{vlan}", uplink, vlan)
+                vlans.append(link)
+                members.append(_uplink(switch, link.name, vlan))
+        for card in wired:
+            group = networks.group(card.group)
+            if group.switch == switch.name:
+                for made, link_of in _card(networks, switch, group, card, tagged):
+                    members.append(made)
+                    vlans += [link_of] if link_of else []
+    return NetworkPlan(
+        tuple(bridges),
+        tuple(uplinks),
+        tuple(vlans),
+        tuple(member.port for member in members),
+        tuple(_filter(member, members) for member in members),
+    )
+
+
+def bridge_name(switch: SwitchFact, vlan: int) -> str:
+    """Return the name of the bridge of one VLAN of a switch."""
+    return f"vs{switch.number}v{vlan}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A port, and what its filter follows from."""
+
+    port: Port
+    filter: Filter
+    promiscuous: bool = False
+
+
+def _vlans(networks: Networks, switch: SwitchFact) -> tuple[int, ...]:
+    """Return the VLANs of a switch that have a bridge; 0 for what carries no tag."""
+    groups = [group for group in networks.groups if group.switch == switch.name]
+    found = {group.vlan for group in groups if group.vlan != TRUNK}
+    if switch.uplinks or any(group.vlan == TRUNK for group in groups):
+        found.add(0)
+    return tuple(sorted(found))
+
+
+def _uplink(switch: SwitchFact, name: str, vlan: int, tags: tuple[int, ...] = ()) -> _Member:
+    bridge = bridge_name(switch, vlan)
+    port = Port(name, bridge, switch.mtu, up=True, learning=True, flood=True)
+    return _Member(port, Filter(name, tags=tags, guest=False))
+
+
+def _card(
+    networks: Networks,
+    switch: SwitchFact,
+    group: PortGroupFact,
+    card: Card,
+    tagged: tuple[int, ...],
+) -> Iterator[tuple[_Member, VlanLink | None]]:
+    """Yield the ports of a card: one, or one for each VLAN where its guest tags frames."""
+    policy = networks.policy(group)
+    source = "" if policy.forged_transmits else card.mac
+    learning = policy.mac_changes and policy.forged_transmits and not policy.promiscuous
+    trunk = group.vlan == TRUNK
+
+    def member(name: str, vlan: int, tags: tuple[int, ...]) -> _Member:
+        bridge = bridge_name(switch, vlan)
+        port = Port(name, bridge, switch.mtu, card.connected, card.mac, learning)
+        return _Member(port, Filter(name, source, tags), policy.promiscuous)
+
+    yield member(card.tap, 0 if trunk else group.vlan, tagged if trunk else ()), None
+    for vlan in tagged if trunk else ():
+        link = VlanLink(f"k{int(card.vm):x}{card.number}{vlan:03x}", card.tap, vlan)
+        yield member(link.name, vlan, ()), link
+
+
+def _filter(member: _Member, members: list[_Member]) -> Filter:
+    """Return a member's filter, with the ports of its bridge that see what it sends."""
+    own = member.filter
+    mirrors = tuple(
+        Mirror(other.port.name, other.port.mac)
+        for other in members
+        if other.promiscuous
+        and other.port.up
+        and other.port.bridge == member.port.bridge
+        and other is not member
+    )
+    return Filter(own.name, own.source, own.tags, own.guest, mirrors)

@@ -1,0 +1,290 @@
+"""Virtual switches and port groups: what they are, what may be changed, what follows from it.
+
+A port group is a kind of port of one switch: its VLAN (0: none; 1 to 4094: the guests' frames are
+in that VLAN and carry no tag; 4095: the guest tags them itself) and its security policy. A switch
+without an uplink connects the VMs of this host with each other and with nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from casemate.errors import AbsentError, ArgumentError, ExistsError, InUseError
+
+SWITCH_NAME_LIMIT: Final = 31
+GROUP_NAME_LIMIT: Final = 80
+"""Characters of names, as vSphere limits them."""
+LEAST_MTU: Final = 1280
+MOST_MTU: Final = 9000
+LEAST_PORTS: Final = 8
+MOST_PORTS: Final = 4088
+PORTS: Final = 128
+"""Ports of a switch that nobody said a number for: ESXi's."""
+TRUNK: Final = 4095
+"""The VLAN of a port group whose guests tag their frames themselves."""
+SWITCHES_LIMIT: Final = 127
+GROUPS_LIMIT: Final = 512
+"""Switches and port groups of a host: below ESXi's limits, and few enough to plan at once."""
+UPLINKS_LIMIT: Final = 1
+"""A second one would need teaming, without which it makes a loop."""
+DEFAULT_SWITCH: Final = "vSwitch0"
+DEFAULT_GROUP: Final = "VM Network"
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityPolicy:
+    """What a port lets its guest do.
+
+    ``promiscuous``: receive the frames of others on its VLAN. ``mac_changes``: receive what is
+    for an address that it gave itself. ``forged_transmits``: send from any address.
+    """
+
+    promiscuous: bool = False
+    mac_changes: bool = False
+    forged_transmits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOverride:
+    """What a port group says of the policy; None: as its switch says."""
+
+    promiscuous: bool | None = None
+    mac_changes: bool | None = None
+    forged_transmits: bool | None = None
+
+
+REJECT: Final = SecurityPolicy()
+"""Let a guest do none of it: what a new switch says."""
+INHERIT: Final = PolicyOverride()
+"""As the switch says: what a new port group says."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchFact:
+    """A virtual switch; ``number`` is its own for as long as it exists. ``mtu`` in bytes."""
+
+    name: str
+    number: int
+    ports: int = PORTS
+    mtu: int = 1500
+    uplinks: tuple[str, ...] = ()
+    security: SecurityPolicy = REJECT
+
+    @property
+    def key(self) -> str:
+        """The name."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class PortGroupFact:
+    """A port group of a switch."""
+
+    name: str
+    switch: str
+    vlan: int = 0
+    security: PolicyOverride = INHERIT
+
+    @property
+    def key(self) -> str:
+        """The name: unique on a host, whatever the switch."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class AddressFact:
+    """An IPv4 address of the machine itself; ``gateway`` is the default route's, or empty."""
+
+    interface: str
+    address: str
+    prefix: int
+    mac: str = ""
+    mtu: int = 1500
+    gateway: str = ""
+
+    @property
+    def key(self) -> str:
+        """Interface and address."""
+        return f"{self.interface}:{self.address}"
+
+    @property
+    def netmask(self) -> str:
+        """The mask in four octets."""
+        mask = (1 << 32) - (1 << (32 - self.prefix))
+        return ".".join(str(octet) for octet in mask.to_bytes(4, "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """All switches and port groups of a host; each change gives a new value."""
+
+    switches: tuple[SwitchFact, ...] = ()
+    groups: tuple[PortGroupFact, ...] = ()
+
+    def switch(self, name: str) -> SwitchFact:
+        """Return a switch. Raises AbsentError."""
+        for switch in self.switches:
+            if switch.name == name:
+                return switch
+        raise AbsentError(f"there is no virtual switch {name[:80]!r}", name=name[:80])
+
+    def group(self, name: str) -> PortGroupFact:
+        """Return a port group. Raises AbsentError."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise AbsentError(f"there is no port group {name[:80]!r}", name=name[:80])
+
+    def has(self, group: str) -> bool:
+        """Tell whether there is a port group of this name."""
+        return any(known.name == group for known in self.groups)
+
+    def policy(self, group: PortGroupFact) -> SecurityPolicy:
+        """Return the policy in force in a port group."""
+        whole, own = self.switch(group.switch).security, group.security
+        return SecurityPolicy(
+            whole.promiscuous if own.promiscuous is None else own.promiscuous,
+            whole.mac_changes if own.mac_changes is None else own.mac_changes,
+            whole.forged_transmits if own.forged_transmits is None else own.forged_transmits,
+        )
+
+    def with_switch(self, switch: SwitchFact, nics: Iterable[str]) -> Networks:
+        """Add a switch; its number is chosen here. ``nics``: the host's that may be uplinks.
+
+        Raises:
+            ExistsError: There is one of this name.
+            InUseError: An uplink belongs to another switch.
+            ArgumentError: A value is out of range.
+        """
+        if any(known.name == switch.name for known in self.switches):
+            raise ExistsError(f"there is a virtual switch {switch.name!r}", name=switch.name)
+        if len(self.switches) >= SWITCHES_LIMIT:
+            raise ArgumentError(f"there are {SWITCHES_LIMIT} switches", argument="vswitchName")
+        taken = {known.number for known in self.switches}
+        number = next(n for n in range(len(taken) + 1) if n not in taken)
+        switch = replace(switch, number=number)
+        self._check_switch(switch, frozenset(nics))
+        return replace(self, switches=(*self.switches, switch))
+
+    def changed_switch(self, switch: SwitchFact, nics: Iterable[str]) -> Networks:
+        """Change a switch; its name and number stay.
+
+        Raises:
+            AbsentError: There is none of this name.
+            InUseError: An uplink belongs to another switch.
+            ArgumentError: A value is out of range.
+        """
+        before = self.switch(switch.name)
+        switch = replace(switch, number=before.number)
+        self._check_switch(switch, frozenset(nics) | set(before.uplinks))
+        return replace(
+            self, switches=tuple(switch if s.name == switch.name else s for s in self.switches)
+        )
+
+    def without_switch(self, name: str, used: Iterable[str]) -> Networks:
+        """Remove a switch and its port groups; ``used``: port groups that VMs are in.
+
+        Raises:
+            AbsentError: There is none of this name.
+            InUseError: VMs are in its port groups.
+        """
+        self.switch(name)
+        busy = sorted(g.name for g in self.groups if g.switch == name and g.name in set(used))
+        if busy:
+            raise InUseError(f"VMs use the port group {busy[0]!r} of {name!r}", name=busy[0])
+        return Networks(
+            tuple(s for s in self.switches if s.name != name),
+            tuple(g for g in self.groups if g.switch != name),
+        )
+
+    def with_group(self, group: PortGroupFact) -> Networks:
+        """Add a port group.
+
+        Raises:
+            ExistsError: There is one of this name.
+            AbsentError: Its switch does not exist.
+            ArgumentError: A value is out of range.
+        """
+        if self.has(group.name):
+            raise ExistsError(f"there is a port group {group.name!r}", name=group.name)
+        if len(self.groups) >= GROUPS_LIMIT:
+            raise ArgumentError(f"there are {GROUPS_LIMIT} port groups", argument="portgrp.name")
+        self._check_group(group)
+        return replace(self, groups=(*self.groups, group))
+
+    def changed_group(self, name: str, group: PortGroupFact, used: Iterable[str]) -> Networks:
+        """Change a port group, perhaps its name; ``used``: port groups that VMs are in.
+
+        Raises:
+            AbsentError: There is none of this name, or its switch does not exist.
+            ExistsError: The new name is taken.
+            InUseError: A new name, while VMs know the old one.
+            ArgumentError: A value is out of range.
+        """
+        self.group(name)
+        if group.name != name and self.has(group.name):
+            raise ExistsError(f"there is a port group {group.name!r}", name=group.name)
+        if group.name != name and name in set(used):
+            raise InUseError(f"VMs use the port group {name!r}", name=name)
+        self._check_group(group)
+        return replace(self, groups=tuple(group if g.name == name else g for g in self.groups))
+
+    def without_group(self, name: str, used: Iterable[str]) -> Networks:
+        """Remove a port group; ``used``: port groups that VMs are in.
+
+        Raises:
+            AbsentError: There is none of this name.
+            InUseError: VMs are in it.
+        """
+        self.group(name)
+        if name in set(used):
+            raise InUseError(f"VMs use the port group {name!r}", name=name)
+        return replace(self, groups=tuple(g for g in self.groups if g.name != name))
+
+    def _check_switch(self, switch: SwitchFact, nics: frozenset[str]) -> None:
+        _check_name(switch.name, SWITCH_NAME_LIMIT, "vswitchName")
+        if not LEAST_PORTS <= switch.ports <= MOST_PORTS:
+            raise ArgumentError(
+                f"{switch.ports} ports are not {LEAST_PORTS} to {MOST_PORTS}",
+                argument="spec.numPorts",
+            )
+        if not LEAST_MTU <= switch.mtu <= MOST_MTU:
+            raise ArgumentError(
+                f"an MTU of {switch.mtu} bytes is not {LEAST_MTU} to {MOST_MTU}",
+                argument="spec.mtu",
+            )
+        if len(switch.uplinks) > UPLINKS_LIMIT:
+            raise ArgumentError(
+                "a virtual switch has one uplink here: there is no teaming",
+                argument="spec.bridge.nicDevice",
+            )
+        for uplink in switch.uplinks:
+            for other in self.switches:
+                if other.number != switch.number and uplink in other.uplinks:
+                    raise InUseError(f"{uplink} is an uplink of {other.name!r}", name=uplink)
+            if uplink not in nics:
+                raise ArgumentError(
+                    f"{uplink[:40]!r} is no network card of this host that may be an uplink",
+                    argument="spec.bridge.nicDevice",
+                )
+
+    def _check_group(self, group: PortGroupFact) -> None:
+        _check_name(group.name, GROUP_NAME_LIMIT, "portgrp.name")
+        self.switch(group.switch)
+        if not 0 <= group.vlan <= TRUNK:
+            raise ArgumentError(
+                f"a VLAN is 0 to {TRUNK}, not {group.vlan}", argument="portgrp.vlanId"
+            )
+
+
+def _check_name(name: str, limit: int, argument: str) -> None:
+    if not 0 < len(name) <= limit or not name.isprintable() or name != name.strip():
+        raise ArgumentError(f"not 1 to {limit} printable characters", argument=argument)
+
+
+FIRST: Final = Networks(
+    (SwitchFact(DEFAULT_SWITCH, 0),), (PortGroupFact(DEFAULT_GROUP, DEFAULT_SWITCH),)
+)
+"""What a new host has, as ESXi does; without an uplink, until its operator gives it one."""

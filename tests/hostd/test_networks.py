@@ -1,0 +1,201 @@
+"""Virtual switches and port groups over the API, as clients send them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from casemate.calls import networks as c
+from casemate.hostd import vmspec
+from casemate.hostd.methods.networks import NETWORK_METHODS
+from casemate.hostd.registry import Ring
+from casemate.machine.facts import NicSpec, VmConfig
+from casemate.machine.governance import OptionFact
+from casemate.machine.networks import PolicyOverride, PortGroupFact, SecurityPolicy, SwitchFact
+from casemate.policy.options import API_COMPATIBILITY
+from casemate.testing.fakekernel import FakeKernel, fake_vm
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import MoRef, Obj
+
+SYSTEM = MoRef("HostNetworkSystem", "networkSystem")
+POLICY = (
+    "<policy><security><allowPromiscuous>{}</allowPromiscuous></security>"
+    "<nicTeaming><policy>loadbalance_srcid</policy></nicTeaming></policy>"
+)
+PORT_GROUP = "<portgrp><name>{}</name><vlanId>{}</vlanId><vswitchName>{}</vswitchName>{}</portgrp>"
+
+
+@pytest.fixture
+def compatible(play: Callable[..., None]) -> Callable[..., None]:
+    """Play a story on a host with ring C switched on."""
+    kernel = FakeKernel()
+    kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
+    return lambda story: play(story, kernel)
+
+
+def test_all_of_it_is_for_compatibility_and_takes_the_right_of_the_network():
+    assert {(one.ring, one.privilege) for one in NETWORK_METHODS} == {
+        (Ring.COMPATIBILITY, "Host.Config.Network")
+    }
+
+
+def test_a_switch_and_its_port_groups_come_change_and_go(compatible: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        root = host.root
+        spec = f"<spec><numPorts>64</numPorts>{POLICY.format('true')}<mtu>9000</mtu></spec>"
+        made = await root.call(
+            "AddVirtualSwitch", SYSTEM, f"<vswitchName>vSwitch1</vswitchName>{spec}"
+        )
+        assert made.status == 200, made.text
+        switch = host.kernel.find(SwitchFact, "vSwitch1")
+        assert switch == SwitchFact("vSwitch1", 1, 64, 9000, (), SecurityPolicy(True))
+        group = PORT_GROUP.format("web", 7, "vSwitch1", "<policy></policy>")
+        assert (await root.call("AddPortGroup", SYSTEM, group)).status == 200
+        shown = await root.call("Fetch", SYSTEM, "<prop>networkInfo</prop>")
+        assert "<vlanId>7</vlanId><vswitchName>vSwitch1</vswitchName>" in shown.text
+        assert "<key>key-vim.host.VirtualSwitch-vSwitch1</key>" in shown.text
+        assert "<portgroup>key-vim.host.PortGroup-web</portgroup>" in shown.text
+        # What the group leaves open is the switch's.
+        assert re.search(
+            r"<computedPolicy><security><allowPromiscuous>true</allowPromiscuous>", shown.text
+        )
+        found = await root.call(
+            "Fetch", MoRef("Folder", "ha-folder-network"), "<prop>childEntity</prop>"
+        )
+        assert "HaNetwork-web" in found.text
+        change = PORT_GROUP.format("www", 8, "vSwitch1", POLICY.format("false"))
+        reply = await root.call("UpdatePortGroup", SYSTEM, f"<pgName>web</pgName>{change}")
+        assert reply.status == 200, reply.text
+        assert host.kernel.find(PortGroupFact, "www") == PortGroupFact(
+            "www", "vSwitch1", 8, PolicyOverride(promiscuous=False)
+        )
+        gone = await root.call("Fetch", MoRef("Network", "HaNetwork-web"), "<prop>name</prop>")
+        assert "ManagedObjectNotFound" in gone.text
+        update = "<vswitchName>vSwitch1</vswitchName><spec><numPorts>128</numPorts></spec>"
+        assert (await root.call("UpdateVirtualSwitch", SYSTEM, update)).status == 200
+        assert host.kernel.find(SwitchFact, "vSwitch1").ports == 128
+        remove = "<vswitchName>vSwitch1</vswitchName>"
+        assert (await root.call("RemoveVirtualSwitch", SYSTEM, remove)).status == 200
+        assert host.kernel.find(PortGroupFact, "www") is None
+
+    compatible(story)
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "fault"),
+    [
+        ("AddVirtualSwitch", "<vswitchName>vSwitch0</vswitchName>", "AlreadyExists"),
+        ("AddVirtualSwitch", "<vswitchName></vswitchName>", "InvalidArgument"),
+        (
+            "AddVirtualSwitch",
+            "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts><mtu>20</mtu></spec>",
+            "InvalidArgument",
+        ),
+        (
+            "AddVirtualSwitch",
+            (
+                "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts><policy><shapingPolicy>"
+                "<enabled>true</enabled></shapingPolicy></policy></spec>"
+            ),
+            "NotSupported",
+        ),
+        (
+            "AddVirtualSwitch",
+            (
+                "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts>"
+                '<bridge xsi:type="HostVirtualSwitchBondBridge">'
+                "<nicDevice>vmnic7</nicDevice></bridge>"
+                "</spec>"
+            ),
+            "InvalidArgument",
+        ),
+        ("RemoveVirtualSwitch", "<vswitchName>none</vswitchName>", "NotFound"),
+        ("RemoveVirtualSwitch", "<vswitchName>vSwitch0</vswitchName>", "ResourceInUse"),
+        ("RemovePortGroup", "<pgName>none</pgName>", "NotFound"),
+        ("RemovePortGroup", "<pgName>VM Network</pgName>", "ResourceInUse"),
+        ("AddPortGroup", PORT_GROUP.format("g", 0, "none", "<policy/>"), "NotFound"),
+        ("AddPortGroup", PORT_GROUP.format("g", 4096, "vSwitch0", "<policy/>"), "InvalidArgument"),
+        (
+            "AddPortGroup",
+            PORT_GROUP.format("VM Network", 0, "vSwitch0", "<policy/>"),
+            "AlreadyExists",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_fault(
+    compatible: Callable[..., None], method: str, body: str, fault: str
+) -> None:
+    async def story(host) -> None:
+        reply = await host.root.call(method, SYSTEM, body)
+        assert reply.status == 500
+        assert f'xsi:type="{fault}"' in reply.text, reply.text
+
+    compatible(story)
+
+
+def test_a_reader_changes_nothing(compatible: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        group = PORT_GROUP.format("web", 0, "vSwitch0", "<policy/>")
+        reply = await host.reader.call("AddPortGroup", SYSTEM, group)
+        assert "NoPermission" in reply.text
+        assert not [one for one in host.kernel.asked if isinstance(one, c.AddPortGroup)]
+
+    compatible(story)
+
+
+def changed(device: Obj, *nics: NicSpec) -> tuple[NicSpec, ...]:
+    config = VmConfig("v", "", "[d] v/v.vmx", "other", 1, 32, "bios", nics=nics)
+    change = Obj("VirtualDeviceConfigSpec", operation="edit" if nics else "add", device=device)
+    spec = Obj("VirtualMachineConfigSpec", deviceChange=(change,))
+    return vmspec.changed(spec, config, ["VM Network", "web"]).config.nics
+
+
+def nic(**fields) -> Obj:
+    return Obj("VirtualVmxnet3", key=4000, **fields)
+
+
+def test_addresses_and_cables_are_as_the_client_says():
+    assert changed(nic()) == (NicSpec("", "VM Network", "vmxnet3"),)
+    assert changed(nic(addressType="manual", macAddress="00:50:56:00:00:AA")) == (
+        NicSpec("00:50:56:00:00:aa", "VM Network", "vmxnet3", manual=True),
+    )
+    present = NicSpec("00:0c:29:00:00:01", "VM Network", "vmxnet3")
+    # A client sends back what it read, with what it changes.
+    same = nic(addressType="generated", macAddress=present.mac)
+    assert changed(same, present) == (present,)
+    backing = Obj("VirtualEthernetCardNetworkBackingInfo", deviceName="web")
+    assert changed(nic(backing=backing), present)[0].network == "web"
+    for start, now in ((False, True), (True, False), (False, False)):
+        info = Obj("VirtualDeviceConnectInfo", startConnected=start, connected=now)
+        assert not changed(nic(connectable=info), present)[0].connected
+    info = Obj("VirtualDeviceConnectInfo", startConnected=True, connected=False)
+    off = NicSpec("00:0c:29:00:00:01", "VM Network", "vmxnet3", connected=False)
+    assert changed(nic(connectable=info), off)[0].connected
+
+
+def test_a_card_in_an_unknown_port_group_is_refused():
+    backing = Obj("VirtualEthernetCardNetworkBackingInfo", deviceName="none")
+    with pytest.raises(FaultError) as caught:
+        changed(nic(backing=backing))
+    assert caught.value.object.type == "InvalidArgument"
+
+
+def test_a_network_that_vms_name_and_the_host_has_not_is_shown_as_lost(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        vm = fake_vm(5)
+        lost = replace(vm.config, nics=(replace(vm.config.nics[0], network="lost"),))
+        host.kernel.state(replace(vm, config=lost))
+        ref = MoRef("Network", "HaNetwork-lost")
+        reply = await host.root.call("Fetch", ref, "<prop>summary</prop>")
+        while reply.status != 200:
+            await asyncio.sleep(0.005)
+            reply = await host.root.call("Fetch", ref, "<prop>summary</prop>")
+        assert "<accessible>false</accessible>" in reply.text
+
+    play(story)

@@ -1,0 +1,317 @@
+"""Switches are kept, cards follow VMs, and a host that cannot be wired so stays as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casemate.calls import networks as c
+from casemate.errors import AbsentError, ArgumentError, HostError, InUseError
+from casemate.kernel.accounts import LOCAL_ROOT
+from casemate.kernel.store import Store
+from casemate.kernel.stream import FactStream
+from casemate.kernel.switching import Switching
+from casemate.kernel.wires import Wires
+from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.networkplan import NetworkPlan
+from casemate.machine.networks import (
+    FIRST,
+    TRUNK,
+    AddressFact,
+    PolicyOverride,
+    SecurityPolicy,
+)
+
+from .vmbench import Host, make
+
+
+class FakeWires:
+    """Wires in memory. ``broken`` refuses the next plan that has this bridge."""
+
+    def __init__(self) -> None:
+        self.plan = NetworkPlan()
+        self.taps: list[str] = []
+        self.broken = ""
+        self.tags = False
+        self.own: tuple[AddressFact, ...] = ()
+
+    async def apply(self, plan: NetworkPlan) -> None:
+        if self.broken in {bridge.name for bridge in plan.bridges}:
+            raise HostError("Linux refuses", code="host-eperm")
+        self.plan = plan
+
+    async def open_tap(self, name: str) -> int:
+        self.taps.append(name)
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    async def can_tag(self) -> bool:
+        return self.tags
+
+    async def addresses(self) -> tuple[AddressFact, ...]:
+        return self.own
+
+    async def close(self) -> None:
+        pass
+
+    def port(self, name: str) -> str:
+        return {port.name: port.bridge for port in self.plan.ports}.get(name, "")
+
+
+class FakeInventory:
+    """Registered VMs."""
+
+    def __init__(self) -> None:
+        self.facts: list[VmFact] = []
+
+    def vms(self) -> tuple[VmFact, ...]:
+        return tuple(self.facts)
+
+
+class Desk:
+    """A Switching, and all that it works with."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.wires = FakeWires()
+        self.inventory = FakeInventory()
+        self.stream = FactStream()
+
+    @asynccontextmanager
+    async def up(self, running: dict[str, VmConfig] | None = None) -> AsyncIterator[Desk]:
+        store = Store(self.place / "casemate.db")
+        self.switching = Switching(
+            store,
+            self.stream,
+            self.inventory,  # type: ignore[arg-type]
+            self.wires,  # type: ignore[arg-type]
+            lambda: frozenset({"eth0"}),
+        )
+        try:
+            await self.switching.start(running or {})
+            yield self
+        finally:
+            await self.switching.close()
+            store.close()
+
+    async def ask(self, request: Any) -> None:
+        await self.switching.handlers()[type(request)](request, LOCAL_ROOT)
+
+
+def machine(*nics: NicSpec) -> VmConfig:
+    return VmConfig("v", "", "[datastore1] v/v.vmx", "other", 1, 32, "bios", nics=nics)
+
+
+def nic(number: int, network: str = "VM Network", **more: Any) -> NicSpec:
+    return NicSpec(f"00:50:56:00:00:{number:02x}", network, "vmxnet3", **more)
+
+
+def play(place: Path, body: Callable[[Desk], Any]) -> None:
+    async def whole() -> None:
+        async with Desk(place).up() as desk:
+            await body(desk)
+
+    asyncio.run(asyncio.wait_for(whole(), 20))
+
+
+def test_a_new_host_has_what_a_new_esxi_has(tmp_path):
+    async def body(desk: Desk) -> None:
+        assert desk.switching.networks == FIRST
+        assert set(desk.stream.facts()) == {*FIRST.switches, *FIRST.groups}
+        assert [bridge.name for bridge in desk.wires.plan.bridges] == ["vs0v0"]
+        assert desk.switching.findings() == ()
+
+    play(tmp_path, body)
+
+
+def test_switches_and_port_groups_are_there_after_a_restart(tmp_path):
+    async def body(desk: Desk) -> None:
+        await desk.ask(c.AddSwitch("", "s1", 16, 9000, (), SecurityPolicy(True, False, True)))
+        await desk.ask(c.AddPortGroup("", "web", "s1", 7, PolicyOverride(mac_changes=True)))
+        await desk.ask(c.UpdatePortGroup("", "VM Network", vlan=3))
+        await desk.ask(c.UpdateSwitch("", "vSwitch0", ports=8))
+        before = desk.switching.networks
+        async with Desk(desk.place).up() as again:
+            assert again.switching.networks == before
+            assert set(again.stream.facts()) == {*before.switches, *before.groups}
+
+    play(tmp_path, body)
+
+
+def test_what_linux_refuses_is_neither_kept_nor_told_nor_wired(tmp_path):
+    async def body(desk: Desk) -> None:
+        wired = desk.wires.plan
+        desk.wires.broken = "vs0v7"
+        with pytest.raises(HostError):
+            await desk.ask(c.AddPortGroup("", "web", "vSwitch0", 7))
+        assert desk.wires.plan == wired
+        assert desk.switching.networks == FIRST
+        assert desk.stream.fact("PortGroupFact", "web") is None
+
+    play(tmp_path, body)
+
+
+def test_tags_are_refused_where_linux_knows_none(tmp_path):
+    async def body(desk: Desk) -> None:
+        with pytest.raises(HostError) as caught:
+            await desk.ask(c.AddPortGroup("", "trunk", "vSwitch0", TRUNK))
+        assert caught.value.code == "vlan-tags"
+        # VLANs among the VMs of a host need no tags.
+        await desk.ask(c.AddPortGroup("", "ten", "vSwitch0", 10))
+        with pytest.raises(HostError):
+            await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+        desk.wires.tags = True
+        await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+        assert desk.wires.plan.uplinks == ("eth0",)
+
+    play(tmp_path, body)
+
+
+def test_the_card_by_which_the_host_is_reached_is_no_uplink(tmp_path):
+    async def whole() -> None:
+        desk = Desk(tmp_path)
+        desk.wires.tags = True
+        desk.wires.own = (AddressFact("eth0", "192.0.2.2", 24),)
+        async with desk.up():
+            assert desk.stream.fact("AddressFact", "eth0:192.0.2.2") == desk.wires.own[0]
+            with pytest.raises(ArgumentError):
+                await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+
+    asyncio.run(whole())
+
+
+def test_cards_are_wired_before_a_vm_starts_and_cut_when_it_ends(tmp_path):
+    async def body(desk: Desk) -> None:
+        config = machine(nic(1), nic(2, "none"), nic(3, connected=False))
+        async with desk.switching.connect("5", config) as taps:
+            assert set(taps) == {0, 1, 2}
+            assert desk.wires.taps == ["t5.0", "t5.1", "t5.2"]
+            assert desk.wires.port("t5.0") == "vs0v0"
+            assert desk.wires.port("t5.1") == ""
+            assert not next(p for p in desk.wires.plan.ports if p.name == "t5.2").up
+            held = tuple(taps.values())
+        for tap in held:
+            with pytest.raises(OSError, match="Bad file"):
+                os.fstat(tap)
+        assert desk.switching.live(config) == (True, False, False)
+        desk.switching.ended("5")
+        await desk.switching.close()
+        assert desk.wires.plan.ports == ()
+
+    play(tmp_path, body)
+
+
+def test_a_vm_that_does_not_start_leaves_nothing_wired(tmp_path):
+    async def body(desk: Desk) -> None:
+        with pytest.raises(ArgumentError):
+            async with desk.switching.connect("5", machine(nic(1))):
+                raise ArgumentError("QEMU does not start", argument="x")
+        await desk.switching.close()
+        assert desk.wires.plan.ports == ()
+
+    play(tmp_path, body)
+
+
+def test_two_running_vms_never_have_one_address(tmp_path):
+    async def body(desk: Desk) -> None:
+        async with desk.switching.connect("5", machine(nic(1))):
+            pass
+        with pytest.raises(InUseError):
+            async with desk.switching.connect("6", machine(nic(1))):
+                pass
+        async with desk.switching.connect("6", machine(nic(2))):
+            pass
+        with pytest.raises(InUseError):
+            await desk.switching.changed("6", machine(nic(1)))
+        desk.switching.ended("5")
+        await desk.switching.changed("6", machine(nic(1)))
+        assert desk.wires.plan.ports[0].mac == nic(1).mac
+
+    play(tmp_path, body)
+
+
+def test_cards_of_running_vms_follow_their_port_groups_and_are_in_their_way(tmp_path):
+    async def body(desk: Desk) -> None:
+        await desk.ask(c.AddPortGroup("", "ten", "vSwitch0", 10))
+        config = machine(nic(1))
+        async with desk.switching.connect("5", config):
+            pass
+        desk.inventory.facts.append(VmFact("5", config, PowerState.POWERED_ON, "", ""))
+        await desk.ask(c.UpdatePortGroup("", "VM Network", vlan=10))
+        assert desk.wires.port("t5.0") == "vs0v10"
+        for request in (
+            c.RemovePortGroup("", "VM Network"),
+            c.RemoveSwitch("", "vSwitch0"),
+            c.UpdatePortGroup("", "VM Network", "other"),
+        ):
+            with pytest.raises(InUseError):
+                await desk.ask(request)
+        with pytest.raises(AbsentError):
+            await desk.ask(c.RemovePortGroup("", "none"))
+        desk.inventory.facts.clear()
+        await desk.ask(c.RemoveSwitch("", "vSwitch0"))
+        assert desk.stream.facts() == ()
+
+    play(tmp_path, body)
+
+
+def test_a_host_without_bridges_runs_vms_unplugged_and_says_so(tmp_path):
+    async def whole() -> None:
+        desk = Desk(tmp_path)
+        desk.wires.broken = "vs0v0"
+        async with desk.up():
+            assert [found.code for found in desk.switching.findings()] == ["network-lost"]
+            async with desk.switching.connect("5", machine(nic(1))) as taps:
+                assert taps == {}
+            assert desk.switching.live(machine(nic(1))) == (False,)
+            with pytest.raises(HostError):
+                await desk.ask(c.AddSwitch("", "s1"))
+
+    asyncio.run(whole())
+
+
+@pytest.mark.host
+def test_a_real_vm_has_its_cards_over_restarts_of_the_kernel_and_leaves_none(vmhost: Host):
+    async def whole() -> None:
+        wires = Wires(None)
+
+        def switched(host: Host) -> Switching:
+            found = Switching(host.store, host.stream, host.inventory, wires, frozenset)
+            host.cells.wire(found.connect)
+            return found
+
+        async with vmhost.up(keep=True) as host:
+            switching = switched(host)
+            await switching.start({})
+            vm = await make(host, nics=(NicSpec("", "VM Network", "vmxnet3"),))
+            await host.cells.power_on(
+                vm, host.inventory.vm(vm).config, host.inventory.directory(host.inventory.vm(vm))
+            )
+            links = await wires.links()
+            assert links[f"t{vm}.0"].master == links["vs0v0"].index
+        async with vmhost.up() as host:
+            switching = switched(host)
+            states = await host.cells.adopt_all()
+            assert [state.vm for state in states] == [vm]
+            await switching.start({vm: host.inventory.vm(vm).config})
+            assert (await wires.links())[f"t{vm}.0"].up
+            await host.cells.power_off(vm)
+            switching.ended(vm)
+            assert f"t{vm}.0" not in await wires.links()
+            await switching.close()
+
+    asyncio.run(asyncio.wait_for(whole(), 90))
+
+
+def test_the_end_of_a_vm_that_was_never_connected_is_nothing(tmp_path):
+    async def body(desk: Desk) -> None:
+        desk.switching.ended("7")
+        await desk.switching.changed("7", machine(nic(1)))
+        assert desk.wires.plan.ports == ()
+
+    play(tmp_path, body)
