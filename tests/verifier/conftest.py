@@ -32,6 +32,7 @@ from casemate.verifier.ledger import Ledger
 from casemate.verifier.people import People, Role
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rounds import Rounds
+from casemate.verifier.rulebook import RuleBook
 from casemate.verifier.scheduler import Scheduler
 from casemate.verifier.schema import SCHEMA
 from casemate.verifier.service import Service, Settings
@@ -55,7 +56,10 @@ class Engine:
     def __post_init__(self) -> None:
         self.book = ReferenceBook(self.database, self.anchors, clock=lambda: NOW)
         self.ledger = Ledger(self.database, self.notifier)
-        self.rounds = Rounds(self.database, self.book, self.anchors, self.ledger, connect)
+        self.rules = RuleBook(self.database, self.anchors, clock=lambda: NOW)
+        self.rounds = Rounds(
+            self.database, self.book, self.rules, self.anchors, self.ledger, connect
+        )
         self.enrolment = Enrolment(self.database, self.anchors, connect)
 
     def reference(self, image: SmallImage | None = None) -> None:

@@ -27,13 +27,16 @@ from casemate.calls.messages import (
     Quote,
 )
 from casemate.cli.attest import split_address
-from casemate.errors import ArgumentError, CasemateError, HostError, NotFoundError
+from casemate.errors import ArgumentError, CasemateError, HostError, LimitError, NotFoundError
 from casemate.formats.text import escape
 from casemate.kernel.tpm.device import Tpm
 from casemate.verifier.client import HostClient
 from casemate.verifier.endpoints import AGENT
 
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+IMA_LIST = Path("/sys/kernel/security/ima/binary_runtime_measurements")
+IMA_LIMIT = 8 << 20
+"""Bytes of an IMA list that are sent: some 60,000 records; the whole list goes in every round."""
 SECRET = "CASEMATE_AGENT_SECRET"  # noqa: S105 (the name of a variable)
 TIMEOUT = 30.0
 RETRY_SECONDS = 10.0
@@ -61,9 +64,10 @@ class Source(Protocol):
 class ThisMachine:
     """This Linux machine: its TPM, and the log that its firmware and boot loader have written."""
 
-    def __init__(self, tpm: Tpm, log: Path = EVENT_LOG) -> None:
+    def __init__(self, tpm: Tpm, log: Path = EVENT_LOG, measurements: Path = IMA_LIST) -> None:
         self._tpm = tpm
         self._log = log
+        self._measurements = measurements
 
     def identity(self) -> IdentityReply:
         """Say who the TPM is."""
@@ -102,7 +106,29 @@ class ThisMachine:
             components=(),
             boot_complete=True,
             taken=time.time(),
+            measurements=self._ima(),
         )
+
+    def _ima(self) -> bytes:
+        """Return the IMA list, read after the quote: it may only be longer than what was quoted."""
+        try:
+            with self._measurements.open("rb") as file:
+                data = file.read(IMA_LIMIT + 1)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise HostError(
+                f"the IMA list cannot be read: {error.strerror}",
+                component=str(self._measurements),
+                remedy="Run the agent as root, with securityfs mounted.",
+            ) from error
+        if len(data) > IMA_LIMIT:
+            raise LimitError(
+                f"an IMA list of more than {IMA_LIMIT} bytes",
+                component=str(self._measurements),
+                remedy="Let IMA measure less (its policy), or boot the machine again.",
+            )
+        return data
 
 
 class Verifier:
@@ -159,6 +185,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--tpm", type=Path, default=Path("/dev/tpmrm0"), help="TPM device")
     parser.add_argument("--log", type=Path, default=EVENT_LOG, help="firmware's event log")
+    parser.add_argument("--ima", type=Path, default=IMA_LIST, help="IMA list, binary")
     parser.add_argument("--once", action="store_true", help="one round, then end")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.set_defaults(func=_agent)
@@ -173,7 +200,7 @@ def _agent(options: argparse.Namespace) -> int:
         finally:
             client.close()
     with Tpm.hardware(options.tpm) as tpm:
-        return run(ThisMachine(tpm, options.log), verifier, options)
+        return run(ThisMachine(tpm, options.log, options.ima), verifier, options)
 
 
 def run(source: Source, verifier: Verifier, options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from casemate.cli import verifierup
+from casemate.cli import verifierpolicy, verifierup
 from casemate.cli.verifierup import DEFAULT_STATE, open_service
 from casemate.errors import ArgumentError, NotFoundError
 from casemate.formats.text import escape
@@ -65,6 +65,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             one.add_argument("--nonce", default="", help="goes into the token")
         one.set_defaults(func=_show if name == "show" else _do)
     _references(actions)
+    policy = _action(actions, "policy", "signed policies: what of a host must be as it was")
+    verifierpolicy.add_arguments(policy)
+    policy.set_defaults(func=_policy)
     users = _action(actions, "users", "people and their roles")
     users.add_argument("change", nargs="?", choices=("list", "put", "remove"), default="list")
     users.add_argument("name", nargs="?", help="whom")
@@ -239,10 +242,10 @@ def _reference(options: argparse.Namespace) -> int:
         elif not options.what:
             raise ArgumentError(f"name what to {options.change}", argument="what")
         elif options.change == "check":
-            told = session.ask("POST", "/rehearsal", raw=_read(options.what))
+            told = session.ask("POST", "/rehearsal", raw=verifierpolicy.read(Path(options.what)))
             return _rehearsed(told, as_json=options.json)
         elif options.change == "add":
-            raw = _read(options.what)
+            raw = verifierpolicy.read(Path(options.what))
             query = {"overlap": str(options.overlap)}
             told = session.ask("POST", "/references", query=query, raw=raw)
         else:
@@ -261,6 +264,13 @@ def _reference(options: argparse.Namespace) -> int:
     return 0
 
 
+def _policy(options: argparse.Namespace) -> int:
+    if options.change == "sign":
+        return verifierpolicy.sign(options)
+    with _Session(options) as session:
+        return verifierpolicy.run(options, session)
+
+
 def _rehearsed(told: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(told))
@@ -272,13 +282,6 @@ def _rehearsed(told: dict[str, Any], *, as_json: bool) -> int:
             )
         Console(highlight=False).print(table)
     return 0 if set(told["counts"]) <= {"pass"} else 1
-
-
-def _read(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise NotFoundError(f"{name} cannot be read: {error.strerror}", component=name) from error
 
 
 def _users(options: argparse.Namespace) -> int:

@@ -110,6 +110,20 @@ class StoredReference:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """A signed policy, or the runtime policy of that name; the highest version is in force."""
+
+    identifier: str
+    kind: str
+    name: str
+    version: int
+    signer: str
+    added: float
+    added_by: str
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """A line of the audit log; ``digest`` covers it and the line before."""
 

@@ -58,7 +58,7 @@ class Evidence:
     """What a host answered: quotes, PCR values (bank → PCR → value), raw log, and its claims.
 
     ``accelerator`` is what the host says that it runs VMs with: no quote proves it, but a host
-    whose quote is good runs software that tells the truth.
+    whose quote is good runs software that tells the truth. ``measurements`` is its IMA list.
     """
 
     quotes: tuple[tuple[bytes, bytes], ...]
@@ -66,6 +66,7 @@ class Evidence:
     log: bytes
     claims: tuple[ComponentClaim, ...] = ()
     accelerator: str = ""
+    measurements: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,11 @@ def section_of(finding: Finding) -> Section:
     return _PCR_SECTIONS.get(int(match[1]), Section.BOOT) if match else Section.BOOT
 
 
+def section_of_pcr(pcr: int) -> Section:
+    """Return the section of a result to which a PCR's own value belongs."""
+    return _PCR_SECTIONS.get(pcr, Section.BOOT)
+
+
 def from_appraisal(appraisal: Appraisal, *, drtm: bool) -> Judged:
     """Return what an appraisal of one of our hosts covers.
 

@@ -283,7 +283,9 @@ def evidence_of(reply: EvidenceReply) -> Evidence:
         if bank.algorithm in values or len(dict(bank.values)) != len(bank.values):
             raise FormatError("a PCR or a bank was sent twice", component="evidence")
         values[bank.algorithm] = dict(bank.values)
-    return Evidence(reply.quotes, values, reply.log, _claims(reply), reply.accelerator)
+    return Evidence(
+        reply.quotes, values, reply.log, _claims(reply), reply.accelerator, reply.measurements
+    )
 
 
 def _claims(reply: EvidenceReply) -> tuple[ComponentClaim, ...]:

@@ -15,10 +15,13 @@ from casemate.calls.messages import ActivationReply, IdentityReply
 from casemate.errors import FormatError
 from casemate.formats.manifest import MAX_SIZE
 from casemate.machine.fleet import FleetHost, Mode
+from casemate.policy import language
+from casemate.policy.runtimefile import MAX_SIZE as RUNTIME_SIZE
 from casemate.verifier import metrics, views
 from casemate.verifier.enrol import CADENCE, Wanted
 from casemate.verifier.people import Role
-from casemate.verifier.rehearsal import rehearse
+from casemate.verifier.records import values_to
+from casemate.verifier.rehearsal import rehearse, rehearse_policy
 from casemate.verifier.service import Service
 from casemate.verifier.web import Call, Endpoint, Field
 
@@ -123,6 +126,45 @@ def _withdraw(service: Service, call: Call) -> object:
     return {"identifier": one.identifier, "state": "ended"}
 
 
+def _policies(service: Service, _call: Call) -> object:
+    with service.database.transaction() as step:
+        return views.policies(step)
+
+
+def _add_policy(service: Service, call: Call) -> object:
+    one = service.rules.add(call.raw, call.name)
+    return {"identifier": one.identifier, "name": one.name, "version": one.version}
+
+
+def _add_runtime(service: Service, call: Call) -> object:
+    one = service.rules.add_runtime(call.path["policy"], call.raw, call.name)
+    return {"identifier": one.identifier, "name": one.name, "version": one.version}
+
+
+def _rehearse_policy(service: Service, call: Call) -> object:
+    assigned = service.rules.check(call.raw)
+    everyone = call.query.get("hosts", "") == "all"
+    hosts = rehearse_policy(
+        service.database, service.anchors, service.book, assigned, everyone=everyone
+    )
+    return {
+        "policy": assigned.rules.policy.id,
+        "counts": dict(Counter(one.would for one in hosts)),
+        "hosts": [asdict(one) for one in hosts],
+    }
+
+
+def _assign(service: Service, call: Call) -> object:
+    name = call.body["policy"]
+    service.rules.assign(call.path["name"], name, call.name, call.body.get("why", ""))
+    return {"name": call.path["name"], "policy": name}
+
+
+def _approve_values(service: Service, call: Call) -> object:
+    found = service.rules.approve_values(call.path["name"], call.name, call.body.get("why", ""))
+    return {"name": call.path["name"], "own": values_to(found)}
+
+
 def _audit(service: Service, _call: Call) -> object:
     with service.database.transaction() as step:
         return views.audit_log(step)
@@ -215,6 +257,7 @@ _NEW_HOST: Final = {
 _LOGIN: Final = {"user": Field(str, "name"), "password": Field(str, "password")}
 _USER: Final = {"role": Field(str, ", ".join(Role)), "password": Field(str, "password")}
 _CLEAR: Final = {"why": Field(str, "why the failure is over")}
+_POLICY: Final = {"policy": Field(str, "name of a policy"), **_WHY}
 _HOST: Final = API + "/hosts/{name}"
 
 ENDPOINTS: Final = (
@@ -243,6 +286,18 @@ ENDPOINTS: Final = (
              _rehearse, Role.OPERATOR, raw=MAX_SIZE),
     Endpoint("DELETE", API + "/references/{identifier}", "End a reference now", _withdraw,
              Role.OPERATOR, fields=_WHY),
+    Endpoint("GET", API + "/policies", "Policies and to which hosts they are assigned", _policies),
+    Endpoint("POST", API + "/policies", "Add a signed policy", _add_policy, Role.OPERATOR,
+             raw=language.MAX_SIZE),
+    Endpoint("POST", API + "/policies/{policy}/runtime", "Add its signed runtime policy",
+             _add_runtime, Role.OPERATOR, raw=RUNTIME_SIZE),
+    Endpoint("POST", API + "/policy-rehearsal", "Who would fail by this policy? Nobody is asked",
+             _rehearse_policy, Role.OPERATOR, raw=language.MAX_SIZE,
+             query={"hosts": "all: not only those that have the policy of this name"}),
+    Endpoint("PUT", _HOST + "/policy", "Judge a host by a policy; by references where it is empty",
+             _assign, Role.OPERATOR, fields=_POLICY),
+    Endpoint("POST", _HOST + "/approve-values", "Approve what a host showed as its own",
+             _approve_values, Role.OPERATOR, fields=_WHY),
     Endpoint("GET", API + "/audit", "The audit log and whether its chain holds", _audit),
     Endpoint("GET", API + "/users", "Users and roles", _users, Role.ADMINISTRATOR),
     Endpoint("PUT", API + "/users/{name}", "Add or change a user", _put_user, Role.ADMINISTRATOR,

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 
 from casemate.errors import Finding
@@ -19,6 +20,7 @@ from casemate.formats.manifest import Manifest
 from casemate.policy.appraise import Appraisal, Comparison, Evidence, Verdict, appraise, compare
 from casemate.policy.continuity import check_continuity
 from casemate.policy.quotes import Clock
+from casemate.policy.ruled import Ruled, Rules, appraise_by_rules
 from casemate.policy.tpmidentity import TpmIdentity
 
 REMEMBERED = 2048
@@ -34,15 +36,26 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Assigned:
+    """A policy as it applies to a host; references are added by who judges."""
+
+    identifier: str
+    rules: Rules
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """A verdict, and the reference it was made by; empty where there is none.
 
     ``key`` stands for all that was compared, where nothing else but quotes and keys is in it.
+    ``ruled`` is what a policy made of it, for a host that has one, and ``policy`` its identifier.
     """
 
     appraisal: Appraisal
     reference: str
     key: bytes = b""
+    ruled: Ruled | None = None
+    policy: str = ""
 
 
 class Judge:
@@ -83,6 +96,35 @@ class Judge:
             if best is None or len(found.findings) < len(best.appraisal.findings):
                 best = judged
         return best or Judged(Appraisal(Verdict.UNDECIDED, (NO_REFERENCE,)), "")
+
+    def judge_by_policy(
+        self,
+        evidence: Evidence,
+        assigned: Assigned,
+        candidates: Sequence[Candidate],
+        identity: TpmIdentity,
+        nonce: bytes,
+        now: datetime,
+        previous: Clock | None = None,
+    ) -> Judged:
+        """Judge by a policy; of the references in force the one that fits best counts."""
+        rules = assigned.rules
+        overlaps = rules.policy.overlap is not None and now < rules.policy.overlap
+        known: list[Candidate | None] = [*(candidates if overlaps else candidates[:1])]
+        best: Judged | None = None
+        for candidate in known or [None]:
+            references = () if candidate is None else (candidate.manifest,)
+            found = appraise_by_rules(
+                evidence, replace(rules, references=references), identity, nonce, now
+            )
+            appraisal = _continued(found.appraisal, previous)
+            name = "" if candidate is None else candidate.identifier
+            judged = Judged(appraisal, name, b"", found, assigned.identifier)
+            if best is None or len(appraisal.findings) < len(best.appraisal.findings):
+                best = judged
+        if best is None:
+            raise AssertionError
+        return best
 
     def _compare(self, key: bytes, evidence: Evidence, reference: Manifest) -> Comparison:
         with self._turn:

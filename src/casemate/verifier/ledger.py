@@ -30,13 +30,14 @@ from casemate.policy.statemachine import (
     tick,
 )
 from casemate.policy.tpmidentity import TpmIdentity
+from casemate.policy.verdict import Judged as Covered
 from casemate.policy.verdict import from_appraisal, submodules
 from casemate.verifier import audit, store
 from casemate.verifier.alarms import Notice, Notifier
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Judged
 from casemate.verifier.packing import Packer
-from casemate.verifier.records import moment, read_record, write_clock, write_record
+from casemate.verifier.records import moment, read_record, values_to, write_clock, write_record
 
 JITTER = 0.2
 """Share of the cadence by which the next round comes earlier or later: no herd forms."""
@@ -168,11 +169,20 @@ class Ledger:
         known = self._results.get(key) if outcome.judged.key else None
         if known is not None:
             return known
-        sections = submodules([from_appraisal(appraisal, drtm=outcome.drtm)], reference[:16])
+        ruled = outcome.judged.ruled
+        if ruled is None:
+            judged, by = from_appraisal(appraisal, drtm=outcome.drtm), reference
+        else:
+            covered = ruled.sections.sections
+            judged = Covered(covered, appraisal.findings, appraisal.warnings)
+            by = outcome.judged.policy
+        sections = submodules([judged], by[:16])
         value = {
             **appraisal_json(appraisal),
             "sections": {name: one.status.label for name, one in sections.items()},
             "reference": reference,
+            "policy": outcome.judged.policy[:64],
+            "own": values_to(ruled.host) if ruled else None,
         }
         made = json.dumps(value).encode()
         with self._turn:
@@ -273,6 +283,8 @@ def _told(record: HostRecord, outcome: Finished) -> str:
 
 def sentence(appraisal: Appraisal) -> str:
     """Return the verdict in one sentence; digests are shortened, the findings have them whole."""
+    if appraisal.verdict is Verdict.TRUSTED and not appraisal.components:
+        return "is what its policy asks for, proven by its TPM"
     if appraisal.verdict is Verdict.TRUSTED:
         return (
             f"runs exactly what its reference says: {len(appraisal.components)} components "

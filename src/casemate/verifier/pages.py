@@ -49,11 +49,14 @@ class Pages:
     def __init__(self, service: Service, look: Look) -> None:
         self._service = service
         self._look = look
-        self._actions: dict[str, Callable[[str, Who, str], object]] = {
-            "attest": lambda name, who, _why: service.enrolment.again(name, who.name),
-            "approve": lambda name, who, why: service.enrolment.approve(name, who.name, why),
-            "clear": lambda name, who, why: service.enrolment.clear(name, who.name, why),
-            "propose": lambda name, who, why: service.enrolment.propose(name, who.name, why),
+        enrolment, rules = service.enrolment, service.rules
+        self._actions: dict[str, Callable[[str, str, Mapping[str, str]], object]] = {
+            "attest": lambda name, who, _: enrolment.again(name, who),
+            "approve": lambda name, who, form: enrolment.approve(name, who, _why(form)),
+            "clear": lambda name, who, form: enrolment.clear(name, who, _why(form)),
+            "propose": lambda name, who, form: enrolment.propose(name, who, _why(form)),
+            "approve-values": lambda name, who, form: rules.approve_values(name, who, _why(form)),
+            "assign": lambda name, who, form: rules.assign(name, form.get("policy", ""), who),
         }
 
     def routes(self) -> list[Route]:
@@ -67,6 +70,7 @@ class Pages:
             Route("/hosts/{name}", self._page(self._host)),
             Route("/hosts/{name}/{action}", self._act, methods=["POST"]),
             Route("/references", self._page(self._references)),
+            Route("/policies", self._page(self._policies)),
             Route("/alarms", self._page(self._alarms)),
             Route("/audit", self._page(self._audit)),
         ]
@@ -117,16 +121,22 @@ class Pages:
             known = host["rounds"] or which is not None
             book, against = self._service.book, request.query_params.get("against", "")
             found = views.evidence(step, book, name, which, against) if known else None
+            policies = sorted({one.name for one in store.policies(step)})
         return {
             "page": "host",
             "host": host,
             "round": found,
+            "policies": policies,
             "can_act": who.role in {Role.OPERATOR, Role.ADMINISTRATOR},
         }
 
     def _references(self, _request: Request, _who: Who) -> dict[str, Any]:
         with self._service.database.transaction() as step:
             return {"page": "references", "view": views.references(step)}
+
+    def _policies(self, _request: Request, _who: Who) -> dict[str, Any]:
+        with self._service.database.transaction() as step:
+            return {"page": "policies", "view": views.policies(step)}
 
     def _alarms(self, _request: Request, _who: Who) -> dict[str, Any]:
         with self._service.database.transaction() as step:
@@ -179,7 +189,7 @@ class Pages:
             who.need(Role.OPERATOR)
             if action is None:
                 raise NotFoundError("There is no such action.")
-            await run_in_threadpool(action, name, who, form.get("why", ""))
+            await run_in_threadpool(action, name, who.name, form)
         except CasemateError as error:
             return await run_in_threadpool(self._refusal, error, who, back)
         return RedirectResponse(back, 303, dict(HEADERS))
@@ -200,6 +210,10 @@ class Pages:
         if form.get("csrf", "") != who.csrf:
             raise PermissionDeniedError("This form is not of this session.", privilege="csrf")
         return who, form
+
+
+def _why(form: Mapping[str, str]) -> str:
+    return form.get("why", "")
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from casemate.calls.messages import IdentityReply
+from casemate.policy.hostpolicy import HostValues
 from casemate.policy.quotes import Clock
 from casemate.policy.statemachine import HostRecord, State
 from casemate.policy.tpmidentity import Claim
@@ -71,3 +73,33 @@ def write_clock(clock: Clock | None) -> str:
 def read_clock(text: str) -> Clock | None:
     """Read the TPM's counters."""
     return Clock(**json.loads(text)) if text else None
+
+
+def values_to(values: HostValues) -> dict[str, Any]:
+    """Return a host's own values as JSON."""
+    return {
+        "pcrs": {
+            bank: {str(pcr): value.hex() for pcr, value in pcrs.items()}
+            for bank, pcrs in values.pcrs.items()
+        },
+        "events": [
+            [pcr, selector, [[one.hex() for one in banks] for banks in digests]]
+            for (pcr, selector), digests in values.events.items()
+        ],
+    }
+
+
+def values_from(value: dict[str, Any]) -> HostValues:
+    """Return a host's own values from JSON that ``values_to`` wrote."""
+    return HostValues(
+        {
+            bank: {int(pcr): bytes.fromhex(one) for pcr, one in pcrs.items()}
+            for bank, pcrs in value["pcrs"].items()
+        },
+        {
+            (int(pcr), str(selector)): tuple(
+                tuple(bytes.fromhex(one) for one in banks) for banks in digests
+            )
+            for pcr, selector, digests in value["events"]
+        },
+    )

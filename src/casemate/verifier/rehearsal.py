@@ -6,7 +6,8 @@ asked with, by the reference in question alone. Nothing is written down.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import EvidenceReply
@@ -17,10 +18,10 @@ from casemate.policy.tpmidentity import check_identity
 from casemate.verifier import store
 from casemate.verifier.client import evidence_of
 from casemate.verifier.database import Database
-from casemate.verifier.judge import Candidate, Judge
+from casemate.verifier.judge import Assigned, Candidate, Judge
 from casemate.verifier.ledger import sentence
-from casemate.verifier.records import moment, read_claim
-from casemate.verifier.references import Anchors
+from casemate.verifier.records import moment, read_claim, values_from
+from casemate.verifier.references import Anchors, ReferenceBook
 
 UNKNOWN = "unknown"
 
@@ -52,6 +53,51 @@ def rehearse(database: Database, anchors: Anchors, candidate: Candidate) -> list
         else:
             result.append(_judged(judge, anchors, candidate, host, last))
     return result
+
+
+def rehearse_policy(
+    database: Database,
+    anchors: Anchors,
+    book: ReferenceBook,
+    assigned: Assigned,
+    *,
+    everyone: bool = False,
+) -> list[Rehearsed]:
+    """Judge the hosts that have the policy of this name (or ``everyone``) by this version of it."""
+    name = assigned.rules.policy.name
+    result: list[Rehearsed] = []
+    judge = Judge()
+    with database.transaction() as step:
+        chosen = store.assignments(step)
+        hosts = [h for h in store.all_hosts(step) if everyone or chosen.get(h.name) == name]
+    for host in hosts:
+        with database.transaction() as step:
+            last = store.latest_round(step, host.name)
+            candidates = book.in_force(step, host.profile)
+            row = store.assignment(step, host.name)
+        if last is None or not last.evidence or not host.identity:
+            words = "no evidence of it is kept: attest it first"
+            result.append(Rehearsed(host.name, host.state, UNKNOWN, words))
+            continue
+        own = values_from(json.loads(row[1])) if row and row[0] == name and row[1] else None
+        mine = replace(assigned, rules=replace(assigned.rules, host=own))
+        try:
+            evidence = evidence_of(wire.decode(EvidenceReply, last.evidence))
+            at = moment(last.time)
+            identity = check_identity(read_claim(host.identity), anchors.ek_roots(), at)
+        except CasemateError as error:
+            result.append(Rehearsed(host.name, host.state, UNKNOWN, error.reason))
+            continue
+        found = judge.judge_by_policy(evidence, mine, candidates, identity, last.nonce, at)
+        would = _WOULD[found.appraisal.verdict]
+        if found.ruled is not None and found.ruled.uncovered:
+            would = UNKNOWN
+        told, findings = sentence(found.appraisal), found.appraisal.findings
+        result.append(Rehearsed(host.name, host.state, would, told, findings))
+    return result
+
+
+_WOULD = {Verdict.TRUSTED: "pass", Verdict.UNTRUSTED: "fail", Verdict.UNDECIDED: UNKNOWN}
 
 
 def _judged(

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import EvidenceReply, Quote
@@ -19,10 +19,11 @@ from casemate.policy.tpmidentity import TpmIdentity, check_identity
 from casemate.verifier import nonces, store
 from casemate.verifier.client import HostClient, RefusedError, evidence_of, prove_identity
 from casemate.verifier.database import Database, Transaction
-from casemate.verifier.judge import NO_REFERENCE, Candidate, Judge, Judged
+from casemate.verifier.judge import NO_REFERENCE, Assigned, Candidate, Judge, Judged
 from casemate.verifier.ledger import Done, Finished, Ledger
 from casemate.verifier.records import claim_of, moment, read_claim, read_clock, write_claim
 from casemate.verifier.references import Anchors, ReferenceBook
+from casemate.verifier.rulebook import RuleBook
 
 _LOG = logging.getLogger("verifier.rounds")
 
@@ -39,6 +40,7 @@ class _Attempt:
     host: FleetHost
     version: int
     candidates: tuple[Candidate, ...]
+    assigned: Assigned | None
     nonce: bytes
     started: float
 
@@ -50,12 +52,14 @@ class Rounds:
         self,
         database: Database,
         book: ReferenceBook,
+        rules: RuleBook,
         anchors: Anchors,
         ledger: Ledger,
         connect: ClientMaker,
     ) -> None:
         self._database = database
         self._book = book
+        self._rules = rules
         self._anchors = anchors
         self._ledger = ledger
         self._connect = connect
@@ -93,8 +97,8 @@ class Rounds:
             host = store.get_host_of_token(step, secret)
             if host.state == State.PENDING:
                 return host, None
-            candidates = self._book.in_force(step, host.profile)
-            return host, _request(nonces.issue(step, host.name), candidates)
+            nonce = nonces.issue(step, host.name)
+            return host, _request(self._attempt(step, host, nonce))
 
     def push(self, secret: str, nonce: bytes, body: bytes) -> tuple[FleetHost, Done]:
         """Take in what a host's agent sent.
@@ -125,12 +129,13 @@ class Rounds:
         identity: TpmIdentity | None = None
         body, claim = b"", ""
         try:
-            reply = client.evidence(_request(nonce, attempt.candidates))
+            reply = client.evidence(_request(attempt))
             body = wire.encode(reply)
             begun = nonces.spend(self._database, nonce, host.name)
             identity = self._identity(host)
             judged = self._judged(attempt, reply, identity)
-            if attempt.candidates and judged.appraisal.clock is None:
+            appraised = attempt.candidates or attempt.assigned
+            if appraised and judged.appraisal.clock is None:
                 # The host may have a new attestation key: let it prove that.
                 identity, told = prove_identity(client, self._anchors.ek_roots(), self._now())
                 if identity.fingerprint != host.ek:
@@ -149,17 +154,29 @@ class Rounds:
     def _attempt(self, step: Transaction, host: FleetHost, nonce: bytes) -> _Attempt:
         version = store.policy_version(step)
         candidates = self._book.in_force(step, host.profile, version)
-        return _Attempt(host, version, candidates, nonce, time.perf_counter())
+        assigned = self._rules.of(step, host.name, version)
+        return _Attempt(host, version, candidates, assigned, nonce, time.perf_counter())
 
     def _judged(self, attempt: _Attempt, reply: EvidenceReply, identity: TpmIdentity) -> Judged:
         host = attempt.host
-        if not attempt.candidates:
+        if not attempt.candidates and attempt.assigned is None:
             return Judged(Appraisal(Verdict.UNDECIDED, (NO_REFERENCE,)), "")
         try:
             evidence = evidence_of(reply)
         except FormatError as error:
             return Judged(refused(error, "evidence"), "")
         previous = read_clock(host.counters)
+        if attempt.assigned is not None:
+            now = datetime.now(UTC)
+            return self._judge.judge_by_policy(
+                evidence,
+                attempt.assigned,
+                attempt.candidates,
+                identity,
+                attempt.nonce,
+                now,
+                previous,
+            )
         return self._judge.judge(evidence, attempt.candidates, identity, attempt.nonce, previous)
 
     def _finish(
@@ -227,8 +244,12 @@ _FAULT = Finding(
 )
 
 
-def _request(nonce: bytes, candidates: tuple[Candidate, ...]) -> Quote:
-    """Return what to ask a host for, so that each reference in force can be applied."""
+def _request(attempt: _Attempt) -> Quote:
+    """Return what to ask a host for, so that its policy or each reference can be applied."""
+    candidates, nonce = attempt.candidates, attempt.nonce
+    if attempt.assigned is not None:
+        rules = attempt.assigned.rules
+        return Quote(nonce, rules.policy.banks, rules.pcrs)
     banks = dict.fromkeys(bank for one in candidates for bank in one.manifest.algorithms)
     pcrs = sorted({pcr for one in candidates for pcr in one.manifest.indexes})
     return Quote(nonce, tuple(banks) or ("sha256",), tuple(pcrs) or tuple(range(24)))

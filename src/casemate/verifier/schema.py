@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS reference (
     identifier TEXT PRIMARY KEY, profile TEXT NOT NULL, build TEXT NOT NULL,
     serial INTEGER NOT NULL, signer TEXT NOT NULL, added REAL NOT NULL, added_by TEXT NOT NULL,
     until REAL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS policy (
+    identifier TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
+    signer TEXT NOT NULL, added REAL NOT NULL, added_by TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS assignment (
+    host TEXT PRIMARY KEY, policy TEXT NOT NULL, own TEXT NOT NULL, approved_by TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS audit (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL,
     thing TEXT NOT NULL, why TEXT NOT NULL, digest TEXT NOT NULL);

@@ -20,6 +20,7 @@ from casemate.verifier.ledger import Ledger
 from casemate.verifier.people import People, Role
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rounds import Rounds
+from casemate.verifier.rulebook import RuleBook
 from casemate.verifier.scheduler import Scheduler
 from casemate.verifier.schema import SCHEMA
 from casemate.verifier.tokens import Tokens
@@ -61,7 +62,10 @@ class Service:
         self.notifier = Notifier(settings.webhook, settings.webhook_secret, settings.syslog)
         self.book = ReferenceBook(self.database, self.anchors, lambda: datetime.now(UTC))
         self.ledger = Ledger(self.database, self.notifier, latch=settings.latch)
-        self.rounds = Rounds(self.database, self.book, self.anchors, self.ledger, connect)
+        self.rules = RuleBook(self.database, self.anchors, lambda: datetime.now(UTC))
+        self.rounds = Rounds(
+            self.database, self.book, self.rules, self.anchors, self.ledger, connect
+        )
         self.enrolment = Enrolment(self.database, self.anchors, connect)
         self.people = People(self.database)
         self.tokens = Tokens(self.database)

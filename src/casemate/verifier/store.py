@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, fields
 
 from casemate.errors import ArgumentError, NotAuthenticatedError, NotFoundError
-from casemate.machine.fleet import Alarm, FleetHost, Proposal, Round, StoredReference
+from casemate.machine.fleet import Alarm, FleetHost, Proposal, Round, StoredPolicy, StoredReference
 from casemate.policy.statemachine import State
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.packing import Packer, unpack
@@ -159,7 +159,7 @@ def swap_tpm(step: Transaction, host: str, proposal: Proposal, record: str, stat
 
 def remove_host(step: Transaction, name: str) -> None:
     """Forget a host; its rounds and the audit log stay."""
-    for table in ("proposal", "nonce"):
+    for table in ("proposal", "nonce", "assignment"):
         step.run(f"DELETE FROM {table} WHERE host=?", name)  # noqa: S608 (own names)
     step.run("DELETE FROM host WHERE name=?", name)
 
@@ -318,6 +318,52 @@ def references(step: Transaction, *, whole: bool = True) -> list[StoredReference
 def limit_reference(step: Transaction, identifier: str, until: float | None) -> bool:
     """Set the end of a reference; False where there is none."""
     return bool(step.run("UPDATE reference SET until=? WHERE identifier=?", until, identifier))
+
+
+def put_policy(step: Transaction, one: StoredPolicy) -> None:
+    """Add a policy."""
+    step.run("INSERT INTO policy VALUES (?,?,?,?,?,?,?,?)", *astuple(one))
+
+
+def policies(step: Transaction) -> list[StoredPolicy]:
+    """Return all policies without their bodies, newest first."""
+    rows = step.all(
+        "SELECT identifier, kind, name, version, signer, added, added_by FROM policy"
+        " ORDER BY name, kind, version DESC"
+    )
+    return [StoredPolicy(*row) for row in rows]
+
+
+def policy_body(step: Transaction, kind: str, name: str) -> bytes:
+    """Return the text in force, empty where there is none."""
+    row = step.one(
+        "SELECT body FROM policy WHERE kind=? AND name=? ORDER BY version DESC LIMIT 1", kind, name
+    )
+    return bytes(row[0]) if row else b""
+
+
+def assign(step: Transaction, host: str, policy: str) -> None:
+    """Assign a policy; what was approved as the host's own is for another one, and is forgotten."""
+    step.run("DELETE FROM assignment WHERE host=?", host)
+    if policy:
+        step.run("INSERT INTO assignment VALUES (?,?,'','')", host, policy)
+
+
+def approve_values(step: Transaction, host: str, own: str, who: str) -> None:
+    """Note a host's own values as JSON."""
+    step.run("UPDATE assignment SET own=?, approved_by=? WHERE host=?", own, who, host)
+
+
+def assignment(step: Transaction, host: str) -> tuple[str, str] | None:
+    """Return the name of a host's policy and its own values, None where it has no policy."""
+    row = step.one("SELECT policy, own FROM assignment WHERE host=?", host)
+    return (str(row[0]), str(row[1])) if row else None
+
+
+def assignments(step: Transaction) -> dict[str, str]:
+    """Return host → name of its policy."""
+    rows = step.all("SELECT host, policy FROM assignment ORDER BY host")
+    return {str(host): str(policy) for host, policy in rows}
 
 
 def raise_alarm(step: Transaction, host: str, code: str, sentence: str) -> bool:

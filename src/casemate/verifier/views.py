@@ -16,6 +16,7 @@ from casemate.formats.tpm import parse_attest, parse_signature
 from casemate.machine.fleet import FleetHost, Round, StoredReference
 from casemate.policy.eventtree import EventRow, event_rows
 from casemate.policy.hostpolicy import reference_from_log
+from casemate.policy.signedtext import split_signed
 from casemate.verifier import audit, store
 from casemate.verifier.database import Transaction
 from casemate.verifier.ledger import DUE_FACTOR
@@ -61,6 +62,7 @@ def host(step: Transaction, name: str) -> View:
         "since": record.since.timestamp(),
         "validUntil": record.valid_until.timestamp() if record.valid_until else None,
         "codes": sorted(record.codes),
+        "assigned": (store.assignment(step, name) or ("", ""))[0],
         "counters": json.loads(found.counters) if found.counters else None,
         "proposal": {
             "ek": proposal.ek,
@@ -135,6 +137,36 @@ def references(step: Transaction) -> View:
             for one in store.references(step, whole=False)
         ],
     }
+
+
+def policies(step: Transaction) -> View:
+    """Return all policies, those in force first, and who has which."""
+    chosen = store.assignments(step)
+    newest: set[tuple[str, str]] = set()
+    rows = []
+    for one in store.policies(step):
+        first = (one.kind, one.name) not in newest
+        newest.add((one.kind, one.name))
+        rows.append(
+            {
+                "identifier": one.identifier,
+                "kind": one.kind,
+                "name": one.name,
+                "version": one.version,
+                "signer": one.signer,
+                "added": one.added,
+                "addedBy": one.added_by,
+                "state": "in force" if first else "replaced",
+                "text": _policy_text(step, one.name) if first and one.kind == "policy" else "",
+                "hosts": [host for host, name in chosen.items() if name == one.name],
+            }
+        )
+    return {"policy": store.policy_version(step), "policies": rows, "assignments": chosen}
+
+
+def _policy_text(step: Transaction, name: str) -> str:
+    body = split_signed(store.policy_body(step, "policy", name)).body
+    return body.decode("utf-8", "replace")
 
 
 def audit_log(step: Transaction, limit: int = 200) -> View:

@@ -57,6 +57,7 @@ STAGES: Sequence[tuple[str, str]] = (
     ("kernel-and-options", "Kernel, options"),
     ("vibs", "VIBs"),
     ("runtime", "Run time"),
+    ("hardening", "Hardening"),
 )
 """The boot as a chain, in order."""
 

@@ -1,0 +1,155 @@
+"""The part of ``casemate verifier`` that is about policies: sign, add, try out, assign."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from casemate.errors import ArgumentError, NotFoundError
+from casemate.formats.cms import sign_detached
+from casemate.formats.text import escape
+from casemate.policy.language import parse_policy
+from casemate.policy.signedtext import join_signed
+
+ACTIONS = ("list", "show", "sign", "add", "runtime", "check", "assign", "approve-values")
+
+
+class Session(Protocol):
+    """The handlers of the REST interface."""
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        query: dict[str, str] | None = None,
+        raw: bytes = b"",
+    ) -> Any:  # noqa: ANN401 (JSON)
+        """Call an endpoint below ``/api/v1``."""
+        ...
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``policy`` takes."""
+    parser.add_argument("change", nargs="?", choices=ACTIONS, default="list")
+    parser.add_argument("what", nargs="?", help="a file; a host for assign and approve-values")
+    parser.add_argument("name", nargs="?", help="name of a policy, for assign and runtime")
+    parser.add_argument("--key", type=Path, help="sign: PEM private key")
+    parser.add_argument("--cert", type=Path, help="sign: PEM certificate, with its issuers")
+    parser.add_argument("--out", type=Path, help="sign: where to write (default: FILE.signed)")
+    parser.add_argument("--all-hosts", action="store_true", help="check: every host of the fleet")
+    parser.add_argument("--why", default="", help="reason, for the audit log")
+
+
+def sign(options: argparse.Namespace) -> int:
+    """Sign a policy or a runtime policy; needs no verifier."""
+    source = Path(_needed(options.what, "a file"))
+    if options.key is None or options.cert is None:
+        raise ArgumentError("name --key and --cert", argument="key")
+    body = read(source)
+    if not body.endswith(b"\n"):
+        body += b"\n"
+    if not body.lstrip().startswith(b"{"):
+        parse_policy(body)
+    try:
+        key = serialization.load_pem_private_key(read(options.key), None)
+        chain = x509.load_pem_x509_certificates(read(options.cert))
+    except ValueError as error:
+        raise ArgumentError(f"key or certificate: {error}", argument="key") from error
+    if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey):
+        raise ArgumentError("the key is neither RSA nor on an elliptic curve", argument="key")
+    signature = sign_detached(body, chain[0], key, chain[1:], signing_time=datetime.now(UTC))
+    out = options.out or source.with_name(source.name + ".signed")
+    out.write_bytes(join_signed(body, signature))
+    print(json.dumps({"file": str(out)}) if options.json else f"Wrote {out}")
+    return 0
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    """Do what is asked; exit status 1 where a rehearsal finds a host that would fail."""
+    why = {"why": options.why}
+    match options.change:
+        case "list" | "show":
+            told = session.ask("GET", "/policies")
+        case "add":
+            told = session.ask("POST", "/policies", raw=read(Path(_needed(options.what, "a file"))))
+        case "runtime":
+            name = _needed(options.name, "a policy")
+            raw = read(Path(_needed(options.what, "a file")))
+            told = session.ask("POST", f"/policies/{name}/runtime", raw=raw)
+        case "check":
+            raw = read(Path(_needed(options.what, "a file")))
+            query = {"hosts": "all"} if options.all_hosts else {}
+            told = session.ask("POST", "/policy-rehearsal", query=query, raw=raw)
+        case "assign":
+            host = _needed(options.what, "a host")
+            body = {"policy": options.name or "", **why}
+            told = session.ask("PUT", f"/hosts/{host}/policy", body)
+        case _:
+            host = _needed(options.what, "a host")
+            told = session.ask("POST", f"/hosts/{host}/approve-values", why)
+    if options.json:
+        print(json.dumps(told))
+    else:
+        _print(options, told)
+    counts = told.get("counts", {})
+    return 0 if set(counts) <= {"pass"} else 1
+
+
+def _print(options: argparse.Namespace, told: dict[str, Any]) -> None:
+    if options.change == "show":
+        for one in told["policies"]:
+            if one["text"] and options.what in {None, one["name"]}:
+                print("\n".join(map(escape, one["text"].splitlines())))
+        return
+    if "policies" in told:
+        table = _table("policy", "kind", "version", "state", "hosts", "signer")
+        for one in told["policies"]:
+            row = (one["name"], one["kind"], str(one["version"]), one["state"])
+            table.add_row(*map(Text, (*row, str(len(one["hosts"])), one["signer"])))
+        Console(highlight=False).print(table)
+    elif "hosts" in told:
+        table = _table("host", "state", "would", "verdict")
+        for one in told["hosts"]:
+            cells = (one["host"], one["state"], one["would"], one["sentence"])
+            table.add_row(*(Text(escape(cell)) for cell in cells))
+        Console(highlight=False).print(table)
+    elif "version" in told:
+        print(f"{escape(told['name'])} {told['version']}: in force")
+    else:
+        print(f"{told['name']}: {escape(told.get('policy', 'approved')) or 'references alone'}")
+
+
+def read(path: Path) -> bytes:
+    """Return a file. Raises NotFoundError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(
+            f"{path} cannot be read: {error.strerror}", component=str(path)
+        ) from error
+
+
+def _needed(value: str | None, what: str) -> str:
+    if not value:
+        raise ArgumentError(f"name {what}", argument="what")
+    return value
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title in titles:
+        table.add_column(title, no_wrap=title != "verdict")
+    return table

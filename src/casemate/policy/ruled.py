@@ -1,0 +1,275 @@
+"""A host judged by a policy of the policy language: firmware, boot, run time, in numbered steps.
+
+1. Quote: the PCR values are signed by the host's AK, fresh, and of one boot.
+2. Log: it leads to the quoted values; what firmware must never log is found (``policy.firmware``).
+3. Policy: PCRs and events against reference and host, as ``policy.hostpolicy`` says.
+4. Launch, hardening: where the policy asks for them.
+5. Run time: the IMA list leads to PCR 10, and each file is known (``policy.ima``).
+
+What the policy does not mention is not appraised, and the result says so section by section.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from casemate.errors import Finding, FormatError, VerificationError
+from casemate.formats import eventlog
+from casemate.formats.algorithms import ALGORITHMS
+from casemate.formats.ear import Section
+from casemate.formats.eventlog import EventLog
+from casemate.formats.ima import IMA_PCR, parse_ima
+from casemate.formats.manifest import Manifest
+from casemate.policy.appraise import Appraisal, Evidence, PcrResult, PcrStatus, Verdict, refused
+from casemate.policy.describe import Kind, describe
+from casemate.policy.drtm import LAUNCH_PCR, appraise_drtm
+from casemate.policy.firmware import (
+    FIRMWARE_PCRS,
+    SECURE_BOOT_PCR,
+    FirmwareRules,
+    appraise_firmware,
+    compare_quoted,
+)
+from casemate.policy.hostpolicy import HostValues, PolicyResult, apply_policy
+from casemate.policy.ima import RuntimePolicy, appraise_ima
+from casemate.policy.language import Mode, Policy
+from casemate.policy.quotes import Clock, check_quotes
+from casemate.policy.tpmidentity import TpmIdentity
+from casemate.policy.verdict import NOT_APPRAISED_CODES, Judged, section_of_pcr
+from casemate.policy.waivers import option_finding
+
+AGGREGATE_PCRS: Final = tuple(range(10))
+"""What the boot aggregate of an IMA list covers."""
+_MISSING: Final = frozenset({"missing-pcr", "bank-not-quoted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a host is judged by.
+
+    Attributes:
+        policy: in the policy language.
+        runtime: which files it may run; None: its IMA list is not judged.
+        references: in force, the preferred one first.
+        host: what was approved as this host's own; None before anything was.
+    """
+
+    policy: Policy
+    runtime: RuntimePolicy | None = None
+    references: tuple[Manifest, ...] = ()
+    host: HostValues | None = None
+
+    @property
+    def pcrs(self) -> tuple[int, ...]:
+        """What a host must quote."""
+        asked = {p for p, rule in self.policy.rules.items() if rule.mode is not Mode.EXCLUDED}
+        if "secure-boot" in self.policy.require:
+            asked.add(SECURE_BOOT_PCR)
+        if "drtm" in self.policy.require:
+            asked |= {LAUNCH_PCR, LAUNCH_PCR + 1}
+        if self.runtime is not None:
+            asked |= {IMA_PCR, *AGGREGATE_PCRS}
+        return tuple(sorted(asked))
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """What came out; ``host`` are the host's own values as seen, to be approved."""
+
+    appraisal: Appraisal
+    sections: Judged
+    host: HostValues = field(default_factory=HostValues)
+
+    @property
+    def uncovered(self) -> bool:
+        """Whether all that is wrong is that the evidence was asked for by other rules."""
+        codes = {finding.code for finding in self.appraisal.findings}
+        return bool(codes) and codes <= _MISSING
+
+
+def appraise_by_rules(
+    evidence: Evidence, rules: Rules, identity: TpmIdentity, nonce: bytes, now: datetime
+) -> Ruled:
+    """Judge evidence by a policy.
+
+    Args:
+        evidence: the host's answer.
+        rules: verified policy, runtime policy and references.
+        identity: of the TPM; its AK has answered a credential challenge.
+        nonce: of this challenge.
+        now: the present, for overlaps and for keys that end.
+    """
+    try:
+        clock = check_quotes(evidence.quotes, evidence.pcrs, identity.ak, nonce)
+    except (VerificationError, FormatError) as error:
+        return _refused(refused(error, "quote"))
+    try:
+        log = eventlog.parse(evidence.log)
+        replayed = eventlog.replay(log)
+    except (VerificationError, FormatError) as error:
+        return _refused(refused(error, "event log"))
+    return _Judge(evidence, rules, identity, log, replayed, now).run(clock)
+
+
+def _refused(appraisal: Appraisal) -> Ruled:
+    return Ruled(appraisal, Judged(frozenset({Section.IDENTITY}), appraisal.findings))
+
+
+class _Judge:
+    def __init__(
+        self,
+        evidence: Evidence,
+        rules: Rules,
+        identity: TpmIdentity,
+        log: EventLog,
+        replayed: dict[str, dict[int, bytes]],
+        now: datetime,
+    ) -> None:
+        self._evidence = evidence
+        self._rules = rules
+        self._policy = rules.policy
+        self._log = log
+        self._replayed = replayed
+        self._now = now
+        self._findings: list[Finding] = []
+        self._warnings: list[Finding] = [*identity.warnings]
+        self._covered = {Section.IDENTITY}
+
+    def run(self, clock: Clock) -> Ruled:
+        found = apply_policy(
+            self._policy,
+            self._rules.references,
+            self._log,
+            self._evidence.pcrs,
+            self._rules.host,
+            self._now,
+        )
+        self._findings += found.findings
+        self._warnings += found.warnings
+        self._covered |= {section_of_pcr(pcr) for pcr in found.appraised}
+        self._firmware()
+        self._launch()
+        self._hardening()
+        self._runtime()
+        # A new host value is no fault, but what stands on it alone is not appraised.
+        codes = {finding.code for finding in self._findings}
+        if not found.appraised or (codes and codes <= NOT_APPRAISED_CODES):
+            verdict = Verdict.UNDECIDED if codes <= NOT_APPRAISED_CODES else Verdict.UNTRUSTED
+            self._findings += [] if codes else [_unapproved()]
+        else:
+            verdict = Verdict.UNTRUSTED if codes else Verdict.TRUSTED
+        findings = tuple(dict.fromkeys(self._findings))
+        warnings = tuple(dict.fromkeys(self._warnings))
+        appraisal = Appraisal(verdict, findings, warnings, (), self._table(found), clock)
+        judged = Judged(frozenset(self._covered), findings, warnings)
+        return Ruled(appraisal, judged, found.host)
+
+    def _firmware(self) -> None:
+        policy = self._policy
+        wants = "secure-boot" in policy.require
+        covered = [
+            pcr
+            for pcr, rule in policy.rules.items()
+            if pcr in FIRMWARE_PCRS and rule.mode is not Mode.EXCLUDED
+        ]
+        if not covered and not wants:
+            return
+        if wants and SECURE_BOOT_PCR not in covered:
+            banks = {b: v for b, v in self._evidence.pcrs.items() if b in policy.banks}
+            if not all(SECURE_BOOT_PCR in values for values in banks.values()) or not banks:
+                self._add("missing-pcr", "PCR 7", "PCR 7 was not quoted", "Quote PCR 7 as well.")
+            self._findings += compare_quoted(self._log, banks, self._replayed, (SECURE_BOOT_PCR,))
+            self._covered.add(section_of_pcr(SECURE_BOOT_PCR))
+        result = appraise_firmware(
+            self._log, FirmwareRules(wants, "debug" in policy.allow, "dma" in policy.allow)
+        )
+        self._findings += result.findings
+        self._warnings += result.warnings
+        self._covered.add(Section.FIRMWARE)
+
+    def _launch(self) -> None:
+        if "drtm" in self._policy.require:
+            self._findings += appraise_drtm(self._log, self._evidence.pcrs, required=True)
+            self._covered.add(Section.DRTM)
+
+    def _hardening(self) -> None:
+        if "hardening" not in self._policy.require:
+            return
+        options = [
+            about.text
+            for event in self._log.events
+            if (about := describe(event)).kind is Kind.SECURITY_OPTION
+        ]
+        self._findings += (f for text in options if (f := option_finding(text)) is not None)
+        if not options:
+            self._add(
+                "hardening-missing",
+                "event log",
+                "the host has measured no security option, so it keeps no hardening rules",
+                "Boot a Casemate or ESXi image, or take the requirement out of the policy.",
+            )
+        self._covered.add(Section.HARDENING)
+
+    def _runtime(self) -> None:
+        rules, data = self._rules, self._evidence.measurements
+        required = "runtime" in self._policy.require
+        if rules.runtime is None or not data:
+            if required:
+                what = "the host sent no IMA list" if rules.runtime else "it has no runtime policy"
+                self._add(
+                    "runtime-missing",
+                    "IMA list",
+                    f"the policy asks what the host runs, but {what}",
+                    "Let the host measure with IMA (ima_policy=tcb), and load a runtime policy.",
+                )
+            return
+        self._covered.add(Section.RUNTIME)
+        try:
+            measured = parse_ima(data)
+        except FormatError as error:
+            self._findings.append(error.finding())
+            return
+        banks = {b: v for b, v in self._evidence.pcrs.items() if b in self._policy.banks}
+        result = appraise_ima(measured, banks, rules.runtime, self._now)
+        self._findings += result.findings
+        self._warnings += result.warnings
+
+    def _add(self, code: str, component: str, reason: str, remedy: str) -> None:
+        self._findings.append(Finding(code, component, reason, remedy))
+
+    def _table(self, found: PolicyResult) -> dict[str, dict[int, PcrResult]]:
+        """Return every quoted PCR with what it proves."""
+        bad = {finding.component for finding in found.findings}
+        good = {pcr for pcr in found.appraised if f"PCR {pcr}" not in bad}
+        return {
+            bank: {pcr: self._row(bank, pcr, one, good) for pcr, one in sorted(values.items())}
+            for bank, values in self._evidence.pcrs.items()
+        }
+
+    def _row(self, bank: str, pcr: int, quoted: bytes, good: set[int]) -> PcrResult:
+        replayed = self._replayed.get(bank, {}).get(pcr)
+        explained = quoted == (replayed or bytes(ALGORITHMS[bank].size))
+        rule = self._policy.rules.get(pcr)
+        if pcr in good and explained:
+            status = PcrStatus.EXPECTED
+        elif rule is None or rule.mode is Mode.EXCLUDED or pcr == IMA_PCR:
+            status = PcrStatus.NOT_APPRAISED
+        else:
+            status = PcrStatus.EXPLAINED if explained else PcrStatus.UNEXPLAINED
+        wanted = {
+            one.pcrs[bank][pcr]
+            for one in self._rules.references[:1]
+            if pcr in one.pcrs.get(bank, {})
+        }
+        return PcrResult(quoted, replayed, wanted.pop() if wanted else None, status)
+
+
+def _unapproved() -> Finding:
+    return Finding(
+        "not-appraised",
+        "policy",
+        "all that the policy asks for is this host's own, and nobody has approved it yet",
+        "Approve the host's values once you trust them: casemate verifier approve-values HOST.",
+    )

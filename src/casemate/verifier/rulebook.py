@@ -1,0 +1,201 @@
+"""Policies in force: signed, never rolled back, assigned to hosts, with each host's own values.
+
+A host with a policy is judged by it (``policy.ruled``); one without must run exactly what a
+reference says. A runtime policy belongs to a policy by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+
+from casemate.errors import ArgumentError, CasemateError, NotFoundError, StateError
+from casemate.machine.fleet import StoredPolicy
+from casemate.policy.hostpolicy import HostValues
+from casemate.policy.language import Policy, parse_policy
+from casemate.policy.ruled import Rules
+from casemate.policy.runtimefile import parse_runtime
+from casemate.policy.signedtext import check_newer, split_signed, verify_signed
+from casemate.policy.trust import TrustStore
+from casemate.verifier import audit, store
+from casemate.verifier.database import Database, Transaction
+from casemate.verifier.judge import Assigned
+from casemate.verifier.records import values_from
+from casemate.verifier.references import Anchors
+
+
+class Kind(StrEnum):
+    """What a stored text is."""
+
+    POLICY = "policy"
+    RUNTIME = "runtime"
+
+
+class RuleBook:
+    """Verified policies by name, read again when the policy version changes."""
+
+    def __init__(self, database: Database, anchors: Anchors, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._anchors = anchors
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._version = -1
+        self._known: dict[str, Assigned] = {}
+
+    def add(self, body: bytes, who: str) -> StoredPolicy:
+        """Verify a signed policy and put it in force.
+
+        Raises:
+            FormatError, SignatureError: as ``parse_policy`` and ``verify_signed`` say.
+            VerificationError: ``rollback``: older than the one in force.
+        """
+        policy, signer = self._policy(body)
+        return self._put(Kind.POLICY, policy.name, policy.version, signer, body, who)
+
+    def add_runtime(self, name: str, body: bytes, who: str) -> StoredPolicy:
+        """Put a signed runtime policy in force for hosts with the policy ``name``.
+
+        Raises as ``add``, and NotFoundError where there is no such policy.
+        """
+        signed = split_signed(body)
+        signer = self._signer(body, "runtime policy")
+        runtime = parse_runtime(signed.body)
+        with self._database.transaction() as step:
+            _newest(step, name)
+        return self._put(Kind.RUNTIME, name, runtime.version, signer, body, who)
+
+    def check(self, body: bytes) -> Assigned:
+        """Verify a signed policy without putting it in force; raises as ``add``.
+
+        A runtime policy of the same name applies.
+        """
+        policy, _ = self._policy(body)
+        with self._database.transaction() as step:
+            return self._made(step, policy, body, self._anchors.trust())
+
+    def assign(self, host: str, name: str, who: str, why: str = "") -> None:
+        """Judge a host by the policy of a name; no name: by references alone.
+
+        Raises NotFoundError.
+        """
+        with self._database.exclusive("audit") as step:
+            store.get_host(step, host)
+            if name:
+                _newest(step, name)
+            store.assign(step, host, name)
+            store.next_policy(step)
+            audit.append(step, who, "policy-assign", host, f"{name or 'none'} {why}".strip())
+
+    def approve_values(self, host: str, who: str, why: str = "") -> HostValues:
+        """Take what the host's last round showed as its own. Raises NotFoundError, StateError."""
+        with self._database.exclusive("audit") as step:
+            store.get_host(step, host)
+            last = store.latest_round(step, host)
+            seen = json.loads(last.result).get("own") if last and last.result else None
+            if not seen:
+                raise StateError(
+                    f"{host} has shown no values of its own",
+                    component=host,
+                    remedy="Assign a policy with per-host rules, and attest the host.",
+                )
+            store.approve_values(step, host, json.dumps(seen), who)
+            store.next_policy(step)
+            audit.append(step, who, "approve-values", host, why)
+        return values_from(seen)
+
+    def of(self, step: Transaction, host: str, version: int) -> Assigned | None:
+        """Return what a host is judged by, None where it has no policy.
+
+        Raises:
+            ArgumentError: its policy is not backed by this verifier's anchors.
+        """
+        row = store.assignment(step, host)
+        if row is None:
+            return None
+        name, own = row
+        self._refresh(step, version)
+        known = self._known.get(name)
+        if known is None:
+            raise ArgumentError(
+                f"the policy {name!r} is not backed by what this verifier trusts",
+                argument="policy",
+                component=host,
+            )
+        if not own:
+            return known
+        rules = known.rules
+        mine = Rules(rules.policy, rules.runtime, (), values_from(json.loads(own)))
+        digest = hashlib.sha256(own.encode()).hexdigest()[:8]
+        return Assigned(f"{known.identifier}+{digest}", mine)
+
+    def _policy(self, body: bytes) -> tuple[Policy, str]:
+        signer = self._signer(body, "policy")
+        return parse_policy(split_signed(body).body), signer
+
+    def _signer(self, body: bytes, component: str) -> str:
+        signed, trust = split_signed(body), self._anchors.trust()
+        return verify_signed(signed, trust, self._clock(), component=component)
+
+    def _put(
+        self, kind: Kind, name: str, version: int, signer: str, body: bytes, who: str
+    ) -> StoredPolicy:
+        identifier = hashlib.sha256(body).hexdigest()
+        with self._database.exclusive("audit") as step:
+            same = [one for one in store.policies(step) if (one.kind, one.name) == (kind, name)]
+            found = next((one for one in same if one.identifier == identifier), None)
+            if found is not None:
+                return found
+            newest = max((one.version for one in same), default=None)
+            check_newer(newest, version, component=kind.value)
+            if newest == version:
+                raise StateError(
+                    f"another {kind.value} {name!r} of version {version} is in force",
+                    component=name,
+                    remedy="Sign what you want under a higher version.",
+                )
+            now = step.now()
+            added = StoredPolicy(identifier, kind, name, version, signer, now, who, body)
+            store.put_policy(step, added)
+            store.next_policy(step)
+            audit.append(step, who, f"{kind.value}-add", identifier[:16], f"{name} {version}")
+        return added
+
+    def _refresh(self, step: Transaction, version: int) -> None:
+        with self._turn:
+            if version == self._version:
+                return
+            trust = self._anchors.trust()
+            known = {}
+            for name in {one.name for one in store.policies(step) if one.kind == Kind.POLICY}:
+                body = store.policy_body(step, Kind.POLICY, name)
+                try:
+                    self._signer(body, "policy")
+                    policy = parse_policy(split_signed(body).body)
+                    known[name] = self._made(step, policy, body, trust)
+                except CasemateError:
+                    continue  # not backed by this verifier's anchors: hosts with it are not judged
+            self._known, self._version = known, version
+
+    def _made(self, step: Transaction, policy: Policy, body: bytes, trust: TrustStore) -> Assigned:
+        runtime = store.policy_body(step, Kind.RUNTIME, policy.name)
+        identifier = hashlib.sha256(body + runtime).hexdigest()
+        if not runtime:
+            return Assigned(identifier, Rules(policy))
+        signed = split_signed(runtime)
+        verify_signed(signed, trust, self._clock(), component="runtime policy")
+        return Assigned(identifier, Rules(policy, parse_runtime(signed.body, policy)))
+
+
+def _newest(step: Transaction, name: str) -> bytes:
+    body = store.policy_body(step, Kind.POLICY, name)
+    if not body:
+        raise NotFoundError(
+            f"there is no policy {name!r}",
+            component=name,
+            remedy="Add it: casemate verifier policy add FILE.",
+        )
+    return body

@@ -1,0 +1,243 @@
+"""Plain Linux hosts judged by signed policies: firmware, boot, run time, and what is their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.verifier.conftest import Web
+from tests.verifier.test_web import Pushing
+
+from casemate.cli import agent
+from casemate.errors import NotFoundError, SignatureError, StateError, VerificationError
+from casemate.formats import ear
+from casemate.formats import eventtypes as ev
+from casemate.formats.ear import Tier
+from casemate.policy.signedtext import join_signed
+from casemate.testing.firmwarelogs import event, image, machine
+from casemate.testing.linuxhost import LinuxHost
+from casemate.testing.pki import shared_pki
+from casemate.verifier.enrol import Wanted
+
+POLICY = """policy "linux" version {version}
+pcr 0-7 per-host
+require secure-boot
+require runtime
+runtime violations reject
+{more}
+"""
+
+
+def signed(text: str, level: str = "certified") -> bytes:
+    body = text.encode()
+    return join_signed(body, shared_pki().sign(body, level))
+
+
+def policy(version: int = 1, more: str = "", level: str = "certified") -> bytes:
+    return signed(POLICY.format(version=version, more=more), level)
+
+
+def runtime(version: int = 1, *paths: str) -> bytes:
+    value = "sha256:" + hashlib.sha256(b"content").hexdigest()
+    body = {"format": "casemate-runtime-1", "version": version, "keys": []}
+    return signed(json.dumps({**body, "digests": {path: [value] for path in paths}}) + "\n")
+
+
+class Linux:
+    """A pushing host with its agent."""
+
+    def __init__(self, web: Web, host: LinuxHost, name: str = "linux") -> None:
+        self.host = host
+        self._web = web
+        _, secret = web.service.enrolment.invite(Wanted(name), "anna")
+        self._verifier = Pushing(web.client, secret)
+        assert self.round()["state"] == "pending"
+        web.service.enrolment.approve(name, "anna")
+
+    def round(self) -> dict[str, Any]:
+        return agent.one_round(self.host, self._verifier)
+
+
+@pytest.fixture
+def linux(web: Web) -> Linux:
+    made = Linux(web, LinuxHost())
+    web.service.rules.add(policy(), "anna")
+    web.service.rules.add_runtime("linux", runtime(1, "/bin/sh", "/bin/ls"), "anna")
+    web.service.rules.assign("linux", "linux", "anna")
+    return made
+
+
+def sections(web: Web) -> dict[str, str]:
+    answer = web.client.get("/api/v1/hosts/linux/evidence", headers=web.login("vera")).json()
+    found: dict[str, str] = answer["result"]["sections"]
+    return found
+
+
+def test_nothing_of_a_hosts_own_is_trusted_before_it_was_approved(web: Web, linux: Linux) -> None:
+    told = linux.round()
+    assert told["state"] == "not-appraised"
+    assert "approve" in told["verdict"]
+    answer = web.client.post(
+        "/api/v1/hosts/linux/approve-values", json={"why": "seen"}, headers=web.login("olga")
+    )
+    assert set(answer.json()["own"]["pcrs"]["sha256"]) == set("01234567")
+    linux.host.run(b"/bin/sh")
+    assert linux.round()["state"] == "trusted"
+    assert sections(web) == {
+        "identity": "affirming",
+        "firmware": "affirming",
+        "boot": "affirming",
+        "kernel-and-options": "none",
+        "vibs": "none",
+        "runtime": "affirming",
+        "drtm": "none",
+        "hardening": "none",
+    }
+    token = web.service.tokens.issue("linux")
+    assert token.allowed
+    told_on = ear.verify(
+        token.token,
+        {web.service.tokens.key_id: web.service.tokens.public_key},
+        now=datetime.now(UTC),
+    )
+    assert told_on.submodules["runtime"].status is Tier.AFFIRMING
+
+
+def trusted(web: Web, linux: Linux) -> None:
+    linux.round()
+    web.service.rules.approve_values("linux", "anna")
+    assert linux.round()["state"] == "trusted"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "code"),
+    [(b"/tmp/x", b"content", "ima-unknown-file"), (b"/bin/sh", b"other", "ima-digest")],
+)
+def test_a_program_that_nobody_knows_is_named_and_latches(
+    web: Web, linux: Linux, path: bytes, content: bytes, code: str
+) -> None:
+    trusted(web, linux)
+    linux.host.run(path, content)
+    told = linux.round()
+    assert told["state"] == "failed-latched"
+    assert path.decode() in told["verdict"]
+    host = web.client.get("/api/v1/hosts/linux", headers=web.login("vera")).json()
+    assert (host["codes"], host["assigned"]) == ([code], "linux")
+    assert sections(web)["runtime"] in {"contraindicated", "warning"}
+    assert sections(web)["firmware"] == "affirming"
+
+
+def test_another_boot_loader_than_what_was_approved_is_found(web: Web, linux: Linux) -> None:
+    trusted(web, linux)
+    loader = event(4, ev.EV_EFI_BOOT_SERVICES_APPLICATION, image("\\EFI\\evil.efi"), b"evil")
+    linux.host.boot(machine(loader))
+    told = linux.round()
+    assert told["state"] == "failed-latched"
+    assert "PCR 4" in told["verdict"]
+
+
+def test_a_list_without_its_last_record_does_not_lead_to_the_quote(web: Web, linux: Linux) -> None:
+    trusted(web, linux)
+    linux.host.run(b"/tmp/x")
+    linux.host.entries.pop()
+    assert linux.round()["state"] == "failed-latched"
+    host = web.client.get("/api/v1/hosts/linux", headers=web.login("vera")).json()
+    assert host["codes"] == ["ima-pcr"]
+
+
+def test_a_host_that_sends_no_list_is_not_taken_for_good(web: Web, linux: Linux) -> None:
+    trusted(web, linux)
+    measured = LinuxHost.evidence
+    linux.host.evidence = lambda request: replace(  # type: ignore[method-assign]
+        measured(linux.host, request), measurements=b""
+    )
+    assert linux.round()["state"] == "failed-latched"
+    host = web.client.get("/api/v1/hosts/linux", headers=web.login("vera")).json()
+    assert host["codes"] == ["runtime-missing"]
+
+
+def test_who_would_fail_by_the_next_policy_is_told_without_asking_hosts(
+    web: Web, linux: Linux
+) -> None:
+    trusted(web, linux)
+    headers = web.login("olga")
+    for more, would in (
+        ("", "pass"),
+        ("pcr 8 equal", "unknown"),
+        ("require drtm", "unknown"),
+        ("require hardening", "fail"),
+    ):
+        answer = web.client.post(
+            "/api/v1/policy-rehearsal", content=policy(2, more), headers=headers
+        ).json()
+        assert answer["counts"] == {would: 1}, more
+    assert linux.round()["state"] == "trusted"
+    Linux(web, LinuxHost(), "other")
+    query = {"hosts": "all"}
+    answer = web.client.post(
+        "/api/v1/policy-rehearsal", content=policy(2), params=query, headers=headers
+    ).json()
+    assert [(one["host"], one["would"]) for one in answer["hosts"]] == [
+        ("linux", "pass"),
+        ("other", "unknown"),
+    ]
+
+
+def test_pages_show_policies_as_text_and_assign_and_approve(web: Web, linux: Linux) -> None:
+    linux.round()
+    csrf = web.browse()
+    web.service.rules.add(
+        signed('# <script>alert(1)</script>\npolicy "<b>x</b>" version 1\npcr 0 per-host\n'), "anna"
+    )
+    page = web.client.get("/policies").text
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert "Approve what is this host" in web.client.get("/hosts/linux").text
+    web.client.post("/hosts/linux/approve-values", data={"csrf": csrf})
+    assert linux.round()["state"] == "trusted"
+    web.client.post("/hosts/linux/assign", data={"csrf": csrf, "policy": "<b>x</b>"})
+    assert linux.round()["state"] == "not-appraised"
+
+
+def test_policies_are_signed_never_go_back_and_each_result_says_its_version(
+    web: Web, linux: Linux
+) -> None:
+    rules = web.service.rules
+    trusted(web, linux)
+    for body, error in (
+        (policy(2, level="community"), SignatureError),
+        (POLICY.format(version=2, more="").encode(), SignatureError),
+        (policy(0), VerificationError),
+        (policy(1, "allow dma"), StateError),
+    ):
+        with pytest.raises(error):
+            rules.add(body, "anna")
+    with pytest.raises(VerificationError):
+        rules.add_runtime("linux", runtime(0, "/bin/sh"), "anna")
+    with pytest.raises(NotFoundError):
+        rules.assign("linux", "nobody's", "anna")
+    with pytest.raises(NotFoundError):
+        rules.add_runtime("nobody's", runtime(1, "/bin/sh"), "anna")
+    before = web.client.get("/api/v1/hosts/linux/evidence", headers=web.login("vera")).json()
+    rules.add(policy(2, 'runtime exclude "/tmp/**"'), "anna")
+    linux.host.run(b"/tmp/x")
+    assert linux.round()["state"] == "trusted"
+    after = web.client.get("/api/v1/hosts/linux/evidence", headers=web.login("vera")).json()
+    assert after["policy"] > before["policy"]
+    assert after["result"]["policy"] != before["result"]["policy"]
+
+
+def test_an_assignment_that_ends_leaves_the_host_unappraised(web: Web, linux: Linux) -> None:
+    trusted(web, linux)
+    answer = web.client.put(
+        "/api/v1/hosts/linux/policy", json={"policy": ""}, headers=web.login("olga")
+    )
+    assert answer.status_code == 200
+    assert linux.round()["state"] == "not-appraised"
+    with pytest.raises(StateError):
+        web.service.rules.approve_values("linux", "anna")
