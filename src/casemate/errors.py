@@ -226,11 +226,23 @@ class NotSupportedError(CasemateError):
 
 
 class BusyError(CasemateError):
-    """Another task holds the object."""
+    """Another task holds the object: ``task`` is its id, where it is one of the host's tasks."""
 
     default_code = "busy"
     default_remedy = "Wait for the running task, then try again."
     fault = "TaskInProgress"
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str | None = None,
+        component: str = "",
+        remedy: str | None = None,
+        task: str = "",
+    ) -> None:
+        super().__init__(reason, code=code, component=component, remedy=remedy)
+        self.task = task
 
 
 class CancelledError(CasemateError):

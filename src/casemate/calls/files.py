@@ -1,8 +1,8 @@
 """Requests about the files of datastores: look, read, write, make, copy, move, remove.
 
 ``datastore`` is the datastore's id, ``path`` leads from it to the file (empty: the datastore
-itself). A request of ``TRANSFERS`` turns its connection into one transfer of a file's content:
-whoever asked never holds the file, and the kernel may end the transfer at any time.
+itself). A request of ``TRANSFERS`` turns its connection into one transfer of a file's content, in
+pieces: whoever asked never holds the file, and the kernel may end the transfer at any time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import ClassVar, Final
 from casemate.calls.messages import Empty, TaskReply
 
 CHUNK_LIMIT: Final = 1 << 20
-"""Bytes of one piece of a transfer to the kernel; each is led by its length (four bytes,
-big-endian), and a piece without bytes ends the file."""
+"""Bytes of one piece of a transfer; each is led by its length (four bytes, big-endian), and a
+piece without bytes ends the file. A connection that ends without it: the file is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class StatFile:
 
 @dataclass(frozen=True, slots=True)
 class ReadFile:
-    """Send ``length`` bytes of a file from ``offset`` on: the reply, then the bytes alone."""
+    """Send ``length`` bytes of a file from ``offset`` on: the reply, then the pieces."""
 
     session: str
     datastore: str
@@ -290,6 +290,7 @@ class RefreshStorage:
 
 
 TRANSFERS: tuple[type, ...] = (ReadFile, WriteFile)
+"""Requests that turn their connection into a transfer."""
 
 REQUESTS: tuple[type, ...] = (
     CopyDisk,

@@ -9,6 +9,7 @@ from casemate.calls import (
     files,
     hardening,
     hardware,
+    leases,
     maintenance,
     messages,
     networks,
@@ -34,5 +35,6 @@ REQUESTS: tuple[type, ...] = (
     *files.REQUESTS,
     *console.REQUESTS,
     *networks.REQUESTS,
+    *leases.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

@@ -22,6 +22,7 @@ from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.landing import STYLE_PATH, VERSIONS_PATH, LandingPage
 from casemate.hostd.methods.table import REGISTRY
 from casemate.hostd.methods.vm import ALL_PCRS, NONCE_SIZE, REPORT_BANK
+from casemate.hostd.nfc import NFC, NfcEndpoint
 from casemate.hostd.proof import ProofEndpoint
 from casemate.hostd.replica import SETTLE_SECONDS, Replica
 from casemate.hostd.session import IDLE_SECONDS, Sessions
@@ -83,6 +84,7 @@ def make_app(
             Mount("/sdk/vim25", views),
             Route(PREFIX, folder),
             Mount(PREFIX, folder),
+            Mount(NFC, NfcEndpoint(hostd)),
             Mount("/ui", pages),
             Mount("/ticket", ConsoleEndpoint(link)),
             Mount("/attestation", ProofEndpoint(link, ticks)),

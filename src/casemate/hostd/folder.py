@@ -94,23 +94,10 @@ class FolderEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        answer = _Answer(send, head=scope["method"] == "HEAD")
-        try:
+        async with answering(send, scope) as answer:
             await self._answer(scope, receive, answer)
-        except GoneError:
-            return
-        except HttpError as error:
-            await answer.refuse(error.status, error.reason)
-        except RefusedError as error:
-            await answer.refuse(_STATUS.get(error.fact.fault, 500), error.reason)
-        except FaultError as error:
-            await answer.refuse(_STATUS.get(error.object.type, 500), error.reason)
-        except CasemateError as error:
-            await answer.refuse(_STATUS.get(error.fault, 500), error.reason)
-        except TimeoutError:
-            await answer.refuse(408, "The request took too long.")
 
-    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         method = scope["method"]
         if method not in {"GET", "HEAD", "PUT"}:
             raise HttpError(405, "Files are read with GET and HEAD, and written with PUT.")
@@ -176,7 +163,7 @@ class FolderEndpoint:
         reader = Reader(hostd.replica, hostd.sessions, session, versions.NEWEST)
         reader.allow(MoRef("Datastore", fact.datastore), privilege)
 
-    async def _get(self, scope: Scope, answer: _Answer, session: Session, target: Target) -> None:
+    async def _get(self, scope: Scope, answer: Answer, session: Session, target: Target) -> None:
         fact = target.datastore
         if fact is None:
             names = sorted(one.name for one in self._hostd.replica.world.datastores.values())
@@ -213,18 +200,14 @@ class FolderEndpoint:
         )
         async with link.transfer(request) as transfer:
             await answer.begin(status, out)
-            while length and (piece := await transfer.read()):
+            while piece := await transfer.read():
                 async with asyncio.timeout(QUIET_SECONDS):
-                    await answer.more(piece[:length])
-                length -= min(length, len(piece))
+                    await answer.more(piece)
                 self._hostd.sessions.touch(session)
-            if length:
-                # Less than was announced: only an ended connection tells the client.
-                raise GoneError
             await answer.more(b"", last=True)
 
     async def _put(
-        self, scope: Scope, receive: Receive, answer: _Answer, session: Session, target: Target
+        self, scope: Scope, receive: Receive, answer: Answer, session: Session, target: Target
     ) -> None:
         fact = target.datastore
         if fact is None or not target.path:
@@ -251,7 +234,7 @@ class FolderEndpoint:
         await answer.more(b"", last=True)
 
 
-class _Answer:
+class Answer:
     """One response; once begun it cannot become another."""
 
     def __init__(self, send: Send, *, head: bool) -> None:
@@ -282,7 +265,8 @@ class _Answer:
     async def refuse(self, status: int, reason: str) -> None:
         """Say why not; a body that is still to come is not waited for."""
         if self._begun:
-            return
+            # Less than was announced: only an ended connection tells the client.
+            raise GoneError
         body = f"{reason}\n".encode()
         headers = {
             "content-type": "text/plain; charset=utf-8",
@@ -293,6 +277,27 @@ class _Answer:
             headers["www-authenticate"] = 'Basic realm="VMware HTTP server"'
         await self.begin(status, headers)
         await self.more(b"" if self.head else body, last=True)
+
+
+@asynccontextmanager
+async def answering(send: Send, scope: Scope) -> AsyncIterator[Answer]:
+    """Give an answer to fill; what is raised meanwhile becomes one."""
+    answer = Answer(send, head=scope["method"] == "HEAD")
+    try:
+        try:
+            yield answer
+        except HttpError as error:
+            await answer.refuse(error.status, error.reason)
+        except RefusedError as error:
+            await answer.refuse(_STATUS.get(error.fact.fault, 500), error.reason)
+        except FaultError as error:
+            await answer.refuse(_STATUS.get(error.object.type, 500), error.reason)
+        except CasemateError as error:
+            await answer.refuse(_STATUS.get(error.fault, 500), error.reason)
+        except TimeoutError:
+            await answer.refuse(408, "The request took too long.")
+    except GoneError:
+        return
 
 
 def _raw(scope: Scope) -> tuple[str, str]:

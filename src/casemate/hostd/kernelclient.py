@@ -69,10 +69,11 @@ class Transfer:
             self.reply = await self._answer()
 
     async def read(self) -> bytes:
-        """Return some of the file; nothing when no more comes. Raises CasemateError."""
+        """Return some of the file; nothing at its end. Raises CasemateError before that."""
         try:
-            return await self._reader.read(_PIECE)
-        except OSError as error:
+            size = int.from_bytes(await self._reader.readexactly(4), "big")
+            return await self._reader.readexactly(min(size, CHUNK_LIMIT))
+        except (OSError, asyncio.IncompleteReadError) as error:
             raise _unreachable() from error
 
     async def write(self, data: bytes) -> None:

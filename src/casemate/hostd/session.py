@@ -18,6 +18,7 @@ from typing import Protocol
 from casemate.calls.messages import Empty, Logout, ResumeSession, SessionReply
 from casemate.errors import CasemateError, LimitError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
+from casemate.hostd.lease import Lease
 from casemate.hostd.limits import Bucket, PerPeer, Rate
 from casemate.hostd.objects.base import moment
 from casemate.hostd.objects.service import OWN_LIMIT
@@ -137,6 +138,7 @@ class Sessions:
         self._all_resumes = Bucket(ALL_RESUMES, clock().timestamp())
         self._refused: OrderedDict[str, None] = OrderedDict()
         self.tickets = Tickets(clock)
+        self.leases: dict[str, Lease] = {}
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_handle.values()))

@@ -41,6 +41,7 @@ from casemate.kernel.host import About, Kernel
 from casemate.kernel.hostends import HostEnds
 from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.leases import Leases
 from casemate.kernel.logs import Logs
 from casemate.kernel.maintenance import Maintenance
 from casemate.kernel.measurements import Measurements
@@ -172,6 +173,7 @@ def life_of_vms(
     for topic in (power, vms, starter, switching):
         kernel.add(topic.handlers())
     kernel.add(Ova(context, vms).handlers())
+    kernel.add(Leases(context, vms, time.monotonic).handlers())
     kernel.add(Snapshots(context, power).handlers())
     kernel.add(Consoles(context, time.monotonic).handlers())
     kernel.watch(switching.findings)

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -107,7 +107,7 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
     described = []
     for source, name in zip(sources, names, strict=True):
         digest, size = hashlib.sha256(), 0
-        for piece in _pieces(directory, source, name, step):
+        for piece in packed(directory, source, name, step):
             digest.update(piece)
             size += len(piece)
         digests[name] = digest.digest()
@@ -122,7 +122,7 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
                 manifest = ova.write_manifest(digests)
                 _add(stream, f"{place.stem}.mf", len(manifest), iter([manifest]))
                 for source, disk in zip(sources, described, strict=True):
-                    pieces = _pieces(directory, source, disk.file_name, step)
+                    pieces = packed(directory, source, disk.file_name, step)
                     _add(stream, disk.file_name, disk.file_size, pieces)
                 stream.write(ova.END)
         except OSError as error:
@@ -133,8 +133,14 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
             raise
 
 
-def _pieces(directory: VmDirectory, source: DiskSource, name: str, step: Step) -> Iterator[bytes]:
-    """Yield a disk as streamOptimized; ``step`` is told of every further bytes of it."""
+def packed(
+    directory: VmDirectory, source: DiskSource, name: str, step: Step
+) -> Generator[bytes, None, None]:
+    """Yield a flat disk as streamOptimized; ``step`` is told of every further bytes of it.
+
+    Raises:
+        NotSupportedError: It is a delta or sparse.
+    """
     if source.format != "raw":
         raise NotSupportedError(
             f"{source.disk.file_name} is a delta or sparse and is not exported",

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from casemate.calls import files, leases
 from casemate.calls.codec import FrameReader, decode, encode
-from casemate.calls.files import TRANSFERS
 from casemate.calls.messages import Refusal, Subscribe
 from casemate.calls.vmconsole import OpenConsole
 from casemate.calls.vocabulary import REQUESTS
@@ -52,7 +52,12 @@ class Caller:
 
 
 class Transfer(ABC):
-    """What a connection turns into: a file's content, a console."""
+    """What a connection turns into: a file's content, a console.
+
+    ``silent``: pieces are going out, among which nothing can be said any more.
+    """
+
+    silent = False
 
     @abstractmethod
     async def run(
@@ -133,7 +138,7 @@ class CallsServer:
                     if isinstance(request, Subscribe):
                         await self._stream_out(writer, number)
                         return
-                    if isinstance(request, (*TRANSFERS, OpenConsole)):
+                    if isinstance(request, (*files.TRANSFERS, *leases.TRANSFERS, OpenConsole)):
                         answer = self._handle(request, caller)
                         await carry_out(answer, reader, writer, number)
                         return
@@ -191,6 +196,12 @@ async def carry_out(
     number: int,
 ) -> None:
     """Carry out a transfer, the last thing that a connection is for."""
+    transfer: object = None
+
+    async def refuse(error: CasemateError) -> None:
+        if not (isinstance(transfer, Transfer) and transfer.silent):
+            reply(Refusal(fault_of(error)))
+            await _let_go(reader)
 
     def reply(message: object) -> None:
         writer.write(encode(number, message))
@@ -203,12 +214,10 @@ async def carry_out(
     except (ConnectionError, asyncio.IncompleteReadError):
         pass
     except CasemateError as error:
-        reply(Refusal(fault_of(error)))
-        await _let_go(reader)
+        await refuse(error)
     except Exception:  # noqa: BLE001  (every request gets an answer, whatever was forgotten)
         _log.exception("a transfer failed")
-        reply(Refusal(fault_of(CasemateError("A system error occurred"))))
-        await _let_go(reader)
+        await refuse(CasemateError("A system error occurred"))
 
 
 async def _let_go(reader: asyncio.StreamReader) -> None:

@@ -41,6 +41,8 @@ def fault_of(error: CasemateError) -> FaultFact:
         details = (("unreserved", str(error.available)), ("requested", str(error.requested)))
     elif isinstance(error, PowerStateError):
         details = (("requestedState", error.requested), ("existingState", error.existing))
+    elif isinstance(error, BusyError) and error.task:
+        details = (("task", f"Task:{error.task}"),)
     elif isinstance(error, FileError):
         details = tuple(file_details(error).items())
     elif isinstance(error, NamedError):
@@ -125,7 +127,8 @@ class Tasks:
         a ``cancellable`` one asks its job now and then whether it shall go on.
         """
         if exclusive and (holder := self._busy.get(entity)) is not None:
-            raise BusyError(f"Another task ({holder}) is already in progress.", component=entity)
+            reason = f"Another task ({holder}) is already in progress."
+            raise BusyError(reason, component=entity, task=holder)
         self._number += 1
         fact = TaskFact(
             task=f"haTask-{entity}-vim.{entity_kind}.{operation}-{self._number}",

@@ -115,6 +115,7 @@ class _Reading(Transfer):
             handle = await asyncio.to_thread(volume.open_read, request.path)
             opened.callback(os.close, handle)
             reply(c.FileReply(entry))
+            self.silent = True
             position, end = request.offset, min(request.offset + request.length, entry.size)
             looked = position
             while position < end:
@@ -123,12 +124,12 @@ class _Reading(Transfer):
                 )
                 if not piece:
                     return
-                writer.write(piece)
-                await _soon(writer.drain())
+                await send_piece(writer, piece)
                 position += len(piece)
                 if position - looked >= _LOOK_EVERY:
                     self._alive()
                     looked = position
+            await send_piece(writer, b"")
 
 
 class _Writing(Transfer):
@@ -155,7 +156,7 @@ class _Writing(Transfer):
                 reply(c.WriteReply(volume.exists(request.path)))
                 await writer.drain()
                 position = looked = 0
-                while piece := await _soon(_piece(reader)):
+                while piece := await receive_piece(reader):
                     await asyncio.to_thread(write_all, handle, piece, position)
                     position += len(piece)
                     if position - looked >= _LOOK_EVERY:
@@ -171,8 +172,23 @@ class _Writing(Transfer):
             reply(Empty())
 
 
+async def send_piece(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send a piece; one without bytes ends the file. Raises StateError when nobody takes it."""
+    writer.write(len(data).to_bytes(4, "big") + data)
+    await _soon(writer.drain())
+
+
+async def receive_piece(reader: asyncio.StreamReader) -> bytes:
+    """Return the next piece; nothing at the end of the file.
+
+    Raises:
+        StateError: It does not come.
+        FormatError: It is too long.
+    """
+    return await _soon(_piece(reader))
+
+
 async def _piece(reader: asyncio.StreamReader) -> bytes:
-    """Return the next piece; nothing at the end of the file."""
     size = int.from_bytes(await reader.readexactly(4), "big")
     if size > c.CHUNK_LIMIT:
         raise FormatError(f"a piece of {size} bytes: the limit is {c.CHUNK_LIMIT}")

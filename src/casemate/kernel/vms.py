@@ -73,6 +73,13 @@ class Vms:
             undo.pop_all()
         return vm
 
+    async def remove(self, fact: VmFact) -> None:
+        """Forget a powered-off VM and remove the files that it owns."""
+        place = self._context.inventory.directory(fact)
+        shared = self._shared_files(fact)
+        self._context.inventory.unregister(fact.vm)
+        await asyncio.to_thread(destroy_files, place, fact, shared)
+
     async def _create(self, request: c.CreateVm, session: Session) -> TaskReply:
         config = _complete(request.config)
         _check(config)
@@ -103,10 +110,7 @@ class Vms:
         fact = self._context.demand(request.vm, Operation.DESTROY)
 
         async def work(fact: VmFact) -> str:
-            place = self._context.inventory.directory(fact)
-            shared = self._shared_files(fact)
-            self._context.inventory.unregister(fact.vm)
-            await asyncio.to_thread(destroy_files, place, fact, shared)
+            await self.remove(fact)
             return ""
 
         return self._context.start(fact, "destroy", session, work)

@@ -60,19 +60,6 @@ _GROUPS = (
         Ring.HOST,
     ),
     _Group(
-        "This host does not import or export OVF yet.",
-        {
-            "OvfManager": "CreateImportSpec CreateDescriptor",
-            "HttpNfcLease": (
-                "HttpNfcLeaseProgress HttpNfcLeaseComplete HttpNfcLeaseAbort "
-                "HttpNfcLeaseGetManifest"
-            ),
-            "ResourcePool": "ImportVApp",
-            "VirtualMachine": "ExportVm",
-        },
-        Ring.COMPATIBILITY,
-    ),
-    _Group(
         "The datastores of this host are directories of its home.",
         {"HostDatastoreSystem": "CreateLocalDatastore RemoveDatastore"},
         Ring.COMPATIBILITY,

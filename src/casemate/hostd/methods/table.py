@@ -12,6 +12,7 @@ from casemate.hostd.methods.governance import GOVERNANCE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
 from casemate.hostd.methods.machines import MACHINE_METHODS
 from casemate.hostd.methods.networks import NETWORK_METHODS
+from casemate.hostd.methods.ovf import OVF_METHODS
 from casemate.hostd.methods.pending import PENDING_METHODS
 from casemate.hostd.methods.pools import POOL_METHODS
 from casemate.hostd.methods.search import SEARCH_METHODS
@@ -38,6 +39,7 @@ REGISTRY = Registry(
         *SYSTEM_METHODS,
         *FILE_METHODS,
         *DISK_METHODS,
+        *OVF_METHODS,
         *ESXCLI_METHODS,
         *PENDING_METHODS,
     )

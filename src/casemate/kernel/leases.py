@@ -1,0 +1,306 @@
+"""Leases: VMs that are brought in or out disk by disk, each held by one task meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from casemate.calls import leases as c
+from casemate.calls.files import WriteReply
+from casemate.calls.messages import Empty
+from casemate.errors import (
+    CancelledError,
+    FormatError,
+    NotFoundError,
+    SpaceError,
+    StateError,
+)
+from casemate.formats import streamvmdk, vmdk
+from casemate.kernel.accounts import Session
+from casemate.kernel.cells import disks
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.feed import Feed
+from casemate.kernel.host import Handler
+from casemate.kernel.ova import packed
+from casemate.kernel.server import Transfer
+from casemate.kernel.sys.files import write_all
+from casemate.kernel.sys.libc import from_os_error
+from casemate.kernel.tasks import Job
+from casemate.kernel.transfers import AT_ONCE, receive_piece, send_piece
+from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vms import Vms
+from casemate.kernel.volume import SPARE
+from casemate.machine.facts import DiskSpec, VmFact
+from casemate.machine.planstorage import DiskSource
+from casemate.machine.power import Operation
+
+LEASE_SECONDS: Final = 300
+"""How long nothing may be heard of a lease: ESXi's own limit."""
+LEASE_LIMIT: Final = 16
+"""Leases at once: each holds a VM, and an import its space."""
+_LOOK_SECONDS: Final = 0.25
+_LOOK_EVERY: Final = 64 << 20
+
+
+@dataclass(slots=True)
+class _Lease:
+    """One lease; ``closed`` says how it ended: complete or not."""
+
+    owner: str
+    importing: bool
+    until: float
+    disks: dict[str, DiskSpec]
+    closed: bool | None = None
+    running: int = 0
+    written: set[str] = field(default_factory=set)
+    percent: int = 0
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Leases:
+    """Handlers of the requests about leases. ``ticks`` gives seconds that only grow."""
+
+    def __init__(self, context: VmContext, vms: Vms, ticks: Callable[[], float]) -> None:
+        self._context = context
+        self._vms = vms
+        self._ticks = ticks
+        self._leases: dict[str, _Lease] = {}
+        self.workers = ThreadPoolExecutor(AT_ONCE, "disk")
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers by request."""
+        return {
+            c.OpenImport: self._open_import,
+            c.OpenExport: self._open_export,
+            c.KeepLease: self._keep,
+            c.CloseLease: self._close,
+            c.ImportDisk: self._import_disk,
+            c.ExportDisk: self._export_disk,
+        }
+
+    async def _open_import(self, request: c.OpenImport, session: Session) -> c.LeaseReply:
+        self._demand_room()
+        vm = await self._vms.create(request.config, thin=request.thin)
+        fact = self._context.inventory.vm(vm)
+        try:
+            return self._start(fact, session, "importVApp", importing=True)
+        except BaseException:
+            await self._vms.remove(fact)
+            raise
+
+    async def _open_export(self, request: c.OpenExport, session: Session) -> c.LeaseReply:
+        self._demand_room()
+        fact = self._context.demand(request.vm, Operation.EXPORT)
+        return self._start(fact, session, Operation.EXPORT, importing=False)
+
+    def _demand_room(self) -> None:
+        if len(self._leases) >= LEASE_LIMIT:
+            raise StateError(f"{LEASE_LIMIT} VMs are brought in or out already", code="leases")
+
+    def _start(
+        self, fact: VmFact, session: Session, operation: str, *, importing: bool
+    ) -> c.LeaseReply:
+        held = {disk.file_name: disk for disk in fact.config.disks if disk.kind == "disk"}
+        lease = _Lease(session.key, importing, self._ticks() + LEASE_SECONDS, held)
+
+        async def work(fact: VmFact, job: Job) -> str:
+            try:
+                return await self._hold(fact, lease, job)
+            finally:
+                del self._leases[fact.vm]
+                if lease.importing and not lease.closed:
+                    with suppress(NotFoundError):
+                        await self._vms.remove(self._context.inventory.vm(fact.vm))
+                lease.ended.set()
+
+        reply = self._context.start_long(fact, operation, session, work)
+        self._leases[fact.vm] = lease
+        told = tuple(
+            c.LeaseDisk(d.file_name, d.controller, d.unit, d.capacity) for d in held.values()
+        )
+        return c.LeaseReply(fact.vm, reply.task, told, LEASE_SECONDS)
+
+    async def _hold(self, fact: VmFact, lease: _Lease, job: Job) -> str:
+        """Wait for the end of the lease."""
+        while lease.closed is None:
+            job.report(lease.percent, 100)
+            if not lease.running and self._ticks() > lease.until:
+                raise StateError(
+                    f"nothing was heard of the lease for {LEASE_SECONDS} seconds", code="lease-over"
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await lease.told.wait()
+        if not lease.closed:
+            raise CancelledError("The lease was aborted.")
+        return fact.vm
+
+    async def _keep(self, request: c.KeepLease, session: Session) -> Empty:
+        lease = self.find(request.vm, session)
+        lease.percent = max(lease.percent, min(100, request.percent))
+        return Empty()
+
+    async def _close(self, request: c.CloseLease, session: Session) -> Empty:
+        lease = self.find(request.vm, session)
+        if lease.running and request.complete:
+            raise StateError("a disk is still on its way", code="lease-busy")
+        lease.closed = request.complete
+        lease.told.set()
+        await lease.ended.wait()
+        return Empty()
+
+    async def _import_disk(self, request: c.ImportDisk, session: Session) -> Transfer:
+        lease = self.find(request.vm, session)
+        return _Importing(self, request, lease, self._disk(lease, request.disk, importing=True))
+
+    async def _export_disk(self, request: c.ExportDisk, session: Session) -> Transfer:
+        lease = self.find(request.vm, session)
+        return _Exporting(self, request, lease, self._disk(lease, request.disk, importing=False))
+
+    def find(self, vm: str, session: Session) -> _Lease:
+        """Return the session's own lease of a VM and note that it is in use."""
+        lease = self._leases.get(vm)
+        if lease is None or lease.owner != session.key or lease.closed is not None:
+            raise NotFoundError("There is no such lease.", component=vm)
+        lease.until = self._ticks() + LEASE_SECONDS
+        return lease
+
+    def _disk(self, lease: _Lease, name: str, *, importing: bool) -> DiskSpec:
+        if lease.importing is not importing or name not in lease.disks:
+            raise NotFoundError("The lease has no such disk.", component=name[:80])
+        return lease.disks[name]
+
+    @contextmanager
+    def opened(
+        self, vm: str, lease: _Lease, disk: DiskSpec
+    ) -> Iterator[tuple[VmDirectory, DiskSource]]:
+        """Give a disk of a lease for one transfer."""
+        if lease.running >= len(lease.disks):
+            raise StateError("this disk is on its way already", code="lease-busy")
+        lease.running += 1
+        try:
+            with self._context.open(self._context.inventory.vm(vm)) as directory:
+                yield directory, disks.resolve(directory.fd, (disk,))[0]
+        finally:
+            lease.running -= 1
+            lease.until = self._ticks() + LEASE_SECONDS
+
+
+class _Importing(Transfer):
+    """Takes a streamOptimized disk."""
+
+    def __init__(
+        self, leases: Leases, request: c.ImportDisk, lease: _Lease, disk: DiskSpec
+    ) -> None:
+        self._leases = leases
+        self._request = request
+        self._lease = lease
+        self._disk = disk
+
+    async def run(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        reply: Callable[..., None],
+    ) -> None:
+        """See ``Transfer.run``."""
+        name = self._disk.file_name
+        with (
+            self._leases.opened(self._request.vm, self._lease, self._disk) as (directory, source),
+            ExitStack() as opened,
+        ):
+            handle = directory.open_file(source.file_name, os.O_RDWR)
+            opened.callback(os.close, handle)
+            again = name in self._lease.written
+            self._lease.written.add(name)
+            reply(WriteReply(replaces=again))
+            await writer.drain()
+            feed = Feed()
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(
+                self._leases.workers, _unpack, feed, handle, source.size, again
+            )
+            work.add_done_callback(lambda _: feed.let_go())
+            whole = False
+            try:
+                while piece := await receive_piece(reader):
+                    if self._lease.closed is not None:
+                        raise CancelledError("The lease was closed.")
+                    if work.done():
+                        # Refused, or only what follows a disk's end is still coming.
+                        work.result()
+                    else:
+                        await feed.put(piece)
+                whole = True
+            finally:
+                feed.end(whole=whole)
+                if not whole:
+                    await asyncio.gather(work, return_exceptions=True)
+            await work
+            reply(Empty())
+
+
+def _unpack(feed: Feed, handle: int, capacity: int, again: bool) -> None:  # noqa: FBT001  (run in a thread by position)
+    """Write a disk as it comes in. Raises our errors."""
+    if vmdk.parse(feed.read(0, vmdk.SIZE_LIMIT)).capacity != capacity:
+        raise FormatError("the disk is not as large as the descriptor says", code="ovf-malformed")
+    try:
+        if again:
+            os.ftruncate(handle, 0)
+            os.ftruncate(handle, capacity)
+        looked = 0
+        for offset, data in streamvmdk.grains(feed.read):
+            write_all(handle, data, offset)
+            looked += len(data)
+            if looked >= _LOOK_EVERY:
+                looked = 0
+                space = os.fstatvfs(handle)
+                if space.f_bavail * space.f_frsize < SPARE:
+                    raise SpaceError("the datastore is full", file="", datastore="")
+        os.fsync(handle)
+    except OSError as error:
+        raise from_os_error("cannot write the disk", error) from error
+
+
+class _Exporting(Transfer):
+    """Sends a disk as streamOptimized."""
+
+    def __init__(
+        self, leases: Leases, request: c.ExportDisk, lease: _Lease, disk: DiskSpec
+    ) -> None:
+        self._leases = leases
+        self._request = request
+        self._lease = lease
+        self._disk = disk
+
+    async def run(
+        self,
+        _reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        reply: Callable[..., None],
+    ) -> None:
+        """See ``Transfer.run``."""
+        opened = self._leases.opened(self._request.vm, self._lease, self._disk)
+        with opened as (directory, source):
+            pieces = packed(directory, source, self._disk.file_name, lambda _: None)
+            loop = asyncio.get_running_loop()
+            piece = await loop.run_in_executor(self._leases.workers, next, pieces, b"")
+            reply(Empty())
+            self.silent = True
+            try:
+                while piece:
+                    if self._lease.closed is not None:
+                        raise CancelledError("The lease was closed.")
+                    for start in range(0, len(piece), 1 << 20):
+                        await send_piece(writer, piece[start : start + (1 << 20)])
+                    piece = await loop.run_in_executor(self._leases.workers, next, pieces, b"")
+                await send_piece(writer, b"")
+            finally:
+                with suppress(ValueError):  # a thread is still in it, and ends soon
+                    pieces.close()
