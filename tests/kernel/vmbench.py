@@ -88,6 +88,7 @@ class Host:
         self.context = context
         self.power = VmPower(context)
         vms = Vms(context)
+        self.context, self.vms = context, vms
         datastores = Datastores(self.inventory, self.tasks, lambda *_: None)
         self.handlers: dict[type, Any] = {
             **self.power.handlers(),
