@@ -15,8 +15,9 @@ from casemate.hostd.objects.devices import nic_models
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, text
 from casemate.hostd.vmspec import created, unsupported
-from casemate.hostd.world import DEFAULT_NETWORK, ROOT_POOL
+from casemate.hostd.world import ROOT_POOL
 from casemate.machine.facts import VmFact
+from casemate.machine.networks import DEFAULT_GROUP
 from casemate.vim25 import faults
 from casemate.vim25.values import MoRef, Obj, Value
 
@@ -72,17 +73,17 @@ async def _import_spec(context: Context) -> Value:
         for one in objs(params.get("networkMapping"))
         if isinstance(ref := one.get("network"), MoRef)
     }
-    networks = context.replica.world.networks()
+    networks = context.replica.world.port_groups
     lost = sorted({n for n, _ in machine.nics if mapped.get(n, n) not in networks})
     warnings = tuple(
         Obj(
             "LocalizedMethodFault",
             fault=Obj("OvfUnsupportedDeviceBackingInfo", elementName=one, deviceName=one),
-            localizedMessage=f"There is no network {one}: {DEFAULT_NETWORK} is used.",
+            localizedMessage=f"There is no network {one}: {DEFAULT_GROUP} is used.",
         )
         for one in lost
     )
-    known = {n: mapped.get(n, n) if n not in lost else DEFAULT_NETWORK for n, _ in machine.nics}
+    known = {n: mapped.get(n, n) if n not in lost else DEFAULT_GROUP for n, _ in machine.nics}
     datastore = context.replica.world.datastores[store.value].name
     thin = text(params.get("diskProvisioning")) not in _THICK
     spec = Obj(
@@ -160,7 +161,7 @@ async def _import(context: Context) -> Value:
         raise faults.invalid_argument("spec.configSpec", "A configuration is needed.")
     if context.this != ROOT_POOL:
         raise unsupported("A VM is made in the host's root pool and moved from there.")
-    change = created(config, context.replica.world.networks())
+    change = created(config, context.replica.world.port_groups)
     request = c.OpenImport(context.who.handle, change.config, change.thin, WHY)
     reply = await context.link.ask(request, c.LeaseReply)
     return await _lend(context, reply, change.config.name, importing=True)
