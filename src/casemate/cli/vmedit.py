@@ -28,7 +28,6 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     create.add_argument("--secure-boot", action="store_true", help="efi: start signed code only")
     create.add_argument("--vtpm", action="store_true", help="a TPM 2.0 for the guest")
     create.add_argument("--guest", default="otherguest", help="guest id (default: otherguest)")
-    create.add_argument("--nic", action="append", default=[], metavar="NETWORK")
     create.set_defaults(func=_create)
     change = actions.add_parser("change", help="change what a VM is made of")
     change.add_argument("vm", help="name or id")
@@ -43,7 +42,16 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an entry of the vmx file"
     )
     change.set_defaults(func=_change)
+    change.add_argument("--remove-nic", action="append", default=[], type=int, metavar="N")
+    change.add_argument("--move-nic", nargs=2, action="append", default=[], metavar=("N", "GROUP"))
+    for word, help_text in (("plug", "connect card N"), ("unplug", "disconnect card N")):
+        change.add_argument(
+            f"--{word}-nic", action="append", default=[], type=int, metavar="N", help=help_text
+        )
     for parser in (create, change):
+        parser.add_argument(
+            "--nic", action="append", default=[], metavar="GROUP", help="add a card in a port group"
+        )
         parser.add_argument("--disk", action="append", default=[], metavar="SIZE", help="add one")
         parser.add_argument("--qcow2", action="store_true", help="make QCOW2 disks, not flat ones")
         parser.add_argument("--thick", action="store_true", help="reserve the space of flat disks")
@@ -108,6 +116,7 @@ def _change(options: argparse.Namespace) -> int:
         before,
         **{name: value for name, value in given.items() if value is not None},
         disks=(*disks, *_new_disks(options, disks)),
+        nics=_changed_nics(options, before.nics),
         extra=_entries(before, options.set),
     )
     request = c.ReconfigureVm(
@@ -156,6 +165,32 @@ def _new_disks(options: argparse.Namespace, present: tuple[DiskSpec, ...]) -> tu
         DiskSpec("", "disk", kind, size(text), _CONTROLLER, unit)
         for text, unit in zip(options.disk, free, strict=False)
     )
+
+
+def _changed_nics(options: argparse.Namespace, present: tuple[NicSpec, ...]) -> tuple[NicSpec, ...]:
+    """Return the cards (counted from 0) with some moved, plugged, unplugged, removed, added."""
+    moved = {_card(number): group for number, group in options.move_nic}
+    plugged, unplugged = set(options.plug_nic), set(options.unplug_nic)
+    gone = set(options.remove_nic)
+    unknown = (set(moved) | plugged | unplugged | gone) - set(range(len(present)))
+    if unknown:
+        raise ArgumentError(f"the VM has no network card {min(unknown)}", argument="nic")
+    kept = (
+        replace(
+            nic,
+            network=moved.get(number, nic.network),
+            connected=(nic.connected or number in plugged) and number not in unplugged,
+        )
+        for number, nic in enumerate(present)
+        if number not in gone
+    )
+    return (*kept, *(NicSpec("", group, "vmxnet3") for group in options.nic))
+
+
+def _card(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentError(f"{text[:20]!r} is not the number of a card", argument="nic")
+    return int(text)
 
 
 def _entries(config: VmConfig, settings: list[str]) -> tuple[tuple[str, str], ...]:

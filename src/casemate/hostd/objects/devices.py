@@ -44,6 +44,8 @@ _NICS = {
     "e1000": "VirtualE1000",
     "e1000e": "VirtualE1000e",
     "vmxnet3": "VirtualVmxnet3",
+    # vSphere has no virtio card: it is shown as what it is, a card of no kind of VMware's.
+    "virtio": "VirtualEthernetCard",
 }
 
 
@@ -222,7 +224,7 @@ def nic_key(number: int) -> int:
 
 def _nic(nic: NicSpec, number: int, *, running: bool) -> Obj:
     return Obj(
-        _NICS.get(nic.model, "VirtualVmxnet3"),
+        _NICS[nic.model],
         key=nic_key(number),
         deviceInfo=_info(f"Network adapter {number + 1}", nic.network),
         backing=Obj(

@@ -1,0 +1,148 @@
+"""esxcli network: ESXi's commands and columns, over the real rules of switches."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+
+from casemate.calls.esxcli.answer import Answer
+from casemate.calls.esxcli.table import add_namespaces
+from casemate.calls.esxcli.tree import Running
+from casemate.calls.messages import Snapshot, SnapshotReply
+from casemate.cli.esxcli_output import render
+from casemate.errors import CasemateError
+from casemate.hostd.kernelclient import RefusedError
+from casemate.machine.facts import Fact, NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.networks import FIRST, AddressFact, PolicyOverride, PortGroupFact, SwitchFact
+from casemate.testing.fakenetworks import FakeNetworks
+
+NIC = NicSpec("00:50:56:00:00:01", "VM Network", "vmxnet3")
+VM = VmFact(
+    "1",
+    VmConfig("demo", "", "[d] demo/demo.vmx", "other", 1, 32, "bios", nics=(NIC,)),
+    PowerState.POWERED_ON,
+    "",
+    "",
+    pid=4242,
+)
+
+
+class Kernel:
+    """Facts, and what changes them."""
+
+    def __init__(self, *facts: Fact) -> None:
+        self.facts = {
+            (type(fact), fact.key): fact for fact in (*FIRST.switches, *FIRST.groups, *facts)
+        }
+        self._answers = FakeNetworks(self).answers()
+
+    def state(self, *facts: Fact) -> None:
+        self.facts |= {(type(fact), fact.key): fact for fact in facts}
+
+    def retract(self, kind: type, key: str) -> None:
+        del self.facts[kind, key]
+
+    def machines(self) -> tuple[VmFact, ...]:
+        return tuple(fact for fact in self.facts.values() if isinstance(fact, VmFact))
+
+    def find(self, kind: type, key: str) -> Any:
+        return self.facts.get((kind, key))
+
+    def esxcli(self, line: str) -> Answer:
+        parser = argparse.ArgumentParser()
+        add_namespaces(parser)
+        options = parser.parse_args(["network", *line.split()])
+        running = Running(options.run(options))
+        while running.answer is None:
+            try:
+                request = running.request
+                if isinstance(request, Snapshot):
+                    running.reply(SnapshotReply(tuple(self.facts.values())))
+                else:
+                    running.reply(self._answers[type(request)](request))
+            except RefusedError as error:
+                running.fail(error)
+        return running.answer
+
+
+def test_switches_and_port_groups_come_change_and_go():
+    kernel = Kernel()
+    standard = "vswitch standard"
+    kernel.esxcli(f"{standard} add -v vSwitch1 -P 64")
+    kernel.esxcli(f"{standard} set -v vSwitch1 -m 9000")
+    kernel.esxcli(f"{standard} policy security set -v vSwitch1 -p true -f 1")
+    kernel.esxcli(f"{standard} portgroup add -p web -v vSwitch1")
+    kernel.esxcli(f"{standard} portgroup set -p web -v 7")
+    kernel.esxcli(f"{standard} portgroup policy security set -p web -o false -m yes")
+    assert kernel.find(SwitchFact, "vSwitch1").mtu == 9000
+    assert kernel.find(PortGroupFact, "web") == PortGroupFact(
+        "web", "vSwitch1", 7, PolicyOverride(promiscuous=False, mac_changes=True)
+    )
+    (shown,) = kernel.esxcli(f"{standard} portgroup policy security get -p web").rows
+    assert shown == {
+        "Allow Promiscuous": False,
+        "Allow MAC Address Change": True,
+        "Allow Forged Transmits": True,
+        "Override vSwitch Allow Promiscuous": True,
+        "Override vSwitch Allow MAC Address Change": True,
+        "Override vSwitch Allow Forged Transmits": False,
+    }
+    kernel.esxcli(f"{standard} portgroup policy security set -p web -u")
+    assert kernel.find(PortGroupFact, "web").security == PolicyOverride()
+    (shown,) = kernel.esxcli(f"{standard} policy security get -v vSwitch1").rows
+    assert list(shown.values()) == [True, False, True]
+    (row,) = kernel.esxcli(f"{standard} list -v vSwitch1").rows
+    assert (row["Num Ports"], row["Used Ports"], row["Portgroups"]) == (64, 0, ("web",))
+    kernel.esxcli(f"{standard} portgroup remove -p web -v vSwitch1")
+    kernel.esxcli(f"{standard} remove -v vSwitch1")
+    assert [row["Name"] for row in kernel.esxcli(f"{standard} list").rows] == ["vSwitch0"]
+
+
+def test_uplinks_are_added_and_removed_one_by_one():
+    kernel = Kernel()
+    kernel.esxcli("vswitch standard uplink add -u eth9 -v vSwitch0")
+    assert kernel.find(SwitchFact, "vSwitch0").uplinks == ("eth9",)
+    kernel.esxcli("vswitch standard uplink remove -u eth9 -v vSwitch0")
+    assert kernel.find(SwitchFact, "vSwitch0").uplinks == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vswitch standard list -v none",
+        "vswitch standard add -v vSwitch0",
+        "vswitch standard set -v vSwitch0 -m 20",
+        "vswitch standard remove -v vSwitch0",
+        "vswitch standard uplink remove -u eth9 -v vSwitch0",
+        "vswitch standard uplink add -u vmnic7 -v vSwitch0",
+        "vswitch standard portgroup remove -p none -v vSwitch0",
+        "vswitch standard portgroup add -p g -v none",
+        "vm port list -w 1",
+    ],
+)
+def test_what_cannot_be_is_refused(line: str):
+    kernel = Kernel(VM)
+    before = dict(kernel.facts)
+    with pytest.raises(CasemateError):
+        kernel.esxcli(line)
+    assert kernel.facts == before
+
+
+def test_lists_have_the_columns_of_esxi():
+    kernel = Kernel(VM, AddressFact("eth0", "192.0.2.2", 24, gateway="192.0.2.1"))
+    assert render(kernel.esxcli("vswitch standard portgroup list")) == (
+        "Name        Virtual Switch  Active Clients  VLAN ID\n"
+        "----------  --------------  --------------  -------\n"
+        "VM Network  vSwitch0        1               0\n"
+    )
+    assert (
+        render(kernel.esxcli("vm list")).splitlines()[2] == "4242      demo  1          VM Network"
+    )
+    assert "MAC Address: 00:50:56:00:00:01" in render(kernel.esxcli("vm port list -w 4242"))
+    shown = render(kernel.esxcli("ip interface ipv4 get -i eth0")).splitlines()[2]
+    assert shown.split() == [
+        *("eth0", "192.0.2.2", "255.255.255.0", "192.0.2.255", "192.0.2.1", "false"),
+    ]
+    assert kernel.esxcli("ip interface ipv4 get -i eth7").rows == []
