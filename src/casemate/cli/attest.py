@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from casemate.calls.verdict import appraisal_json
+from casemate.cli import attestesxi
 from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError, CasemateError, Finding
 from casemate.formats.text import escape
@@ -48,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--trust", type=Path, help="anchors that vouch for the reference (default: <home>/trust)"
     )
+    attestesxi.add_arguments(parser)
     parser.set_defaults(func=_attest)
     add_common(parser)
 
@@ -95,6 +97,8 @@ def as_json(
 
 
 def _attest(options: argparse.Namespace) -> int:
+    if options.esxi:
+        return attestesxi.run(options, *split_address(options.host))
     home = find_home(options.home)
     name = options.host
     trusted: Trusted | None = None

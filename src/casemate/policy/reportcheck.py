@@ -43,12 +43,13 @@ class ReportPcr:
 
 @dataclass(frozen=True, slots=True)
 class ReportEvent:
-    """HostTpmEventLogEntry; ``method`` is empty before vSphere 6.7."""
+    """HostTpmEventLogEntry; ``method`` is empty before vSphere 6.7, ``vib`` where none is named."""
 
     pcr: int
     method: str
     digest: bytes
     name: str = ""
+    vib: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,7 @@ def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
         return endpoint.handler(service, call)
 
     async def handle(request: Request) -> Response:
+        raw: bytes | None = None
         try:
             # Nobody is asked to send much before it is known who sends it.
             small = _announced(request) <= BODY_LIMIT
@@ -194,7 +195,10 @@ def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
             raw = await read_body(request, limit)
             answer = await run_in_threadpool(work, request, raw, known=not small, who=who)
         except CasemateError as error:
-            return error_response(error)
+            refusal = error_response(error)
+            if raw is None:  # the rest of the body is not waited for
+                refusal.headers["connection"] = "close"
+            return refusal
         if isinstance(answer, Response):
             answer.headers.update(HEADERS)
             return answer
