@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from casemate.calls.autostart import AutoStart, AutoStop, SetAutoStart
 from casemate.calls.hardening import HardeningAudit, HardeningReply
+from casemate.calls.maintenance import EnterMaintenance, ExitMaintenance
 from casemate.calls.messages import (
     ActivateCredential,
     ActivationReply,
@@ -246,6 +247,8 @@ class FakeKernel(KernelLink):
             SetAutoStart: self._set_autostart,
             AutoStart: lambda _request: Empty(),
             AutoStop: lambda _request: Empty(),
+            EnterMaintenance: self._maintenance,
+            ExitMaintenance: self._maintenance,
         }
         admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
         self._answers |= admin.answers()
@@ -467,6 +470,19 @@ class FakeKernel(KernelLink):
             setting = replace(setting, defaults=request.defaults)
         self.state(merged(setting, request.entries))
         return Empty()
+
+    def _maintenance(self, request: object) -> TaskReply:
+        assert isinstance(request, EnterMaintenance | ExitMaintenance)
+        inside = isinstance(request, EnterMaintenance)
+        host = self.find(HostFact, "ha-host")
+        assert isinstance(host, HostFact)
+
+        def finish() -> str:
+            self.state(replace(host, in_maintenance_mode=inside))
+            return ""
+
+        operation = "enterMaintenanceMode" if inside else "exitMaintenanceMode"
+        return self.run(request.session, "ha-host", "HostSystem", operation, finish)
 
     def _must_run(self, key: str) -> VmFact:
         vm = self._machine(key)
