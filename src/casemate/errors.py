@@ -23,6 +23,7 @@ sentence (``reason``), what a person can do (``remedy``), and the component it i
     ├── NotSupportedError            NotSupported
     ├── BusyError                    TaskInProgress
     ├── TimedOutError                Timedout
+    ├── ToolsError                   ToolsUnavailable    no agent in the guest does it
     ├── CancelledError               RequestCanceled     somebody asked for the end of it
     ├── FileError                    CannotAccessFile    carries the datastore path
     │   ├── FileMissingError         FileNotFound
@@ -243,6 +244,14 @@ class BusyError(CasemateError):
     ) -> None:
         super().__init__(reason, code=code, component=component, remedy=remedy)
         self.task = task
+
+
+class ToolsError(CasemateError):
+    """No agent in the guest does what was asked."""
+
+    default_code = "tools-unavailable"
+    default_remedy = "Install qemu-guest-agent in the guest and let it run."
+    fault = "ToolsUnavailable"
 
 
 class CancelledError(CasemateError):

@@ -207,7 +207,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class ShutdownGuest:
-    """Ask the guest to shut down (ACPI); returns when the guest was asked."""
+    """Ask the guest to shut down, by its agent or its power button; returns when it was asked."""
 
     session: str
     vm: str

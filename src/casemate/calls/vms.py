@@ -107,6 +107,17 @@ class SuspendVm:
 
 
 @dataclass(frozen=True, slots=True)
+class RebootGuest:
+    """Let the agent in a guest start it anew; refused where there is none."""
+
+    session: str
+    vm: str
+    why: str = ""
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = "VirtualMachine.Interact.Reset"
+
+
+@dataclass(frozen=True, slots=True)
 class CreateSnapshot:
     """Freeze a VM's disks, with its memory if it runs and ``memory`` is set.
 
@@ -181,6 +192,7 @@ REQUESTS: tuple[type, ...] = (
     DestroyVm,
     ExportVm,
     ImportVm,
+    RebootGuest,
     ReconfigureVm,
     RemoveSnapshot,
     RenameSnapshot,

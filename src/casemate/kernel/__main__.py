@@ -34,6 +34,7 @@ from casemate.kernel.datastores import Datastores
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.devices import Devices
 from casemate.kernel.groups import Groups
+from casemate.kernel.guests import Guests
 from casemate.kernel.hardening import Hardening
 from casemate.kernel.hardware import Hardware, read_hardware
 from casemate.kernel.home import HOSTD_UID, Home
@@ -158,10 +159,10 @@ def devices_of(kernel: Kernel, stream: FactStream) -> Devices:
 
 def life_of_vms(
     kernel: Kernel, pools: Pools, stream: FactStream, devices: Devices
-) -> tuple[AutoStarter, Switching]:
+) -> tuple[AutoStarter, Switching, Guests]:
     """Hook up what makes, runs, connects, copies and removes VMs.
 
-    Returns what starts them with the host, and what connects them.
+    Returns what starts them with the host, what connects them, and what asks their guests.
     """
     context = replace(kernel.vms, admit=pools.admit_config)
     nics = frozenset(nic.name for nic in devices.fact.nics)
@@ -170,7 +171,8 @@ def life_of_vms(
     context = replace(context, network=switching)
     power, vms = VmPower(context), Vms(context)
     starter = AutoStarter(context, power, stream)
-    for topic in (power, vms, starter, switching):
+    guests = Guests(context)
+    for topic in (power, vms, starter, switching, guests):
         kernel.add(topic.handlers())
     kernel.add(Ova(context, vms).handlers())
     kernel.add(Leases(context, vms, time.monotonic).handlers())
@@ -179,7 +181,7 @@ def life_of_vms(
     kernel.watch(switching.findings)
     kernel.cells.wire(switching.connect)
     kernel.on_exit(switching.ended)
-    return starter, switching
+    return starter, switching, guests
 
 
 def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
@@ -251,7 +253,7 @@ async def serve(settings: Settings, home: Home) -> None:
     devices = devices_of(kernel, stream)
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
-    starter, switching = life_of_vms(kernel, pools, stream, devices)
+    starter, switching, guests = life_of_vms(kernel, pools, stream, devices)
     files(kernel, inventory, accounts)
     kernel.add(
         {
@@ -275,7 +277,7 @@ async def serve(settings: Settings, home: Home) -> None:
     pools.publish()
     server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
     await server.start(HOSTD_UID)
-    loops = asyncio.gather(scheduler.run(), statistics.run(), auditor.run())
+    loops = asyncio.gather(scheduler.run(), statistics.run(), auditor.run(), guests.run())
     try:
         if not measurements.complete:
             await _complete(home, settings, stream, measurements, progress)

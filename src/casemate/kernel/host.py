@@ -86,7 +86,6 @@ class Kernel:
             m.Logout: self._logout,
             m.ResumeSession: self._resume,
             m.Reset: self._reset,
-            m.ShutdownGuest: self._shutdown_guest,
             m.RegisterVm: self._register,
             m.UnregisterVm: self._unregister,
             m.Identity: self._identity,
@@ -222,11 +221,6 @@ class Kernel:
             return ""
 
         return self._start(fact, Operation.RESET, session, work)
-
-    async def _shutdown_guest(self, request: m.ShutdownGuest, _: Session) -> m.Empty:
-        fact = self._demand(request.vm, Operation.SHUTDOWN_GUEST)
-        await self._cells.shutdown_guest(fact.vm)
-        return m.Empty()
 
     async def _register(self, request: m.RegisterVm, session: Session) -> m.TaskReply:
         async def work(_: Job) -> str:

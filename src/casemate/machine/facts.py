@@ -189,6 +189,23 @@ class VmUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestInterface:
+    """A network interface as a guest tells it; ``addresses`` with the length of their prefix."""
+
+    mac: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """What a guest's agent says. Nobody vouches for it: a guest says what it likes."""
+
+    agent: bool = False
+    host_name: str = ""
+    interfaces: tuple[GuestInterface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class VmFact:
     """A registered VM and its run-time state. ``vm`` is its id: plain digits, as hostd's are."""
 
@@ -210,6 +227,7 @@ class VmFact:
     usage: VmUsage = VmUsage()
     snapshots: tuple[SnapshotSpec, ...] = ()
     current_snapshot: int = 0
+    guest: GuestFacts = GuestFacts()
 
     @property
     def key(self) -> str:

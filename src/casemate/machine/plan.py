@@ -45,8 +45,11 @@ DOMAIN: Final = "regularVMDom"
 RUN_PLACE: Final = "/run/vm"
 QMP_SOCKET: Final = "qmp.sock"
 CONSOLE_SOCKET: Final = "console.sock"
+AGENT_SOCKET: Final = "agent.sock"
+AGENT_CHANNEL: Final = "agent"
 _QMP_FD: Final = 3
 _CONSOLE_FD: Final = 4
+_AGENT_FD: Final = 6
 # MiB of translated code that TCG keeps per VM.
 _TB_SIZE: Final = 32
 # MiB of the screen's memory.
@@ -133,6 +136,7 @@ def plan_power_on(
             *storage(disks, extra, fds),
             *_network(config, taps),
             *_screen(extra),
+            *_agent(),
             *direct,
             *(["-incoming", "defer"] if host.resume else []),
         ),
@@ -160,7 +164,11 @@ def plan_power_on(
             ),
             *nvram,
         ),
-        listeners=(Listener(_QMP_FD, QMP_SOCKET), Listener(_CONSOLE_FD, CONSOLE_SOCKET)),
+        listeners=(
+            Listener(_QMP_FD, QMP_SOCKET),
+            Listener(_CONSOLE_FD, CONSOLE_SOCKET),
+            Listener(_AGENT_FD, AGENT_SOCKET),
+        ),
         rlimits=(
             (Limit.CORE, 0),
             (Limit.NOFILE, _DESCRIPTORS),
@@ -210,6 +218,15 @@ def _channels() -> Iterator[str]:
     yield from ("-serial", "chardev:console")
     # The guest waits for "cont", so that nothing it prints is lost and nothing runs unwatched.
     yield "-S"
+
+
+def _agent() -> Iterator[str]:
+    """A port that an agent in the guest may listen on, by the name that it knows."""
+    channel = f"socket,id={AGENT_CHANNEL},fd={_AGENT_FD},server=on,wait=off"
+    yield from ("-chardev", channel)
+    yield from ("-device", "virtio-serial-pci,id=ports")
+    port = f"virtserialport,bus=ports.0,chardev={AGENT_CHANNEL},name=org.qemu.guest_agent.0"
+    yield from ("-device", port)
 
 
 def _screen(extra: dict[str, str]) -> Iterator[str]:

@@ -44,6 +44,7 @@ from casemate.calls.vmconsole import (
     TakeScreenshot,
     TicketReply,
 )
+from casemate.calls.vms import RebootGuest
 from casemate.errors import FormatError
 from casemate.hostd.kernelclient import KernelLink, RefusedError, Transfer
 from casemate.machine.autostart import AutoStartFact, merged
@@ -234,6 +235,7 @@ class FakeKernel(KernelLink):
             PowerOff: self._power,
             Reset: self._power,
             ShutdownGuest: self._shutdown,
+            RebootGuest: self._reboot,
             RegisterVm: self._register,
             UnregisterVm: self._unregister,
             Identity: lambda _request: self.proof.identity,
@@ -414,6 +416,12 @@ class FakeKernel(KernelLink):
         if vm.power is not PowerState.POWERED_ON:
             raise RefusedError(_wrong_state(PowerState.POWERED_ON, vm.power))
         self.state(replace(vm, power=PowerState.POWERED_OFF, boot_time=None))
+        return Empty()
+
+    def _reboot(self, request: object) -> Empty:
+        assert isinstance(request, RebootGuest)
+        if not self._must_run(request.vm).guest.agent:
+            raise _refused("ToolsUnavailable", "No agent runs in the guest.")
         return Empty()
 
     def _register(self, request: object) -> TaskReply:

@@ -28,6 +28,25 @@ VISOR_DIRECTORIES = ("dev", "proc", "run", "sys", "tmp")
 BOOT_CODE = bytes.fromhex("ba f8 03 b0 6f ee b0 6b ee b0 0a ee fb f4 eb fc")
 
 
+# As much of a guest agent as a shell can be.
+AGENT = r"""#!/bin/busybox sh
+until port=$(echo /dev/vport*p1) && [ -c "$port" ]; do /bin/busybox sleep 0.1; done
+exec 3<>"$port"
+while :; do
+  # While nobody is at the other end there is nothing to read.
+  read -r line <&3 || { /bin/busybox sleep 0.1; continue; }
+  case "$line" in
+    *guest-sync-delimited*) id=${line##*:}; printf '\377{"return": %s}\n' "${id%%\}*}" >&3;;
+    *host-name*) echo '{"return": {"host-name": "small"}}' >&3;;
+    *network-get*) echo '{"return": [{"name": "eth0", "hardware-address": "00:50:56:00:00:09",
+ "ip-addresses": [{"ip-address": "192.0.2.9", "prefix": 24}]}]}' | /bin/busybox tr -d '\n' >&3
+      echo >&3;;
+    *powerdown*) /bin/busybox poweroff -f;;
+  esac
+done
+"""
+
+
 class Bench:
     """A home's worth of cells under test."""
 
@@ -120,16 +139,25 @@ def small_linux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("bin", "dev", "proc"):
         (root / name).mkdir(parents=True)
     shutil.copy(busybox, root / "bin/busybox")
-    modules = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"]
-    for module in modules:
+    virtio = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev")
+    modules = [
+        *("drivers/acpi/button.ko", "drivers/input/evdev.ko"),
+        *(f"drivers/virtio/{name}.ko" for name in (*virtio, "virtio_pci")),
+        "drivers/char/virtio_console.ko",
+    ]
+    for number, module in enumerate(modules):
         source = Path(f"/lib/modules/{version}/kernel/{module}")
         if source.exists():
-            shutil.copy(source, root / source.name)
+            shutil.copy(source, root / f"{number}-{source.name}")
+    (root / "agent").write_text(AGENT)
+    (root / "agent").chmod(0o755)
     (root / "init").write_text(
         "#!/bin/busybox sh\n"
+        "export PATH=/bin\n"
         "/bin/busybox mount -t devtmpfs d /dev\n/bin/busybox mount -t proc p /proc\n"
         "for m in /*.ko; do /bin/busybox insmod $m; done\n"
         "/bin/busybox dmesg | /bin/busybox grep 'W+X' > /dev/ttyS0\n"
+        "/agent &\n"
         # One event of 24 bytes is the press of the button.
         "for e in /dev/input/event*; do\n"
         "(/bin/busybox head -c 24 $e > /dev/null && /bin/busybox poweroff -f) &\n"

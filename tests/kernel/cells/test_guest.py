@@ -9,7 +9,11 @@ import pytest
 from casemate.errors import HostError
 from casemate.formats import vmx
 from casemate.image.demo import READY, write_demo
+from casemate.kernel.cells.agent import Agent, listens
 from casemate.kernel.cells.cell import CellExit
+from casemate.machine import guestagent
+from casemate.machine.facts import GuestInterface
+from casemate.machine.power import Operation
 from casemate.machine.vmconfig import vm_config
 
 from .conftest import until
@@ -36,6 +40,14 @@ def test_a_linux_guest_boots_and_shuts_down_when_asked(bench, run, small_linux):
             log = cells.console_log("7")
             await until(lambda: log.exists() and b"guest is up" in log.read_bytes(), 60)
             assert b"Checked W+X mappings: passed" in log.read_bytes()
+            assert await listens(await cells.control("7", Operation.REBOOT_GUEST))
+            for _ in range(2):
+                async with Agent(cells.agent_socket("7")) as agent:
+                    name = guestagent.host_name(await agent.ask("guest-get-host-name"))
+                    told = await agent.ask("guest-network-get-interfaces")
+                assert name == "small"
+                found = GuestInterface("00:50:56:00:00:09", ("192.0.2.9/24",))
+                assert guestagent.interfaces(told) == (found,)
             await cells.shutdown_guest("7")
             await until(lambda: bool(bench.exits), 30)
             assert bench.exits == [CellExit("7", "guest-shutdown")]

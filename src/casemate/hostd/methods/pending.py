@@ -24,8 +24,8 @@ class _Group:
 
 _GROUPS = (
     _Group(
-        "This needs an agent inside the guest, and this host talks to none.",
-        {"VirtualMachine": "RebootGuest StandbyGuest"},
+        "Guests of this host do not sleep: suspend the VM instead.",
+        {"VirtualMachine": "StandbyGuest"},
     ),
     _Group("No VM of this host asks questions.", {"VirtualMachine": "AnswerVM"}),
     _Group(

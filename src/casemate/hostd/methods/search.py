@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import unquote
 
+from casemate.hostd.objects.guest import addresses
 from casemate.hostd.objects.vm import vmx_path
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import text
 from casemate.hostd.world import HOST, ROOT_FOLDER
+from casemate.machine.facts import VmFact
 from casemate.vim25.values import MoRef, Value
 
 
@@ -71,13 +74,25 @@ async def _find_child(context: Context) -> Value:
 
 async def _find_by_dns(context: Context) -> Value:
     name = text(context.arguments.get("dnsName")).lower()
-    # Guests report no names here.
-    matches = not _virtual_machines(context) and context.replica.world.host.name.lower() == name
-    return HOST if matches else None
+    if _virtual_machines(context):
+        return _guest(context, lambda vm: vm.guest.host_name.lower() == name)
+    return HOST if context.replica.world.host.name.lower() == name else None
 
 
-async def _find_by_ip(_context: Context) -> Value:
-    # Neither the host nor its guests report addresses here.
+async def _find_by_ip(context: Context) -> Value:
+    # The host itself reports no addresses.
+    wanted = text(context.arguments.get("ip"))
+    if not _virtual_machines(context):
+        return None
+    return _guest(context, lambda vm: wanted in addresses(vm))
+
+
+def _guest(context: Context, fits: Callable[[VmFact], bool]) -> MoRef | None:
+    """Return the first VM whose guest says so, of those that the session may see."""
+    for vm in context.replica.world.vms.values():
+        ref = MoRef("VirtualMachine", vm.vm)
+        if vm.guest.agent and fits(vm) and context.reader.sees(ref):
+            return ref
     return None
 
 

@@ -16,6 +16,7 @@ from casemate.calls.messages import (
     TaskReply,
     UnregisterVm,
 )
+from casemate.calls.vms import RebootGuest
 from casemate.hostd.objects.systems import LEVELS
 from casemate.hostd.registry import Context, Handler, Ring, Served
 from casemate.hostd.selection import text
@@ -52,6 +53,12 @@ async def _shutdown_guest(context: Context) -> Value:
     await context.link.ask(
         ShutdownGuest(context.who.handle, context.this.value, "vSphere API"), Empty
     )
+    return None
+
+
+async def _reboot_guest(context: Context) -> Value:
+    request = RebootGuest(context.who.handle, context.this.value, "vSphere API")
+    await context.link.ask(request, Empty)
     return None
 
 
@@ -118,6 +125,7 @@ VM_METHODS = (
         _shutdown_guest,
         (ShutdownGuest,),
     ),
+    Served("VirtualMachine", "RebootGuest", RebootGuest.privilege, _reboot_guest, (RebootGuest,)),
     Served("VirtualMachine", "UnregisterVM", UnregisterVm.privilege, _unregister, (UnregisterVm,)),
     Served("Folder", "RegisterVM_Task", RegisterVm.privilege, _register, (RegisterVm,)),
     Served("HostSystem", "QueryTpmAttestationReport", "System.Read", _report, (Quote,)),

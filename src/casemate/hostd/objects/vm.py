@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from casemate.hostd.objects import guest
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
-from casemate.hostd.objects.devices import devices, nic_key
+from casemate.hostd.objects.devices import devices
 from casemate.hostd.objects.inventory import allocation
 from casemate.hostd.objects.vmdefaults import (
     BOOT_OPTIONS,
@@ -34,13 +35,6 @@ GUESTS: Mapping[str, str] = {
     "otherGuest64": "Other (64-bit)",
 }
 """Names of guest systems; an id that is not listed shows as itself."""
-
-_TOOLS = {
-    "toolsStatus": "toolsNotInstalled",
-    "toolsVersionStatus": "guestToolsNotInstalled",
-    "toolsVersionStatus2": "guestToolsNotInstalled",
-    "toolsRunningStatus": "guestToolsNotRunning",
-}
 
 
 def _vm(scope: Scope, key: str) -> VmFact:
@@ -138,7 +132,7 @@ def _quick_stats(vm: VmFact) -> Obj:
         overallCpuReadiness=usage.cpu_ready,
         guestMemoryUsage=usage.memory_active_mib or vm.guest_memory_mib,
         hostMemoryUsage=vm.host_memory_mib,
-        guestHeartbeatStatus="gray",
+        guestHeartbeatStatus=guest.heartbeat(vm),
         distributedCpuEntitlement=usage.cpu_entitlement_mhz,
         distributedMemoryEntitlement=usage.memory_entitlement_mib,
         staticCpuEntitlement=usage.cpu_static_mhz,
@@ -171,7 +165,8 @@ def summary(scope: Scope, key: str) -> Obj:
             "VirtualMachineGuestSummary",
             guestId=vm.config.guest_id,
             guestFullName=_guest_name(vm),
-            **_TOOLS,
+            **guest.names(vm),
+            **guest.tools(vm),
         ),
         config=_config_summary(scope, vm),
         storage=_usage(vm, _stamp(scope)),
@@ -267,34 +262,6 @@ def _resource_config(scope: Scope, key: str) -> Obj:
     )
 
 
-def _guest_nics(scope: Scope, vm: VmFact) -> tuple[Obj, ...]:
-    """Return the cards of a running VM; what addresses they have only the guest knows."""
-    if not _on(vm):
-        return ()
-    return tuple(
-        Obj(
-            "GuestNicInfo",
-            network=nic.network,
-            macAddress=nic.mac,
-            connected=nic.connected and nic.network in scope.world.port_groups,
-            deviceConfigId=nic_key(number),
-        )
-        for number, nic in enumerate(vm.config.nics)
-    )
-
-
-def _guest(scope: Scope, key: str) -> Obj:
-    return Obj(
-        "GuestInfo",
-        net=_guest_nics(scope, _vm(scope, key)),
-        guestState="running" if _on(_vm(scope, key)) else "notRunning",
-        guestOperationsReady=False,
-        guestStateChangeSupported=False,
-        toolsVersion="0",
-        **_TOOLS,
-    )
-
-
 def _layout(scope: Scope, key: str) -> Obj:
     vm = _vm(scope, key)
     drives = [disk for disk in vm.config.disks if disk.kind != "cdrom"]
@@ -372,9 +339,9 @@ VM_GETTERS: Getters = {
     "resourcePool": lambda scope, key: MoRef("ResourcePool", _vm(scope, key).pool),
     "resourceConfig": _resource_config,
     "runtime": runtime,
-    "guest": _guest,
+    "guest": lambda scope, key: guest.guest_info(scope.world, _vm(scope, key)),
     "summary": summary,
     "datastore": _datastores,
     "network": _networks,
-    "guestHeartbeatStatus": lambda *_: "gray",
+    "guestHeartbeatStatus": lambda scope, key: guest.heartbeat(_vm(scope, key)),
 }

@@ -34,7 +34,7 @@ from casemate.kernel.sys.files import open_directory
 from casemate.kernel.sys.spawn import Child, kill, wait_gone
 from casemate.machine.cellplan import CellPlan
 from casemate.machine.facts import PowerState, VmConfig
-from casemate.machine.plan import HostSide, cell_uid, plan_power_on
+from casemate.machine.plan import AGENT_SOCKET, HostSide, cell_uid, plan_power_on
 from casemate.machine.planvtpm import plan_vtpm
 from casemate.machine.power import Operation, next_state
 
@@ -194,6 +194,10 @@ class Cells:
         """
         qmp = await self._running(vm, Operation.SHUTDOWN_GUEST).qmp()
         await qmp.execute("system_powerdown")
+
+    def agent_socket(self, vm: str) -> Path:
+        """Return where the agent in a running VM's guest is reached."""
+        return self._cells_dir / _checked(vm) / AGENT_SOCKET
 
     async def control(self, vm: str, operation: Operation) -> Qmp:
         """Return the control connection of a running VM, for ``operation``.
