@@ -5,6 +5,7 @@ from __future__ import annotations
 from casemate.calls import (
     admin,
     autostart,
+    certificates,
     console,
     files,
     hardening,
@@ -36,5 +37,6 @@ REQUESTS: tuple[type, ...] = (
     *console.REQUESTS,
     *networks.REQUESTS,
     *leases.REQUESTS,
+    *certificates.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

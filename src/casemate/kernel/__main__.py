@@ -38,7 +38,7 @@ from casemate.kernel.guests import Guests
 from casemate.kernel.hardening import Hardening
 from casemate.kernel.hardware import Hardware, read_hardware
 from casemate.kernel.home import HOSTD_UID, Home
-from casemate.kernel.host import About, Kernel
+from casemate.kernel.host import About, Handler, Kernel
 from casemate.kernel.hostends import HostEnds
 from casemate.kernel.init import configure_log
 from casemate.kernel.inventory import Inventory
@@ -53,6 +53,7 @@ from casemate.kernel.pools import Pools, capacity_of
 from casemate.kernel.roots import visor_root
 from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.server import CallsServer
+from casemate.kernel.servercert import ServerCertificate
 from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.software import Place, Software
 from casemate.kernel.statistics import Statistics
@@ -207,6 +208,13 @@ async def wind_down(kernel: Kernel, maintenance: Maintenance, starter: AutoStart
     await kernel.stop()
 
 
+def agents(settings: Settings, home: Home) -> dict[type, Handler]:
+    """Return the handlers that restart hostd, end the machine, and replace the certificate."""
+    ends = HostEnds(own_machine=settings.own_machine)
+    certificate = ServerCertificate(home.tls, settings.host_name, ends.restart_agents)
+    return {**ends.handlers(), **certificate.handlers()}
+
+
 async def serve(settings: Settings, home: Home) -> None:
     """Serve until TERM; then power the VMs off and return."""
     progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
@@ -259,7 +267,7 @@ async def serve(settings: Settings, home: Home) -> None:
         {
             **maintenance.handlers(),
             **Logs(store, home.log).handlers(),
-            **HostEnds(own_machine=settings.own_machine).handlers(),
+            **agents(settings, home),
         }
     )
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)

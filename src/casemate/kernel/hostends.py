@@ -30,8 +30,12 @@ class HostEnds:
         return {RestartAgents: self._agents, EndHost: self._end}
 
     async def _agents(self, _request: RestartAgents, _: Session) -> Empty:
-        self._send(AGENTS_SIGNAL)
+        self.restart_agents()
         return Empty()
+
+    def restart_agents(self) -> None:
+        """Have init start hostd anew."""
+        self._send(AGENTS_SIGNAL)
 
     async def _end(self, request: EndHost, _: Session) -> Empty:
         if not self._own_machine:

@@ -274,6 +274,10 @@ class FakeKernel(KernelLink):
         """Return a fact."""
         return self._facts.get((kind.__name__, key))
 
+    def answer(self, kind: type, reply: Callable[[object], object]) -> None:
+        """Answer requests of a kind so from now on."""
+        self._answers[kind] = reply
+
     def all(self, kind: type[F]) -> tuple[F, ...]:
         """Return all facts of a kind."""
         return tuple(fact for fact in self._facts.values() if isinstance(fact, kind))

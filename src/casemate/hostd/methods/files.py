@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from urllib.parse import urlsplit
 
 from casemate.calls import files as c
 from casemate.calls.messages import Empty, TaskReply
 from casemate.formats import datastorepath
 from casemate.hostd.kernelclient import RefusedError
-from casemate.hostd.objects.files import SearchTask, results, wish_of
+from casemate.hostd.objects.files import results, wish_of
 from casemate.hostd.objects.inventory import browser
+from casemate.hostd.owntask import ended
 from casemate.hostd.registry import Context, Handler, Ring, Served
 from casemate.hostd.selection import text, texts
 from casemate.hostd.soap import fault_of
@@ -24,9 +24,6 @@ from casemate.vim25.values import MoRef, Obj, Typed, Value
 BROWSE = c.SearchFiles.privilege
 CHANGE = c.DeleteFile.privilege
 WHY = "vSphere API"
-
-SEARCHES_KEPT = 16
-"""Results of searches that a session may still read; older ones are forgotten."""
 
 _RESULTS = "HostDatastoreBrowserSearchResults"
 _HTTP = "SessionManagerHttpServiceRequestSpec"
@@ -68,31 +65,10 @@ def _search(*, recursive: bool) -> Handler:
         else:
             found = results(fact, reply.folders, wish)
             outcome = Typed(_RESULTS, found, array=True) if recursive else found[0]
-        return _keep(context, fact, outcome, recursive=recursive)
+        method = "SearchDatastoreSubFolders_Task" if recursive else "SearchDatastore_Task"
+        return ended(context, method, MoRef("Datastore", fact.datastore), outcome)
 
     return handler
-
-
-def _keep(
-    context: Context, fact: DatastoreFact, outcome: Value | FaultError, *, recursive: bool
-) -> MoRef:
-    session = context.who
-    kept = [ref for ref, own in session.own.items() if isinstance(own, SearchTask)]
-    for ref in kept[: max(0, len(kept) - SEARCHES_KEPT + 1)]:
-        session.drop(ref)
-    method = "SearchDatastoreSubFolders_Task" if recursive else "SearchDatastore_Task"
-    name = "searchSubFolders" if recursive else "search"
-    task = SearchTask(
-        f"haTask-{fact.datastore}-vim.HostDatastoreBrowser.{name}-{secrets.token_hex(8)}",
-        method,
-        MoRef("Datastore", fact.datastore),
-        fact.name,
-        session.user,
-        context.replica.clock(),
-        outcome,
-    )
-    session.add(task)
-    return task.ref
 
 
 async def _make_directory(context: Context) -> Value:

@@ -29,19 +29,8 @@ _GROUPS = (
     ),
     _Group("No VM of this host asks questions.", {"VirtualMachine": "AnswerVM"}),
     _Group(
-        "Packages are installed into the other boot bank with casemate or esxcli on the host.",
-        {
-            "HostPatchManager": (
-                "CheckHostPatch_Task ScanHostPatchV2_Task InstallHostPatchV2_Task "
-                "UninstallHostPatch_Task StageHostPatch_Task"
-            ),
-            "HostImageConfigManager": "UpdateHostImageAcceptanceLevel",
-        },
-        Ring.HOST,
-    ),
-    _Group(
-        "The machine belongs to its operator: casemate down and up on the host.",
-        {"HostSystem": "RebootHost_Task ShutdownHost_Task"},
+        "An image is verified and written whole when it is installed: nothing is staged.",
+        {"HostPatchManager": "StageHostPatch_Task"},
         Ring.HOST,
     ),
     _Group(
@@ -52,11 +41,6 @@ _GROUPS = (
     _Group(
         "The host's clock is set by the machine underneath.",
         {"HostDateTimeSystem": "UpdateDateTimeConfig"},
-        Ring.HOST,
-    ),
-    _Group(
-        "The certificate is replaced by putting rui.crt and rui.key into the host's home.",
-        {"HostCertificateManager": "GenerateCertificateSigningRequest InstallServerCertificate"},
         Ring.HOST,
     ),
     _Group(

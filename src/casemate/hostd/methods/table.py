@@ -10,6 +10,7 @@ from casemate.hostd.methods.esxcli import ESXCLI_METHODS
 from casemate.hostd.methods.files import FILE_METHODS
 from casemate.hostd.methods.governance import GOVERNANCE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
+from casemate.hostd.methods.hostsystem import HOST_SYSTEM_METHODS
 from casemate.hostd.methods.machines import MACHINE_METHODS
 from casemate.hostd.methods.networks import NETWORK_METHODS
 from casemate.hostd.methods.ovf import OVF_METHODS
@@ -40,6 +41,7 @@ REGISTRY = Registry(
         *FILE_METHODS,
         *DISK_METHODS,
         *OVF_METHODS,
+        *HOST_SYSTEM_METHODS,
         *ESXCLI_METHODS,
         *PENDING_METHODS,
     )

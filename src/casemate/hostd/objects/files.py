@@ -1,18 +1,15 @@
-"""What is found on datastores, as vSphere's file types, and the tasks that found it."""
+"""What is found on datastores, as vSphere's file types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from casemate.calls.files import DiskEntry, FileEntry, FolderEntry
 from casemate.formats import datastorepath
 from casemate.hostd.objects.base import moment
 from casemate.machine.facts import DatastoreFact
-from casemate.vim25 import types
-from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Value
 
 _TYPES: Final = {
@@ -145,46 +142,3 @@ def _passes(wanted: Value, told: Mapping[str, Value]) -> bool:
 
 def _flag(flags: Obj | None, name: str) -> bool:
     return flags is not None and flags.get(name) is True
-
-
-class SearchTask:
-    """A search that has ended: it belongs to the session that asked."""
-
-    def __init__(
-        self,
-        key: str,
-        method: str,
-        datastore: MoRef,
-        name: str | None,
-        user: str,
-        now: datetime,
-        outcome: Value | FaultError,
-    ) -> None:
-        self.ref = MoRef("Task", key)
-        failed = isinstance(outcome, FaultError)
-        self._info = Obj(
-            "TaskInfo",
-            key=key,
-            task=self.ref,
-            name=types.method(method).name,
-            descriptionId=f"HostDatastoreBrowser.{method.removesuffix('_Task')}",
-            entity=datastore,
-            entityName=name,
-            state="error" if failed else "success",
-            cancelled=False,
-            cancelable=False,
-            error=outcome.localized() if isinstance(outcome, FaultError) else None,
-            result=None if isinstance(outcome, FaultError) else outcome,
-            reason=Obj("TaskReasonUser", userName=user),
-            queueTime=now,
-            startTime=now,
-            completeTime=now,
-            eventChainId=0,
-        )
-
-    def properties(self) -> Mapping[str, Value]:
-        """See ``Own``."""
-        return {"info": self._info}
-
-    def close(self) -> None:
-        """See ``Own``."""
