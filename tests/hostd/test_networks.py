@@ -113,6 +113,22 @@ def test_a_switch_and_its_port_groups_come_change_and_go(compatible: Callable[..
             ),
             "InvalidArgument",
         ),
+        (
+            "AddVirtualSwitch",
+            (
+                "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts><policy><nicTeaming>"
+                "<nicOrder><activeNic>vmnic7</activeNic></nicOrder></nicTeaming></policy></spec>"
+            ),
+            "InvalidArgument",
+        ),
+        (
+            "AddVirtualSwitch",
+            (
+                "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts><policy><nicTeaming>"
+                "<policy>loadbalance_ip</policy></nicTeaming></policy></spec>"
+            ),
+            "NotSupported",
+        ),
         ("RemoveVirtualSwitch", "<vswitchName>none</vswitchName>", "NotFound"),
         ("RemoveVirtualSwitch", "<vswitchName>vSwitch0</vswitchName>", "ResourceInUse"),
         ("RemovePortGroup", "<pgName>none</pgName>", "NotFound"),

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import socket
 import struct
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -412,3 +414,61 @@ def test_a_taken_over_qemu_cannot_change_the_host_s_end_of_its_wire(on):
         assert await lab.exchange(3, mac(2)) == {2: 1}
 
     on(body)
+
+
+def _lay_cable() -> None:
+    with Links() as links:
+        links._route.link("add", ifname="up0", kind="veth", peer="far0")
+        links.set_up(links.index("far0"), up=True)
+
+
+def _names() -> set[str]:
+    with Links() as links:
+        return set(links.all())
+
+
+def test_an_uplink_is_taken_in_carries_frames_both_ways_and_is_given_back(root_only):  # noqa: ARG001
+    kind = int.from_bytes(KIND, "big")
+    outside = "02:00:00:00:00:09"
+
+    async def story() -> str:
+        # The child's namespace stands for the machine: a cable between two of its interfaces.
+        unshare(Namespace.NET)
+        await asyncio.to_thread(_lay_cable)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as far:
+            far.bind(("far0", kind))
+            far.settimeout(5)
+            async with lab() as made:
+                switch = replace(FIRST.switches[0], uplinks=("up0",))
+                await made.apply(replace(FIRST, switches=(switch,)))
+                await made.plug(card(1), card(2))
+                assert "up0" not in await asyncio.to_thread(_names)
+                assert (await made.wires.links())["up0"].master
+                # What is for nobody here leaves the host; what is spoofed does not.
+                made.seen()
+                made.send(1, outside, source=mac(9))
+                made.send(1, outside)
+                frame = far.recv(2048)
+                assert frame[:12] == octets(outside) + octets(mac(1))
+                assert made.seen() == {}
+                back = octets(mac(2)) + octets(outside) + KIND + bytes(46)
+                far.send(back)
+                await asyncio.sleep(0.05)
+                assert made.seen() == {2: 1}
+                far.send(octets(mac(2)) + octets(outside) + b"\x81\x00\x00\x0a" + KIND + bytes(46))
+                far.send(octets(mac(7)) + octets(outside) + KIND + bytes(46))
+                await asyncio.sleep(0.05)
+                assert made.seen() == {}
+                await made.apply(FIRST)
+                assert "up0" in await asyncio.to_thread(_names)
+                assert "up0" not in await made.wires.links()
+                assert await made.exchange(1, mac(2)) == {2: 1}
+        return "done"
+
+    def body() -> bytes:
+        try:
+            return asyncio.run(asyncio.wait_for(story(), 30)).encode()
+        except AssertionError as error:
+            return f"failed: {error!r} {traceback.format_exc()[-800:]}".encode()
+
+    assert call_in_child(body, what="the host of an uplink", timeout=60) == b"done"

@@ -39,7 +39,7 @@ def _flag(value: Value) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _policy(spec: Obj) -> PolicyOverride:
+def _policy(spec: Obj, uplinks: tuple[str, ...]) -> PolicyOverride:
     """Return what a spec says of security. Raises FaultError on what this host does not do."""
     policy = spec.get("policy")
     if not isinstance(policy, Obj):
@@ -47,8 +47,8 @@ def _policy(spec: Obj) -> PolicyOverride:
     shaping, teaming = policy.get("shapingPolicy"), policy.get("nicTeaming")
     if isinstance(shaping, Obj) and shaping.get("enabled") is True:
         raise unsupported("This host does not shape the traffic of virtual switches.")
-    if isinstance(teaming, Obj) and text(teaming.get("policy")) not in _TEAMING:
-        raise unsupported("A virtual switch has one uplink here: there is no teaming.")
+    if isinstance(teaming, Obj):
+        _check_teaming(teaming, uplinks)
     security = policy.get("security")
     if not isinstance(security, Obj):
         return PolicyOverride()
@@ -57,6 +57,20 @@ def _policy(spec: Obj) -> PolicyOverride:
         _flag(security.get("macChanges")),
         _flag(security.get("forgedTransmits")),
     )
+
+
+def _check_teaming(teaming: Obj, uplinks: tuple[str, ...]) -> None:
+    """Raise FaultError where a spec wants more than one uplink to be used, or a strange one."""
+    if text(teaming.get("policy")) not in _TEAMING:
+        raise unsupported("A virtual switch has one uplink here: there is no teaming.")
+    order = teaming.get("nicOrder")
+    for names in (
+        (order.get("activeNic"), order.get("standbyNic")) if isinstance(order, Obj) else ()
+    ):
+        if isinstance(names, tuple) and not {text(name) for name in names} <= set(uplinks):
+            raise faults.invalid_argument(
+                "policy.nicTeaming.nicOrder", "It names what is no uplink of the switch."
+            )
 
 
 def _over(policy: PolicyOverride, before: SecurityPolicy) -> SecurityPolicy:
@@ -80,13 +94,14 @@ def _uplinks(spec: Obj) -> tuple[str, ...]:
 
 def _fill(before: SwitchFact, spec: Obj) -> SwitchFact:
     """Return a switch as a spec wants it: what the spec leaves out stays."""
+    uplinks = _uplinks(spec)
     return SwitchFact(
         before.name,
         before.number,
         _number(spec, "numPorts", before.ports),
         _number(spec, "mtu", before.mtu),
-        _uplinks(spec),
-        _over(_policy(spec), before.security),
+        uplinks,
+        _over(_policy(spec, uplinks), before.security),
     )
 
 
@@ -121,26 +136,27 @@ async def _remove_switch(context: Context) -> Value:
     return None
 
 
-def _group_spec(context: Context) -> tuple[Obj, str, str, int]:
+def _group_spec(context: Context) -> tuple[PolicyOverride, str, str, int]:
     spec = _spec(context, "portgrp")
     name, switch = text(spec.get("name")), text(spec.get("vswitchName"))
     if not name:
         raise faults.invalid_argument("portgrp.name", "A port group needs a name.")
-    return spec, name, switch, _number(spec, "vlanId", 0)
+    known = context.replica.world.switches.get(switch)
+    policy = _policy(spec, known.uplinks if known else ())
+    return policy, name, switch, _number(spec, "vlanId", 0)
 
 
 async def _add_group(context: Context) -> Value:
-    spec, name, switch, vlan = _group_spec(context)
-    request = c.AddPortGroup(context.who.handle, name, switch, vlan, _policy(spec), WHY)
+    policy, name, switch, vlan = _group_spec(context)
+    request = c.AddPortGroup(context.who.handle, name, switch, vlan, policy, WHY)
     await context.link.ask(request, Empty)
     await context.replica.until(lambda: name in context.replica.world.port_groups)
     return None
 
 
 async def _update_group(context: Context) -> Value:
-    spec, name, switch, vlan = _group_spec(context)
+    policy, name, switch, vlan = _group_spec(context)
     group = text(context.arguments.get("pgName"))
-    policy = _policy(spec)
     request = c.UpdatePortGroup(context.who.handle, group, name, switch, vlan, policy, WHY)
     await context.link.ask(request, Empty)
 
