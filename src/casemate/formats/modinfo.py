@@ -23,13 +23,18 @@ _SHDR_SIZE: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class ModuleInfo:
-    """Name, the modules it needs, the patterns of devices it drives, and its licence."""
+    """Name, the modules it needs, the patterns of devices it drives, and its licence.
+
+    ``parameters`` are (name, type, description).
+    """
 
     name: str
     depends: tuple[str, ...]
     aliases: tuple[str, ...]
     license: str
     author: str = ""
+    version: str = ""
+    parameters: tuple[tuple[str, str, str], ...] = ()
 
 
 def parse_modinfo(data: bytes | memoryview) -> ModuleInfo:
@@ -42,7 +47,18 @@ def parse_modinfo(data: bytes | memoryview) -> ModuleInfo:
         tuple(value for key, value in pairs if key == "alias"),
         first.get("license", ""),
         first.get("author", ""),
+        first.get("version", ""),
+        tuple(_parameters(pairs)),
     )
+
+
+def _parameters(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield the parameters: their types stand apart from their descriptions."""
+    described = dict(value.split(":", 1) for key, value in pairs if key == "parm" and ":" in value)
+    for key, value in pairs:
+        name, separator, kind = value.partition(":")
+        if key == "parmtype" and separator:
+            yield name, kind, described.get(name, "")
 
 
 def _section(data: memoryview) -> bytes:

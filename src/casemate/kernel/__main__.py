@@ -47,6 +47,7 @@ from casemate.kernel.logs import Logs
 from casemate.kernel.maintenance import Maintenance
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
+from casemate.kernel.modules import Modules
 from casemate.kernel.ova import Ova
 from casemate.kernel.poolcalls import PoolCalls
 from casemate.kernel.pools import Pools, capacity_of
@@ -215,12 +216,35 @@ def agents(settings: Settings, home: Home) -> dict[type, Handler]:
     return {**ends.handlers(), **certificate.handlers()}
 
 
-async def serve(settings: Settings, home: Home) -> None:
-    """Serve until TERM; then power the VMs off and return."""
-    progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
+def told_to_stop() -> asyncio.Event:
+    """Return what is set when a signal asks to stop."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+def packages(
+    kernel: Kernel,
+    place: Place,
+    store: Store,
+    stream: FactStream,
+    measurements: Measurements,
+    auditor: Auditor,
+) -> Modules:
+    """Hook up what changes the host's software, and what loads Linux modules of it."""
+    software = Software(
+        place, store, stream, measurements, changed=lambda: auditor.extend(visor_root())
+    )
+    modules = Modules(visor_root, software.in_use, place.home.trust, store)
+    kernel.add({**software.handlers(), **modules.handlers()})
+    return modules
+
+
+async def serve(settings: Settings, home: Home) -> None:
+    """Serve until TERM; then power the VMs off and return."""
+    progress = Progress(_PROGRESS if settings.progress >= 0 else -1)
+    stopping = told_to_stop()
     probing = asyncio.ensure_future(asyncio.to_thread(probe_accelerator))
     store, stream = Store(home.database), FactStream()
     hardware = read_hardware(settings.identifier)
@@ -271,15 +295,8 @@ async def serve(settings: Settings, home: Home) -> None:
         }
     )
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
-    kernel.add(
-        Software(
-            Place(home, settings.bank, inventory.resolve, time.time),
-            store,
-            stream,
-            measurements,
-            changed=lambda: auditor.extend(visor_root()),
-        ).handlers()
-    )
+    place = Place(home, settings.bank, inventory.resolve, time.time)
+    await packages(kernel, place, store, stream, measurements, auditor).load_enabled()
     await kernel.adopt()
     await switching.start(kernel.running())
     pools.publish()

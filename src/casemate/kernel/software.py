@@ -133,6 +133,10 @@ class Software:
             s.SoftwareValidate: self._validate,
         }
 
+    def in_use(self) -> list[DbVib]:
+        """Return the VIBs of the running image and those that were installed live."""
+        return [*self._images.running().database.vibs, *self._live.vibs()]
+
     async def _list(self, request: s.SoftwareList, _: Session) -> s.SoftwareReply:
         image = self._images.upcoming() if request.rebooting else self._images.running()
         return await asyncio.to_thread(self._describe, image, self._dates())

@@ -10,8 +10,10 @@ from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.hardware import facts_of, host_fact
 from casemate.calls.esxcli.settings import register_system
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
+from casemate.calls.messages import Empty
+from casemate.calls.modules import LinuxModule, ModuleList, ModuleLoad, ModuleSet, ModulesReply
 from casemate.calls.software import InstalledVib, SoftwareList, SoftwareReply
-from casemate.errors import NotFoundError, NotSupportedError
+from casemate.errors import ArgumentError
 from casemate.machine.facts import ComponentFact
 
 KERNEL_OPTIONS = (
@@ -31,15 +33,23 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     module = namespace(top, "module", "modules of the running image")
     shown = ("Module", ("Name", "Is Loaded", "Is Enabled"))
     listed = command(module, "list", "List the modules.", _modules, table=shown)
-    listed.add_argument("-l", "--loaded", help=argparse.SUPPRESS)
-    listed.add_argument("-e", "--enabled", help=argparse.SUPPRESS)
+    listed.add_argument("-l", "--loaded", help="true: only these; false: only others")
+    listed.add_argument("-e", "--enabled", help="true: only these; false: only others")
     got = command(module, "get", "Show a module and who signed it.", _module)
-    got.add_argument("-m", "--module", required=True)
-    for name in ("load", "set"):
-        parser = command(module, name, f"{name.title()} a module.", _refuse)
-        parser.add_argument("-m", "--module", required=True)
-        parser.add_argument("-e", "--enabled", help=argparse.SUPPRESS)
-        parser.add_argument("-f", "--force", action="store_true", help=argparse.SUPPRESS)
+    loaded = command(module, "load", "Load a Linux module of a VIB.", _load)
+    loaded.add_argument("-f", "--force", action="store_true", help=argparse.SUPPRESS)
+    changed = command(module, "set", "Set whether a module is loaded at every start.", _set)
+    changed.add_argument("-e", "--enabled", required=True, help="true or false")
+    changed.add_argument("-f", "--force", action="store_true", help=argparse.SUPPRESS)
+    parameters = namespace(module, "parameters", "parameters of Linux modules")
+    columns = ("ModuleParameter", ("Name", "Type", "Value", "Description"))
+    told = command(parameters, "list", "List a module's parameters.", _parameters, table=columns)
+    given = command(parameters, "set", "Set what a module is loaded with.", _set_parameters)
+    given.add_argument("-p", "--parameter-string", required=True, help="such as 'debug=1 rings=4'")
+    given.add_argument("-a", "--append", action="store_true", help="keep the others")
+    given.add_argument("-f", "--force", action="store_true", help=argparse.SUPPRESS)
+    for parser in (got, loaded, changed, told, given):
+        parser.add_argument("-m", "--module", required=True, help="its name")
     settings = namespace(top, "settings", "settings")
     kernel = namespace(settings, "kernel", "boot options")
     options = command(kernel, "list", "List the options of the kernel.", _options)
@@ -61,12 +71,21 @@ def _version(_options: argparse.Namespace) -> Run:
     return Answer([row], structure="VersionGet")
 
 
-def _modules(_options: argparse.Namespace) -> Run:
+def _modules(options: argparse.Namespace) -> Run:
     components = yield from _components()
+    linux = (yield from ask(ModuleList(), ModulesReply)).modules
     rows: list[Row] = [
-        {"Name": _stem(one), "Is Loaded": True, "Is Enabled": True} for one in components
+        *(_state(_stem(one), loaded=True, enabled=True) for one in components),
+        *(_state(one.name, loaded=one.loaded, enabled=one.enabled) for one in linux),
     ]
+    for label, wanted in (("Is Loaded", options.loaded), ("Is Enabled", options.enabled)):
+        if wanted is not None:
+            rows = [row for row in rows if row[label] is _truth(wanted)]
     return Answer(rows, "table", structure="Module")
+
+
+def _state(name: str, *, loaded: bool, enabled: bool) -> Row:
+    return {"Name": name, "Is Loaded": loaded, "Is Enabled": enabled}
 
 
 def _module(options: argparse.Namespace) -> Run:
@@ -76,14 +95,67 @@ def _module(options: argparse.Namespace) -> Run:
         None,
     )
     if found is None:
-        raise NotFoundError(
-            f"There is no module {options.module!r}.",
-            component=options.module,
-            remedy="List them: esxcli system module list.",
-        )
+        reply = yield from ask(ModuleList(name=options.module), ModulesReply)
+        return Answer([_linux_facts(reply.modules[0])], structure="ModuleInfo")
     image = yield from ask(SoftwareList(), SoftwareReply)
     vib = next((one for one in image.vibs if one.vib_id == found.vib_id), None)
     return Answer([_module_facts(found, vib)], structure="ModuleInfo")
+
+
+def _linux_facts(one: LinuxModule) -> Row:
+    return {
+        "Module": one.name,
+        "Module File": one.file,
+        "License": one.license,
+        "Version": one.version,
+        "Build Type": "release",
+        "Provided Namespaces": (),
+        "Required Namespaces": one.depends,
+        "Containing VIB": one.vib,
+        "VIB Acceptance Level": one.level,
+        "Signed Status": one.status,
+        "Signature Issuer": one.issuer,
+        "Signature Digest": _grouped(one.digest),
+        "Signature FingerPrint": one.fingerprint,
+        "File Version": one.vib_version,
+    }
+
+
+def _load(options: argparse.Namespace) -> Run:
+    yield from ask(ModuleLoad("", options.module), Empty)
+    return Answer((), "text")
+
+
+def _set(options: argparse.Namespace) -> Run:
+    yield from ask(ModuleSet("", options.module, enabled=_truth(options.enabled)), Empty)
+    return Answer((), "text")
+
+
+def _parameters(options: argparse.Namespace) -> Run:
+    reply = yield from ask(ModuleList(name=options.module), ModulesReply)
+    one = reply.modules[0]
+    given = _words(one.options)
+    rows: list[Row] = [
+        {"Name": name, "Type": kind, "Value": given.get(name, ""), "Description": what}
+        for name, kind, what in one.parameters
+    ]
+    return Answer(rows, "table", structure="ModuleParameter")
+
+
+def _set_parameters(options: argparse.Namespace) -> Run:
+    text = " ".join(options.parameter_string.split())
+    if options.append:
+        reply = yield from ask(ModuleList(name=options.module), ModulesReply)
+        merged = _words(reply.modules[0].options) | _words(text)
+        text = " ".join(f"{name}={value}" for name, value in merged.items())
+    yield from ask(ModuleSet("", options.module, options=text), Empty)
+    return Answer((), "text")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0", "yes", "no"}:
+        raise ArgumentError(f"{text!r} is neither true nor false.", argument="enabled")
+    return text.lower() in {"true", "1", "yes"}
 
 
 def _module_facts(one: ComponentFact, vib: InstalledVib | None) -> Row:
@@ -101,20 +173,14 @@ def _module_facts(one: ComponentFact, vib: InstalledVib | None) -> Row:
         "VIB Acceptance Level": level,
         "Signed Status": "Signed" if one.signer else "Unsigned",
         "Signature Issuer": one.signer,
-        "Signature Digest": " ".join(digest[i : i + _GROUP] for i in range(0, len(digest), _GROUP)),
+        "Signature Digest": _grouped(digest),
         "Signature FingerPrint": vib.fingerprint if vib else "",
         "File Version": one.vib_version,
     }
 
 
-def _refuse(options: argparse.Namespace) -> Run:
-    yield from ()
-    raise NotSupportedError(
-        "Modules of this host are loaded as its verified image says, and not by hand.",
-        code="module-by-hand",
-        component=options.module,
-        remedy="Install or remove the VIB that brings it: esxcli software vib.",
-    )
+def _grouped(digest: str) -> str:
+    return " ".join(digest[i : i + _GROUP] for i in range(0, len(digest), _GROUP))
 
 
 def _options(options: argparse.Namespace) -> Run:

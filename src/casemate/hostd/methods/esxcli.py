@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from casemate.calls.esxcli.table import add_namespaces
 from casemate.calls.esxcli.tree import Running
 from casemate.calls.messages import Identity, IdentityReply, Snapshot, SnapshotReply
+from casemate.calls.modules import ModuleList, ModuleLoad, ModuleSet
 from casemate.calls.software import (
     AcceptanceGet,
     AcceptanceSet,
@@ -41,6 +42,9 @@ _ASKED = (
     AcceptanceGet,
     AcceptanceSet,
     DepotList,
+    ModuleList,
+    ModuleLoad,
+    ModuleSet,
     SoftwareChange,
     SoftwareList,
     SoftwareValidate,

@@ -1,0 +1,319 @@
+"""Linux modules that VIBs bring: verified twice, loaded from sealed memory.
+
+A module's file lies in a layer of the visor root, so its VIB was verified and measured. It is
+copied into sealed memory; there its own appended signature must be that of one of the keys in
+``trust/modules`` (Debian's key for a kernel is inside that kernel and nowhere else, so the host's
+owner gives it); and from there Linux takes it, and asks about the signature again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from casemate.calls import modules as m
+from casemate.calls.messages import Empty
+from casemate.errors import (
+    ArgumentError,
+    CasemateError,
+    HostError,
+    NotFoundError,
+    NotSupportedError,
+)
+from casemate.formats.imgdb import DbVib
+from casemate.formats.modinfo import ModuleInfo, parse_modinfo
+from casemate.kernel.accounts import Session
+from casemate.kernel.store import Store
+from casemate.kernel.sys.memfd import mapped, sealed_copy
+from casemate.kernel.sys.modules import load_sealed
+from casemate.policy.kmod import verify_module
+from casemate.policy.levels import Level
+from casemate.policy.trust import subject_of
+
+PLACE: Final = "modules"
+"""Directory of the trust directory: certificates of the keys that sign modules, PEM."""
+SETTINGS: Final = "modules"
+"""Name in the store: JSON, module to ``enabled`` and ``options``."""
+PLACES: Final = ("usr/lib/modules/", "usr/lib/vmware/vmkmod/")
+"""Where VIBs bring Linux modules."""
+MAX_MODULE: Final = 64 << 20
+"""Bytes of a module; the largest of Debian's have some 10 MiB."""
+MAX_OPTIONS: Final = 1024
+MAX_DEPTH: Final = 32
+"""Modules that need one another in a row."""
+
+Settings = dict[str, dict[str, object]]
+_OPTIONS: Final = re.compile(r"(?:[A-Za-z0-9_]{1,64}=[!-~]{0,256}(?: |$))*", re.ASCII)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A module's file in the visor root, and the VIB that brings it."""
+
+    name: str
+    path: str
+    vib: DbVib
+
+
+@dataclass(frozen=True, slots=True)
+class Linux:
+    """What of Linux is needed: its view of itself, and loading from sealed memory."""
+
+    proc: Path = Path("/proc")
+    load: Callable[[int, str, str], bool] = load_sealed
+
+    def refusal(self) -> str:
+        """Return why no module can be loaded; nothing when it can be tried."""
+        if not (self.proc / "modules").exists():
+            return "This Linux loads no modules: it was built without, or started with nomodule."
+        disabled = self.proc / "sys/kernel/modules_disabled"
+        if disabled.exists() and disabled.read_text().strip() != "0":
+            return "Loading modules was switched off until the next boot (kernel.modules_disabled)."
+        return ""
+
+    def loaded(self) -> frozenset[str]:
+        """Return the names of the modules that are loaded."""
+        try:
+            lines = (self.proc / "modules").read_text().splitlines()
+        except OSError:
+            return frozenset()
+        return frozenset(line.partition(" ")[0] for line in lines)
+
+
+class Modules:
+    """Answers the requests about modules.
+
+    Args:
+        root: where the visor root is now.
+        vibs: the VIBs that are in use.
+        trust: the trust directory.
+        store: keeps settings.
+        linux: the machine's Linux.
+    """
+
+    def __init__(
+        self,
+        root: Callable[[], Path],
+        vibs: Callable[[], Iterable[DbVib]],
+        trust: Path,
+        store: Store,
+        linux: Linux | None = None,
+    ) -> None:
+        self._root = root
+        self._vibs = vibs
+        self._keys_place = trust / PLACE
+        self._store = store
+        self._linux = linux or Linux()
+        self._lock = asyncio.Lock()
+
+    def handlers(self) -> dict[type, Callable[..., Awaitable[object]]]:
+        """Return the handlers of this topic."""
+        return {m.ModuleList: self._list, m.ModuleLoad: self._load, m.ModuleSet: self._set}
+
+    async def load_enabled(self) -> None:
+        """Load what is set to be loaded at every start; what fails is logged."""
+        settings = self._settings()
+        for name, own in settings.items():
+            if own.get("enabled") is True:
+                try:
+                    async with self._lock:
+                        await asyncio.to_thread(self._load_named, name, settings)
+                except CasemateError as error:
+                    _log.warning("the module %s was not loaded: %s", name, error.reason)
+
+    async def _list(self, request: m.ModuleList, _: Session) -> m.ModulesReply:
+        return await asyncio.to_thread(self._describe_all, request.name, self._settings())
+
+    async def _load(self, request: m.ModuleLoad, _: Session) -> Empty:
+        async with self._lock:
+            await asyncio.to_thread(self._load_named, request.name, self._settings())
+        return Empty()
+
+    async def _set(self, request: m.ModuleSet, _: Session) -> Empty:
+        name = self._find(request.name).name
+        if request.options is not None and (
+            len(request.options) > MAX_OPTIONS or not _OPTIONS.fullmatch(request.options)
+        ):
+            raise ArgumentError(
+                f"{request.options[:100]!r} are no options: they are name=value, apart by spaces.",
+                argument="parameter-string",
+                component=name,
+            )
+        settings = self._settings()
+        own = settings.setdefault(name, {})
+        if request.enabled is not None:
+            own["enabled"] = request.enabled
+        if request.options is not None:
+            own["options"] = request.options
+        self._store.set_value(SETTINGS, json.dumps(settings))
+        return Empty()
+
+    def _load_named(self, name: str, settings: Settings) -> None:
+        if reason := self._linux.refusal():
+            raise NotSupportedError(
+                reason,
+                code="modules-unsupported",
+                component=name,
+                remedy="Boot a Linux that loads modules: casemate image disk makes such a machine.",
+            )
+        keys = self.keys()
+        if not keys:
+            raise NotFoundError(
+                "No key is trusted for Linux modules.",
+                code="no-module-keys",
+                component=str(self._keys_place.name),
+                remedy="Put the certificate of the kernel's or the provider's module key into "
+                "trust/modules/, as PEM, and load again.",
+            )
+        self._load_with_needs(self._find(name), keys, settings, ())
+
+    def _load_with_needs(
+        self,
+        found: Found,
+        keys: tuple[x509.Certificate, ...],
+        settings: Settings,
+        above: tuple[str, ...],
+    ) -> None:
+        if found.name in above or len(above) > MAX_DEPTH:
+            raise HostError(
+                "Modules need one another in a circle, or too many in a row.",
+                code="module-depth",
+                component=found.name,
+                remedy="Ask the provider of the VIB for modules that fit together.",
+            )
+        sealed = self._sealed(found)
+        try:
+            with mapped(sealed) as view:
+                verify_module(view, keys, component=found.name)
+                info = parse_modinfo(view)
+        except BaseException:
+            os.close(sealed)
+            raise
+        try:
+            for need in info.depends:
+                if _plain(need) not in self._linux.loaded():
+                    self._load_with_needs(self._find(need), keys, settings, (*above, found.name))
+        except BaseException:
+            os.close(sealed)
+            raise
+        options = str(settings.get(found.name, {}).get("options", ""))
+        if self._linux.load(sealed, found.name, options):
+            _log.info("module %s of %s loaded", found.name, found.vib.descriptor.vib_id)
+
+    def _sealed(self, found: Found) -> int:
+        path = self._root() / found.path
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise HostError(
+                f"The module {found.name} cannot be read: {error.strerror}.", component=found.path
+            ) from error
+        try:
+            return sealed_copy(source, found.name, limit=MAX_MODULE)
+        finally:
+            os.close(source)
+
+    def keys(self) -> tuple[x509.Certificate, ...]:
+        """Return the certificates that modules may be signed with. Raises HostError."""
+        found: list[x509.Certificate] = []
+        for path in sorted(self._keys_place.glob("*.pem")):
+            try:
+                found += x509.load_pem_x509_certificates(path.read_bytes())
+            except (OSError, ValueError) as error:
+                raise HostError(
+                    f"{path.name} in trust/modules holds no certificate.",
+                    code="trust-anchor",
+                    component=path.name,
+                    remedy="Replace it by the module key's certificate, as PEM, or remove it.",
+                ) from error
+        return tuple(found)
+
+    def _all(self) -> Iterator[Found]:
+        for vib in self._vibs():
+            for path in vib.descriptor.files:
+                if path.startswith(PLACES) and path.endswith(".ko"):
+                    yield Found(_plain(PurePosixPath(path).stem), path, vib)
+
+    def _find(self, name: str) -> Found:
+        for found in self._all():
+            if found.name == _plain(name):
+                return found
+        raise NotFoundError(
+            f"There is no module {name[:64]!r}.",
+            code="no-module",
+            component=name[:64],
+            remedy="List them: esxcli system module list; install the VIB that brings it.",
+        )
+
+    def _describe_all(self, name: str, settings: Settings) -> m.ModulesReply:
+        wanted = [self._find(name)] if name else list(self._all())
+        keys, loaded = self.keys(), self._linux.loaded()
+        rows = tuple(
+            replace(
+                self._describe(found, keys, settings.get(found.name, {})),
+                loaded=found.name in loaded,
+            )
+            for found in sorted(wanted, key=lambda one: one.name)
+        )
+        return m.ModulesReply(rows, self._linux.refusal())
+
+    def _describe(
+        self,
+        found: Found,
+        keys: tuple[x509.Certificate, ...],
+        settings: Mapping[str, object],
+    ) -> m.LinuxModule:
+        descriptor = found.vib.descriptor
+        info = ModuleInfo(found.name, (), (), "")
+        status, issuer, fingerprint, digest = "Signed", "", "", ""
+        sealed = self._sealed(found)
+        try:
+            with mapped(sealed) as view:
+                digest = hashlib.sha256(view).hexdigest()
+                info = parse_modinfo(view)
+                signed = verify_module(view, keys, component=found.name)
+                issuer = subject_of(signed.certificate)
+                fingerprint = signed.certificate.fingerprint(hashes.SHA256()).hex()
+        except CasemateError as error:
+            status = f"Unsigned: {error.reason}"
+        finally:
+            os.close(sealed)
+        return m.LinuxModule(
+            name=found.name,
+            file=f"/{found.path}",
+            loaded=False,
+            enabled=settings.get("enabled") is not False,
+            license=info.license,
+            version=info.version,
+            depends=info.depends,
+            vib=descriptor.name,
+            vib_version=descriptor.version,
+            level=Level(descriptor.acceptance_level).display_name,
+            status=status,
+            issuer=issuer,
+            digest=digest,
+            fingerprint=fingerprint,
+            parameters=info.parameters,
+            options=str(settings.get("options", "")),
+        )
+
+    def _settings(self) -> Settings:
+        found = json.loads(self._store.value(SETTINGS) or "{}")
+        return {str(name): dict(own) for name, own in found.items()}
+
+
+def _plain(name: str) -> str:
+    """Return a module's name as Linux writes it: with underscores."""
+    return name.replace("-", "_")
