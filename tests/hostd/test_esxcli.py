@@ -97,7 +97,7 @@ def test_answers_are_those_of_the_command(play: Callable[..., None]) -> None:
         ("system nothing get", {}, "Unknown command"),
         ("system version", {}, "required: COMMAND"),
         ("software vib list", {"shell": "1"}, "no parameter shell"),
-        ("system module load", {"module": "x"}, "not by hand"),
+        ("system module set", {"module": "x", "enabled": "perhaps"}, "neither true nor false"),
         ("system settings advanced list", {"option": "--help"}, "no option"),
         ("system module get", {}, "required"),
     ],
