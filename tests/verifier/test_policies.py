@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.verifier.conftest import Web
 from tests.verifier.test_web import Pushing
 
-from casemate.cli import agent
+from casemate.cli import agent, verifier
 from casemate.errors import NotFoundError, SignatureError, StateError, VerificationError
 from casemate.formats import ear
 from casemate.formats import eventtypes as ev
+from casemate.formats.corim import (
+    CONTENT_TYPE,
+    Comid,
+    Corim,
+    Environment,
+    Measurement,
+    ReferenceTriple,
+    write_corim,
+)
+from casemate.formats.cose import sign1
 from casemate.formats.ear import Tier
+from casemate.policy.exchange import accept_corim, corim_from_manifest
 from casemate.policy.signedtext import join_signed
 from casemate.testing.firmwarelogs import event, image, machine
 from casemate.testing.linuxhost import LinuxHost
 from casemate.testing.pki import shared_pki
+from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.verifier.enrol import Wanted
 
 POLICY = """policy "linux" version {version}
@@ -241,3 +257,68 @@ def test_an_assignment_that_ends_leaves_the_host_unappraised(web: Web, linux: Li
     assert linux.round()["state"] == "not-appraised"
     with pytest.raises(StateError):
         web.service.rules.approve_values("linux", "anna")
+
+
+def corim(values: dict[int, bytes], version: int = 1, level: str = "certified") -> bytes:
+    registers: dict[int | str, Any] = {pcr: (("sha256", one),) for pcr, one in values.items()}
+    measured = (Measurement("firmware", registers=registers),)
+    triple = ReferenceTriple(Environment(vendor="maker", model="board"), measured)
+    payload = write_corim(Corim("board", (Comid("board", version, (triple,)),)))
+    pki = shared_pki()
+    chain = pki.signers[level].certificate, pki.issuers[level].certificate
+    ders = tuple(one.public_bytes(serialization.Encoding.DER) for one in chain)
+    key = pki.signers[level].key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return sign1(payload, key, content_type=CONTENT_TYPE, chain=ders)
+
+
+def test_a_corim_of_the_machines_maker_says_what_firmware_must_be(web: Web) -> None:
+    linux, rules = Linux(web, LinuxHost()), web.service.rules
+    rules.add(signed('policy "boards" version 1\npcr 7 per-host\n'), "anna")
+    good = linux.host.tpm.values()["sha256"]
+    with pytest.raises(SignatureError):
+        rules.add_corim("boards", corim({0: good[0]}, level="community"), "anna")
+    answer = web.client.post(
+        "/api/v1/policies/boards/corim",
+        content=corim({pcr: good[pcr] for pcr in (0, 4)}),
+        headers=web.login("olga"),
+    )
+    assert answer.json()["version"] == 1
+    rules.assign("linux", "boards", "anna")
+    assert linux.round()["state"] == "trusted"
+    assert sections(web)["firmware"] == "affirming"
+    rules.add_corim("boards", corim({0: bytes(32)}, 2), "anna")
+    told = linux.round()
+    assert told["state"] == "failed-latched"
+    assert "PCR 0" in told["verdict"]
+    with pytest.raises(VerificationError):
+        rules.add_corim("boards", corim({0: good[0]}, 1), "anna")
+
+
+def test_a_reference_is_exported_as_a_corim_and_taken_back(
+    tmp_path: Path, web: Web, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, pki = SmallImage().reference(), shared_pki()
+    source = tmp_path / "reference.json"
+    source.write_bytes(sign_reference(manifest))
+    key, chain = tmp_path / "key.pem", tmp_path / "cert.pem"
+    signer = pki.signers["certified"]
+    key.write_bytes(signer.key_pem)
+    chain.write_bytes(signer.pem + pki.issuers["certified"].pem)
+    parser = argparse.ArgumentParser()
+    verifier.add_parser(parser.add_subparsers())
+    names = ("--key", str(key), "--cert", str(chain))
+    options = parser.parse_args(["verifier", "policy", "export-corim", str(source), *names])
+    assert options.func(options) == 0
+    found, by = accept_corim(
+        (tmp_path / "reference.corim").read_bytes(), web.service.anchors.trust(), datetime.now(UTC)
+    )
+    assert found == corim_from_manifest(manifest)
+    assert "certified" in by
+    text = tmp_path / "linux.policy"
+    text.write_text(POLICY.format(version=3, more=""))
+    options = parser.parse_args(["verifier", "policy", "sign", str(text), *names])
+    assert options.func(options) == 0
+    added = web.service.rules.add((tmp_path / "linux.policy.signed").read_bytes(), "anna")
+    assert (added.name, added.version) == ("linux", 3)
+    assert "linux.policy.signed" in capsys.readouterr().out

@@ -18,11 +18,18 @@ from rich.text import Text
 
 from casemate.errors import ArgumentError, NotFoundError
 from casemate.formats.cms import sign_detached
+from casemate.formats.corim import CONTENT_TYPE, write_corim
+from casemate.formats.cose import sign1
+from casemate.formats.manifest import parse_manifest
 from casemate.formats.text import escape
+from casemate.policy.exchange import corim_from_manifest
 from casemate.policy.language import parse_policy
 from casemate.policy.signedtext import join_signed
 
-ACTIONS = ("list", "show", "sign", "add", "runtime", "check", "assign", "approve-values")
+ACTIONS = (
+    *("list", "show", "sign", "add", "runtime", "corim"),
+    *("export-corim", "check", "assign", "approve-values"),
+)
 
 
 class Session(Protocol):
@@ -45,10 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``policy`` takes."""
     parser.add_argument("change", nargs="?", choices=ACTIONS, default="list")
     parser.add_argument("what", nargs="?", help="a file; a host for assign and approve-values")
-    parser.add_argument("name", nargs="?", help="name of a policy, for assign and runtime")
-    parser.add_argument("--key", type=Path, help="sign: PEM private key")
-    parser.add_argument("--cert", type=Path, help="sign: PEM certificate, with its issuers")
-    parser.add_argument("--out", type=Path, help="sign: where to write (default: FILE.signed)")
+    parser.add_argument("name", nargs="?", help="name of a policy, for assign, runtime and corim")
+    parser.add_argument("--key", type=Path, help="sign, export-corim: PEM private key")
+    parser.add_argument("--cert", type=Path, help="its PEM certificate, with its issuers")
+    parser.add_argument("--out", type=Path, help="where to write (default: beside FILE)")
     parser.add_argument("--all-hosts", action="store_true", help="check: every host of the fleet")
     parser.add_argument("--why", default="", help="reason, for the audit log")
 
@@ -56,13 +63,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def sign(options: argparse.Namespace) -> int:
     """Sign a policy or a runtime policy; needs no verifier."""
     source = Path(_needed(options.what, "a file"))
-    if options.key is None or options.cert is None:
-        raise ArgumentError("name --key and --cert", argument="key")
     body = read(source)
     if not body.endswith(b"\n"):
         body += b"\n"
     if not body.lstrip().startswith(b"{"):
         parse_policy(body)
+    key, chain = _signer(options)
+    signature = sign_detached(body, chain[0], key, chain[1:], signing_time=datetime.now(UTC))
+    return _written(
+        options, source.with_name(source.name + ".signed"), join_signed(body, signature)
+    )
+
+
+def _signer(
+    options: argparse.Namespace,
+) -> tuple[RSAPrivateKey | EllipticCurvePrivateKey, list[x509.Certificate]]:
+    if options.key is None or options.cert is None:
+        raise ArgumentError("name --key and --cert", argument="key")
     try:
         key = serialization.load_pem_private_key(read(options.key), None)
         chain = x509.load_pem_x509_certificates(read(options.cert))
@@ -70,9 +87,25 @@ def sign(options: argparse.Namespace) -> int:
         raise ArgumentError(f"key or certificate: {error}", argument="key") from error
     if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey):
         raise ArgumentError("the key is neither RSA nor on an elliptic curve", argument="key")
-    signature = sign_detached(body, chain[0], key, chain[1:], signing_time=datetime.now(UTC))
-    out = options.out or source.with_name(source.name + ".signed")
-    out.write_bytes(join_signed(body, signature))
+    return key, chain
+
+
+def export_corim(options: argparse.Namespace) -> int:
+    """Write a reference as a CoRIM, signed anew; needs no verifier."""
+    source = Path(_needed(options.what, "a reference"))
+    key, chain = _signer(options)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise ArgumentError("a CoRIM is signed with a key on an elliptic curve", argument="key")
+    manifest = parse_manifest(read(source)).manifest
+    ders = tuple(one.public_bytes(serialization.Encoding.DER) for one in chain)
+    payload = write_corim(corim_from_manifest(manifest))
+    data = sign1(payload, key, content_type=CONTENT_TYPE, chain=ders)
+    return _written(options, source.with_suffix(".corim"), data)
+
+
+def _written(options: argparse.Namespace, usual: Path, data: bytes) -> int:
+    out: Path = options.out or usual
+    out.write_bytes(data)
     print(json.dumps({"file": str(out)}) if options.json else f"Wrote {out}")
     return 0
 
@@ -85,10 +118,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
             told = session.ask("GET", "/policies")
         case "add":
             told = session.ask("POST", "/policies", raw=read(Path(_needed(options.what, "a file"))))
-        case "runtime":
+        case "runtime" | "corim":
             name = _needed(options.name, "a policy")
             raw = read(Path(_needed(options.what, "a file")))
-            told = session.ask("POST", f"/policies/{name}/runtime", raw=raw)
+            told = session.ask("POST", f"/policies/{name}/{options.change}", raw=raw)
         case "check":
             raw = read(Path(_needed(options.what, "a file")))
             query = {"hosts": "all"} if options.all_hosts else {}

@@ -30,6 +30,7 @@ from casemate.formats.eventtypes import EV_NO_ACTION
 from casemate.formats.manifest import Manifest
 from casemate.formats.rim import BaseRim, parse_rim
 from casemate.policy.describe import Kind, describe
+from casemate.policy.measure import STATIC_PCRS
 from casemate.policy.references import REFERENCE_LEVEL
 from casemate.policy.signedtext import SignedText, verify_signed
 from casemate.policy.trust import TrustStore, subject_of, verify_signer
@@ -147,6 +148,17 @@ def accept_rim(
         )
     subject = verify_signed(SignedText(data, signature), trust, now, component=COMPONENT)
     return rim, subject
+
+
+def pcrs_of_corim(corim: Corim) -> tuple[int, ...]:
+    """Return the PCRs that a CoRIM speaks about: its registers, and where components are."""
+    found: set[int] = set()
+    for comid in corim.comids:
+        for triple in comid.references:
+            for one in triple.measurements:
+                found |= {key for key in one.registers if isinstance(key, int)}
+                found |= set(STATIC_PCRS) if one.digests else set()
+    return tuple(sorted(found))
 
 
 def compare_with_corim(

@@ -11,13 +11,14 @@ What the policy does not mention is not appraised, and the result says so sectio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 from casemate.errors import Finding, FormatError, VerificationError
 from casemate.formats import eventlog
 from casemate.formats.algorithms import ALGORITHMS
+from casemate.formats.corim import Corim
 from casemate.formats.ear import Section
 from casemate.formats.eventlog import EventLog
 from casemate.formats.ima import IMA_PCR, parse_ima
@@ -25,6 +26,7 @@ from casemate.formats.manifest import Manifest
 from casemate.policy.appraise import Appraisal, Evidence, PcrResult, PcrStatus, Verdict, refused
 from casemate.policy.describe import Kind, describe
 from casemate.policy.drtm import LAUNCH_PCR, appraise_drtm
+from casemate.policy.exchange import compare_with_corim, pcrs_of_corim
 from casemate.policy.firmware import (
     FIRMWARE_PCRS,
     SECURE_BOOT_PCR,
@@ -54,12 +56,14 @@ class Rules:
         runtime: which files it may run; None: its IMA list is not judged.
         references: in force, the preferred one first.
         host: what was approved as this host's own; None before anything was.
+        corim: reference values of somebody else for components and PCRs, signed and valid.
     """
 
     policy: Policy
     runtime: RuntimePolicy | None = None
     references: tuple[Manifest, ...] = ()
     host: HostValues | None = None
+    corim: Corim | None = None
 
     @property
     def pcrs(self) -> tuple[int, ...]:
@@ -71,6 +75,8 @@ class Rules:
             asked |= {LAUNCH_PCR, LAUNCH_PCR + 1}
         if self.runtime is not None:
             asked |= {IMA_PCR, *AGGREGATE_PCRS}
+        if self.corim is not None:
+            asked |= set(pcrs_of_corim(self.corim))
         return tuple(sorted(asked))
 
 
@@ -153,9 +159,10 @@ class _Judge:
         self._launch()
         self._hardening()
         self._runtime()
+        appraised = self._foreign() or bool(found.appraised)
         # A new host value is no fault, but what stands on it alone is not appraised.
         codes = {finding.code for finding in self._findings}
-        if not found.appraised or (codes and codes <= NOT_APPRAISED_CODES):
+        if not appraised or (codes and codes <= NOT_APPRAISED_CODES):
             verdict = Verdict.UNDECIDED if codes <= NOT_APPRAISED_CODES else Verdict.UNTRUSTED
             self._findings += [] if codes else [_unapproved()]
         else:
@@ -165,6 +172,24 @@ class _Judge:
         appraisal = Appraisal(verdict, findings, warnings, (), self._table(found), clock)
         judged = Judged(frozenset(self._covered), findings, warnings)
         return Ruled(appraisal, judged, found.host)
+
+    def _foreign(self) -> bool:
+        """Compare with a CoRIM; tell whether there is one that says something."""
+        corim = self._rules.corim
+        if corim is None:
+            return False
+        pcrs = pcrs_of_corim(corim)
+        banks = {b: v for b, v in self._evidence.pcrs.items() if b in self._policy.banks}
+        missing = [pcr for pcr in pcrs if any(pcr not in values for values in banks.values())]
+        for pcr in missing:
+            reason = f"the CoRIM speaks of PCR {pcr}, which was not quoted"
+            self._add("missing-pcr", f"PCR {pcr}", reason, f"Quote PCR {pcr} as well.")
+        self._findings += compare_quoted(self._log, banks, self._replayed, pcrs)
+        # What stands in other PCRs is not proven, so it counts for nothing.
+        proven = tuple(event for event in self._log.events if event.pcr in pcrs)
+        self._findings += compare_with_corim(corim, replace(self._log, events=proven), banks)
+        self._covered |= {section_of_pcr(pcr) for pcr in pcrs if pcr not in missing}
+        return True
 
     def _firmware(self) -> None:
         policy = self._policy

@@ -141,6 +141,11 @@ def _add_runtime(service: Service, call: Call) -> object:
     return {"identifier": one.identifier, "name": one.name, "version": one.version}
 
 
+def _add_corim(service: Service, call: Call) -> object:
+    one = service.rules.add_corim(call.path["policy"], call.raw, call.name)
+    return {"identifier": one.identifier, "name": one.name, "version": one.version}
+
+
 def _rehearse_policy(service: Service, call: Call) -> object:
     assigned = service.rules.check(call.raw)
     everyone = call.query.get("hosts", "") == "all"
@@ -291,6 +296,8 @@ ENDPOINTS: Final = (
              raw=language.MAX_SIZE),
     Endpoint("POST", API + "/policies/{policy}/runtime", "Add its signed runtime policy",
              _add_runtime, Role.OPERATOR, raw=RUNTIME_SIZE),
+    Endpoint("POST", API + "/policies/{policy}/corim", "Add a signed CoRIM of reference values",
+             _add_corim, Role.OPERATOR, raw=MAX_SIZE),
     Endpoint("POST", API + "/policy-rehearsal", "Who would fail by this policy? Nobody is asked",
              _rehearse_policy, Role.OPERATOR, raw=language.MAX_SIZE,
              query={"hosts": "all: not only those that have the policy of this name"}),

@@ -10,11 +10,13 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
 from casemate.errors import ArgumentError, CasemateError, NotFoundError, StateError
 from casemate.machine.fleet import StoredPolicy
+from casemate.policy.exchange import accept_corim
 from casemate.policy.hostpolicy import HostValues
 from casemate.policy.language import Policy, parse_policy
 from casemate.policy.ruled import Rules
@@ -33,6 +35,7 @@ class Kind(StrEnum):
 
     POLICY = "policy"
     RUNTIME = "runtime"
+    CORIM = "corim"
 
 
 class RuleBook:
@@ -67,6 +70,18 @@ class RuleBook:
         with self._database.transaction() as step:
             _newest(step, name)
         return self._put(Kind.RUNTIME, name, runtime.version, signer, body, who)
+
+    def add_corim(self, name: str, body: bytes, who: str) -> StoredPolicy:
+        """Put a signed CoRIM in force for hosts with the policy ``name``.
+
+        Raises as ``accept_corim``, VerificationError (``rollback``), and NotFoundError where there
+        is no such policy.
+        """
+        corim, signer = accept_corim(body, self._anchors.trust(), self._clock())
+        with self._database.transaction() as step:
+            _newest(step, name)
+        version = max(comid.version for comid in corim.comids)
+        return self._put(Kind.CORIM, name, version, signer, body, who)
 
     def check(self, body: bytes) -> Assigned:
         """Verify a signed policy without putting it in force; raises as ``add``.
@@ -128,7 +143,7 @@ class RuleBook:
         if not own:
             return known
         rules = known.rules
-        mine = Rules(rules.policy, rules.runtime, (), values_from(json.loads(own)))
+        mine = replace(rules, host=values_from(json.loads(own)))
         digest = hashlib.sha256(own.encode()).hexdigest()[:8]
         return Assigned(f"{known.identifier}+{digest}", mine)
 
@@ -182,12 +197,16 @@ class RuleBook:
 
     def _made(self, step: Transaction, policy: Policy, body: bytes, trust: TrustStore) -> Assigned:
         runtime = store.policy_body(step, Kind.RUNTIME, policy.name)
-        identifier = hashlib.sha256(body + runtime).hexdigest()
-        if not runtime:
-            return Assigned(identifier, Rules(policy))
-        signed = split_signed(runtime)
-        verify_signed(signed, trust, self._clock(), component="runtime policy")
-        return Assigned(identifier, Rules(policy, parse_runtime(signed.body, policy)))
+        foreign = store.policy_body(step, Kind.CORIM, policy.name)
+        rules = Rules(policy)
+        if runtime:
+            signed = split_signed(runtime)
+            verify_signed(signed, trust, self._clock(), component="runtime policy")
+            rules = replace(rules, runtime=parse_runtime(signed.body, policy))
+        if foreign:
+            rules = replace(rules, corim=accept_corim(foreign, trust, self._clock())[0])
+        parts = (hashlib.sha256(one).digest() for one in (body, runtime, foreign))
+        return Assigned(hashlib.sha256(b"".join(parts)).hexdigest(), rules)
 
 
 def _newest(step: Transaction, name: str) -> bytes:
