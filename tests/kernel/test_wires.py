@@ -28,7 +28,7 @@ from casemate.kernel.sys.spawn import call_in_child
 from casemate.kernel.sys.taps import enter_namespace
 from casemate.kernel.wires import Wires
 from casemate.machine.callfilters import WIRE_COMMANDS
-from casemate.machine.networkplan import Card, plan_network
+from casemate.machine.networkplan import Card, Filter, plan_network
 from casemate.machine.networks import (
     FIRST,
     TRUNK,
@@ -379,6 +379,25 @@ def test_a_trunk_carries_the_vlans_of_its_switch_and_no_other(on):
         assert await lab.exchange(1, EVERYBODY, tag=b"\x81\x00\x00\x0a") == {2: 1}
         assert await lab.exchange(1, EVERYBODY, tag=b"\x81\x00\x00\x0b") == {}
         assert await lab.exchange(1, EVERYBODY) == {3: 1}
+
+    on(body)
+
+
+def test_a_filter_of_tags_lets_those_vlans_in_at_any_priority_and_no_other(on):
+    def put() -> None:
+        with contextlib.closing(PacketFilters()) as open_filters:
+            open_filters.put(Filter("t1.0", mac(1), (10, 4094)), {})
+
+    async def body(lab: Lab) -> None:
+        await lab.plug(card(1), card(2))
+        await lab.wires.run(put)
+        # Without the driver 8021q a bridge passes tagged frames on as they are.
+        for tag in (b"\x00\x0a", b"\xe0\x0a", b"\x0f\xfe"):
+            assert await lab.exchange(1, mac(2), tag=b"\x81\x00" + tag) == {2: 1}, tag
+        for tag in (b"\x00\x0b", b"\x00\x00", b"\x0f\xff", b"\xe0\x0b"):
+            assert await lab.exchange(1, mac(2), tag=b"\x81\x00" + tag) == {}, tag
+        assert await lab.exchange(1, mac(2), tag=b"\x88\xa8\x00\x0a") == {}
+        assert await lab.exchange(1, mac(2)) == {2: 1}
 
     on(body)
 
