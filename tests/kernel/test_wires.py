@@ -308,7 +308,10 @@ def test_a_new_kernel_finds_the_wires_of_the_former_one(on):
         await lab.plug(card(1), card(2))
         # It knows nothing of what the former one did, and plans the same.
         lab.wires._ports.clear()
+        lab.wires._ports.clear()
         lab.wires._filters.clear()
+        lab.wires._links.clear()
+        lab.wires._tables = None
         await lab.apply()
         assert await lab.exchange(1, mac(2)) == {2: 1}
         assert await lab.exchange(1, mac(2), source=mac(9)) == {}

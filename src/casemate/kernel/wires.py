@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -24,6 +26,8 @@ from casemate.machine.networks import AddressFact
 
 _TAKEN: Final = ("", "veth")
 """Kinds of interfaces that can be uplinks: hardware, and what stands for it in a container."""
+_FEW: Final = 8
+"""Interfaces that are looked at one by one: all at once cost a millisecond each as well."""
 P = ParamSpec("P")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -37,6 +41,8 @@ class Wires:
         self._machine = open_namespace()
         self._thread = ThreadPoolExecutor(1, "wires")
         self._entered = False
+        self._links: dict[str, Link] = {}
+        self._tables: set[str] | None = None
         self._ports: dict[tuple[str, int], Port] = {}
         self._filters: dict[tuple[str, int], tuple[Filter, dict[str, int]]] = {}
 
@@ -90,75 +96,95 @@ class Wires:
 
     def _apply(self, plan: NetworkPlan) -> None:
         with Links() as links, contextlib.closing(PacketFilters()) as filters:
+            self._look(links)
             self._give_back(plan, links)
-            present = links.all()
             for bridge in plan.bridges:
-                if bridge.name not in present:
+                if bridge.name not in self._links:
                     links.add_bridge(bridge.name)
                     links.set_up(links.index(bridge.name), up=True)
-            present = links.all()
+            self._look(links)
             for vlan in plan.vlans:
-                if vlan.name not in present and vlan.parent in present:
-                    links.add_vlan(vlan.name, present[vlan.parent].index, vlan.vlan)
-            present = links.all()
-            self._remove(plan, links, present)
-            self._filter(plan, filters, present)
+                if vlan.name not in self._links and vlan.parent in self._links:
+                    links.add_vlan(vlan.name, self._links[vlan.parent].index, vlan.vlan)
+            self._look(links)
+            self._remove(plan, links)
+            self._filter(plan, filters)
             for port in plan.ports:
-                if port.name in present:
-                    self._put(port, links, present)
+                if port.name in self._links:
+                    self._put(port, links)
             for bridge in plan.bridges:
-                if present[bridge.name].mtu != bridge.mtu:
-                    links.set_mtu(present[bridge.name].index, bridge.mtu)
+                self._resize(bridge.name, bridge.mtu, links)
+
+    def _look(self, links: Links) -> None:
+        """Find out which interfaces there are; Linux is asked only about those that are new.
+
+        Nobody else changes them: this thread alone has the rights, and cells may only end theirs.
+        """
+        present = {name: index for index, name in socket.if_nameindex()}
+        self._links = {
+            name: link for name, link in self._links.items() if present.get(name) == link.index
+        }
+        new = [index for name, index in present.items() if name not in self._links]
+        found = links.all().values() if len(new) > _FEW else filter(None, map(links.one, new))
+        self._links.update({link.name: link for link in found if link.name not in self._links})
+
+    def _note(self, name: str, **changes: int | bool) -> None:
+        self._links[name] = replace(self._links[name], **changes)  # type: ignore[arg-type]  # fields of Link
 
     def _give_back(self, plan: NetworkPlan, links: Links) -> None:
         """Give back the machine's interfaces that are uplinks no more."""
-        for link in links.all().values():
+        for link in tuple(self._links.values()):
             if link.name not in plan.uplinks and link.name != "lo" and link.kind in _TAKEN:
                 links.give(link.index, self._machine)
+                del self._links[link.name]
 
-    def _remove(self, plan: NetworkPlan, links: Links, present: dict[str, Link]) -> None:
+    def _remove(self, plan: NetworkPlan, links: Links) -> None:
         """Remove what is not planned; the interfaces of cards are only cut off."""
         kept = {bridge.name for bridge in plan.bridges} | {vlan.name for vlan in plan.vlans}
         ports = {port.name for port in plan.ports}
-        for link in present.values():
+        for link in tuple(self._links.values()):
             if link.kind in {"bridge", "vlan"} and link.name not in kept:
                 links.remove(link.index)
+                del self._links[link.name]
             elif link.kind == "tun" and link.name not in ports and (link.master or link.up):
                 links.set_up(link.index, up=False)
                 links.join(link.index, 0)
+                self._note(link.name, up=False, master=0)
                 self._ports.pop((link.name, link.index), None)
 
-    def _filter(self, plan: NetworkPlan, filters: PacketFilters, present: dict[str, Link]) -> None:
-        wanted = {one.name: one for one in plan.filters if one.name in present}
-        indexes = {name: link.index for name, link in present.items()}
-        known = filters.names()
+    def _filter(self, plan: NetworkPlan, filters: PacketFilters) -> None:
+        wanted = {one.name: one for one in plan.filters if one.name in self._links}
+        if self._tables is None:
+            self._tables = filters.names()
         for one in wanted.values():
-            named = {mirror.name: indexes.get(mirror.name, 0) for mirror in one.mirrors}
-            there = Filter(
-                one.name,
-                one.source,
-                one.tags,
-                one.guest,
-                tuple(mirror for mirror in one.mirrors if named[mirror.name]),
-            )
-            key = (one.name, indexes[one.name])
-            if one.name not in known or self._filters.get(key) != (there, named):
+            mirrors = tuple(mirror for mirror in one.mirrors if mirror.name in self._links)
+            there = replace(one, mirrors=mirrors)
+            named = {mirror.name: self._links[mirror.name].index for mirror in mirrors}
+            key = (one.name, self._links[one.name].index)
+            if one.name not in self._tables or self._filters.get(key) != (there, named):
                 filters.put(there, named)
+                self._tables.add(one.name)
                 self._filters[key] = (there, named)
-        for name in known - wanted.keys():
+        for name in self._tables - wanted.keys():
             filters.drop(name)
-        alive = {(name, indexes[name]) for name in wanted}
+            self._tables.discard(name)
+        alive = {(name, self._links[name].index) for name in wanted}
         self._filters = {key: value for key, value in self._filters.items() if key in alive}
+        self._ports = {key: value for key, value in self._ports.items() if key in alive}
 
-    def _put(self, port: Port, links: Links, present: dict[str, Link]) -> None:
+    def _resize(self, name: str, mtu: int, links: Links) -> None:
+        if self._links[name].mtu != mtu:
+            links.set_mtu(self._links[name].index, mtu)
+            self._note(name, mtu=mtu)
+
+    def _put(self, port: Port, links: Links) -> None:
         """Wire one port, whose filter is in place."""
-        link, bridge = present[port.name], present[port.bridge]
+        link, bridge = self._links[port.name], self._links[port.bridge]
         key = (port.name, link.index)
-        if self._ports.get(key) == port and link.master == bridge.index and link.up == port.up:
-            return
-        if link.mtu != port.mtu:
-            links.set_mtu(link.index, port.mtu)
         before = self._ports.get(key)
+        if before == port and link.master == bridge.index and link.up == port.up:
+            return
+        self._resize(port.name, port.mtu, links)
         if link.master and (before is None or before.mac != port.mac):
             # A port that leaves its bridge takes all that the bridge knows of it along.
             links.join(link.index, 0)
@@ -170,7 +196,7 @@ class Wires:
             links.set_station(link.index, port.mac)
         if link.up != port.up:
             links.set_up(link.index, up=port.up)
-        self._ports = {k: v for k, v in self._ports.items() if k[0] != port.name}
+        self._note(port.name, master=bridge.index, up=port.up)
         self._ports[key] = port
 
 

@@ -143,12 +143,13 @@ def plan_network(networks: Networks, cards: Iterable[Card]) -> NetworkPlan:
                 for made, link_of in _card(networks, switch, group, card, tagged):
                     members.append(made)
                     vlans += [link_of] if link_of else []
+    seeing = [member for member in members if member.promiscuous and member.port.up]
     return NetworkPlan(
         tuple(bridges),
         tuple(uplinks),
         tuple(vlans),
         tuple(member.port for member in members),
-        tuple(_filter(member, members) for member in members),
+        tuple(_filter(member, seeing) for member in members),
     )
 
 
@@ -205,15 +206,12 @@ def _card(
         yield member(link.name, vlan, ()), link
 
 
-def _filter(member: _Member, members: list[_Member]) -> Filter:
+def _filter(member: _Member, seeing: list[_Member]) -> Filter:
     """Return a member's filter, with the ports of its bridge that see what it sends."""
     own = member.filter
     mirrors = tuple(
         Mirror(other.port.name, other.port.mac)
-        for other in members
-        if other.promiscuous
-        and other.port.up
-        and other.port.bridge == member.port.bridge
-        and other is not member
+        for other in seeing
+        if other.port.bridge == member.port.bridge and other is not member
     )
     return Filter(own.name, own.source, own.tags, own.guest, mirrors)

@@ -97,6 +97,16 @@ class Links:
         with failing("the interfaces cannot be listed"):
             return {link.name: link for link in map(_link, self._route.get_links())}
 
+    def one(self, index: int) -> Link | None:
+        """Return an interface; None where it has gone meanwhile."""
+        try:
+            with failing(f"the interface {index} cannot be looked at"):
+                return next(map(_link, self._route.get_links(index)), None)
+        except HostError as error:
+            if error.code == "host-enodev":
+                return None
+            raise
+
     def addresses(self) -> tuple[AddressFact, ...]:
         """Return the IPv4 addresses of all interfaces but the loopback."""
         links = {link.index: link for link in self.all().values()}
