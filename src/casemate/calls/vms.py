@@ -30,8 +30,9 @@ class ReconfigureVm:
     """Change what a VM is made of, from ``before`` (refused when it changed since) to ``config``.
 
     Disks without a file name are made, larger ones extended, absent ones detached; files of
-    detached disks that ``destroy`` names are removed. A running VM takes larger disks, and the
-    values that need no new hardware: name, annotation, allocations, extra entries.
+    detached disks that ``destroy`` names are removed. A running VM takes what ``machine.hotplug``
+    says (disks on SCSI, other discs, vCPUs), larger disks, and the values that need no new
+    hardware: name, annotation, allocations, extra entries.
     """
 
     session: str

@@ -19,6 +19,7 @@ from casemate.hostd.objects.devices import (
 )
 from casemate.hostd.selection import objs, text
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.hotplug import CPU_HOT_ADD, takes_cpus
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
@@ -56,7 +57,6 @@ _HINTS = frozenset(
 
 _FALSE_ONLY = frozenset(
     {
-        "cpuHotAddEnabled",
         "cpuHotRemoveEnabled",
         "guestAutoLockEnabled",
         "memoryHotAddEnabled",
@@ -129,11 +129,14 @@ def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
             _refuse(name, value)
     _take_allocations(spec, change)
     _take_extra(objs(spec.get("extraConfig")), change)
+    _take_hot_add(spec.get("cpuHotAddEnabled"), change)
     _Devices(change, frozenset(networks)).apply(objs(spec.get("deviceChange")))
     return change
 
 
-_DONE = frozenset({"cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"})
+_DONE = frozenset(
+    {"cpuHotAddEnabled", "cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"}
+)
 
 
 def _refuse(name: str, value: Value) -> None:
@@ -199,6 +202,16 @@ def _take_extra(options: Iterable[Obj], change: Change) -> None:
     if tuple(extra.items()) != change.config.extra:
         change.config = replace(change.config, extra=tuple(extra.items()))
         change.privileges.add(CONFIG + "AdvancedConfig")
+
+
+def _take_hot_add(wanted: Value, change: Change) -> None:
+    config = change.config
+    if not isinstance(wanted, bool) or wanted == takes_cpus(config):
+        return
+    kept = tuple(entry for entry in config.extra if entry[0].lower() != CPU_HOT_ADD)
+    extra = (*kept, (CPU_HOT_ADD, "TRUE")) if wanted else kept
+    change.config = replace(config, extra=extra)
+    change.privileges.add(CONFIG + "CPUCount")
 
 
 class _Devices:

@@ -20,11 +20,13 @@ from casemate.formats.vmx import Vmx
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory, exists_already, make_directory
+from casemate.kernel.cells.hotplug import Hotplug
 from casemate.kernel.host import Handler
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, file_name
 from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files
 from casemate.machine.facts import DiskSpec, NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.hotplug import HotChange, hot_change
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
 from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, generated_mac, vmx_of
@@ -125,7 +127,9 @@ class Vms:
             vmx_path=fact.config.vmx_path,
             nics=_with_addresses(request.config, fact.config),
         )
-        if _needs_rest(fact.config, config):
+        if hot_change(fact.config, config) is None or (
+            fact.power is PowerState.SUSPENDED and (hot_change(fact.config, config) != HotChange())
+        ):
             next_state(Operation.RECONFIGURE, fact.power, component=fact.config.name)
         elif fact.power is PowerState.SUSPENDED and _grown(fact.config, config):
             next_state(Operation.EXTEND_DISK, fact.power, component=fact.config.name)
@@ -154,13 +158,28 @@ class Vms:
                 await self._context.plug(fact.vm, config, fact.config)
             kept = {disk.file_name for disk in disks}
             gone = {disk.file_name for disk in fact.config.disks} - kept
+            before = fact
             fact = self._context.rewrite(directory, fact, replace(config, disks=disks))
+            if fact.power is PowerState.POWERED_ON:
+                await self._plug_in(directory, before, fact)
             undo.pop_all()
             needed = owned_files(directory, fact) | self._shared_files(fact)
             for name in gone & set(request.destroy):
                 for layer in tuple(directory.chain(name)):
                     for part in set(directory.files_of(layer)) - needed:
                         directory.remove(part)
+
+    async def _plug_in(self, directory: VmDirectory, before: VmFact, fact: VmFact) -> None:
+        """Let a running VM have the hardware that its file names by now, or name the old again."""
+        change = hot_change(before.config, fact.config)
+        if change is None or change == HotChange():
+            return
+        try:
+            qmp = await self._context.cells.control(fact.vm, Operation.RESET)
+            await Hotplug(qmp, directory, self._context.cells.volumes).apply(change)
+        except BaseException:
+            self._context.rewrite(directory, fact, before.config)
+            raise
 
     def _make(self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool, fill: Fill) -> str:
         """Make directory, disks and file; ``undo`` gets what removes them. Returns the path."""
@@ -282,26 +301,6 @@ def _check(config: VmConfig) -> None:
     for disk in config.disks:
         if not disk.file_name and disk.kind != "disk":
             raise ArgumentError("only disks are made", argument="deviceChange")
-
-
-def _needs_rest(before: VmConfig, after: VmConfig) -> bool:
-    """Tell whether a change is of the hardware that a running guest sees."""
-
-    def hardware(config: VmConfig) -> VmConfig:
-        disks = tuple(replace(disk, capacity=0) for disk in config.disks)
-        nics = tuple(replace(nic, network="", connected=True) for nic in config.nics)
-        return replace(
-            config,
-            name="",
-            annotation="",
-            disks=disks,
-            nics=nics,
-            cpu_allocation=before.cpu_allocation,
-            memory_allocation=before.memory_allocation,
-            extra=(),
-        )
-
-    return hardware(before) != hardware(after)
 
 
 def _grown(before: VmConfig, after: VmConfig) -> tuple[tuple[DiskSpec, int], ...]:

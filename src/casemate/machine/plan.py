@@ -28,6 +28,7 @@ from casemate.machine.cellplan import (
 )
 from casemate.machine.facts import VmConfig
 from casemate.machine.guestcpu import check_masks
+from casemate.machine.hotplug import most_cpus
 from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, checked
 from casemate.machine.planstorage import (
     FIRST_FD,
@@ -122,7 +123,7 @@ def plan_power_on(
         PassedTap(first_tap + at, card)
         for at, card in enumerate(sorted(host.cards & set(range(len(config.nics)))))
     )
-    overhead = _OVERHEAD[host.accelerator] + _OVERHEAD_PER_CPU * config.cpus
+    overhead = _OVERHEAD[host.accelerator] + _OVERHEAD_PER_CPU * most_cpus(config)
     plan = CellPlan(
         vm=vm,
         domain=DOMAIN,
@@ -172,7 +173,7 @@ def plan_power_on(
         rlimits=(
             (Limit.CORE, 0),
             (Limit.NOFILE, _DESCRIPTORS),
-            (Limit.NPROC, _THREADS + config.cpus),
+            (Limit.NPROC, _THREADS + most_cpus(config)),
             (Limit.FSIZE, file_size(disks, config.memory_mib + overhead)),
             (Limit.MEMLOCK, 0),
         ),
@@ -180,7 +181,7 @@ def plan_power_on(
             cpu_shares=config.cpu_allocation.shares,
             cpu_quota=_quota(config.cpu_allocation.limit, host.cpu_mhz),
             memory_bytes=(config.memory_mib + overhead) << 20,
-            pids=_THREADS + config.cpus,
+            pids=_THREADS + most_cpus(config),
         ),
         peers=(Peer(QEMU_TPM_FD, TPM_PEER),) if has_vtpm(config) else (),
         taps=taps,
@@ -197,7 +198,7 @@ def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterato
     yield from ("-machine", board)
     yield from ("-accel", f"tcg,split-wx=on,tb-size={_TB_SIZE}" if tcg else "kvm")
     yield from ("-cpu", "max" if tcg else "host")
-    yield from ("-smp", str(config.cpus))
+    yield from ("-smp", f"cpus={config.cpus},maxcpus={most_cpus(config)}")
     yield from ("-m", f"{config.memory_mib}M")
     if config.uuid:
         yield from ("-uuid", config.uuid)

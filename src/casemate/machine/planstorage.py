@@ -121,7 +121,7 @@ def _disk_device(number: int, source: DiskSource, bus: str, ports: Iterator[int]
     """Return the device that the guest sees."""
     kind = "cd" if source.disk.kind == "cdrom" else "hd"
     # QEMU keeps index 0 for the loader of a kernel that is given directly.
-    tail = f"drive={node_name(source.file_name)},bootindex={number + 1}"
+    tail = f"drive={node_name(source.file_name)},id={device_id(source.disk)},bootindex={number + 1}"
     match bus:
         case "ide" | "sata":
             port = next(ports, None)
@@ -142,6 +142,23 @@ def _disk_device(number: int, source: DiskSource, bus: str, ports: Iterator[int]
         f"a {source.disk.kind} on {source.disk.controller} is not offered",
         component=source.file_name,
     )
+
+
+def device_id(disk: DiskSpec) -> str:
+    """Return QEMU's name of a drive: its slot."""
+    return f"{disk.controller}-{disk.unit}"
+
+
+def hot_device(source: DiskSource) -> dict[str, object]:
+    """Return the device of a disk that comes to a SCSI controller of a running VM."""
+    disk = source.disk
+    return {
+        "driver": "scsi-hd",
+        "id": device_id(disk),
+        "bus": f"{disk.controller}.0",
+        "scsi-id": disk.unit,
+        "drive": node_name(source.file_name),
+    }
 
 
 def as_json(value: object) -> str:

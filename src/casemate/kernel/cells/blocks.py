@@ -114,16 +114,34 @@ async def _add_delta(qmp: Qmp, directory: VmDirectory, delta: DiskSource) -> str
 
 async def _pass(
     qmp: Qmp, directory: VmDirectory, file_name: str, *, exclusive: bool, **place: int
-) -> object:
+) -> int:
     """Hand a writable file over to QEMU and return the number of its fd set."""
     handle = directory.open_file(file_name, os.O_RDWR)
     try:
         if exclusive:
             lock(handle, file_name, exclusive=True)
-        answer = await qmp.execute_with(handle, "add-fd", opaque=node_name(file_name), **place)
+        return await hand_over(qmp, handle, file_name, **place)
     finally:
         os.close(handle)
-    return answer.get("fdset-id") if isinstance(answer, dict) else None
+
+
+async def hand_over(qmp: Qmp, handle: int, file_name: str, **place: int) -> int:
+    """Hand an open file over to QEMU and return the number of its fd set.
+
+    Raises:
+        HostError: QEMU does not take it.
+    """
+    answer = await qmp.execute_with(handle, "add-fd", opaque=node_name(file_name), **place)
+    number = answer.get("fdset-id") if isinstance(answer, dict) else None
+    if not isinstance(number, int):
+        raise HostError("QEMU does not take a file", code="qmp", component=file_name)
+    return number
+
+
+async def take_back(qmp: Qmp, file_name: str) -> None:
+    """Let QEMU close a file of which no node is left. Raises HostError."""
+    if (number := await _fd_set(qmp, file_name)) is not None:
+        await qmp.execute("remove-fd", **{"fdset-id": number})
 
 
 async def _make_writable(qmp: Qmp, directory: VmDirectory, layer: DiskSource) -> None:
@@ -138,8 +156,7 @@ async def _forget(qmp: Qmp, layer: DiskSource) -> None:
     """Let QEMU close a merged delta; one that it took in by its parent is gone already."""
     with contextlib.suppress(HostError):
         await qmp.execute("blockdev-del", **{"node-name": node_name(layer.file_name)})
-    if (number := await _fd_set(qmp, layer.file_name)) is not None:
-        await qmp.execute("remove-fd", **{"fdset-id": number})
+    await take_back(qmp, layer.file_name)
 
 
 async def _fd_set(qmp: Qmp, file_name: str) -> int | None:

@@ -88,8 +88,7 @@ def start(plan: CellPlan, around: Surroundings) -> Child:
         fds |= {peer.fd: around.sockets[peer.name] for peer in plan.peers}
         fds |= {tap.fd: around.taps[tap.card] for tap in plan.taps}
         for passed in plan.passed:
-            image = in_volume(passed.file_name)
-            fds[passed.fd] = _open_image(around, passed) if image else _open(directory, passed)
+            fds[passed.fd] = open_disk(directory, around.volumes, passed)
             opened.callback(os.close, fds[passed.fd])
         return _launch(plan, around, fds)
 
@@ -187,20 +186,27 @@ def _open(directory: int, passed: PassedFile) -> int:
     return descriptor
 
 
-def _open_image(around: Surroundings, passed: PassedFile) -> int:
-    """Open the image of a CD, wherever on a datastore it is."""
-    datastore, path = in_volume(passed.file_name) or ("", "")
-    if around.volumes is None or passed.writable or not path:
+def open_disk(directory: int, volumes: Path | None, passed: PassedFile) -> int:
+    """Open a disk of a VM's directory, or the image of a CD anywhere on a datastore, and lock it.
+
+    Raises:
+        CasemateError: It is missing, in use, a link, no regular file, or too short.
+    """
+    image = in_volume(passed.file_name)
+    if image is None:
+        return _open(directory, passed)
+    datastore, path = image
+    if volumes is None or passed.writable or not path:
         raise HostError(
-            f"{passed.file_name} is not the image of a CD",
+            f"{passed.file_name} is not an image for reading",
             code="disk-kind",
             component=passed.file_name,
         )
-    volumes = open_directory(around.volumes)
+    place = open_directory(volumes)
     try:
-        return _open(volumes, replace(passed, file_name=f"{datastore}/{path}"))
+        return _open(place, replace(passed, file_name=f"{datastore}/{path}"))
     finally:
-        os.close(volumes)
+        os.close(place)
 
 
 def _check_disk(descriptor: int, passed: PassedFile) -> None:

@@ -195,6 +195,11 @@ class Cells:
         qmp = await self._running(vm, Operation.SHUTDOWN_GUEST).qmp()
         await qmp.execute("system_powerdown")
 
+    @property
+    def volumes(self) -> Path | None:
+        """What holds the datastores."""
+        return self._volumes
+
     def agent_socket(self, vm: str) -> Path:
         """Return where the agent in a running VM's guest is reached."""
         return self._cells_dir / _checked(vm) / AGENT_SOCKET

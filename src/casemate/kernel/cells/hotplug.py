@@ -1,0 +1,156 @@
+"""Changes the hardware of a running cell: disks come and go, CDs are changed, vCPUs come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+from casemate.errors import HostError, PowerStateError
+from casemate.kernel.cells import blocks, disks, jail
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.cells.qmp import Qmp
+from casemate.machine.cellplan import PassedFile
+from casemate.machine.facts import DiskSpec, PowerState
+from casemate.machine.hotplug import HotChange
+from casemate.machine.planstorage import (
+    FIRST_FD,
+    DiskSource,
+    block_node,
+    device_id,
+    hot_device,
+    is_read_only,
+    node_name,
+)
+
+# Seconds for QEMU to let go of a disk whose device is gone, and between tries.
+_LET_GO: Final = 5.0
+_PAUSE: Final = 0.05
+
+
+class Hotplug:
+    """The hardware of one running cell. ``volumes`` holds the datastores."""
+
+    def __init__(self, qmp: Qmp, directory: VmDirectory, volumes: Path | None) -> None:
+        self._qmp = qmp
+        self._directory = directory
+        self._volumes = volumes
+
+    async def apply(self, change: HotChange) -> None:
+        """Make the change, or none of it.
+
+        Raises:
+            CasemateError: QEMU refuses, or a file is not in order; what was done is undone.
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            for was, now in change.swapped:
+                await self.swap(was, now)
+                undo.push_async_callback(self.swap, now, was)
+            for disk in change.added:
+                await self.add(disk)
+                undo.push_async_callback(self.remove, disk)
+            await self.add_cpus(change.cpus)
+            for disk in change.removed:
+                await self.remove(disk)
+                undo.push_async_callback(self.add, disk)
+            undo.pop_all()
+
+    async def add(self, disk: DiskSpec) -> None:
+        """Attach a disk."""
+        source = await self._open(disk)
+        try:
+            await self._qmp.execute("device_add", **hot_device(source))
+        except BaseException:
+            await self._close(source)
+            raise
+
+    async def remove(self, disk: DiskSpec) -> None:
+        """Detach a disk; what the guest has in its caches is lost, as when a cable is pulled."""
+        source = disks.resolve(self._directory.fd, (disk,))[0]
+        await self._qmp.execute("device_del", id=device_id(disk))
+        await self._close(source)
+
+    async def swap(self, was: DiskSpec, now: DiskSpec) -> None:
+        """Put another image into a CD drive; the guest sees that the disc was changed."""
+        old = disks.resolve(self._directory.fd, (was,))[0]
+        new = await self._open(now)
+        drive = device_id(now)
+        try:
+            await self._qmp.execute("blockdev-open-tray", id=drive, force=True)
+            await self._qmp.execute("blockdev-remove-medium", id=drive)
+            node = {"node-name": node_name(new.file_name)}
+            await self._qmp.execute("blockdev-insert-medium", id=drive, **node)
+            await self._qmp.execute("blockdev-close-tray", id=drive)
+        except BaseException:
+            await self._close(new)
+            raise
+        await self._close(old)
+
+    async def add_cpus(self, count: int) -> None:
+        """Add vCPUs, the next ones of the board.
+
+        Raises:
+            PowerStateError: The VM was not started with room for them.
+        """
+        if not count:
+            return
+        answer = await self._qmp.execute("query-hotpluggable-cpus")
+        slots = [one for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+        free = [one for one in slots if "qom-path" not in one]
+        if len(free) < count:
+            raise PowerStateError(
+                "the VM was not started with room for more vCPUs",
+                requested=PowerState.POWERED_OFF,
+                existing=PowerState.POWERED_ON,
+            )
+        # QEMU names the last one first.
+        for number, slot in enumerate(reversed(free)):
+            if number == count:
+                return
+            props = slot.get("props")
+            where = props if isinstance(props, dict) else {}
+            name = f"cpu-{len(slots) - len(free) + number}"
+            await self._qmp.execute("device_add", driver=slot.get("type"), id=name, **where)
+
+    async def _open(self, disk: DiskSpec) -> DiskSource:
+        """Hand a disk with all its layers over to QEMU."""
+        source = disks.resolve(self._directory.fd, (disk,))[0]
+        fds: dict[str, int] = {}
+        try:
+            for layer in source.layers:
+                passed = PassedFile(
+                    fd=-1,
+                    file_name=layer.file_name,
+                    writable=layer is source and not is_read_only(layer),
+                    minimum_size=layer.offset + layer.size if layer.format == "raw" else 0,
+                )
+                handle = jail.open_disk(self._directory.fd, self._volumes, passed)
+                try:
+                    number = await blocks.hand_over(self._qmp, handle, layer.file_name)
+                finally:
+                    os.close(handle)
+                fds[layer.file_name] = FIRST_FD + number
+            await self._qmp.execute("blockdev-add", **block_node(source, fds))
+        except BaseException:
+            await self._forget(fds)
+            raise
+        return source
+
+    async def _close(self, source: DiskSource) -> None:
+        """Let QEMU close a disk, once its device has let go of it."""
+        node = {"node-name": node_name(source.file_name)}
+        for _ in range(int(_LET_GO / _PAUSE)):
+            try:
+                await self._qmp.execute("blockdev-del", **node)
+            except HostError:
+                await asyncio.sleep(_PAUSE)
+            else:
+                break
+        await self._forget([layer.file_name for layer in source.layers])
+
+    async def _forget(self, names: dict[str, int] | list[str]) -> None:
+        for name in names:
+            with contextlib.suppress(HostError):
+                await blocks.take_back(self._qmp, name)

@@ -1,0 +1,86 @@
+"""What a running VM takes of a change of its hardware; everything else waits until it is off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from casemate.machine.facts import DiskSpec, VmConfig
+
+HOT_CPUS: Final = 16
+"""vCPUs up to which more can be added to a running VM."""
+CPU_HOT_ADD: Final = "vcpu.hotadd"
+"""VMware's vmx entry that allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HotChange:
+    """vCPUs and disks that come, disks that go, and CDs whose image is another one."""
+
+    cpus: int = 0
+    added: tuple[DiskSpec, ...] = ()
+    removed: tuple[DiskSpec, ...] = ()
+    swapped: tuple[tuple[DiskSpec, DiskSpec], ...] = ()
+
+
+def takes_cpus(config: VmConfig) -> bool:
+    """Tell whether vCPUs can be added while the VM runs, if it was started so."""
+    return any(
+        name.lower() == CPU_HOT_ADD and value.lower() == "true" for name, value in config.extra
+    )
+
+
+def most_cpus(config: VmConfig) -> int:
+    """Return how many vCPUs the VM may get until it is powered off."""
+    return max(config.cpus, HOT_CPUS) if takes_cpus(config) else config.cpus
+
+
+def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
+    """Return what has to be done to a running VM; None: it takes only some of it, or nothing.
+
+    Disks come to and go from SCSI controllers that have a disk already: what the VM was started
+    with.
+    """
+    if _rest(before, after) != _rest(after, after):
+        return None
+    cpus = after.cpus - before.cpus
+    if cpus < 0 or (cpus and after.cpus > most_cpus(before)):
+        return None
+    old = {(disk.controller, disk.unit): disk for disk in before.disks}
+    new = {(disk.controller, disk.unit): disk for disk in after.disks}
+    swapped = []
+    for slot in sorted(old.keys() & new.keys()):
+        was, now = old[slot], new[slot]
+        if _same(was, now):
+            continue
+        if {was.kind, now.kind} != {"cdrom"}:
+            return None
+        swapped.append((was, now))
+    controllers = {disk.controller for disk in before.disks}
+    added = tuple(new[slot] for slot in sorted(new.keys() - old.keys()))
+    removed = tuple(old[slot] for slot in sorted(old.keys() - new.keys()))
+    for disk in (*added, *removed):
+        hot = disk.kind == "disk" and disk.controller.startswith("scsi")
+        if not hot or disk.controller not in controllers:
+            return None
+    return HotChange(cpus, added, removed, tuple(swapped))
+
+
+def _same(one: DiskSpec, other: DiskSpec) -> bool:
+    return replace(one, capacity=0) == replace(other, capacity=0)
+
+
+def _rest(config: VmConfig, base: VmConfig) -> VmConfig:
+    """Return the hardware that a running guest sees and that does not change under it."""
+    nics = tuple(replace(nic, network="", connected=True) for nic in config.nics)
+    return replace(
+        config,
+        name="",
+        annotation="",
+        cpus=0,
+        disks=(),
+        nics=nics,
+        cpu_allocation=base.cpu_allocation,
+        memory_allocation=base.memory_allocation,
+        extra=(),
+    )

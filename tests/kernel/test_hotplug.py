@@ -1,0 +1,141 @@
+"""Hardware of running VMs: disks come and go, discs are changed, vCPUs come; or nothing changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from casemate.calls import messages as m
+from casemate.calls import vms as c
+from casemate.errors import PowerStateError
+from casemate.machine.facts import DiskSpec, PowerState
+from casemate.machine.power import Operation
+
+from .vmbench import MIB, Host, RefusedTaskError, disk, make, printed
+
+pytestmark = pytest.mark.host
+
+ISO = DiskSpec("a.iso", "cdrom", "raw", 0, "ide1", 0)
+
+
+async def change(host: Host, vm: str, destroy: tuple[str, ...] = (), **changes) -> None:
+    before = host.vm(vm).config
+    await host.ask(c.ReconfigureVm("", vm, before, replace(before, **changes), destroy))
+
+
+async def asked(host: Host, vm: str, command: str):
+    return await (await host.cells.control(vm, Operation.RESET)).execute(command)
+
+
+async def drives(host: Host, vm: str) -> set[str]:
+    return {one["qdev"].split("/")[-1] for one in await asked(host, vm, "query-block")}
+
+
+async def nodes(host: Host, vm: str) -> int:
+    return len(await asked(host, vm, "query-named-block-nodes"))
+
+
+@pytest.mark.parametrize("model", ["lsilogic", "pvscsi"])
+def test_a_disk_comes_to_a_running_vm_and_goes_with_its_file(on, model):
+    async def body(host: Host) -> None:
+        extra = (("scsi0.virtualDev", model),)
+        vm = await make(host, disks=(disk(controller="scsi0"),), extra=extra)
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        before, files = host.vm(vm).config.disks, host.files("one")
+        known, sets = await nodes(host, vm), len(await asked(host, vm, "query-fdsets"))
+        for _ in range(2):
+            await change(host, vm, disks=(*before, disk(controller="scsi0", unit=1)))
+            assert "scsi0-1" in await drives(host, vm)
+            (_, new) = host.vm(vm).config.disks
+            assert new.capacity == 8 * MIB
+            await change(host, vm, (new.file_name,), disks=before)
+            assert await drives(host, vm) == {"scsi0-0"}
+            assert host.files("one") == files
+            assert await nodes(host, vm) == known
+            assert len(await asked(host, vm, "query-fdsets")) == sets
+        assert await host.cells.status(vm) == "running"
+        await change(host, vm, disks=(*before, disk(controller="scsi0", unit=1)))
+        assert await host.ask(c.CreateSnapshot("", vm, "now", memory=True)) == "1"
+        await host.ask(c.SuspendVm("", vm))
+        await host.ask(m.PowerOn("", vm))
+        assert await host.cells.status(vm) == "running"
+        await host.ask(m.PowerOff("", vm))
+
+    on(body)
+
+
+def test_another_disc_is_put_into_the_drive(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        place = host.datastore / "one"
+        for name, size in (("a.iso", 4), ("b.iso", 8)):
+            (place / name).write_bytes(bytes(size * MIB))
+        boot = host.vm(vm).config.disks
+        await change(host, vm, disks=(*boot, ISO))
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        known = await nodes(host, vm)
+        for name in ("b.iso", "a.iso", "b.iso"):
+            await change(host, vm, disks=(*boot, replace(ISO, file_name=name)))
+            found = [one for one in await asked(host, vm, "query-block") if "ide1-0" in one["qdev"]]
+            size = found[0]["inserted"]["image"]["virtual-size"]
+            assert size == {"a.iso": 4, "b.iso": 8}[name] * MIB
+            assert await nodes(host, vm) == known
+        with pytest.raises((RefusedTaskError, Exception), match=r"nothing\.iso"):
+            await change(host, vm, disks=(*boot, replace(ISO, file_name="nothing.iso")))
+        assert host.vm(vm).config.disks[1].file_name == "b.iso"
+        assert await nodes(host, vm) == known
+        await host.ask(m.PowerOff("", vm))
+
+    on(body)
+
+
+def test_vcpus_come_up_to_a_limit_and_the_vm_wakes_up_with_them(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, extra=(("vcpu.hotadd", "TRUE"),))
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        for count in (2, 4):
+            await change(host, vm, cpus=count)
+            assert len(await asked(host, vm, "query-cpus-fast")) == count
+        for wrong in (3, 17):
+            with pytest.raises(PowerStateError):
+                await change(host, vm, cpus=wrong)
+        await host.ask(c.SuspendVm("", vm))
+        await host.ask(m.PowerOn("", vm))
+        assert len(await asked(host, vm, "query-cpus-fast")) == 4
+        assert await host.cells.status(vm) == "running"
+        await host.ask(m.PowerOff("", vm))
+        plain = await make(host, "two")
+        await host.ask(m.PowerOn("", plain))
+        # The file may allow it by now: the VM that runs has no room.
+        await change(host, plain, extra=(("vcpu.hotadd", "TRUE"),))
+        with pytest.raises(RefusedTaskError) as raised:
+            await change(host, plain, cpus=2)
+        assert raised.value.fault.fault == "InvalidPowerState"
+        assert host.vm(plain).config.cpus == 1
+        await host.ask(m.PowerOff("", plain))
+
+    on(body)
+
+
+def test_a_change_that_fails_half_way_is_undone(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, disks=(disk(controller="scsi0"),))
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        before, files = host.vm(vm).config, host.files("one")
+        known = await nodes(host, vm)
+        missing = DiskSpec("gone.vmdk", "disk", "vmdk", 0, "scsi0", 2)
+        with pytest.raises((RefusedTaskError, Exception), match="gone"):
+            await change(host, vm, disks=(*before.disks, disk(controller="scsi0", unit=1), missing))
+        assert host.vm(vm).config == before
+        assert host.files("one") == files
+        assert await nodes(host, vm) == known
+        assert await drives(host, vm) == {"scsi0-0"}
+        assert host.vm(vm).power is PowerState.POWERED_ON
+        await host.ask(m.PowerOff("", vm))
+
+    on(body)

@@ -1,0 +1,60 @@
+"""What a running VM takes, and what waits until it is off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from casemate.machine.facts import DiskSpec, NicSpec, VmConfig
+from casemate.machine.hotplug import HOT_CPUS, HotChange, hot_change, most_cpus
+
+BOOT = DiskSpec("a.vmdk", "disk", "vmdk", 8, "scsi0", 0)
+DATA = DiskSpec("b.vmdk", "disk", "vmdk", 8, "scsi0", 1)
+ISO = DiskSpec("a.iso", "cdrom", "raw", 8, "ide1", 0)
+VM = VmConfig(
+    "vm", "", "[ds] vm/vm.vmx", "other", 2, 256, "bios", (BOOT, ISO), (NicSpec("", "LAN", "e1000"),)
+)
+HOT = replace(VM, extra=(("VCPU.HotAdd", "true"),))
+
+
+def test_what_no_guest_sees_needs_nothing() -> None:
+    nics = (replace(VM.nics[0], network="DMZ"),)
+    grown = (replace(BOOT, capacity=16), ISO)
+    after = replace(VM, name="other", annotation="x", extra=(("a", "b"),), nics=nics, disks=grown)
+    assert hot_change(VM, after) == HotChange()
+
+
+def test_disks_come_and_go_on_scsi_and_discs_are_changed() -> None:
+    other = replace(ISO, file_name="b.iso")
+    after = replace(VM, disks=(BOOT, DATA, other))
+    assert hot_change(VM, after) == HotChange(added=(DATA,), swapped=((ISO, other),))
+    assert hot_change(after, VM) == HotChange(removed=(DATA,), swapped=((other, ISO),))
+
+
+def test_vcpus_come_where_it_was_allowed_before() -> None:
+    assert hot_change(HOT, replace(HOT, cpus=3)) == HotChange(cpus=1)
+    assert hot_change(VM, replace(HOT, cpus=3)) is None
+    assert most_cpus(HOT) == HOT_CPUS
+    assert most_cpus(VM) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cpus": 1},
+        {"cpus": HOT_CPUS + 1},
+        {"memory_mib": 512},
+        {"firmware": "efi"},
+        {"nics": ()},
+        {"uuid": "x"},
+        {"disks": (replace(BOOT, file_name="c.vmdk"), ISO)},
+        {"disks": (BOOT,)},
+        {"disks": (BOOT, ISO, replace(DATA, controller="ide0"))},
+        {"disks": (BOOT, ISO, replace(DATA, controller="scsi1"))},
+        {"disks": (BOOT, ISO, replace(ISO, controller="scsi0", unit=3))},
+        {"disks": (replace(BOOT, kind="cdrom", format="raw"), ISO)},
+    ],
+)
+def test_everything_else_waits(changes: dict[str, object]) -> None:
+    assert hot_change(HOT, replace(HOT, **changes)) is None
