@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from casemate.calls import admin as a
+from casemate.calls import files as f
 from casemate.calls.messages import Logout, PowerOn
 from casemate.errors import (
     ArgumentError,
@@ -75,6 +76,18 @@ def test_a_new_account_may_do_nothing_at_all(world: World) -> None:
     world.do(a.CreateAccount("", "someone", "", PASSWORD))
     assert not world.may("someone", "System.View", PowerOn("", "1"))
     assert world.may("root", POWER, PowerOn("", "1"))
+
+
+def test_a_permission_on_one_datastore_reaches_no_other(world: World) -> None:
+    world.do(a.AddRole("", "files", ("Datastore.Browse", "Datastore.FileManagement")))
+    (role,) = {r.number for r in world.admin.rights.roles.values() if r.name == "files"}
+    world.someone(role, "Datastore", "one")
+    for privilege, kind in (
+        ("Datastore.Browse", f.SearchFiles),
+        ("Datastore.FileManagement", f.DeleteFile),
+    ):
+        assert world.may("someone", privilege, kind("", "one", "x"))
+        assert not world.may("someone", privilege, kind("", "two", "x"))
 
 
 def test_a_permission_on_one_vm_reaches_no_other(world: World) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from casemate.errors import ArgumentError, CasemateError, NotFoundError
+from casemate.errors import ArgumentError, CasemateError, HostError, NotFoundError
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
@@ -45,6 +45,24 @@ def inventory(place: Path, store: Store) -> Inventory:
     made = Inventory(store, FactStream(), place / "volumes", UUID)
     made.publish_all(1000, 1000)
     return made
+
+
+def test_a_datastore_is_made_and_goes_only_when_it_is_empty(
+    inventory: Inventory, place: Path
+) -> None:
+    made = inventory.make_datastore("store2")
+    assert inventory.datastore(made).name == "store2"
+    (place / "volumes/store2/file").write_text("x")
+    with pytest.raises(HostError):
+        inventory.remove_datastore(made)
+    (place / "volumes/store2/file").unlink()
+    inventory.remove_datastore(made)
+    with pytest.raises(NotFoundError):
+        inventory.datastore(made)
+    for name in ("datastore1", "", "..", "a/b", ".hidden", "x" * 43, "a b", "a\n"):
+        with pytest.raises(ArgumentError):
+            inventory.make_datastore(name)
+    assert [one.name for one in (place / "volumes").iterdir()] == ["datastore1"]
 
 
 def test_a_vm_is_registered_and_found_again_after_a_restart(

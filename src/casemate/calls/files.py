@@ -289,12 +289,42 @@ class RefreshStorage:
     audited: ClassVar[bool] = False
 
 
+@dataclass(frozen=True, slots=True)
+class DatastoreReply:
+    """The id of a datastore."""
+
+    datastore: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDatastore:
+    """Make an empty datastore: a directory beside those that are there."""
+
+    session: str
+    name: str
+    why: str = ""
+    reply: ClassVar = DatastoreReply
+    privilege: ClassVar[str] = "Host.Config.Storage"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDatastore:
+    """Remove an empty datastore."""
+
+    session: str
+    datastore: str
+    why: str = ""
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = "Host.Config.Storage"
+
+
 TRANSFERS: tuple[type, ...] = (ReadFile, WriteFile)
 """Requests that turn their connection into a transfer."""
 
 REQUESTS: tuple[type, ...] = (
     CopyDisk,
     CopyFile,
+    CreateDatastore,
     CreateDisk,
     DeleteDisk,
     DeleteFile,
@@ -305,6 +335,7 @@ REQUESTS: tuple[type, ...] = (
     MoveFile,
     ReadFile,
     RefreshStorage,
+    RemoveDatastore,
     SearchFiles,
     StatFile,
     WriteFile,

@@ -189,6 +189,7 @@ def life_of_vms(
 def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
     """Hook up the files of datastores."""
     datastores = Datastores(inventory, kernel.vms.tasks, kernel.check)
+    datastores.sweep()
     kernel.add(datastores.handlers())
     kernel.add(VirtualDisks(datastores).handlers())
     kernel.add(Transfers(datastores, accounts.session, kernel.check).handlers())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -26,6 +27,8 @@ SEEN_LIMIT: Final = 200_000
 """Files that one search looks at: some seconds of work."""
 PATTERN_LIMIT: Final = 32
 _PATTERN_SIZE: Final = 255
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[..., Awaitable[object]]
 Check = Callable[[Session, str, object], None]
@@ -51,6 +54,8 @@ class Datastores:
             c.MoveFile: self._move,
             c.CopyFile: self._copy,
             c.RefreshStorage: self._refresh,
+            c.CreateDatastore: self._create_datastore,
+            c.RemoveDatastore: self._remove_datastore,
         }
 
     async def _search(self, request: c.SearchFiles, _: Session) -> c.FoldersReply:
@@ -112,6 +117,22 @@ class Datastores:
     async def _refresh(self, _request: c.RefreshStorage, _: Session) -> Empty:
         self.refresh()
         return Empty()
+
+    async def _create_datastore(self, request: c.CreateDatastore, _: Session) -> c.DatastoreReply:
+        return c.DatastoreReply(self._places.make_datastore(request.name))
+
+    async def _remove_datastore(self, request: c.RemoveDatastore, _: Session) -> Empty:
+        self._places.remove_datastore(request.datastore)
+        return Empty()
+
+    def sweep(self) -> None:
+        """Remove what uploads left that a killed kernel did not end; nobody uploads yet."""
+        for fact in self._places.datastores():
+            try:
+                with self.open(fact.datastore) as volume:
+                    volume.sweep()
+            except CasemateError as error:
+                _log.warning("datastore %s: %s", fact.name, error.reason)
 
     def refresh(self) -> None:
         """Look at size and free space of the datastores again."""

@@ -18,6 +18,15 @@ class Places(Protocol):
     def datastore(self, datastore: str) -> DatastoreFact:
         """Return a datastore. Raises NotFoundError."""
 
+    def make_datastore(self, name: str) -> str:
+        """Make an empty datastore and return its id."""
+
+    def remove_datastore(self, datastore: str) -> None:
+        """Remove an empty datastore."""
+
+    def datastores(self) -> tuple[DatastoreFact, ...]:
+        """Return all datastores."""
+
     def refresh_datastores(self) -> None:
         """Look at size and free space again."""
 

@@ -20,6 +20,7 @@ from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.store import Store, StoredVm
 from casemate.kernel.stream import FactStream
+from casemate.kernel.sys.libc import from_os_error
 from casemate.machine.facts import (
     Allocation,
     DatastoreFact,
@@ -38,6 +39,7 @@ VMX_LIMIT = 1 << 18
 """Bytes of a .vmx file: real ones have some kilobytes."""
 
 _log = logging.getLogger(__name__)
+_DATASTORE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,41}")
 _PATH = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] ?([^\x00-\x1f]{1,255})")
 
 
@@ -86,6 +88,39 @@ class Inventory:
         if not isinstance(fact, DatastoreFact):
             raise NotFoundError("There is no such datastore.", component=datastore)
         return fact
+
+    def datastores(self) -> tuple[DatastoreFact, ...]:
+        """Return all datastores."""
+        return tuple(fact for fact in self._stream.facts() if isinstance(fact, DatastoreFact))
+
+    def make_datastore(self, name: str) -> str:
+        """Make an empty datastore and return its id.
+
+        Raises:
+            ArgumentError: The name is none, or is taken.
+            HostError: It cannot be made.
+        """
+        if not _DATASTORE.fullmatch(name):
+            raise ArgumentError(f"{name[:80]!r} is not the name of a datastore", argument="name")
+        try:
+            (self._volumes / name).mkdir(mode=0o755)
+        except FileExistsError:
+            reason = f"there is a datastore {name} already"
+            raise ArgumentError(reason, argument="name") from None
+        except OSError as error:
+            raise from_os_error(f"cannot make {name}", error, component=name) from error
+        self.refresh_datastores()
+        return str(uuid.uuid5(uuid.UUID(self._host_uuid), name))
+
+    def remove_datastore(self, datastore: str) -> None:
+        """Remove an empty datastore. Raises HostError: something is on it."""
+        fact = self.datastore(datastore)
+        try:
+            Path(fact.path).rmdir()
+        except OSError as error:
+            reason = f"{fact.name} is not removed"
+            raise from_os_error(reason, error, component=fact.name) from error
+        self._stream.retract(DatastoreFact, datastore)
 
     def vm(self, vm: str) -> VmFact:
         """Return a VM. Raises NotFoundError."""

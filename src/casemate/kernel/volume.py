@@ -154,7 +154,8 @@ class Volume:
         """Move a file or folder; ``force`` replaces a file."""
         with self.place(path) as source, target.place(to_path) as goal:
             if not self._look(source).folder:
-                _unused(source)
+                with self.faults(source.shown):
+                    _unused(source)
             with target.faults(goal.shown):
                 try:
                     _rename(source.folder, source.name, goal, force=force)
@@ -177,6 +178,8 @@ class Volume:
         step: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Copy a file or folder; ``force`` replaces a file. ``step`` gets the bytes done."""
+        if not path.strip("/"):
+            raise FileError("a datastore is not copied as a whole", file=self.shown(path))
         if not self.entry(path).folder:
             self._copy_file(path, target, to_path, force=force, step=step)
             return
@@ -199,6 +202,14 @@ class Volume:
             self.size(f"{path.strip('/')}/{one.name}".strip("/"))
             for one, _ in tuple(self.entries(path))
         )
+
+    def sweep(self) -> None:
+        """Remove the files of uploads that were never completed."""
+        for _, _, names, folder in os.fwalk(".", dir_fd=self._fd):
+            for name in names:
+                if name.startswith(RESERVED):
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=folder)
 
     @contextlib.contextmanager
     def writing(self, path: str, *, force: bool) -> Iterator[int]:

@@ -120,6 +120,23 @@ class FakeFiles:
             raise NotFoundError("There is no such datastore.")
         return fact
 
+    def datastores(self) -> tuple[DatastoreFact, ...]:
+        """See ``Places``."""
+        return self._facts.all(DatastoreFact)
+
+    def make_datastore(self, name: str) -> str:
+        """See ``Places``."""
+        (known,) = self._facts.all(DatastoreFact)[:1]
+        path = Path(known.path).with_name(name)
+        path.mkdir()
+        self._facts.state(replace(known, datastore=f"id-{name}", name=name, path=str(path)))
+        return f"id-{name}"
+
+    def remove_datastore(self, datastore: str) -> None:
+        """See ``Places``."""
+        Path(self.datastore(datastore).path).rmdir()
+        self._facts.retract(DatastoreFact, datastore)
+
     def refresh_datastores(self) -> None:
         """See ``Places``."""
 

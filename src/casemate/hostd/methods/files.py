@@ -108,6 +108,29 @@ async def _refresh(context: Context) -> Value:
     return None
 
 
+async def _create_datastore(context: Context) -> Value:
+    name, path = text(context.arguments.get("name")), text(context.arguments.get("path"))
+    if path.rstrip("/") != f"/vmfs/volumes/{name}":
+        raise FaultError(
+            Obj("HostConfigFault"),
+            f"A datastore is a directory beside the others: give /vmfs/volumes/{name[:80]}.",
+        )
+    request = c.CreateDatastore(context.who.handle, name, WHY)
+    made = (await context.link.ask(request, c.DatastoreReply)).datastore
+    await context.replica.until(lambda: made in context.replica.world.datastores)
+    return MoRef("Datastore", made)
+
+
+async def _remove_datastore(context: Context) -> Value:
+    ref = context.arguments.get("datastore")
+    if not isinstance(ref, MoRef):
+        raise faults.invalid_argument("datastore", "Name a datastore.")
+    context.reader.require(ref)
+    await context.link.ask(c.RemoveDatastore(context.who.handle, ref.value, WHY), Empty)
+    await context.replica.until(lambda: ref.value not in context.replica.world.datastores)
+    return None
+
+
 async def _ticket(context: Context) -> Value:
     session = context.who
     spec = context.arguments.get("spec")
@@ -190,6 +213,22 @@ FILE_METHODS = (
     Served("Datastore", "RefreshDatastore", "System.Read", _refresh, (c.RefreshStorage,)),
     Served(
         "Datastore", "RefreshDatastoreStorageInfo", "System.Read", _refresh, (c.RefreshStorage,)
+    ),
+    Served(
+        "HostDatastoreSystem",
+        "CreateLocalDatastore",
+        c.CreateDatastore.privilege,
+        _create_datastore,
+        (c.CreateDatastore,),
+        ring=Ring.COMPATIBILITY,
+    ),
+    Served(
+        "HostDatastoreSystem",
+        "RemoveDatastore",
+        c.RemoveDatastore.privilege,
+        _remove_datastore,
+        (c.RemoveDatastore,),
+        ring=Ring.COMPATIBILITY,
     ),
     Served(
         "SessionManager",

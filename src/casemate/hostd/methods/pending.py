@@ -44,11 +44,6 @@ _GROUPS = (
         Ring.HOST,
     ),
     _Group(
-        "The datastores of this host are directories of its home.",
-        {"HostDatastoreSystem": "CreateLocalDatastore RemoveDatastore"},
-        Ring.COMPATIBILITY,
-    ),
-    _Group(
         "This host has no templates and no disks apart from VMs.",
         {"VirtualMachine": "MarkAsTemplate MarkAsVirtualMachine AttachDisk_Task DetachDisk_Task"},
         Ring.COMPATIBILITY,
