@@ -151,6 +151,20 @@ def test_two_cards_of_a_port_group_talk_and_a_third_does_not_hear(on):
     on(body)
 
 
+def test_what_cards_send_and_receive_is_counted_for_their_vms(on):
+    async def body(lab: Lab) -> None:
+        await lab.plug(card(1), card(2))
+        before = await lab.wires.traffic()
+        for _ in range(10):
+            lab.send(1, mac(2))
+        assert lab.seen() == {2: 10}
+        after = await lab.wires.traffic()
+        assert after["1"][1] - before["1"][1] == 600
+        assert after["2"][0] - before["2"][0] >= 600
+
+    on(body)
+
+
 def test_what_is_for_nobody_known_reaches_nobody(on):
     async def body(lab: Lab) -> None:
         await lab.plug(card(1), card(2))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.errors import AbsentError, ArgumentError, CasemateError, ExistsError, InUseError
-from casemate.machine.networkplan import Card, needs_tags, plan_network, tap_name
+from casemate.machine.networkplan import Card, needs_tags, plan_network, tap_name, traffic_of
 from casemate.machine.networks import (
     FIRST,
     TRUNK,
@@ -228,6 +228,23 @@ def test_an_uplink_belongs_to_one_switch_and_numbers_are_used_again():
 )
 def test_a_mask_is_as_long_as_its_prefix(prefix, mask):
     assert AddressFact("eth0", "192.0.2.1", prefix).netmask == mask
+
+
+def test_traffic_is_counted_from_the_guest_s_side_for_all_its_cards():
+    table = (
+        "Inter-|   Receive  |  Transmit\n face |bytes packets|bytes\n"
+        "    lo:  9 1 0 0 0 0 0 0  9 1 0 0 0 0 0 0\n"
+        "  t7.0: 100 1 0 0 0 0 0 0 3000 2 0 0 0 0 0 0\n"
+        "  t7.1:  10 1 0 0 0 0 0 0  500 2 0 0 0 0 0 0\n"
+        "  t9.0:   1 0 0 0 0 0 0 0\n"
+        " vs0v0:   5 1 0 0 0 0 0 0    6 1 0 0 0 0 0 0\n"
+    )
+    assert traffic_of(table) == {"7": (3500, 110)}
+
+
+@given(st.text())
+def test_any_text_has_some_traffic_or_none(text):
+    assert isinstance(traffic_of(text), dict)
 
 
 def test_a_port_group_says_only_what_differs_from_its_switch():

@@ -160,7 +160,11 @@ def devices_of(kernel: Kernel, stream: FactStream) -> Devices:
 
 
 def life_of_vms(
-    kernel: Kernel, pools: Pools, stream: FactStream, devices: Devices
+    kernel: Kernel,
+    pools: Pools,
+    stream: FactStream,
+    devices: Devices,
+    statistics: Statistics,
 ) -> tuple[AutoStarter, Switching, Guests]:
     """Hook up what makes, runs, connects, copies and removes VMs.
 
@@ -183,6 +187,7 @@ def life_of_vms(
     kernel.watch(switching.findings)
     kernel.cells.wire(switching.connect)
     kernel.on_exit(switching.ended)
+    statistics.watch(wires.traffic)
     return starter, switching, guests
 
 
@@ -286,7 +291,7 @@ async def serve(settings: Settings, home: Home) -> None:
     devices = devices_of(kernel, stream)
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
-    starter, switching, guests = life_of_vms(kernel, pools, stream, devices)
+    starter, switching, guests = life_of_vms(kernel, pools, stream, devices, statistics)
     files(kernel, inventory, accounts)
     kernel.add(
         {

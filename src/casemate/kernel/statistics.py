@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -54,6 +54,7 @@ class _Before:
     time: float
     totals: Counters
     disks: _Disks | None
+    wires: tuple[int, int] | None
 
 
 class Statistics:
@@ -82,6 +83,11 @@ class Statistics:
         self._history = History()
         self._before: dict[str, _Before] = {}
         self._traffic: tuple[float, int, int] | None = None
+        self._wires: Callable[[], Awaitable[Mapping[str, tuple[int, int]]]] = _no_wires
+
+    def watch(self, wires: Callable[[], Awaitable[Mapping[str, tuple[int, int]]]]) -> None:
+        """Ask this, from now on, for the bytes that each VM has received and sent."""
+        self._wires = wires
 
     def handlers(self) -> dict[type, Callable[..., Awaitable[object]]]:
         """Return what answers which request."""
@@ -107,6 +113,7 @@ class Statistics:
                 strict=True,
             )
         )
+        wires = await self._wires()
         cpu, memory = self._scheduler.view_cpu(), self._scheduler.view_memory()
         now = self._clock()
         known = {fact.vm: fact for fact in self._inventory.vms()}
@@ -118,7 +125,7 @@ class Statistics:
             if fact is None or fact.power is not PowerState.POWERED_ON or metered is None:
                 continue
             before = self._before.get(vm)
-            self._before[vm] = _Before(now, metered.totals, found)
+            self._before[vm] = _Before(now, metered.totals, found, wires.get(vm))
             if vm not in cpu.division.tree.vms or before is None or now <= before.time:
                 continue
             values = self._of_vm(fact, before, self._before[vm], cpu, memory)
@@ -171,6 +178,14 @@ class Statistics:
                 "disk.usage.average": round((read + written) / _KIB / seconds),
                 "disk.numberRead.summation": max(0, after.disks.reads - before.disks.reads),
                 "disk.numberWrite.summation": max(0, after.disks.writes - before.disks.writes),
+            }
+        if before.wires is not None and after.wires is not None:
+            came = max(0, after.wires[0] - before.wires[0]) / _KIB / seconds
+            went = max(0, after.wires[1] - before.wires[1]) / _KIB / seconds
+            values |= {
+                "net.received.average": round(came),
+                "net.transmitted.average": round(went),
+                "net.usage.average": round(came + went),
             }
         return values
 
@@ -330,6 +345,11 @@ class Statistics:
             balloon_target=target,
             balloon_driver=guest is not None and guest.balloon.driver,
         )
+
+
+async def _no_wires() -> Mapping[str, tuple[int, int]]:
+    """Know of no network."""
+    return {}
 
 
 def _statistics(answer: object) -> Iterator[dict[str, object]]:

@@ -21,11 +21,12 @@ from casemate.errors import CasemateError
 from casemate.kernel.sys.netlink import Link, Links
 from casemate.kernel.sys.packetfilter import PacketFilters
 from casemate.kernel.sys.taps import enter_namespace, open_namespace, open_tap
-from casemate.machine.networkplan import Filter, NetworkPlan, Port
+from casemate.machine.networkplan import Filter, NetworkPlan, Port, traffic_of
 from casemate.machine.networks import AddressFact
 
 _TAKEN: Final = ("", "veth")
 """Kinds of interfaces that can be uplinks: hardware, and what stands for it in a container."""
+_COUNTERS: Final = Path("/proc/thread-self/net/dev")
 _FEW: Final = 8
 """Interfaces that are looked at one by one: all at once cost a millisecond each as well."""
 P = ParamSpec("P")
@@ -72,6 +73,10 @@ class Wires:
     async def links(self) -> dict[str, Link]:
         """Return all interfaces of the namespace. Raises HostError."""
         return await self._run(_links)
+
+    async def traffic(self) -> dict[str, tuple[int, int]]:
+        """Return bytes that each running VM has received and sent."""
+        return await self._run(_traffic)
 
     async def addresses(self) -> tuple[AddressFact, ...]:
         """Return the addresses of the machine itself. Raises HostError."""
@@ -207,6 +212,10 @@ def _take(uplinks: Iterable[str], home: int) -> None:
         for name in uplinks:
             if name in present:
                 links.give(present[name].index, home)
+
+
+def _traffic() -> dict[str, tuple[int, int]]:
+    return traffic_of(_COUNTERS.read_text())
 
 
 def _addresses() -> tuple[AddressFact, ...]:

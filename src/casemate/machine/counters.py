@@ -73,9 +73,9 @@ _ROWS: Final = (
     ("disk", "usage", _A, "kiloBytesPerSecond", "rate", "vm", "read and written"),
     ("disk", "numberRead", _S, "number", "delta", "vm", "read requests"),
     ("disk", "numberWrite", _S, "number", "delta", "vm", "write requests"),
-    ("net", "received", _A, "kiloBytesPerSecond", "rate", "host", "received by the host's cards"),
-    ("net", "transmitted", _A, "kiloBytesPerSecond", "rate", "host", "sent by the host's cards"),
-    ("net", "usage", _A, "kiloBytesPerSecond", "rate", "host", "received and sent"),
+    ("net", "received", _A, "kiloBytesPerSecond", "rate", "both", "received by network cards"),
+    ("net", "transmitted", _A, "kiloBytesPerSecond", "rate", "both", "sent by network cards"),
+    ("net", "usage", _A, "kiloBytesPerSecond", "rate", "both", "received and sent"),
     ("sys", "uptime", _L, "second", "absolute", "both", "time since power-on"),
 )
 COUNTERS: Final = tuple(Counter(number, *row) for number, row in enumerate(_ROWS, 1))

@@ -7,6 +7,7 @@ address and learns no other; what may leave a card is filtered before the bridge
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,9 @@ from casemate.machine.networks import TRUNK, Networks, PortGroupFact, SwitchFact
 
 CARDS_LIMIT: Final = 10
 _DIGITS: Final = 9
+_TAP: Final = re.compile(r"t([0-9]{1,9})\.[0-9]")
+_SENT: Final = 8
+"""Place of the bytes sent in a line of /proc/net/dev; those received come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,21 @@ def tap_name(vm: str, number: int) -> str:
     if not (vm.isascii() and vm.isdigit() and len(vm) <= _DIGITS and 0 <= number < CARDS_LIMIT):
         raise ArgumentError(f"{vm[:40]!r} has no card {number}", argument="vm")
     return f"t{vm}.{number}"
+
+
+def traffic_of(table: str) -> dict[str, tuple[int, int]]:
+    """Return bytes that each VM's cards have received and sent, from the text of /proc/net/dev.
+
+    What the host's end of a card has sent, the guest has received.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for line in table.splitlines():
+        name, colon, rest = line.partition(":")
+        card, numbers = _TAP.fullmatch(name.strip()), rest.split()
+        if card and colon and len(numbers) > _SENT and numbers[_SENT].isdecimal():
+            before = found.get(card[1], (0, 0))
+            found[card[1]] = (before[0] + int(numbers[_SENT]), before[1] + int(numbers[0]))
+    return found
 
 
 def needs_tags(networks: Networks) -> bool:
