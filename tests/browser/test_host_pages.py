@@ -26,6 +26,9 @@ EVIL = "<img src=x onerror=alert(1)>"
 PAGES = {
     "vms": "Virtual machines",
     "pools": "Resource pools",
+    "storage": "Storage",
+    "network": "Network",
+    "users": "Users",
     "packages": "Packages",
     "measurements": "Measurements",
     "activity": "Activity",
@@ -85,6 +88,10 @@ def test_every_page_shows_what_the_host_says_and_logs_no_complaint(page: Browser
         keep(page, name)
     assert "vm1" in show(page, "vms")
     assert "Resources" in show(page, "pools")
+    assert "entitled" in show(page, "pools")
+    assert "datastore1" in show(page, "storage")
+    assert "VM Network" in show(page, "network")
+    assert "auditor" in show(page, "users")
     assert "casemate-kernel" in show(page, "packages")
     text = show(page, "measurements")
     assert "explains every PCR" in text

@@ -16,7 +16,10 @@ _TYPES = {
     "app.css": "text/css; charset=utf-8",
     **{
         f"{name}.js": "text/javascript; charset=utf-8"
-        for name in ("api", "app", "console", "dom", "keysym", "pages", "rfb")
+        for name in (
+            *("api", "app", "console", "dom", "drawing", "hostpages"),
+            *("keysym", "pages", "rfb", "vmparts"),
+        )
     },
 }
 _POLICY = (

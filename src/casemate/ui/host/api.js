@@ -29,7 +29,7 @@ async function ask(target, member, options) {
   const headers = { "content-type": "application/json" };
   if (session.id) headers[HEADER] = session.id;
   const answer = await fetch(path, { ...options, headers, credentials: "omit" });
-  if (answer.headers.has(HEADER)) session.id = answer.headers.get(HEADER);
+  if (member === "Login" && answer.headers.has(HEADER)) session.id = answer.headers.get(HEADER);
   if (answer.status === 204) return null;
   const body = await answer.json();
   if (!answer.ok) throw new Fault(body);

@@ -5,10 +5,11 @@ import { h } from "/ui/dom.js";
 import * as pages from "/ui/pages.js";
 
 const TITLES = {
-  vms: "Virtual machines", pools: "Resource pools", packages: "Packages",
+  vms: "Virtual machines", pools: "Resource pools", storage: "Storage", network: "Network",
+  users: "Users", packages: "Packages",
   measurements: "Measurements", activity: "Tasks and events", hardening: "Hardening",
 };
-const LIVE = new Set(["vms", "vm", "pools", "activity"]);
+const LIVE = new Set(["vms", "vm", "pools", "storage", "activity"]);
 const REFRESH = 3000;
 const STATUS = 6000;
 

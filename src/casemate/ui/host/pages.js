@@ -2,6 +2,9 @@
 
 import { HOST, ROOT_POOL, call, evidence, identity, members, read, ref } from "/ui/api.js";
 import { consolePage } from "/ui/console.js";
+import { bar } from "/ui/drawing.js";
+import { charts, newMachine, snapshots } from "/ui/vmparts.js";
+export { network, storage, users } from "/ui/hostpages.js";
 import { coloured, h, hex, list, size, table, time } from "/ui/dom.js";
 
 const MIB = 1 << 20;
@@ -23,10 +26,11 @@ function power(vm, now, act) {
     on && h("a", { class: "button", href: `#console/${encodeURIComponent(vm.value)}` }, "Console"));
 }
 
-export async function vms({ act }) {
+export async function vms({ act, keep }) {
+  keep.form ||= await newMachine(act);
   const found = await members(VM_FOLDER, "childEntity", "VirtualMachine", ["name", "summary"]);
   return [
-    h("h2", {}, "Virtual machines"),
+    h("h2", {}, "Virtual machines"), keep.form,
     table(["Name", "Power", "CPUs", "Memory", "CPU used", "Memory used", ""],
       found.map(({ ref: vm, name, summary }) => [
         h("a", { href: `#vm/${encodeURIComponent(vm.value)}` }, name),
@@ -38,16 +42,10 @@ export async function vms({ act }) {
   ];
 }
 
-function snapshots(trees) {
-  return h("ul", { class: "tree" }, trees.map((one) =>
-    h("li", {}, one.name, " ", h("span", { class: "dim" }, time(one.createTime)),
-      one.childSnapshotList && one.childSnapshotList.length ? snapshots(one.childSnapshotList) : null)));
-}
-
 export async function vm({ argument, act }) {
   const target = ref("VirtualMachine", argument);
-  const [summary, config, tree] = await Promise.all(
-    ["summary", "config", "snapshot"].map((name) => read(target, name)));
+  const [drawn, summary, config, tree] = await Promise.all([charts(target),
+    ...["summary", "config", "snapshot"].map((name) => read(target, name))]);
   const now = summary.runtime.powerState;
   const devices = config.hardware.device.filter((one) => one.backing);
   return [
@@ -64,12 +62,13 @@ export async function vm({ argument, act }) {
       ["Memory reservation", `${config.memoryAllocation.reservation} MiB`],
       ["Memory shares", String(config.memoryAllocation.shares.shares)],
     ]),
+    h("h3", {}, "Last half hour"), drawn,
     h("h3", {}, "Devices"),
     table(["Device", "Backing"], devices.map((one) => [
       one.deviceInfo.label,
       one.backing.fileName || one.backing.deviceName || one.deviceInfo.summary])),
     h("h3", {}, "Snapshots"),
-    tree ? snapshots(tree.rootSnapshotList) : h("p", { class: "dim" }, "None."),
+    tree ? snapshots(tree.rootSnapshotList, tree.currentSnapshot, act) : h("p", { class: "dim" }, "None."),
     h("div", { class: "row" }, h("button", {
       type: "button", "data-method": "CreateSnapshot_Task",
       onclick: () => act(() => call(target, "CreateSnapshot_Task", {
@@ -81,26 +80,46 @@ export async function vm({ argument, act }) {
 
 export { consolePage as console };
 
+const MHZ = (value) => `${value} MHz`;
+const MARKS = "The bar is what is used; the line across it what is entitled; below it what is reserved.";
+
+function shares(allocation) {
+  const { limit, shares: given } = allocation;
+  return `shares ${given.shares} (${given.level})${limit >= 0 ? `, limit ${limit}` : ""}`;
+}
+
+function drawn(label, usage, entitled, unit) {
+  const text = `${unit(usage.overallUsage)} of ${unit(usage.maxUsage)} used, `
+    + `${unit(entitled)} entitled, ${unit(usage.reservationUsed)} reserved`;
+  return h("div", { class: "usage" }, h("span", { class: "dim" }, label),
+    bar(`${label}: ${text}`, { used: usage.overallUsage, most: usage.maxUsage, entitled,
+      reserved: usage.reservationUsed }), h("span", {}, text));
+}
+
+function machine(m, most) {
+  const used = m["summary.quickStats.overallCpuUsage"] ?? 0;
+  const entitled = m["summary.quickStats.distributedCpuEntitlement"] ?? 0;
+  const text = `${MHZ(used)} used, ${MHZ(entitled)} entitled`;
+  return h("li", {}, h("div", { class: "usage" },
+    h("a", { href: `#vm/${encodeURIComponent(m.ref.value)}` }, m.name),
+    bar(`${m.name}: ${text}`, { used, most, entitled }),
+    h("span", { class: "dim" }, `${text}, shares ${m["config.cpuAllocation.shares.shares"] ?? ""}`)));
+}
+
 function pool(one, all, machines) {
-  const bar = (label, usage, unit) => h("div", {}, h("span", { class: "dim" }, `${label} `),
-    h("meter", { min: 0, max: Math.max(usage.maxUsage, 1), value: usage.overallUsage },
-      `${usage.overallUsage}`),
-    ` ${unit(usage.overallUsage)} of ${unit(usage.maxUsage)}, reserved ${unit(usage.reservationUsed)}`);
   const below = all.filter((other) => other.parent && other.parent.value === one.ref.value);
   const inside = machines.filter((m) => m.resourcePool && m.resourcePool.value === one.ref.value);
-  const shares = one.config.cpuAllocation.shares;
+  const stats = one.summary.quickStats || {};
   return h("li", {}, h("strong", {}, one.name),
-    h("span", { class: "dim" }, shares ? ` shares ${shares.shares} (${shares.level})` : ""),
-    bar("CPU", one.runtime.cpu, (mhz) => `${mhz} MHz`), bar("Memory", one.runtime.memory, size),
-    h("ul", { class: "tree" },
-      below.map((child) => pool(child, all, machines)),
-      inside.map((m) => h("li", {}, h("a", { href: `#vm/${m.ref.value}` }, m.name), " ",
-        h("span", { class: "dim" }, `${m["summary.quickStats.overallCpuUsage"] ?? 0} MHz, `
-          + `shares ${m["config.cpuAllocation.shares.shares"] ?? ""}`)))));
+    h("span", { class: "dim" }, ` ${shares(one.config.cpuAllocation)}`),
+    drawn("CPU", one.runtime.cpu, stats.distributedCpuEntitlement ?? 0, MHZ),
+    drawn("Memory", one.runtime.memory, (stats.distributedMemoryEntitlement ?? 0) * MIB, size),
+    h("ul", { class: "tree" }, below.map((child) => pool(child, all, machines)),
+      inside.map((m) => machine(m, one.runtime.cpu.maxUsage))));
 }
 
 export async function pools() {
-  const wanted = ["name", "parent", "runtime", "config"];
+  const wanted = ["name", "parent", "runtime", "config", "summary"];
   const all = [];
   let level = [ROOT_POOL];
   while (level.length) {
@@ -111,8 +130,8 @@ export async function pools() {
   }
   const machines = await members(VM_FOLDER, "childEntity", "VirtualMachine",
     ["name", "resourcePool", "summary.quickStats.overallCpuUsage",
-      "config.cpuAllocation.shares.shares"]);
-  return [h("h2", {}, "Resource pools"),
+      "summary.quickStats.distributedCpuEntitlement", "config.cpuAllocation.shares.shares"]);
+  return [h("h2", {}, "Resource pools"), h("p", { class: "dim" }, MARKS),
     h("ul", { class: "tree root" }, pool(all[0], all, machines))];
 }
 
