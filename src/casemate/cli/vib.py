@@ -30,7 +30,7 @@ from casemate.image.reference import read_waivers
 from casemate.image.vibcheck import examine
 from casemate.kernel.home import find_home
 from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
-from casemate.policy.trust import Level, TrustStore, subject_of, trust_from_files
+from casemate.policy.trust import CLOCKS, Level, TrustStore, subject_of, trust_from_files
 from casemate.policy.vibcontent import unpacked_limit
 
 GOOD: Final = 0
@@ -73,9 +73,12 @@ def load_trust(directory: Path) -> TrustStore:
         FormatError: A file in it holds no usable certificate.
     """
     return trust_from_files(
-        (level, _read(path, MAX_ANCHOR))
-        for level in Level
-        for path in sorted((directory / level).glob("*.pem"))
+        (
+            (level, _read(path, MAX_ANCHOR))
+            for level in Level
+            for path in sorted((directory / level).glob("*.pem"))
+        ),
+        (_read(path, MAX_ANCHOR) for path in sorted((directory / CLOCKS).glob("*.pem"))),
     )
 
 

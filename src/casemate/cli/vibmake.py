@@ -1,4 +1,4 @@
-"""``casemate vib build``, ``sign`` and ``bundle``: what a provider of VIBs needs."""
+"""``casemate vib build``, ``sign``, ``stamp`` and ``bundle``: what a provider of VIBs needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from casemate.formats.depot import write_depot
 from casemate.formats.imgdb import ImageProfile
 from casemate.formats.vib import Vib, parse_vib
 from casemate.image.pki import load_signer
-from casemate.image.vibbuild import build_vib, sign_vib, sign_with
+from casemate.image.vibbuild import build_vib, sign_vib, sign_with, stamp_query, stamp_vib
 from casemate.kernel.files import write_file
 from casemate.kernel.home import find_home
 from casemate.policy.levels import Level
@@ -39,13 +39,20 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sign.add_argument("--pkcs11", metavar="LIBRARY", help="sign with a key in a PKCS #11 token")
     sign.add_argument("--out", type=Path, help="file to write (default: the VIB itself)")
     sign.set_defaults(func=_sign)
+    stamp = actions.add_parser("stamp", help="have a time stamp authority prove when it was signed")
+    stamp.add_argument("file", type=Path, help="the signed VIB")
+    way = stamp.add_mutually_exclusive_group(required=True)
+    way.add_argument("--query", type=Path, help="write what an authority is to be asked, and end")
+    way.add_argument("--reply", type=Path, help="the authority's reply, or its token alone")
+    stamp.add_argument("--out", type=Path, help="file to write (default: the VIB itself)")
+    stamp.set_defaults(func=_stamp)
     bundle = actions.add_parser("bundle", help="put VIBs into an offline bundle")
     bundle.add_argument("out", type=Path, help="zip file to write")
     bundle.add_argument("files", type=Path, nargs="+", help="the VIBs")
     bundle.add_argument("--vendor", required=True, help="who publishes the bundle")
     bundle.add_argument("--profile", help="name of an image profile of just these VIBs")
     bundle.set_defaults(func=_bundle)
-    for action in (build, sign, bundle):
+    for action in (build, sign, stamp, bundle):
         add_common(action)
 
 
@@ -84,6 +91,14 @@ def _sign(options: argparse.Namespace) -> int:
     else:
         raise ArgumentError("--key and --cert belong together.", argument="key")
     return _write(options.out or options.file, signed, parse_vib(signed), as_json=options.json)
+
+
+def _stamp(options: argparse.Namespace) -> int:
+    data = _read(options.file)
+    if options.query is not None:
+        return _write(options.query, stamp_query(data), parse_vib(data), as_json=options.json)
+    stamped = stamp_vib(data, _read(options.reply))
+    return _write(options.out or options.file, stamped, parse_vib(stamped), as_json=options.json)
 
 
 def _bundle(options: argparse.Namespace) -> int:

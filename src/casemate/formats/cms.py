@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from casemate.formats import cms_asn1 as shapes
 from casemate.formats.cms_checks import HASHES, Check
+from casemate.formats.timestamp import MAX_TOKENS, TOKEN, read_token
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -38,7 +39,8 @@ class Signed:
     """A signature that fits its content.
 
     ``chain`` holds the other embedded certificates, in file order and unverified.
-    ``signing_time`` is what the signer claims, None when it claims nothing.
+    ``signing_time`` is what the signer claims, None when it claims nothing. ``signature`` is the
+    bare signature value, and ``time_stamps`` are the tokens that came with it, unverified.
     """
 
     certificate: x509.Certificate
@@ -46,6 +48,8 @@ class Signed:
     signing_time: datetime | None
     digest_algorithm: str
     has_attributes: bool
+    signature: bytes = b""
+    time_stamps: tuple[bytes, ...] = ()
 
 
 def verify_detached(
@@ -93,7 +97,23 @@ def verify_detached(
         signing_time=signing_time,
         digest_algorithm=digest,
         has_attributes=attributes is not None,
+        signature=signer.signature,
+        time_stamps=_tokens(check, signer),
     )
+
+
+def _tokens(check: Check, signer: shapes.SignerInfo) -> tuple[bytes, ...]:
+    """Return the time stamp tokens among the unsigned attributes."""
+    unsigned = signer.unsigned_attributes
+    found = [
+        asn1.encode_der(value)
+        for attribute in ([] if unsigned is None else unsigned.as_list())
+        if attribute.oid == TOKEN
+        for value in attribute.values.as_list()
+    ]
+    if len(found) > MAX_TOKENS:
+        raise check.error("signature-malformed", f"It has more than {MAX_TOKENS} time stamps.")
+    return tuple(found)
 
 
 def sign_detached(
@@ -132,6 +152,31 @@ def sign_detached(
     signed = _assemble(
         certificate, key, digest, asn1.encode_der(attributes), attributes, (certificate, *chain)
     )
+    return _pem(signed)
+
+
+def with_time_stamp(signature: bytes, token: bytes, *, component: str = "") -> bytes:
+    """Return a signature (PEM) with a time stamp token added to its unsigned attributes.
+
+    Raises:
+        SignatureError: ``signature-malformed``, or ``timestamp-invalid``: it is for another one.
+    """
+    check = Check(component)
+    data = check.signed_data(signature)
+    signers = data.signers.as_list()
+    if len(signers) != 1:
+        raise check.error("signer-ambiguous", f"It has {len(signers)} signers instead of one.")
+    (signer,) = signers
+    read_token(token, signer.signature, component=component)
+    before = [] if signer.unsigned_attributes is None else signer.unsigned_attributes.as_list()
+    others = [one for one in before if one.oid != TOKEN]
+    stamp = shapes.Attribute(oid=TOKEN, values=asn1.SetOf([asn1.decode_der(asn1.TLV, token)]))
+    signer.unsigned_attributes = asn1.SetOf([*others, stamp])
+    data.signers = asn1.SetOf([signer])
+    return _pem(asn1.encode_der(shapes.ContentInfo(oid=shapes.SIGNED_DATA, content=data)))
+
+
+def _pem(signed: bytes) -> bytes:
     lines = base64.encodebytes(signed).replace(b"\n", b"")
     rows = [lines[start : start + 64] for start in range(0, len(lines), 64)]
     return b"\n".join((b"-----BEGIN PKCS7-----", *rows, b"-----END PKCS7-----", b""))

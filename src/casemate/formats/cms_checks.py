@@ -167,7 +167,11 @@ class Check:
             ) from error
 
     def attributes(
-        self, attributes: Sequence[shapes.Attribute], digest: str, content: bytes | memoryview
+        self,
+        attributes: Sequence[shapes.Attribute],
+        digest: str,
+        content: bytes | memoryview,
+        kind: x509.ObjectIdentifier = shapes.DATA,
     ) -> datetime | None:
         """Check the (already authentic) attributes against the content; return the signing time."""
         if len(attributes) > MAX_ATTRIBUTES:
@@ -185,7 +189,7 @@ class Check:
                 raise self.error("signature-malformed", "One of its attributes is not single.")
             values[attribute.oid] = items[0]
         try:
-            kind = values[shapes.CONTENT_TYPE].parse(x509.ObjectIdentifier)
+            named = values[shapes.CONTENT_TYPE].parse(x509.ObjectIdentifier)
             announced = values[shapes.MESSAGE_DIGEST].parse(bytes)
             stamp = values.get(shapes.SIGNING_TIME)
             moment = None if stamp is None else _time(stamp)
@@ -193,7 +197,7 @@ class Check:
             raise self.error(
                 "signature-malformed", "Its signed attributes are incomplete or unreadable."
             ) from error
-        if kind != shapes.DATA:
+        if named != kind:
             raise self.error("signature-malformed", "It was made for another type of content.")
         if not hmac.compare_digest(announced, hashlib.new(digest, content).digest()):
             raise self.error(

@@ -22,9 +22,10 @@ from casemate.formats.vib import Vib, parse_vib
 from casemate.image.pki import load_signer
 from casemate.image.profile import DATABASE, read_bank
 from casemate.policy.acceptance import verify_payload, verify_vib
+from casemate.policy.bootsteps import measured_anchors
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
-from casemate.policy.measure import BANKS, TrustAnchor, measured_digests
+from casemate.policy.measure import BANKS, measured_digests
 from casemate.policy.predict import Bank, predict
 from casemate.policy.references import REFERENCE_LEVEL
 from casemate.policy.revocation import (
@@ -34,7 +35,7 @@ from casemate.policy.revocation import (
     verify_revocations,
 )
 from casemate.policy.revocation import PLACE as REVOKED
-from casemate.policy.trust import TrustStore, trust_from_files
+from casemate.policy.trust import CLOCKS, TrustStore, trust_from_files
 from casemate.policy.waivers import PLACE, option_text, read_policies
 
 WORKERS: Final = 2
@@ -104,10 +105,7 @@ def predict_bank(
         hashed = pool.map(lambda name: _hash(name, sources, db), names)
         digests = dict(zip(names, hashed, strict=True))
     digests[DATABASE] = measured_digests(_read(bank / DATABASE), BANKS)
-    anchors = tuple(
-        TrustAnchor(tuple(sorted(level.value for level in anchor.levels)), anchor.der)
-        for anchor in store.anchors
-    )
+    anchors = measured_anchors(store)
     waivers = tuple(option_text(waiver) for waiver in read_waivers(trust, store, now))
     options = (*waivers, *revocation_option)
     return predict(
@@ -137,7 +135,8 @@ def read_revocations(
 def read_trust(trust: Path) -> TrustStore:
     """Read the anchors of a trust directory: one folder a level. Raises NotFoundError."""
     store = trust_from_files(
-        (level, _read(path)) for level in Level for path in sorted((trust / level).glob("*.pem"))
+        ((level, _read(path)) for level in Level for path in sorted((trust / level).glob("*.pem"))),
+        (_read(path) for path in sorted((trust / CLOCKS).glob("*.pem"))),
     )
     if not store.anchors:
         raise NotFoundError(

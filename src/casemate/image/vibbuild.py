@@ -39,7 +39,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from casemate.errors import ArgumentError, FormatError, HostError
-from casemate.formats.cms import sign_detached, verify_detached
+from casemate.formats.cms import sign_detached, verify_detached, with_time_stamp
 from casemate.formats.compressed import gzip
 from casemate.formats.descriptor import (
     Checksum,
@@ -51,6 +51,7 @@ from casemate.formats.descriptor import (
 )
 from casemate.formats.tarball import EntryKind, TarEntry
 from casemate.formats.tarwrite import write_tar
+from casemate.formats.timestamp import token_of, write_query
 from casemate.formats.vib import parse_vib, write_vib
 from casemate.image.erofs import write_erofs
 from casemate.image.tree import PROGRAM_MODE, File, Folder, Link, Node, by_path
@@ -179,6 +180,37 @@ def sign_with(data: bytes, signature: bytes) -> bytes:
     """
     vib = parse_vib(data)
     verify_detached(signature, vib.descriptor_bytes, component=vib.descriptor.vib_id)
+    return write_vib(vib.descriptor_bytes, signature, vib.payloads.items())
+
+
+def stamp_query(data: bytes) -> bytes:
+    """Return the request (RFC 3161, DER) to stamp a VIB's signature.
+
+    Raises:
+        FormatError: the VIB cannot be read.
+        SignatureError: it is not signed, or its signature does not fit.
+    """
+    vib = parse_vib(data)
+    signed = verify_detached(vib.signature, vib.descriptor_bytes, component=vib.descriptor.vib_id)
+    return write_query(signed.signature)
+
+
+def stamp_vib(data: bytes, reply: bytes) -> bytes:
+    """Return the VIB with an authority's time stamp; one that was there is replaced.
+
+    Args:
+        data: the signed VIB.
+        reply: the authority's reply to ``stamp_query``, or its token alone, DER.
+
+    Raises:
+        FormatError: VIB or reply cannot be read, or the authority refused.
+        SignatureError: the time stamp is for another signature.
+    """
+    vib = parse_vib(data)
+    component = vib.descriptor.vib_id
+    signature = with_time_stamp(
+        vib.signature, token_of(reply, component=component), component=component
+    )
     return write_vib(vib.descriptor_bytes, signature, vib.payloads.items())
 
 

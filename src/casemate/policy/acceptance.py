@@ -18,7 +18,7 @@ from casemate.formats.descriptor import Descriptor, parse_descriptor
 from casemate.formats.imgdb import DbVib
 from casemate.policy.levels import Level
 from casemate.policy.revocation import NOTHING_REVOKED, Revocations
-from casemate.policy.trust import TrustStore, subject_of, verify_signer
+from casemate.policy.trust import TrustStore, stamped_at, subject_of, verify_signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class VibVerdict:
     """A VIB that may be used.
 
     ``signer`` is the subject of the certificate that signed it and ``anchor`` that of the trust
-    anchor behind it; for an unsigned VIB both are empty and the certificate has no bytes.
+    anchor behind it; ``signing_time`` is that of a trusted time stamp, else what the signer claims;
+    for an unsigned VIB both are empty and the certificate has no bytes.
     """
 
     descriptor: Descriptor
@@ -128,7 +129,7 @@ def _verify(
         signer=subject_of(signed.certificate),
         signer_certificate_der=signed.certificate.public_bytes(serialization.Encoding.DER),
         anchor=anchor.subject,
-        signing_time=signed.signing_time,
+        signing_time=stamped_at(signed, trust, now, vib_id) or signed.signing_time,
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from casemate.formats.bootcfg import BootCfg, BootModule
 from casemate.formats.imgdb import ImageDb
 from casemate.policy.steps import (
@@ -24,6 +26,7 @@ from casemate.policy.steps import (
     Version,
     VibIdentity,
 )
+from casemate.policy.trust import CLOCKS, TrustStore
 
 
 def boot_steps(
@@ -69,6 +72,14 @@ def boot_steps(
         yield kind(module.name, vib, payload)
     yield SystemVersion(f"{db.profile.vendor} {db.profile.name} {cfg.build}")
     yield BootComplete()
+
+
+def measured_anchors(store: TrustStore) -> tuple[TrustAnchor, ...]:
+    """Return the anchors as a boot measures them: what each may give, and its certificate."""
+    return (
+        *(TrustAnchor(tuple(sorted(one.value for one in a.levels)), a.der) for a in store.anchors),
+        *(TrustAnchor((CLOCKS,), one.public_bytes(Encoding.DER)) for one in store.clocks),
+    )
 
 
 def security_options(cfg: BootCfg, db: ImageDb, *, secure_boot: bool) -> tuple[str, ...]:

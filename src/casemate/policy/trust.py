@@ -5,7 +5,8 @@ leaks below one level's CA cannot sign for another level. A certificate that is 
 is trusted as it is, as ESXi trusts its one signing certificate; everybody else needs a path of CA
 certificates and the purpose *code signing*.
 
-Validity is judged at the signing time, because VIBs outlive their signers' certificates.
+Validity is judged at the signing time, because VIBs outlive their signers' certificates. A time
+stamp by a trusted authority proves that time; without one the signer's word counts for a while.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from casemate.errors import AcceptanceError, CasemateError, FormatError, Signatu
 from casemate.formats.certificates import load_certificate
 from casemate.formats.cms import Signed
 from casemate.formats.cms_checks import MIN_RSA_BITS
+from casemate.formats.timestamp import read_token
 from casemate.policy.levels import Level
 
 __all__ = ["Anchor", "Level", "TrustStore", "subject_of", "trust_from_files", "verify_signer"]
@@ -37,6 +39,9 @@ CLOCK_SKEW: Final = timedelta(minutes=10)
 GRACE: Final = timedelta(days=5 * 365)
 """How long after the end of a signer's certificate the signing time is believed that the signer
 alone claims: longer than a host is supported, but not for ever, because old keys leak."""
+
+CLOCKS: Final = "timestamps"
+"""Directory of the trust directory: anchors of time stamp authorities, PEM."""
 
 _DER: Final = serialization.Encoding.DER
 _WEAK_DIGESTS: Final = ("md5", "sha1", "sha224")
@@ -62,32 +67,40 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class TrustStore:
-    """All anchors of a host; without any, nothing signed is trusted."""
+    """All anchors of a host; without any, nothing signed is trusted.
+
+    ``clocks`` are the anchors of time stamp authorities; without any, time stamps prove nothing.
+    """
 
     anchors: tuple[Anchor, ...] = ()
+    clocks: tuple[x509.Certificate, ...] = ()
 
     def giving(self, level: Level) -> tuple[Anchor, ...]:
         """Return the anchors that may give a level."""
         return tuple(anchor for anchor in self.anchors if level in anchor.levels)
 
 
-def trust_from_files(entries: Iterable[tuple[Level, bytes]]) -> TrustStore:
+def trust_from_files(
+    entries: Iterable[tuple[Level, bytes]], clocks: Iterable[bytes] = ()
+) -> TrustStore:
     """Return the store made of certificate files.
 
     A certificate that comes under several levels becomes one anchor that gives them all.
 
     Args:
         entries: Level and content of each file: one or more PEM certificates, or one DER.
+        clocks: Content of the files with anchors of time stamp authorities.
 
     Raises:
         FormatError: A file holds no certificate, or one with a weak key (code ``trust-anchor``).
     """
     found: dict[x509.Certificate, set[Level]] = {}
     for level, data in entries:
-        for certificate in _load(level, data):
+        for certificate in _load(level.value, data):
             found.setdefault(certificate, set()).add(level)
     return TrustStore(
-        tuple(Anchor(certificate, frozenset(levels)) for certificate, levels in found.items())
+        tuple(Anchor(certificate, frozenset(levels)) for certificate, levels in found.items()),
+        tuple(dict.fromkeys(one for data in clocks for one in _load(CLOCKS, data))),
     )
 
 
@@ -113,11 +126,11 @@ def verify_signer(
 
     Raises:
         SignatureError: ``clock-wrong``, ``signer-expired``, ``signing-time``, ``signer-purpose``,
-            ``weak-algorithm`` or ``signer-untrusted``.
+            ``weak-algorithm``, ``signer-untrusted`` or ``timestamp-invalid``.
         AcceptanceError: ``level-not-backed``: trusted, but not for this level.
     """
     try:
-        moment = _moment(signed, now, component)
+        moment = _moment(signed, stamped_at(signed, store, now, component), now, component)
         for anchor in store.giving(level):
             if anchor.certificate == signed.certificate:
                 return anchor
@@ -144,7 +157,7 @@ def verify_signer(
     )
 
 
-def _load(level: Level, data: bytes) -> list[x509.Certificate]:
+def _load(level: str, data: bytes) -> list[x509.Certificate]:
     problem = "holds no certificate"
     try:
         encoded = (
@@ -160,19 +173,54 @@ def _load(level: Level, data: bytes) -> list[x509.Certificate]:
     except (ValueError, FormatError) as error:
         problem = f"{problem} that can be used ({error})"
     raise FormatError(
-        f"A trust anchor for the level {level} {problem}.",
+        f"A trust anchor for {level} {problem}.",
         code="trust-anchor",
         component=f"trust/{level}",
         remedy="Replace the file by a CA certificate with RSA of 2048 bits or more, or ECDSA.",
     )
 
 
-def _moment(signed: Signed, now: datetime, component: str) -> datetime:
-    """Return the time at which validity is judged; nonsensical times raise."""
+def stamped_at(
+    signed: Signed, store: TrustStore, now: datetime, component: str = ""
+) -> datetime | None:
+    """Return the earliest time that a trusted authority saw the signature at, None without one.
+
+    Every token must fit the signature: one that does not was put there by somebody.
+
+    Raises:
+        SignatureError: ``timestamp-invalid``.
+    """
+    if not store.clocks:
+        return None
+    times = []
+    for token in signed.time_stamps:
+        stamp = read_token(token, signed.signature, component=component)
+        as_signed = Signed(stamp.certificate, stamp.chain, None, "", has_attributes=True)
+        anchors = tuple(Anchor(one, frozenset()) for one in store.clocks)
+        if stamp.time <= now + CLOCK_SKEW and _find_path(
+            as_signed, anchors, stamp.time, ee_policy=_CLOCK_POLICY
+        ):
+            times.append(stamp.time)
+    return min(times, default=None)
+
+
+def _moment(signed: Signed, stamped: datetime | None, now: datetime, component: str) -> datetime:
+    """Return the time at which validity is judged; nonsensical times raise.
+
+    A time that an authority saw the signature at counts for ever, one that the signer alone claims
+    as long as ``GRACE`` says.
+    """
     begins = signed.certificate.not_valid_before_utc
     ends = signed.certificate.not_valid_after_utc
-    moment = signed.signing_time or now
+    moment = stamped or signed.signing_time or now
     signer = subject_of(signed.certificate)
+    if stamped and signed.signing_time and signed.signing_time > stamped + CLOCK_SKEW:
+        raise SignatureError(
+            f"It claims to be signed on {signed.signing_time:%Y-%m-%d %H:%M}, but a time stamp "
+            f"authority saw it on {stamped:%Y-%m-%d %H:%M}.",
+            code="signing-time",
+            component=component,
+        )
     latest = max(begins, moment - CLOCK_SKEW)
     if now < latest:
         raise SignatureError(
@@ -197,7 +245,7 @@ def _moment(signed: Signed, now: datetime, component: str) -> datetime:
             component=component,
             remedy="Ask the provider to sign it with a valid certificate.",
         )
-    if now > ends + GRACE:
+    if stamped is None and now > ends + GRACE:
         raise SignatureError(
             f"The certificate of {signer} ended on {ends:%Y-%m-%d}: too long ago to believe that "
             f"the signature was made before, on {moment:%Y-%m-%d}.",
@@ -208,7 +256,12 @@ def _moment(signed: Signed, now: datetime, component: str) -> datetime:
     return moment
 
 
-def _find_path(signed: Signed, anchors: Sequence[Anchor], moment: datetime) -> Anchor | None:
+def _find_path(
+    signed: Signed,
+    anchors: Sequence[Anchor],
+    moment: datetime,
+    ee_policy: verification.ExtensionPolicy | None = None,
+) -> Anchor | None:
     """Return the anchor at which a path of certificates ends, None without a path."""
     if not anchors:
         return None
@@ -217,7 +270,7 @@ def _find_path(signed: Signed, anchors: Sequence[Anchor], moment: datetime) -> A
         .store(verification.Store([anchor.certificate for anchor in anchors]))
         .time(moment)
         .max_chain_depth(MAX_DEPTH)
-        .extension_policies(ca_policy=_CA_POLICY, ee_policy=_SIGNER_POLICY)
+        .extension_policies(ca_policy=_CA_POLICY, ee_policy=ee_policy or _SIGNER_POLICY)
         .build_client_verifier()
     )
     try:
@@ -298,6 +351,13 @@ def _require_code_signing(
         raise ValueError("not for signing code")
 
 
+def _require_time_stamping(
+    _policy: verification.Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage
+) -> None:
+    if list(usage) != [ExtendedKeyUsageOID.TIME_STAMPING]:
+        raise ValueError("not for time stamps alone")
+
+
 def _require_signing(
     _policy: verification.Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None
 ) -> None:
@@ -321,5 +381,12 @@ _CA_POLICY: Final = (
 _SIGNER_POLICY: Final = (
     verification.ExtensionPolicy.permit_all()
     .require_present(x509.ExtendedKeyUsage, _ANY, _require_code_signing)
+    .may_be_present(x509.KeyUsage, _ANY, _require_signing)
+)
+_CLOCK_POLICY: Final = (
+    verification.ExtensionPolicy.permit_all()
+    .require_present(
+        x509.ExtendedKeyUsage, verification.Criticality.CRITICAL, _require_time_stamping
+    )
     .may_be_present(x509.KeyUsage, _ANY, _require_signing)
 )

@@ -39,7 +39,7 @@ from casemate.kernel.boot.progress import Progress
 from casemate.kernel.sys.memfd import mapped
 from casemate.machine.facts import ComponentFact
 from casemate.policy.acceptance import VibVerdict, excuse, verify_listed, verify_payload
-from casemate.policy.bootsteps import boot_steps
+from casemate.policy.bootsteps import boot_steps, measured_anchors
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 from casemate.policy.measure import LOCALITY_LAUNCH, BootMeasurer, PlannedEvent, module_pcrs
@@ -52,7 +52,7 @@ from casemate.policy.revocation import (
 )
 from casemate.policy.revocation import PLACE as REVOKED
 from casemate.policy.steps import BootComplete, Component, Launch, Option, Step, TrustAnchor
-from casemate.policy.trust import TrustStore, trust_from_files
+from casemate.policy.trust import CLOCKS, TrustStore, trust_from_files
 from casemate.policy.vibcontent import ARCHIVES, read_archive
 from casemate.policy.vibpaths import check_places, restricted
 from casemate.policy.waivers import PLACE, option_text, read_policies
@@ -95,6 +95,8 @@ def read_bootcfg(bank: Path) -> BootCfg:
 def read_trust(directory: Path) -> tuple[TrustStore, tuple[TrustAnchor, ...]]:
     """Read the anchors: one PEM file each, in a directory named after the level it may give.
 
+    Those of time stamp authorities lie in a directory of their own.
+
     Returns the store, and the anchors as they are measured (levels and DER).
     """
     entries: list[tuple[Level, bytes]] = []
@@ -108,12 +110,9 @@ def read_trust(directory: Path) -> tuple[TrustStore, tuple[TrustAnchor, ...]]:
             component=str(directory.name),
             remedy="Run casemate trust init, or put a certificate into trust/<level>/.",
         )
-    store = trust_from_files(entries)
-    anchors = tuple(
-        TrustAnchor(tuple(sorted(level.value for level in anchor.levels)), anchor.der)
-        for anchor in store.anchors
-    )
-    return store, anchors
+    clocks = [path.read_bytes() for path in sorted((directory / CLOCKS).glob("*.pem"))]
+    store = trust_from_files(entries, clocks)
+    return store, measured_anchors(store)
 
 
 def read_waivers(trust: Path, store: TrustStore, now: dt.datetime) -> tuple[Waiver, ...]:
