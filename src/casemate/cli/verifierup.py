@@ -14,12 +14,14 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from casemate.errors import HostError, StateError
 from casemate.kernel.certificate import ensure_certificate
 from casemate.policy.levels import Level
 from casemate.ui.verifier import render
 from casemate.verifier.app import make_app, make_server
+from casemate.verifier.oidc import provider_from
 from casemate.verifier.service import FIRST_USER, Service, Settings
 
 DEFAULT_STATE = Path("/var/lib/casemate-verifier")
@@ -40,6 +42,13 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument("--webhook", help="URL that gets alarms as JSON")
     up.add_argument("--webhook-secret", help="key of the signature on what the webhook gets")
     up.add_argument("--syslog", help="host:port (UDP) or socket that gets alarms")
+    up.add_argument("--oidc-issuer", help="URL of an OpenID provider; - for none")
+    up.add_argument("--oidc-client", help="client id that it knows this verifier by")
+    up.add_argument("--oidc-secret-file", type=Path, help="file with the client's secret")
+    up.add_argument("--oidc-url", help="https://HOST:PORT of this verifier, as browsers see it")
+    up.add_argument("--oidc-claim", help="claim with roles or groups (groups)")
+    up.add_argument("--oidc-roles", help="VALUE=ROLE,...: what the claim's values mean")
+    up.add_argument("--oidc-ca", help="certificate file that vouches for the provider")
     up.add_argument(
         "--no-latch",
         action="store_true",
@@ -92,6 +101,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "syslog": options.syslog,
         "latch": None if options.no_latch is None else not options.no_latch,
     }
+    given["oidc"] = _oidc(options, dict(before.oidc))
     values = asdict(before) | {k: v for k, v in given.items() if v is not None}
     del values["state"]
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,6 +109,24 @@ def _settings(options: argparse.Namespace) -> Settings:
     target.touch(mode=0o600)
     target.write_text(json.dumps(values, indent=1) + "\n")
     return Settings(state, **values)
+
+
+def _oidc(options: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenID provider's settings; checked before anything is started."""
+    if options.oidc_issuer == "-":
+        return {}
+    given: dict[str, Any] = {
+        name: getattr(options, f"oidc_{name}")
+        for name in ("issuer", "client", "url", "claim", "ca")
+    }
+    if options.oidc_secret_file:
+        given["secret"] = options.oidc_secret_file.read_text().strip()
+    if options.oidc_roles:
+        pairs = (one.rpartition("=") for one in options.oidc_roles.split(","))
+        given["roles"] = {value.strip(): role.strip() for value, _, role in pairs}
+    after = before | {key: value for key, value in given.items() if value is not None}
+    provider_from(after)
+    return after
 
 
 def _take_anchors(source: Path, target: Path) -> None:

@@ -23,9 +23,13 @@ from casemate.errors import (
     PermissionDeniedError,
 )
 from casemate.verifier import store, views
+from casemate.verifier.oidc import LIFETIME
 from casemate.verifier.people import Role, Who
 from casemate.verifier.service import Service
 from casemate.verifier.web import COOKIE, HEADERS, read_body
+
+SIGNING_IN = "__Host-casemate-signing-in"
+"""Ties the way to the OpenID provider and back to one browser."""
 
 FORM_LIMIT = 16 << 10
 """Bytes of a form: a password or a reason."""
@@ -64,6 +68,8 @@ class Pages:
         return [
             Route("/login", self._login_page),
             Route("/login", self._login, methods=["POST"]),
+            Route("/login/oidc", self._leave),
+            Route("/login/oidc/callback", self._return),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/assets/{name}", self._asset),
             Route("/", self._page(self._fleet)),
@@ -148,7 +154,46 @@ class Pages:
             return {"page": "audit", "view": views.audit_log(step)}
 
     async def _login_page(self, _request: Request) -> Response:
-        return self._html("login", {"who": None, "page": "", "error": ""})
+        return self._login_form("")
+
+    def _login_form(self, error: str, status: int = 200) -> Response:
+        values = {"who": None, "page": "", "error": error, "sso": bool(self._service.sign_on)}
+        return self._html("login", values, status)
+
+    async def _leave(self, _request: Request) -> Response:
+        """Send the browser to the OpenID provider."""
+        sign_on = self._service.sign_on
+        if sign_on is None:
+            return self._login_form("There is no single sign-on here.", 404)
+        try:
+            leaving = await run_in_threadpool(sign_on.begin)
+        except CasemateError as error:
+            return self._login_form(error.reason, 502)
+        answer = RedirectResponse(leaving.location, 303, dict(HEADERS))
+        # The provider sends the browser back from another site, so this one cookie is lax.
+        answer.set_cookie(
+            SIGNING_IN, leaving.cookie, secure=True, httponly=True, samesite="lax", path="/",
+            max_age=int(LIFETIME),
+        )  # fmt: skip
+        return answer
+
+    async def _return(self, request: Request) -> Response:
+        """Take a browser back from the OpenID provider."""
+        sign_on = self._service.sign_on
+        if sign_on is None:
+            return self._login_form("There is no single sign-on here.", 404)
+        cookie = request.cookies.get(SIGNING_IN, "")
+        query = dict(request.query_params)
+        try:
+            handle = await run_in_threadpool(sign_on.finish, query, cookie)
+        except CasemateError as error:
+            return self._login_form(error.reason, 401 if isinstance(error, LoginError) else 502)
+        # A page that leads on by itself: a strict cookie is not sent after a redirect from abroad.
+        answer = self._html("arrived", {"who": None, "page": ""})
+        answer.headers["refresh"] = "0; url=/"
+        answer.set_cookie(COOKIE, handle, secure=True, httponly=True, samesite="strict", path="/")
+        answer.delete_cookie(SIGNING_IN, secure=True, path="/")
+        return answer
 
     async def _login(self, request: Request) -> Response:
         try:
@@ -158,8 +203,7 @@ class Pages:
             )
         except CasemateError as error:
             status = 401 if isinstance(error, LoginError) else 400
-            values = {"who": None, "page": "", "error": error.reason}
-            return self._html("login", values, status)
+            return self._login_form(error.reason, status)
         answer = RedirectResponse("/", 303, dict(HEADERS))
         answer.set_cookie(COOKIE, handle, secure=True, httponly=True, samesite="strict", path="/")
         return answer

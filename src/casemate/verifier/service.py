@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from casemate.errors import ArgumentError
 from casemate.machine.fleet import FleetHost
@@ -17,6 +19,7 @@ from casemate.verifier.client import HostClient
 from casemate.verifier.database import open_database
 from casemate.verifier.enrol import Enrolment
 from casemate.verifier.ledger import Ledger
+from casemate.verifier.oidc import SingleSignOn, provider_from
 from casemate.verifier.people import People, Role
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rounds import Rounds
@@ -39,6 +42,7 @@ class Settings:
         database: ``postgresql://...``; empty: SQLite in the directory.
         latch: whether a failed host stays failed until an operator clears it.
         webhook, webhook_secret, syslog: where alarms go.
+        oidc: the OpenID provider for single sign-on (``oidc.provider_from``); empty: none.
     """
 
     state: Path
@@ -47,6 +51,7 @@ class Settings:
     webhook: str = ""
     webhook_secret: str = ""
     syslog: str = ""
+    oidc: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Service:
@@ -68,6 +73,10 @@ class Service:
         )
         self.enrolment = Enrolment(self.database, self.anchors, connect)
         self.people = People(self.database)
+        provider = provider_from(settings.oidc)
+        self.sign_on = (
+            SingleSignOn(provider, self.database, self.people) if provider is not None else None
+        )
         self.tokens = Tokens(self.database)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.scheduler = Scheduler(self.database, self.rounds, self.ledger, self.notifier, name)
