@@ -123,6 +123,7 @@ func main() {
 	t.files()
 	t.history()
 	t.governance()
+	t.ovf()
 	t.end()
 	fmt.Printf("%d good, %d bad\n", t.good, t.bad)
 	if t.bad > 0 {
