@@ -12,8 +12,6 @@ from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
 from pyVmomi import vim
 
-from casemate.machine.governance import OptionFact
-from casemate.policy.options import API_COMPATIBILITY
 from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
 from casemate.testing.hostsimulator import HostSimulator
 
@@ -27,7 +25,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def si() -> Iterator[vim.ServiceInstance]:
     kernel = FakeKernel(vms=1)
-    kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
     with HostSimulator(kernel).running() as running:
         trust = ssl.create_default_context(cadata=running.certificate.decode())
         made = SmartConnect(

@@ -180,7 +180,7 @@ async def _remove_group(context: Context) -> Value:
 
 
 _SYSTEM = "HostNetworkSystem"
-_RING = Ring.COMPATIBILITY
+_RING = Ring.HOST
 _PRIVILEGE = c.AddSwitch.privilege
 
 NETWORK_METHODS = (
