@@ -6,6 +6,7 @@ import argparse
 import base64
 import hashlib
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from casemate.cli import eventlog
 from casemate.errors import ArgumentError, LimitError
 from casemate.formats.algorithms import ALGORITHMS, Algorithm, digest
 from casemate.formats.eventlog import Event, EventLog, SpecId, write
-from casemate.formats.eventtypes import EV_EFI_ACTION, EV_IPL, EV_NO_ACTION, EV_SEPARATOR
+from casemate.formats.eventtypes import (
+    EV_EFI_ACTION,
+    EV_IPL,
+    EV_NO_ACTION,
+    EV_SEPARATOR,
+    TXT_HASH_START,
+    TXT_MLE_HASH,
+)
 from casemate.formats.ima import write_ima
 from casemate.testing.firmwarelogs import event as firmware_event
 from casemate.testing.firmwarelogs import machine
@@ -262,3 +270,39 @@ def test_a_confidential_guests_log_with_sm3_an_unknown_bank_and_padding(
         assert report["banks"] == {
             name: {"2": digest(name, bytes(len(value)) + value).hex()} for name, value in measured
         }
+
+
+def launched(*first: Event) -> bytes:
+    mle = event(b"mle", 17, TXT_MLE_HASH)
+    return write(EventLog(SHA256, (*first, mle, event(b"authorities", 18, TXT_MLE_HASH))))
+
+
+def test_a_dynamic_launch_is_judged_in_a_log_and_in_a_heap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, base = tmp_path / "log", 0x7B000000
+    log = launched(event(b"sinit", 17, TXT_HASH_START))
+    path.write_bytes(log)
+    status, plain = run_json(capsys, "replay", str(path), "--launch")
+    assert (status, plain["findings"]) == (eventlog.GOOD, [])
+    pointer = struct.pack("<IIQIII", 8, 28, base + 188, len(log), 0, len(log))
+    sinit = struct.pack("<I", 7) + bytes(88) + pointer + struct.pack("<II", 0, 8)
+    blocks = (bytes(8), bytes(8), sinit, bytes(4))
+    heap = b"".join(struct.pack("<Q", len(block) + 8) + block for block in blocks)
+    assert len(heap) == 180
+    path.write_bytes(heap.ljust(188, b"\0") + log)
+    status, report = run_json(capsys, "replay", str(path), "--launch", "--txt-heap", hex(base))
+    assert (status, report["banks"]) == (eventlog.GOOD, plain["banks"])
+    status, report = run_json(capsys, "replay", str(path), "--txt-heap", "0x1000")
+    assert (status, report["findings"][0]["code"]) == (eventlog.BAD, "malformed")
+
+
+def test_a_log_without_its_launch_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(launched())
+    assert run_json(capsys, "replay", str(path))[0] == eventlog.GOOD
+    status, report = run_json(capsys, "replay", str(path), "--launch")
+    assert status == eventlog.BAD
+    assert [finding["code"] for finding in report["findings"]] == ["drtm-missing"]

@@ -33,6 +33,8 @@ from casemate.formats.eventtypes import EV_NO_ACTION, event_name
 from casemate.formats.ima import MAX_SIZE as MAX_IMA_SIZE
 from casemate.formats.ima import ImaList
 from casemate.formats.text import escape
+from casemate.formats.txtheap import heap_event_log
+from casemate.policy.drtm import appraise_drtm
 from casemate.policy.firmware import appraise_firmware
 
 GOOD: Final = 0
@@ -64,7 +66,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "file", help="a log or IMA list, binary, text or base64; - reads standard input"
     )
     replayed.add_argument("--firmware", action="store_true", help="judge PCR 0-7 as well")
-    replayed.set_defaults(func=lambda o: replay(o.file, json=o.json, firmware=o.firmware))
+    replayed.add_argument("--launch", action="store_true", help="PCR 17 must begin with a launch")
+    replayed.add_argument(
+        "--txt-heap",
+        type=lambda text: int(text, 0),
+        metavar="ADDRESS",
+        help="the file is a TXT heap, which lies at this physical address",
+    )
+    replayed.set_defaults(
+        func=lambda o: replay(
+            o.file, json=o.json, firmware=o.firmware, launch=o.launch, heap=o.txt_heap
+        )
+    )
     compared = actions.add_parser("diff", parents=[one], help="compare two logs, PCR by PCR")
     compared.add_argument("first", help="a log, binary or base64")
     compared.add_argument("second", help="the log to compare with it")
@@ -152,13 +165,22 @@ def _show_ima(listed: ImaList, *, json: bool) -> int:
     return GOOD
 
 
-def replay(path: str | Path, *, json: bool, firmware: bool = False) -> int:
+def replay(
+    path: str | Path,
+    *,
+    json: bool,
+    firmware: bool = False,
+    launch: bool = False,
+    heap: int | None = None,
+) -> int:
     """Print the PCR values that a log leads to, and what is wrong with it.
 
     Args:
         path: the log, or an IMA list.
         json: print JSON.
         firmware: judge PCR 0-7 as well, by what must hold on any machine.
+        launch: a dynamic launch must have taken place.
+        heap: physical address of the TXT heap that the file is; None for a log.
     """
     report: dict[str, Any] = {"format": "", "events": 0, "banks": {}}
     warnings = WARNINGS
@@ -169,13 +191,15 @@ def replay(path: str | Path, *, json: bool, firmware: bool = False) -> int:
             report["format"], report["events"] = "ima", len(listed.entries)
             banks, findings = imalist.banks_of(listed), imalist.review_ima(listed)
         else:
-            log = parse(data)
+            log = parse(data) if heap is None else heap_event_log(data, heap)
             report["format"], report["events"] = log.format, log.count
             banks, findings = replay_log(log), review(log)
             if firmware:
                 judged = appraise_firmware(log)
                 findings = (*judged.findings, *judged.warnings)
                 warnings = WARNINGS | {warning.code for warning in judged.warnings}
+            if launch:
+                findings = (*findings, *appraise_drtm(log, banks, required=True))
     except FormatError as error:
         return _refuse(error, report, json=json)
     if json:
