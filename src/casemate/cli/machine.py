@@ -68,6 +68,7 @@ class Boot:
     stages: list[tuple[str, float]] = field(default_factory=list)
     components: int = 0
     password: str = ""
+    recovery_key: str = ""
     address: str = ""
 
     @property
@@ -135,6 +136,7 @@ def follow(machine: Machine, console: Console, *, quiet: bool) -> Boot:
             last = now
             bar.update(task, description=stage)
             boot.password = str(told.get("password", boot.password))
+            boot.recovery_key = str(told.get("recoveryKey", boot.recovery_key))
             boot.address = str(told.get("address", boot.address))
     return boot
 
@@ -230,6 +232,8 @@ def _facts(machine: Machine, boot: Boot, appraisal: Appraisal) -> dict[str, obje
         "accelerator": machine.hardware.accelerator.partition(",")[0],
         "user": "root",
         "password": boot.password or None,
+        "recoveryKey": boot.recovery_key or None,
+        "console": str(machine.line),
         "seconds": round(boot.seconds, 2),
         "stages": {name: round(taken, 2) for name, taken in boot.stages},
         "components": boot.components,
@@ -255,3 +259,6 @@ def _show(console: Console, machine: Machine, boot: Boot, appraisal: Appraisal) 
     console.print(f"API [bold]https://localhost:{machine.hardware.port}/sdk[/]   user root")
     if boot.password:
         console.print(f"First password, shown once: [bold]{boot.password}[/]")
+    if boot.recovery_key:
+        console.print(f"Recovery key of the state, shown once: [bold]{boot.recovery_key}[/]")
+    console.print(f"Direct console: socat -,raw,echo=0 unix-connect:{machine.line}")

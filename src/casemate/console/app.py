@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, TypeVar
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
 
 from casemate.calls.admin import ChangePassword, LogReply, ReadLog, SetLockdown
 from casemate.calls.console import ConsoleLogin, EndHost, RestartAgents
@@ -25,6 +27,8 @@ from casemate.machine.facts import HardwareFact, HostFact
 from casemate.machine.governance import LockdownFact
 
 PEER = "console"
+FIRST_LIMIT = 4096
+"""Characters of what is shown until the first login."""
 LOG_LINES = 1000
 """Lines of a log that are read at once: its end."""
 
@@ -38,15 +42,45 @@ class Kernel(Protocol):
     def ask(self, request: object, reply: type[_Reply]) -> _Reply:
         """Return the reply. Raises CasemateError."""
 
+    def close(self) -> None:
+        """Close the connection."""
+
 
 class App:
-    """One console. ``certificate`` is the API's, DER, empty where it is not known."""
+    """One console.
 
-    def __init__(self, kernel: Kernel, certificate: bytes = b"") -> None:
+    Args:
+        kernel: the way to it.
+        certificate: the API's, DER, empty where it is not known.
+        first: file with what is shown until somebody logs in for the first time, if it is there.
+    """
+
+    def __init__(self, kernel: Kernel, certificate: bytes = b"", first: Path | None = None) -> None:
         self._kernel = kernel
         self._certificate = certificate
+        self._first = first
         self._session = ""
         self._user = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Log out and close the connection."""
+        self.log_out()
+        self._kernel.close()
+
+    def running(self) -> bool:
+        """Tell whether the host is up. Raises CasemateError."""
+        return self._kernel.ask(Status(), StatusReply).state == "running"
 
     def facts(self) -> Facts:
         """Return what there is to show. Raises CasemateError."""
@@ -67,7 +101,10 @@ class App:
             attestation=tuple(self._attestation(status, host)),
             lockdown=lockdown.mode.value if lockdown else MODES[0],
             banks=(f"Running {status.boot_bank}",),
-            warnings=tuple(f"{component}: {reason}" for _, component, reason, _ in status.findings),
+            warnings=(
+                *self._first_words(),
+                *(f"{component}: {reason}" for _, component, reason, _ in status.findings),
+            ),
         )
 
     def perform(self, action: Action) -> tuple[str, ...]:
@@ -77,6 +114,8 @@ class App:
             case Kind.LOG_IN:
                 reply = self._kernel.ask(ConsoleLogin(*words), SessionReply)
                 self._session, self._user = reply.handle, words[0]
+                if self._first is not None:
+                    self._first.unlink(missing_ok=True)
             case Kind.LOG_OUT:
                 self.log_out()
             case Kind.LOCKDOWN:
@@ -122,6 +161,13 @@ class App:
             lines.append("Certificate of the API, SHA-256:")
             lines.append(f"     {hashlib.sha256(self._certificate).hexdigest()}")
         return lines
+
+    def _first_words(self) -> list[str]:
+        try:
+            text = self._first.read_text(encoding="utf-8") if self._first else ""
+        except (OSError, ValueError):
+            return []
+        return text[:FIRST_LIMIT].splitlines()
 
     def _log(self, name: str) -> tuple[str, ...]:
         end = self._kernel.ask(ReadLog(self._session, name, 1, 0), LogReply).end

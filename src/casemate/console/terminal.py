@@ -48,7 +48,12 @@ class Terminal:
         self._shown: tuple[Line, ...] = ()
 
     def run(self) -> None:
-        """Show the console until it is left, or its terminal goes away. Raises OSError."""
+        """Show the console until it is left.
+
+        Raises:
+            OSError: its terminal went away.
+            HostError: the kernel did.
+        """
         with _raw(self._source, self._target):
             try:
                 self._loop()
@@ -99,6 +104,8 @@ class Terminal:
         try:
             self._console = model.told(self._console, self._app.facts())
         except CasemateError as error:
+            if error.code == "kernel-gone":
+                raise
             facts = model.Facts(product="Casemate", warnings=(error.reason,))
             self._console = model.told(self._console, facts)
 

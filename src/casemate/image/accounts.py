@@ -14,6 +14,7 @@ from casemate.image.tree import File, Folder, Link, Node
 
 HOSTD_UID: Final = 64000
 TPM_UID: Final = 64001
+CONSOLE_UID: Final = 64003
 NOBODY_UID: Final = 65534
 NO_SHELL: Final = "/usr/sbin/nologin"
 
@@ -57,6 +58,7 @@ def accounts() -> tuple[tuple[str, int, str], ...]:
         ("root", 0, "kernel"),
         ("hostd", HOSTD_UID, "vSphere front end"),
         ("tpm", TPM_UID, "embedded TPM"),
+        ("console", CONSOLE_UID, "direct console"),
         ("nobody", NOBODY_UID, "nobody"),
     )
 

@@ -35,7 +35,7 @@ KERNEL_ROOMS: Final = ("formats", "vim25", "policy", "sched", "machine", "calls"
 """The kernel's room and those below it, which hostd shares."""
 
 KERNEL_FILES: Final = frozenset({"__init__.py", "errors.py"})
-HOSTD_ROOMS: Final = ("hostd", "ui")
+HOSTD_ROOMS: Final = ("hostd", "ui", "console")
 
 BASE_PACKAGES_FILES: Final = (
     f"{LIBRARIES}/ld-linux-x86-64.so.2",

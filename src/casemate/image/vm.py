@@ -74,6 +74,11 @@ class Machine:
         return self.place / "serial.log"
 
     @property
+    def line(self) -> Path:
+        """The socket of the serial line, for a terminal program (socat)."""
+        return self.place / "serial.sock"
+
+    @property
     def pid(self) -> int:
         """QEMU's process number, 0 when off."""
         return self._qemu.pid if self._qemu else 0
@@ -181,7 +186,8 @@ class Machine:
         yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
         yield from ("-netdev", f"user,id=net{forward}")
         yield from ("-device", "virtio-net-pci,netdev=net,romfile=")
-        yield from ("-chardev", f"file,id=serial,append=on,path={self.serial}")
+        line = f"socket,id=serial,path={self.line},server=on,wait=off"
+        yield from ("-chardev", f"{line},logfile={self.serial},logappend=on")
         yield from ("-serial", "chardev:serial")
         yield from ("-qmp", f"unix:{self.place / 'qmp.sock'},server=on,wait=off")
 

@@ -37,7 +37,7 @@ from casemate.kernel.groups import Groups
 from casemate.kernel.guests import Guests
 from casemate.kernel.hardening import Hardening
 from casemate.kernel.hardware import Hardware, read_hardware
-from casemate.kernel.home import HOSTD_UID, Home
+from casemate.kernel.home import CONSOLE_UID, HOSTD_UID, Home
 from casemate.kernel.host import About, Handler, Kernel
 from casemate.kernel.hostends import HostEnds
 from casemate.kernel.init import configure_log
@@ -215,6 +215,11 @@ async def wind_down(kernel: Kernel, maintenance: Maintenance, starter: AutoStart
     await kernel.stop()
 
 
+def callers(settings: Settings) -> frozenset[int]:
+    """Return the uids that may call: on a machine of its own the direct console as well."""
+    return frozenset({0, HOSTD_UID, *((CONSOLE_UID,) if settings.own_machine else ())})
+
+
 def agents(settings: Settings, home: Home) -> dict[type, Handler]:
     """Return the handlers that restart hostd, end the machine, and replace the certificate."""
     ends = HostEnds(own_machine=settings.own_machine)
@@ -306,7 +311,7 @@ async def serve(settings: Settings, home: Home) -> None:
     await kernel.adopt()
     await switching.start(kernel.running())
     pools.publish()
-    server = CallsServer(home.calls_socket, frozenset({0, HOSTD_UID}), stream, kernel.handle)
+    server = CallsServer(home.calls_socket, callers(settings), stream, kernel.handle)
     await server.start(HOSTD_UID)
     loops = asyncio.gather(scheduler.run(), statistics.run(), auditor.run(), guests.run())
     try:

@@ -83,6 +83,9 @@ class Hooks:
 LOCAL_ROOT = Session("local", "root", "Local administrator", role_named("Admin"), 0.0)
 """The caller on the calls socket whose peer credentials say root."""
 
+PLATE = Session(CONSOLE, CONSOLE, "Direct console", role_named("ReadOnly"), 0.0, CONSOLE)
+"""The direct console before somebody logs in: it shows who the host is."""
+
 
 def generate_password() -> str:
     """Return a first password: 20 letters and digits, 119 bits, easy to type."""

@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from casemate.calls import admin as a
-from casemate.calls.messages import Empty, Logout
+from casemate.calls.messages import Empty, Logout, Snapshot, Status
 from casemate.errors import (
     ArgumentError,
     NotFoundError,
     PermissionDeniedError,
     StateError,
 )
-from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, Accounts, Session
+from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Session
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import Fact, PoolFact, VmFact
@@ -100,7 +100,9 @@ class Admin:
     def demand(self, session: Session, privilege: str, request: object) -> None:
         """Raise PermissionDeniedError unless the session may do what it asks for."""
         mode = self._lockdown.mode
-        if session is LOCAL_ROOT:
+        if session is PLATE:
+            allowed = isinstance(request, Snapshot | Status)
+        elif session is LOCAL_ROOT:
             # In strict lockdown the local administrator only looks, and may end the lockdown.
             reads = privilege.startswith("System.") or isinstance(request, a.SetLockdown)
             allowed = mode is not LockdownMode.STRICT or reads

@@ -27,7 +27,7 @@ from casemate.machine import domains
 from casemate.machine.domains import Domain, Enforcement, Wall
 from casemate.machine.planaudit import TPM_UID_END, UID_BASE, UID_END
 from casemate.machine.planvtpm import TPM_UID_OFFSET
-from casemate.machine.processplan import APP_UID, HOSTD_UID, TPM_UID
+from casemate.machine.processplan import APP_UID, CONSOLE_UID, HOSTD_UID, TPM_UID
 from casemate.policy.processaudit import VIOLATION, Expected, ProcessReport, audit_process
 
 EVERY_SECONDS: Final = 5.0
@@ -45,6 +45,7 @@ _APART: Final = {Wall.MOUNTS: "mnt", Wall.PROCESSES: "pid", Wall.NETWORK: "net"}
 _INIT: Final = 1
 _SERVICES: Final = {
     HOSTD_UID: ("hostd", domains.HOSTD),
+    CONSOLE_UID: ("console", domains.CONSOLE),
     TPM_UID: ("swtpm", domains.TPM),
     APP_UID: ("app", domains.APP),
 }

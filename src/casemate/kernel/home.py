@@ -16,6 +16,9 @@ from casemate.machine import processplan
 
 DEFAULT_HOME = Path("/var/lib/casemate")
 
+CONSOLE_UID = processplan.CONSOLE_UID
+"""uid and gid of the direct console on a machine of its own."""
+
 HOSTD_UID = processplan.HOSTD_UID
 """uid and gid of hostd; written into the visor root's /etc/passwd by the image."""
 
@@ -96,6 +99,11 @@ class Home:
     def boot_record(self) -> Path:
         """What the loader hands to the kernel: event log, components, bank."""
         return self.run / "boot"
+
+    @property
+    def console(self) -> Path:
+        """What only the direct console shows: the first password, until somebody logs in."""
+        return self.run / "console"
 
     @property
     def running(self) -> Path:

@@ -21,10 +21,10 @@ from casemate.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
-from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, Accounts, Session
+from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Session
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.manager import Cells
-from casemate.kernel.home import HOSTD_UID
+from casemate.kernel.home import CONSOLE_UID, HOSTD_UID
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
@@ -182,6 +182,8 @@ class Kernel:
             return self._accounts.session(handle)
         if caller.uid == 0:
             return LOCAL_ROOT
+        if caller.uid == CONSOLE_UID:
+            return PLATE
         raise NotAuthenticatedError("The session is not authenticated.")
 
     def _audit(self, request: object, session: Session | None, outcome: str) -> None:

@@ -10,6 +10,7 @@ opens the API's socket; then it becomes init.
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sys
 import time
 from dataclasses import replace
@@ -18,13 +19,14 @@ from typing import NoReturn
 from casemate.errors import CasemateError
 from casemate.kernel.accounts import Accounts, generate_password
 from casemate.kernel.boot.drivers import Drivers, present
+from casemate.kernel.boot.firstwords import add_first_words
 from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.launch import listen
 from casemate.kernel.boot.load import INIT, become
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
 from casemate.kernel.certificate import ensure_certificate
-from casemate.kernel.home import HOSTD_UID, Home
+from casemate.kernel.home import CONSOLE_UID, HOSTD_UID, Home
 from casemate.kernel.network import configure
 from casemate.kernel.store import Store
 from casemate.kernel.sys.power import Power, end_machine
@@ -67,6 +69,7 @@ def prepare(settings: Settings, home: Home, progress: Progress) -> Settings:
     ensure_certificate(home.tls, settings.host_name, HOSTD_UID, dt.datetime.now(dt.UTC))
     if password:
         progress.tell("account", user="root", password=password)
+        add_first_words(home, f"First password of root: {password}")
     listener = listen(API_PORT).detach()
     api = f"https://{address or settings.host_name}/sdk"
     return replace(settings, listener=listener, api=api)
@@ -80,6 +83,8 @@ def main() -> NoReturn:
         progress = Progress(settings.progress)
         home = settings.home_inside
         home.create()
+        home.console.mkdir(exist_ok=True, mode=0o700)
+        os.chown(home.console, CONSOLE_UID, CONSOLE_UID)
         become(INIT, prepare(settings, home, progress))
     except BaseException as error:  # noqa: BLE001 (Linux panics when its first process ends)
         refusal = named(error, "start of the host")

@@ -28,6 +28,7 @@ from casemate.calls.messages import Refusal, Subscribe
 from casemate.calls.vmconsole import OpenConsole
 from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
+from casemate.kernel.home import CONSOLE_UID
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import fault_of
 
@@ -85,11 +86,11 @@ class CallsServer:
         self._left: set[asyncio.Task[None]] = set()
 
     async def start(self, group: int) -> None:
-        """Bind and listen; only root and ``group`` can reach the socket at all."""
+        """Bind and listen; only root, the console and ``group`` can reach the socket at all."""
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(self._path))
-        os.chown(self._path, 0, group)
+        os.chown(self._path, CONSOLE_UID, group)
         self._path.chmod(0o660)
         self._server = await asyncio.start_unix_server(self._accept, sock=listener)
 

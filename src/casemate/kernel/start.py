@@ -14,11 +14,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from casemate.errors import BootError
 from casemate.formats.bootcfg import BootState
 from casemate.kernel import confine
+from casemate.kernel.boot.firstwords import NAME
 from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
 from casemate.kernel.home import INSIDE, Home
@@ -28,7 +30,7 @@ from casemate.kernel.sys import mounts
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
-from casemate.machine.processplan import HOSTD, INIT, KERNEL, ProcessPlan
+from casemate.machine.processplan import CONSOLE, HOSTD, INIT, KERNEL, TERMINALS, ProcessPlan
 
 TRIAL_SECONDS = 300
 """Until a machine's boot must be complete; a bank that does not get there is not booted again."""
@@ -84,6 +86,21 @@ def start_hostd(settings: Settings, home: Home) -> int:
     return _start(
         HOSTD, program, log, prepare=lambda: _hide_all_but(home.calls_socket.parent, home.tls)
     )
+
+
+def start_console(home: Home, terminal: str) -> int:
+    """Start the direct console on a terminal of the machine, as a user of its own."""
+    log = _log_file(home, "console")
+    argv = _command(
+        CONSOLE,
+        f"/dev/{terminal}",
+        *("--calls", str(home.calls_socket)),
+        *("--certificate", str(home.tls / "rui.crt")),
+        *("--first", str(home.console / NAME)),
+    )
+    program = Program(argv, ENVIRONMENT, {1: log, 2: log})
+    kept = (home.calls_socket.parent, home.console, home.tls)
+    return _start(CONSOLE, program, log, prepare=lambda: _hide_all_but(*kept))
 
 
 def _hide_all_but(*kept: Path) -> None:
@@ -159,6 +176,11 @@ def _serve(settings: Settings) -> bool:
     ]
     logging.getLogger("init").info("visor root entered, bank %s", settings.bank)
     if settings.own_machine:
+        services += (
+            Service(f"console-{name}", partial(start_console, home, name))
+            for name in TERMINALS
+            if Path("/dev", name).is_char_device()
+        )
         signal.signal(signal.SIGALRM, lambda *_: end_trial(home, settings.bank))
         signal.alarm(TRIAL_SECONDS)
     init = Init(services)

@@ -76,6 +76,11 @@ HOSTD: Final = Domain(
     "the front end that serves the vSphere API",
     _UNPRIVILEGED | {Wall.VISOR_ROOT, Wall.MOUNTS, Wall.FILE_RULES},
 )
+CONSOLE: Final = Domain(
+    "consoleDom",
+    "the direct console on a machine's own terminals",
+    _UNPRIVILEGED | {Wall.VISOR_ROOT, Wall.MOUNTS, Wall.FILE_RULES},
+)
 TPM: Final = Domain(
     "tpm2emuDom",
     "the embedded TPM",
@@ -95,7 +100,7 @@ APP: Final = Domain(
     dual_mapped=VM.dual_mapped,
 )
 
-DOMAINS: Final = (SUPER, HOSTD, VM, TPM, APP)
+DOMAINS: Final = (SUPER, HOSTD, CONSOLE, VM, TPM, APP)
 """All domains; superDom and tpm2emuDom cannot be ended without ending every proof of the host, so
 their violations are reported, and measured, instead."""
 

@@ -21,6 +21,10 @@ TPM_UID: Final = 64001
 """uid and gid of the embedded TPM's process."""
 APP_UID: Final = 64002
 """uid and gid of short-lived programs that the kernel runs."""
+CONSOLE_UID: Final = 64003
+"""uid and gid of the direct console on a machine of its own."""
+TERMINALS: Final = ("tty1", "ttyS0")
+"""Device names of a machine's terminals: screen and first serial line."""
 SERVICE_UIDS: Final = range(64000, 64016)
 PLACE: Final = "/var/lib/casemate"
 """Where the home appears inside the visor root."""
@@ -78,11 +82,30 @@ HOSTD: Final = ProcessPlan(
     ),
     open_files=4096,
 )
+CONSOLE: Final = ProcessPlan(
+    "console",
+    domains.CONSOLE,
+    domains.CONSOLE.walls,
+    "casemate.console",
+    uid=CONSOLE_UID,
+    calls=FRONT_END,
+    files=(
+        FileRule("/usr"),
+        FileRule("/etc"),
+        FileRule("/dev/null", change=True),
+        FileRule("/dev/urandom"),
+        *(FileRule(f"/dev/{name}", change=True) for name in TERMINALS),
+        FileRule(f"{PLACE}/run/calls"),
+        FileRule(f"{PLACE}/run/console", change=True),
+        FileRule(f"{PLACE}/state/tls"),
+    ),
+    open_files=64,
+)
 APP: Final = ProcessPlan(
     "app", domains.APP, domains.APP.walls, uid=APP_UID, calls=PRIVILEGED, open_files=256
 )
 
-PLANS: Final = (INIT, KERNEL, HOSTD, APP)
+PLANS: Final = (INIT, KERNEL, HOSTD, CONSOLE, APP)
 
 
 def swtpm_plan(state: str, sockets: str) -> ProcessPlan:

@@ -41,6 +41,7 @@ from casemate.kernel.sys import mounts
 from casemate.kernel.sys.devicemapper import crypt
 from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.tpm.device import Tpm
+from casemate.machine.processplan import TERMINALS
 from casemate.policy.banks import BootPlan, ImagePlan, after_failure, plan_boot, plan_image
 
 OWN_MACHINE = ("-I", "-B", "-m", "casemate.kernel.ownmachine")
@@ -140,7 +141,8 @@ def _boot(attempt: Attempt) -> NoReturn:
             drivers.need("aesni_intel")
         _open_state(disk, home, tpm, firmware, attempt.progress)
     _forget_first_root()
-    enter_visor(booted.root, home, (*DEVICES, "tpmrm0", "console"), mounts_inside=True)
+    devices = (*DEVICES, "tpmrm0", "console", *TERMINALS)
+    enter_visor(booted.root, home, devices, mounts_inside=True)
     attempt.home = Home(INSIDE)
     become(OWN_MACHINE, settings)
 

@@ -27,6 +27,7 @@ from casemate.formats.statekey import parse_state_key as parse_key
 from casemate.formats.statekey import write_state_key as write_key
 from casemate.formats.uefi import parse_variable
 from casemate.kernel.boot.firmware import Firmware
+from casemate.kernel.boot.firstwords import add_first_words
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
@@ -89,6 +90,12 @@ def open_state(
         write_file(home.state / RECOVERY, f"{text}\n".encode(), mode=0o600)
         _write_record(home, replace(record, fresh=False))
         progress.tell("state", recoveryId=record.recovery_id, recoveryKey=text)
+        groups = text.split("-")
+        add_first_words(
+            home,
+            f"Recovery key {record.recovery_id}:",
+            *("  " + "-".join(groups[start : start + 8]) for start in (0, 8)),
+        )
     else:
         around.mount(view)
 

@@ -16,9 +16,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from casemate.kernel.home import INSIDE, Home
+from casemate.kernel.home import CONSOLE_UID, INSIDE, Home
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.namespaces import restrict_memfd_execution
+from casemate.machine.processplan import TERMINALS
 
 _RAM = 64 << 20  # bytes: /tmp, /run and /dev/shm of the host's own processes hold next to nothing
 DEVICES = ("null", "zero", "full", "random", "urandom", "kvm")
@@ -56,7 +57,10 @@ def _devices(target: Path, devices: Sequence[str]) -> None:
     )
     for name in devices:
         source = Path("/dev") / name
-        if source.is_char_device():
+        if name in TERMINALS and source.is_char_device():
+            os.mknod(target / name, stat.S_IFCHR | 0o600, source.stat().st_rdev)
+            os.chown(target / name, CONSOLE_UID, CONSOLE_UID)
+        elif source.is_char_device():
             facts = source.stat()
             os.mknod(target / name, stat.S_IFCHR | 0o666, facts.st_rdev)
             (target / name).chmod(0o660 if name == "kvm" else 0o666)
