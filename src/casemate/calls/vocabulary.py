@@ -7,6 +7,7 @@ from casemate.calls import (
     autostart,
     certificates,
     console,
+    encryption,
     files,
     hardening,
     hardware,
@@ -40,5 +41,6 @@ REQUESTS: tuple[type, ...] = (
     *networks.REQUESTS,
     *leases.REQUESTS,
     *certificates.REQUESTS,
+    *encryption.REQUESTS,
 )
 """The closed list: a request that is not here does not exist."""

@@ -33,6 +33,7 @@ from casemate.kernel.consoles import Consoles
 from casemate.kernel.datastores import Datastores
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.devices import Devices
+from casemate.kernel.encryption import Encryption
 from casemate.kernel.groups import Groups
 from casemate.kernel.guests import Guests
 from casemate.kernel.hardening import Hardening
@@ -303,6 +304,7 @@ async def serve(settings: Settings, home: Home) -> None:
             **maintenance.handlers(),
             **Logs(store, home.log).handlers(),
             **agents(settings, home),
+            **Encryption(home, sealed=settings.own_machine).handlers(),
         }
     )
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)

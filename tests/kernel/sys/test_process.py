@@ -16,7 +16,13 @@ import pytest
 from casemate.errors import HostError
 from casemate.kernel.sys.libc import is_errno
 from casemate.kernel.sys.namespaces import Namespace, restrict_memfd_execution, unshare
-from casemate.kernel.sys.process import HIGH_FD, confine, die_with_parent, refuses_writable_code
+from casemate.kernel.sys.process import (
+    HIGH_FD,
+    close_all_but,
+    confine,
+    die_with_parent,
+    refuses_writable_code,
+)
 from casemate.kernel.sys.spawn import (
     Child,
     Identity,
@@ -221,3 +227,23 @@ def test_a_pid_that_does_not_exist_is_our_error():
     with pytest.raises(HostError) as caught:
         open_process(2**22 - 1)
     assert is_errno(caught.value, 3)
+
+
+def test_descriptors_that_a_caller_left_open_are_closed() -> None:
+    """A lock that is inherited by a host would be held as long as the host runs."""
+    reading, writing = os.pipe()
+    left = os.dup(reading)
+    os.set_inheritable(left, True)
+    child = os.fork()
+    if child == 0:
+        close_all_but({0, 1, 2, writing})
+        for descriptor in (reading, left):
+            with contextlib.suppress(OSError):
+                os.fstat(descriptor)
+                os.write(writing, b"open ")
+        os.write(writing, b"done")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100) == b"done"
+    for descriptor in (reading, writing, left):
+        os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Generator
 
-from casemate.calls.esxcli import maintenance
+from casemate.calls.esxcli import encryption, maintenance
 from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.hardware import facts_of, host_fact
 from casemate.calls.esxcli.settings import register_system
@@ -56,6 +56,7 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     options.add_argument("-o", "--option", default="", help="only this one")
     options.add_argument("-d", "--delta", action="store_true", help="only those that were changed")
     register_system(top, settings)
+    encryption.register(settings)
     maintenance.register(top)
 
 

@@ -27,7 +27,7 @@ from casemate.kernel.sys import mounts, spawn
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.memfd import mapped, sealed_copy
 from casemate.kernel.sys.namespaces import Namespace, unshare
-from casemate.kernel.sys.process import randomize_addresses
+from casemate.kernel.sys.process import close_all_but, randomize_addresses
 from casemate.kernel.tpm import swtpm
 from casemate.kernel.tpm.control import Control
 from casemate.policy.measure import BANKS
@@ -107,8 +107,10 @@ def _seal_loader(path: Path) -> tuple[int, dict[str, str]]:
 
 
 def _first_process(home: Home, settings: Settings) -> Callable[[int], None]:
-    def run(_report: int) -> None:
+    def run(report: int) -> None:
         os.setsid()
+        own = (settings.loader, settings.progress, settings.listener)
+        close_all_but({0, 1, 2, report, *(one for one in own if one >= 0)})
         # Whoever calls us under setarch -R must not take the randomness from the whole host.
         randomize_addresses()
         _redirect(home.log / "boot.log")
@@ -118,7 +120,7 @@ def _first_process(home: Home, settings: Settings) -> Callable[[int], None]:
         tpm = swtpm.start(home)
         with mapped(settings.loader) as view, Control(tpm.control) as control:
             control.launch(view)
-        for descriptor in (settings.loader, settings.progress, settings.listener):
+        for descriptor in own:
             if descriptor >= 0:
                 os.set_inheritable(descriptor, True)
         path = f"/proc/self/fd/{settings.loader}"

@@ -177,8 +177,13 @@ def install_fds(wanted: Mapping[int, int], keep: Sequence[int] = ()) -> None:
             os.dup2(source, target, inheritable=True)
     except OSError as error:
         raise from_os_error("cannot pass file descriptors", error) from error
+    close_all_but({*wanted, *keep})
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every other file descriptor: what a caller left open is no business of a host's."""
     low = 0
-    for descriptor in sorted({*wanted, *keep, _LAST_FD}):
+    for descriptor in sorted({*kept, _LAST_FD}):
         # An empty range must not be asked for: os.closerange(0, 0) closes everything.
         if low < descriptor:
             os.closerange(low, descriptor)

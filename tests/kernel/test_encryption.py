@@ -1,0 +1,39 @@
+"""What is told of the state's encryption: the key to those who may, and nothing that is not so."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from casemate.calls.encryption import EncryptionGet, EncryptionReply, RecoveryList, RecoveryReply
+from casemate.formats.statekey import FILE, Sealed, StateKey, write_state_key
+from casemate.kernel.boot.statedisk import RECOVERY
+from casemate.kernel.encryption import Encryption
+from casemate.kernel.home import Home
+
+IDENTIFIER = "00000000-0000-4000-8000-000000000001"
+
+
+def ask(home: Home, request: object, *, sealed: bool) -> object:
+    handlers = Encryption(home, sealed=sealed).handlers()
+    return asyncio.run(handlers[type(request)](request, None))
+
+
+def test_a_sealed_state_is_told_and_its_key_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    record = StateKey(1, IDENTIFIER, b"", b"", Sealed(((7, bytes(32)),), b"", b""))
+    (home.banks[0] / FILE).write_bytes(write_state_key(record))
+    (home.state / RECOVERY).write_text("111111-222222\n")
+    told = ask(home, EncryptionGet(), sealed=True)
+    assert told == EncryptionReply("TPM", True, False, IDENTIFIER)
+    assert "111111" not in repr(told)
+    assert ask(home, RecoveryList(), sealed=True) == RecoveryReply(IDENTIFIER, "111111-222222")
+    assert RecoveryList.privilege == "Host.Config.Settings"
+
+
+def test_a_state_that_is_not_encrypted_has_no_mode_and_no_key(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    assert ask(home, EncryptionGet(), sealed=False) == EncryptionReply("None", False, False)
+    assert ask(home, RecoveryList(), sealed=False) == RecoveryReply("", "")
