@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from casemate.cli.trust import add_common
+from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.image.bootreference import firmware_events
 from casemate.image.reference import write_reference
 from casemate.kernel.home import find_home
@@ -27,7 +28,7 @@ def register_reference(actions: argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument(
         "--boot-image",
         type=Path,
-        help="of a machine that boots by itself: predict what its firmware measures as well",
+        help="of a machine that boots by itself (default: the bank's own, where it has one)",
     )
     parser.add_argument("--out", type=Path, help="file to write (default: <home>/reference.json)")
     parser.set_defaults(func=_reference)
@@ -37,13 +38,16 @@ def register_reference(actions: argparse._SubParsersAction[argparse.ArgumentPars
 def _reference(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     out = options.out or home.reference
+    bank = options.bank or home.banks[0]
+    boot = options.boot_image or bank / BOOT_IMAGE
+    given = options.boot_image is not None or boot.exists()
     manifest = write_reference(
         home.path,
-        options.bank or home.banks[0],
+        bank,
         out,
         now=datetime.now(UTC),
         vibs=options.vibs,
-        firmware=firmware_events(home.path, options.boot_image) if options.boot_image else (),
+        firmware=firmware_events(home.path, boot) if given else (),
     )
     pcrs = {
         bank: {str(pcr): value.hex() for pcr, value in values.items()}

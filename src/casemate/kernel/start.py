@@ -100,7 +100,12 @@ def start_console(home: Home, terminal: str) -> int:
     )
     program = Program(argv, ENVIRONMENT, {1: log, 2: log})
     kept = (home.calls_socket.parent, home.console, home.tls)
-    return _start(CONSOLE, program, log, prepare=lambda: _hide_all_but(*kept))
+
+    def prepare() -> None:
+        unshare(Namespace.NET)
+        _hide_all_but(*kept)
+
+    return _start(CONSOLE, program, log, prepare=prepare)
 
 
 def _hide_all_but(*kept: Path) -> None:

@@ -79,7 +79,7 @@ HOSTD: Final = Domain(
 CONSOLE: Final = Domain(
     "consoleDom",
     "the direct console on a machine's own terminals",
-    _UNPRIVILEGED | {Wall.VISOR_ROOT, Wall.MOUNTS, Wall.FILE_RULES},
+    _UNPRIVILEGED | {Wall.VISOR_ROOT, Wall.MOUNTS, Wall.FILE_RULES, Wall.NETWORK},
 )
 TPM: Final = Domain(
     "tpm2emuDom",
