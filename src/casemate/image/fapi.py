@@ -23,7 +23,7 @@ FLAGS: Final = (
     *("-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", f"-Wl,-soname,{SONAME}"),
     *("-Wl,--build-id=sha1", "-s"),
 )
-_NAME: Final = re.compile(rb"(?<=\0)Fapi_[A-Za-z0-9]+(?=\0)")
+_NAME: Final = re.compile(rb"(?<=\0)Fapi_[A-Za-z0-9_]+(?=\0)")
 _FUNCTION: Final = "unsigned {name}(void);\nunsigned {name}(void) {{ return 0x60001; }}\n"
 
 
