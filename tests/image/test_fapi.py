@@ -1,4 +1,4 @@
-"""The stand-in for a library that nobody calls: the binding loads with it, and with nothing else."""
+"""The stand-in for a library that nobody calls: the binding loads with it, and with no other."""
 
 from __future__ import annotations
 
