@@ -129,16 +129,13 @@ def trial(built: Built, tmp_path: Path) -> Iterator[Trial]:
         yield machine
 
 
-@pytest.fixture
-def staged(built: Built, tmp_path: Path) -> Iterator[Trial]:
-    """A machine whose firmware was told to start the other bank's boot image next, once."""
+def asked_for_the_other_bank(built: Built) -> list[Variable]:
+    """Return variables of a firmware that was told to start the other bank's image, once."""
     option = MachineDisk(built.bootable.disk, {}).options()["altbootbank"]
-    told = [
+    return [
         Variable(name, GLOBAL, ATTRIBUTES, data)
         for name, data in ((option_name(0), option), ("BootNext", write_order((0,))))
     ]
-    with new_machine(built, tmp_path / "machine", told) as machine:
-        yield machine
 
 
 @pytest.fixture

@@ -6,13 +6,20 @@ import datetime as dt
 import shutil
 import stat
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from ssl import CERT_NONE, create_default_context
 from typing import Any
 
 import pytest
-from tests.guest.conftest import LAYOUT, Built, Trial
+from tests.guest.conftest import (
+    LAYOUT,
+    Built,
+    Trial,
+    asked_for_the_other_bank,
+    new_machine,
+)
 
 from casemate.formats.bootcfg import BootState, parse_bootcfg, write_bootcfg
 from casemate.formats.osrelease import BOOT_IMAGE
@@ -95,18 +102,43 @@ def put(trial: Trial, bank: Path) -> None:
     replace_files(trial.disk, "altbootbank", {path.name: path for path in sorted(bank.iterdir())})
 
 
+@pytest.fixture(scope="module")
+def updated(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """A machine whose other bank brings another first root, switched on."""
+    place = tmp_path_factory.mktemp("updated")
+    with new_machine(built, place / "machine", asked_for_the_other_bank(built)) as machine:
+        put(machine, newer_bank(built, place))
+        machine.machine.start()
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def unguarded(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """A machine without Secure Boot and with an attacker's boot image, switched on."""
+    with new_machine(built, tmp_path_factory.mktemp("unguarded") / "machine") as machine:
+        (machine.machine.place / "vars.fd").write_bytes(Path("/", OVMF_VARS).read_bytes())
+        sections = built.bootable.boot.sections
+        command_line = sections[".cmdline"].replace(b" module.sig_enforce=1", b"")
+        initrd = sections[".initrd"] + bytes(512)
+        install(machine, changed_image(built, cmdline=command_line, initrd=initrd))
+        machine.machine.start()
+        yield machine
+
+
+@pytest.mark.usefixtures("unguarded")
 def test_an_update_of_the_boot_image_is_booted_and_trusted_by_its_own_reference(
-    staged: Trial, tmp_path: Path
+    updated: Trial, tmp_path: Path
 ) -> None:
-    """The other bank brings another first root: firmware starts it, and it boots its own bank."""
-    bank = newer_bank(staged.built, tmp_path)
-    put(staged, bank)
-    told = staged.boot()
+    """Firmware starts the newer image, and it boots its own bank.
+
+    The machine of the next test boots beside it: firmware keeps one processor busy.
+    """
+    told = updated.boot()
     assert stage(told)["stage"] == "ready"
     assert _named(told, "load")["bank"] == "altbootbank"
-    reference = tmp_path / "newer.json"
-    write_boot_reference(staged.built.home, bank / BOOT_IMAGE, bank, reference, _now())
-    verdict = staged.attest(reference)
+    bank, reference = updated.machine.place.parent / "bank", tmp_path / "newer.json"
+    write_boot_reference(updated.built.home, bank / BOOT_IMAGE, bank, reference, _now())
+    verdict = updated.attest(reference)
     assert (verdict.verdict, verdict.findings) == ("trusted", ())
     assert verdict.pcrs is not None
     for rows in verdict.pcrs.values():
@@ -114,54 +146,23 @@ def test_an_update_of_the_boot_image_is_booted_and_trusted_by_its_own_reference(
 
     insecure = create_default_context()
     insecure.check_hostname, insecure.verify_mode = False, CERT_NONE
-    address = f"https://localhost:{staged.machine.hardware.port}/sdk/vimServiceVersions.xml"
+    address = f"https://localhost:{updated.machine.hardware.port}/sdk/vimServiceVersions.xml"
     with urllib.request.urlopen(address, context=insecure, timeout=30) as answer:
         assert b"urn:vim25" in answer.read()
 
-    outdated = staged.attest()
+    outdated = updated.attest()
     assert outdated.verdict == "untrusted"
     codes = {finding.code for finding in outdated.findings}
     assert {"system-version-changed", "boot-loader-changed", "boot-image-changed"} <= codes
-
-
-def test_a_changed_boot_image_is_refused_by_firmware_and_the_good_bank_boots_by_itself(
-    staged: Trial, tmp_path: Path
-) -> None:
-    """One byte of the newer image is changed; the machine restarts itself for a clean TPM."""
-    bank = newer_bank(staged.built, tmp_path)
-    image = bytearray((bank / BOOT_IMAGE).read_bytes())
-    part = next(one for one in parse_pe(image).sections if one.name == ".cmdline")
-    image[part.offset] ^= 0x20
-    (bank / BOOT_IMAGE).write_bytes(image)
-    put(staged, bank)
-    told = staged.until("image")
-    assert [fact["stage"] for fact in told] == ["start", "image-failed", "image"]
-    assert (told[1]["bank"], told[2]["bank"]) == ("altbootbank", "bootbank")
-    assert "Access Denied" in staged.machine.console()
-    again = staged.until("load", "refused")
-    assert (stage(again)["stage"], stage(again)["bank"]) == ("load", "bootbank")
-
-
-def test_an_unsigned_boot_image_is_refused_by_firmware(trial: Trial) -> None:
-    install(trial, changed_image(trial.built))
-    trial.machine.start()
-    said = trial.console("BdsDxe: failed to load", FIRMWARE_SECONDS)
-    assert "Access Denied" in said
-    assert "stage" not in said
+    updated.machine.stop()
 
 
 def test_without_secure_boot_every_changed_part_of_the_boot_image_is_named(
-    trial: Trial,
+    unguarded: Trial,
 ) -> None:
     """The whole chain is the attacker's; what it cannot change are the PCRs."""
-    vars_file = trial.machine.place / "vars.fd"
-    vars_file.write_bytes(Path("/", OVMF_VARS).read_bytes())
-    sections = trial.built.bootable.boot.sections
-    command_line = sections[".cmdline"].replace(b" module.sig_enforce=1", b"")
-    initrd = sections[".initrd"] + bytes(512)
-    install(trial, changed_image(trial.built, cmdline=command_line, initrd=initrd))
-    assert stage(trial.boot())["stage"] == "ready"
-    verdict = trial.attest()
+    assert stage(unguarded.boot())["stage"] == "ready"
+    verdict = unguarded.attest()
     assert verdict.verdict == "untrusted"
     found = {(finding.code, finding.component) for finding in verdict.findings}
     assert {
@@ -174,6 +175,34 @@ def test_without_secure_boot_every_changed_part_of_the_boot_image_is_named(
         ("boot-image-changed", "first root of Linux"),
         ("security-option-changed", "uefiSecureBootEnabled"),
     } <= found
+    unguarded.machine.stop()
+
+
+def test_a_changed_boot_image_is_refused_by_firmware_and_the_good_bank_boots_by_itself(
+    built: Built, tmp_path: Path
+) -> None:
+    """One byte of the newer image is changed; the machine restarts itself for a clean TPM."""
+    bank = newer_bank(built, tmp_path)
+    image = bytearray((bank / BOOT_IMAGE).read_bytes())
+    part = next(one for one in parse_pe(image).sections if one.name == ".cmdline")
+    image[part.offset] ^= 0x20
+    (bank / BOOT_IMAGE).write_bytes(image)
+    with new_machine(built, tmp_path / "machine", asked_for_the_other_bank(built)) as machine:
+        put(machine, bank)
+        told = machine.until("image")
+        assert [fact["stage"] for fact in told] == ["start", "image-failed", "image"]
+        assert (told[1]["bank"], told[2]["bank"]) == ("altbootbank", "bootbank")
+        assert "Access Denied" in machine.machine.console()
+        again = machine.until("load", "refused")
+        assert (stage(again)["stage"], stage(again)["bank"]) == ("load", "bootbank")
+
+
+def test_an_unsigned_boot_image_is_refused_by_firmware(trial: Trial) -> None:
+    install(trial, changed_image(trial.built))
+    trial.machine.start()
+    said = trial.console("BdsDxe: failed to load", FIRMWARE_SECONDS)
+    assert "Access Denied" in said
+    assert "stage" not in said
 
 
 def _named(told: list[dict[str, object]], name: str) -> dict[str, object]:
