@@ -121,6 +121,41 @@ def test_vcpus_come_up_to_a_limit_and_the_vm_wakes_up_with_them(on):
     on(body)
 
 
+def test_memory_comes_with_room_in_the_cell_and_such_a_vm_is_not_suspended(on):
+    async def body(host: Host) -> None:
+        allowed = (("mem.hotadd", "TRUE"),)
+        vm = await make(host, memory_mib=256, extra=allowed)
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        before = limit(host, vm)
+        await change(host, vm, memory_mib=512)
+        told = await asked(host, vm, "query-memory-size-summary")
+        assert told == {"base-memory": 256 * MIB, "plugged-memory": 256 * MIB}
+        assert limit(host, vm) == before + 256 * MIB
+        for request in (c.SuspendVm("", vm), c.CreateSnapshot("", vm, "now", memory=True)):
+            with pytest.raises(RefusedTaskError, match="added"):
+                await host.ask(request)
+            assert await host.cells.status(vm) == "running"
+        with pytest.raises(PowerStateError):
+            await change(host, vm, memory_mib=520)
+        await host.ask(m.PowerOff("", vm))
+        await host.ask(m.PowerOn("", vm))
+        told = await asked(host, vm, "query-memory-size-summary")
+        assert told == {"base-memory": 512 * MIB, "plugged-memory": 0}
+        await host.ask(c.SuspendVm("", vm))
+        await host.ask(m.PowerOff("", vm))
+
+    on(body)
+
+
+def limit(host: Host, vm: str) -> int:
+    for place in host.cgroups.directories(vm):
+        for name in ("memory.limit_in_bytes", "memory.max"):
+            if (place / name).exists():
+                return int((place / name).read_text())
+    raise AssertionError("no limit of memory")
+
+
 def test_a_change_that_fails_half_way_is_undone(on):
     async def body(host: Host) -> None:
         vm = await make(host, disks=(disk(controller="scsi0"),))

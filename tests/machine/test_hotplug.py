@@ -39,6 +39,15 @@ def test_vcpus_come_where_it_was_allowed_before() -> None:
     assert most_cpus(VM) == 2
 
 
+def test_memory_comes_in_blocks_where_it_was_allowed_before() -> None:
+    allowed = replace(VM, extra=(("mem.hotadd", "TRUE"),))
+    assert hot_change(allowed, replace(allowed, memory_mib=512)) == HotChange(memory_mib=256)
+    assert hot_change(allowed, replace(allowed, memory_mib=300)) is None
+    assert hot_change(allowed, replace(allowed, memory_mib=128)) is None
+    small = replace(allowed, memory_mib=64)
+    assert hot_change(small, replace(small, memory_mib=192)) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [

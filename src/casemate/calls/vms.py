@@ -31,7 +31,7 @@ class ReconfigureVm:
 
     Disks without a file name are made, larger ones extended, absent ones detached; files of
     detached disks that ``destroy`` names are removed. A running VM takes what ``machine.hotplug``
-    says (disks on SCSI, other discs, vCPUs), larger disks, and the values that need no new
+    says (disks on SCSI, other discs, vCPUs, memory), larger disks, and the values that need no new
     hardware: name, annotation, allocations, extra entries.
     """
 

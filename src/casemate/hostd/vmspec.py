@@ -19,7 +19,7 @@ from casemate.hostd.objects.devices import (
 )
 from casemate.hostd.selection import objs, text
 from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
-from casemate.machine.hotplug import CPU_HOT_ADD, takes_cpus
+from casemate.machine.hotplug import CPU_HOT_ADD, MEMORY_HOT_ADD
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
@@ -59,7 +59,6 @@ _FALSE_ONLY = frozenset(
     {
         "cpuHotRemoveEnabled",
         "guestAutoLockEnabled",
-        "memoryHotAddEnabled",
         "memoryReservationLockedToMax",
         "nestedHVEnabled",
         "npivTemporaryDisabled",
@@ -129,7 +128,8 @@ def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
             _refuse(name, value)
     _take_allocations(spec, change)
     _take_extra(objs(spec.get("extraConfig")), change)
-    _take_hot_add(spec.get("cpuHotAddEnabled"), change)
+    _take_hot_add(spec.get("cpuHotAddEnabled"), CPU_HOT_ADD, change)
+    _take_hot_add(spec.get("memoryHotAddEnabled"), MEMORY_HOT_ADD, change)
     _Devices(change, frozenset(networks)).apply(objs(spec.get("deviceChange")))
     return change
 
@@ -204,14 +204,17 @@ def _take_extra(options: Iterable[Obj], change: Change) -> None:
         change.privileges.add(CONFIG + "AdvancedConfig")
 
 
-def _take_hot_add(wanted: Value, change: Change) -> None:
-    config = change.config
-    if not isinstance(wanted, bool) or wanted == takes_cpus(config):
+def _take_hot_add(wanted: Value, entry: str, change: Change) -> None:
+    if not isinstance(wanted, bool):
         return
-    kept = tuple(entry for entry in config.extra if entry[0].lower() != CPU_HOT_ADD)
-    extra = (*kept, (CPU_HOT_ADD, "TRUE")) if wanted else kept
-    change.config = replace(config, extra=extra)
-    change.privileges.add(CONFIG + "CPUCount")
+    config = change.config
+    kept = tuple(one for one in config.extra if one[0].lower() != entry)
+    extra = (*kept, (entry, "TRUE")) if wanted else kept
+    if {name.lower(): value for name, value in extra} != {
+        name.lower(): value for name, value in config.extra
+    }:
+        change.config = replace(config, extra=extra)
+        change.privileges.add(CONFIG + ("CPUCount" if entry == CPU_HOT_ADD else "Memory"))
 
 
 class _Devices:

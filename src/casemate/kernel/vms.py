@@ -13,7 +13,7 @@ from typing import Final
 
 from casemate.calls import vms as c
 from casemate.calls.messages import TaskReply
-from casemate.errors import ArgumentError, HostError, StateError
+from casemate.errors import ArgumentError, CasemateError, HostError, StateError
 from casemate.formats import vmx
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
@@ -174,10 +174,14 @@ class Vms:
         change = hot_change(before.config, fact.config)
         if change is None or change == HotChange():
             return
+        cells = self._context.cells
         try:
-            qmp = await self._context.cells.control(fact.vm, Operation.RESET)
-            await Hotplug(qmp, directory, self._context.cells.volumes).apply(change)
+            qmp = await cells.control(fact.vm, Operation.RESET)
+            cells.set_memory(fact.vm, fact.config)
+            await Hotplug(qmp, directory, cells.volumes).apply(change)
         except BaseException:
+            with contextlib.suppress(CasemateError):
+                cells.set_memory(fact.vm, before.config)
             self._context.rewrite(directory, fact, before.config)
             raise
 

@@ -10,14 +10,23 @@ from casemate.machine.facts import DiskSpec, VmConfig
 HOT_CPUS: Final = 16
 """vCPUs up to which more can be added to a running VM."""
 CPU_HOT_ADD: Final = "vcpu.hotadd"
-"""VMware's vmx entry that allows it."""
+MEMORY_HOT_ADD: Final = "mem.hotadd"
+"""VMware's vmx entries that allow more vCPUs and memory while the VM runs."""
+HOT_MEMORY_MIB: Final = 64 << 10
+"""MiB that can be added to a running VM."""
+MODULES: Final = 16
+"""... in so many pieces: the board's sockets."""
+STEP_MIB: Final = 128
+"""MiB of a piece: Linux on x86-64 takes memory in blocks of this size."""
+_LEAST_MIB: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class HotChange:
-    """vCPUs and disks that come, disks that go, and CDs whose image is another one."""
+    """vCPUs, MiB and disks that come, disks that go, and CDs whose image is another one."""
 
     cpus: int = 0
+    memory_mib: int = 0
     added: tuple[DiskSpec, ...] = ()
     removed: tuple[DiskSpec, ...] = ()
     swapped: tuple[tuple[DiskSpec, DiskSpec], ...] = ()
@@ -25,9 +34,19 @@ class HotChange:
 
 def takes_cpus(config: VmConfig) -> bool:
     """Tell whether vCPUs can be added while the VM runs, if it was started so."""
-    return any(
-        name.lower() == CPU_HOT_ADD and value.lower() == "true" for name, value in config.extra
-    )
+    return _allowed(config, CPU_HOT_ADD)
+
+
+def takes_memory(config: VmConfig) -> bool:
+    """Tell whether memory can be added while the VM runs, if it was started so.
+
+    A guest with very little does not boot beside empty sockets for memory.
+    """
+    return _allowed(config, MEMORY_HOT_ADD) and config.memory_mib >= _LEAST_MIB
+
+
+def _allowed(config: VmConfig, entry: str) -> bool:
+    return any(name.lower() == entry and value.lower() == "true" for name, value in config.extra)
 
 
 def most_cpus(config: VmConfig) -> int:
@@ -46,6 +65,9 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     cpus = after.cpus - before.cpus
     if cpus < 0 or (cpus and after.cpus > most_cpus(before)):
         return None
+    memory = after.memory_mib - before.memory_mib
+    if memory < 0 or memory % STEP_MIB or (memory and not takes_memory(before)):
+        return None
     old = {(disk.controller, disk.unit): disk for disk in before.disks}
     new = {(disk.controller, disk.unit): disk for disk in after.disks}
     swapped = []
@@ -63,7 +85,7 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
         hot = disk.kind == "disk" and disk.controller.startswith("scsi")
         if not hot or disk.controller not in controllers:
             return None
-    return HotChange(cpus, added, removed, tuple(swapped))
+    return HotChange(cpus, memory, added, removed, tuple(swapped))
 
 
 def _same(one: DiskSpec, other: DiskSpec) -> bool:
@@ -78,6 +100,7 @@ def _rest(config: VmConfig, base: VmConfig) -> VmConfig:
         name="",
         annotation="",
         cpus=0,
+        memory_mib=0,
         disks=(),
         nics=nics,
         cpu_allocation=base.cpu_allocation,

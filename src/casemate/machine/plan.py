@@ -28,7 +28,7 @@ from casemate.machine.cellplan import (
 )
 from casemate.machine.facts import VmConfig
 from casemate.machine.guestcpu import check_masks
-from casemate.machine.hotplug import most_cpus
+from casemate.machine.hotplug import HOT_MEMORY_MIB, MODULES, most_cpus, takes_memory
 from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, checked
 from casemate.machine.planstorage import (
     FIRST_FD,
@@ -123,7 +123,7 @@ def plan_power_on(
         PassedTap(first_tap + at, card)
         for at, card in enumerate(sorted(host.cards & set(range(len(config.nics)))))
     )
-    overhead = _OVERHEAD[host.accelerator] + _OVERHEAD_PER_CPU * most_cpus(config)
+    cell_mib = cell_memory(config, host.accelerator)
     plan = CellPlan(
         vm=vm,
         domain=DOMAIN,
@@ -174,19 +174,31 @@ def plan_power_on(
             (Limit.CORE, 0),
             (Limit.NOFILE, _DESCRIPTORS),
             (Limit.NPROC, _THREADS + most_cpus(config)),
-            (Limit.FSIZE, file_size(disks, config.memory_mib + overhead)),
+            (Limit.FSIZE, file_size(disks, cell_mib)),
             (Limit.MEMLOCK, 0),
         ),
         cgroup=CgroupTargets(
             cpu_shares=config.cpu_allocation.shares,
             cpu_quota=_quota(config.cpu_allocation.limit, host.cpu_mhz),
-            memory_bytes=(config.memory_mib + overhead) << 20,
+            memory_bytes=cell_mib << 20,
             pids=_THREADS + most_cpus(config),
         ),
         peers=(Peer(QEMU_TPM_FD, TPM_PEER),) if has_vtpm(config) else (),
         taps=taps,
     )
     return checked(plan, config.name)
+
+
+def cell_memory(config: VmConfig, accelerator: str) -> int:
+    """Return the MiB of a cell: the guest's memory, and what QEMU needs beside it."""
+    return config.memory_mib + _OVERHEAD[accelerator] + _OVERHEAD_PER_CPU * most_cpus(config)
+
+
+def _memory(config: VmConfig) -> str:
+    if not takes_memory(config):
+        return f"{config.memory_mib}M"
+    most = config.memory_mib + HOT_MEMORY_MIB
+    return f"{config.memory_mib}M,slots={MODULES},maxmem={most}M"
 
 
 def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterator[str]:
@@ -199,7 +211,7 @@ def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterato
     yield from ("-accel", f"tcg,split-wx=on,tb-size={_TB_SIZE}" if tcg else "kvm")
     yield from ("-cpu", "max" if tcg else "host")
     yield from ("-smp", f"cpus={config.cpus},maxcpus={most_cpus(config)}")
-    yield from ("-m", f"{config.memory_mib}M")
+    yield from ("-m", _memory(config))
     if config.uuid:
         yield from ("-uuid", config.uuid)
     yield from ("-display", "none")

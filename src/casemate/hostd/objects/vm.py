@@ -19,7 +19,7 @@ from casemate.hostd.objects.vmdefaults import (
 )
 from casemate.hostd.world import ENVIRONMENT, HOST, network_ref
 from casemate.machine.facts import PowerState, VmFact
-from casemate.machine.hotplug import takes_cpus
+from casemate.machine.hotplug import STEP_MIB, takes_cpus, takes_memory
 from casemate.vim25.values import MoRef, Obj, Value
 
 HARDWARE_VERSION = "vmx-21"
@@ -226,7 +226,8 @@ def vm_config(scope: Scope, key: str) -> Obj:
         cpuAllocation=allocation(config.cpu_allocation),
         memoryAllocation=allocation(config.memory_allocation),
         cpuHotAddEnabled=takes_cpus(config),
-        memoryHotAddEnabled=False,
+        memoryHotAddEnabled=takes_memory(config),
+        hotPlugMemoryIncrementSize=STEP_MIB if takes_memory(config) else None,
         extraConfig=tuple(
             Obj("OptionValue", key=name, value=value) for name, value in config.extra
         ),

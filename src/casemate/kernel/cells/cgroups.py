@@ -50,6 +50,9 @@ class Cgroups(Protocol):
     def set_targets(self, name: str, targets: CgroupTargets) -> None:
         """Change the limits."""
 
+    def set_memory(self, name: str, memory_bytes: int) -> None:
+        """Change how much memory the group may have."""
+
     def directories(self, name: str) -> tuple[Path, ...]:
         """Return the directories that make up the group."""
 
@@ -128,6 +131,10 @@ class CgroupsV1:
         _write(memory / "memory.limit_in_bytes", str(targets.memory_bytes))
         _write(self._roots["pids"] / name / "pids.max", str(targets.pids))
 
+    def set_memory(self, name: str, memory_bytes: int) -> None:
+        """Change how much memory the group may have."""
+        _write(self._roots["memory"] / name / "memory.limit_in_bytes", str(memory_bytes))
+
     def directories(self, name: str) -> tuple[Path, ...]:
         """Return one directory a controller (controllers mounted together share one)."""
         return tuple(root / name for root in self._distinct())
@@ -194,6 +201,10 @@ class CgroupsV2:
         _write(group / "cpu.max", f"{quota} {_PERIOD}")
         _write(group / "memory.max", str(targets.memory_bytes))
         _write(group / "pids.max", str(targets.pids))
+
+    def set_memory(self, name: str, memory_bytes: int) -> None:
+        """Change how much memory the group may have."""
+        _write(self._root / name / "memory.max", str(memory_bytes))
 
     def directories(self, name: str) -> tuple[Path, ...]:
         """Return the one directory."""

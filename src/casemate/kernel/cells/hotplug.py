@@ -11,6 +11,7 @@ from typing import Final
 from casemate.errors import HostError, PowerStateError
 from casemate.kernel.cells import blocks, disks, jail
 from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.cells.memory import modules
 from casemate.kernel.cells.qmp import Qmp
 from casemate.machine.cellplan import PassedFile
 from casemate.machine.facts import DiskSpec, PowerState
@@ -52,6 +53,7 @@ class Hotplug:
                 await self.add(disk)
                 undo.push_async_callback(self.remove, disk)
             await self.add_cpus(change.cpus)
+            await self.add_memory(change.memory_mib)
             for disk in change.removed:
                 await self.remove(disk)
                 undo.push_async_callback(self.add, disk)
@@ -113,6 +115,29 @@ class Hotplug:
             where = props if isinstance(props, dict) else {}
             name = f"cpu-{len(slots) - len(free) + number}"
             await self._qmp.execute("device_add", driver=slot.get("type"), id=name, **where)
+
+    async def add_memory(self, mib: int) -> None:
+        """Put another module of memory in.
+
+        Raises:
+            PowerStateError: The VM was not started with sockets for it, or all are taken.
+        """
+        if not mib:
+            return
+        number = await modules(self._qmp)
+        backend, size = f"memory-{number}", mib << 20
+        more = {"qom-type": "memory-backend-ram", "id": backend, "size": size}
+        await self._qmp.execute("object-add", **more, dump=False, merge=False)
+        try:
+            module = {"driver": "pc-dimm", "id": f"module-{number}", "memdev": backend}
+            await self._qmp.execute("device_add", **module)
+        except HostError as error:
+            await self._qmp.execute("object-del", id=backend)
+            raise PowerStateError(
+                "the VM has no socket for more memory until it is powered off",
+                requested=PowerState.POWERED_OFF,
+                existing=PowerState.POWERED_ON,
+            ) from error
 
     async def _open(self, disk: DiskSpec) -> DiskSource:
         """Hand a disk with all its layers over to QEMU."""

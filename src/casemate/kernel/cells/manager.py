@@ -34,7 +34,7 @@ from casemate.kernel.sys.files import open_directory
 from casemate.kernel.sys.spawn import Child, kill, wait_gone
 from casemate.machine.cellplan import CellPlan
 from casemate.machine.facts import PowerState, VmConfig
-from casemate.machine.plan import AGENT_SOCKET, HostSide, cell_uid, plan_power_on
+from casemate.machine.plan import AGENT_SOCKET, HostSide, cell_memory, cell_uid, plan_power_on
 from casemate.machine.planvtpm import plan_vtpm
 from casemate.machine.power import Operation, next_state
 
@@ -194,6 +194,11 @@ class Cells:
         """
         qmp = await self._running(vm, Operation.SHUTDOWN_GUEST).qmp()
         await qmp.execute("system_powerdown")
+
+    def set_memory(self, vm: str, config: VmConfig) -> None:
+        """Let a running cell have as much memory as ``config`` takes. Raises HostError."""
+        state = self._running(vm, Operation.RESET).state
+        self._cgroups.set_memory(vm, cell_memory(config, state.accelerator) << 20)
 
     @property
     def volumes(self) -> Path | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from casemate.errors import HostError
+from casemate.errors import HostError, NotSupportedError
 from casemate.kernel.cells.qmp import Qmp
 
 _NAME: Final = "memory"
@@ -28,9 +28,15 @@ async def save(qmp: Qmp, descriptor: int, report: Report) -> None:
     """Stop the guest and save it; it stays stopped.
 
     Raises:
+        NotSupportedError: Memory was added since it started: it could not wake up.
         HostError: ``memory-saving``: no space, or QEMU gave up; the guest runs on then.
         CancelledError: ``report`` raised it; the guest runs on.
     """
+    if await modules(qmp):
+        raise NotSupportedError(
+            "memory was added to this VM while it ran: it is not saved with its memory",
+            remedy="Power it off and on once; then it can be.",
+        )
     await qmp.execute("stop")
     try:
         await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _BANDWIDTH})
@@ -42,6 +48,12 @@ async def save(qmp: Qmp, descriptor: int, report: Report) -> None:
         await _give_up(qmp)
         await qmp.execute("cont")
         raise
+
+
+async def modules(qmp: Qmp) -> int:
+    """Return how many modules of memory were added since the guest was started."""
+    answer = await qmp.execute("query-memory-devices")
+    return len(answer) if isinstance(answer, list) else 0
 
 
 async def load(qmp: Qmp, descriptor: int) -> None:
