@@ -25,7 +25,7 @@ AT_ONCE: Final = 16
 """Transfers at once: more than a disk or a network card makes faster."""
 QUIET_SECONDS: Final = 120.0
 """How long the other end may neither send nor take anything."""
-_PIECE: Final = 1 << 18
+_PIECE: Final = c.CHUNK_LIMIT
 _LOOK_EVERY: Final = 64 << 20
 """Bytes between two looks at the session and at the free space."""
 
