@@ -76,7 +76,7 @@ def test_two_guests_on_a_port_group_talk_until_one_is_moved_to_another_vlan(benc
 
     def config(own: int, peer: int, model: str, network: str = "VM Network"):
         return bench.config(
-            memory_mib=128,
+            memory_mib=256,
             disks=(),
             nics=(NicSpec(f"00:50:56:00:00:{own:02x}", network, model),),
             extra=(
