@@ -508,3 +508,15 @@ def test_an_uplink_is_taken_in_carries_frames_both_ways_and_is_given_back(root_o
             return f"failed: {error!r} {traceback.format_exc()[-800:]}".encode()
 
     assert call_in_child(body, what="the host of an uplink", timeout=60) == b"done"
+
+
+def test_whatever_goes_wrong_in_the_network_is_one_of_our_errors(on):
+    def broken() -> None:
+        raise KeyError("IFLA_SOMETHING")
+
+    async def body(lab: Lab) -> None:
+        with pytest.raises(HostError) as caught:
+            await lab.wires.run(broken)
+        assert caught.value.code == "network"
+
+    on(body)

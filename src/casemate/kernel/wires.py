@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, HostError
 from casemate.kernel.sys.netlink import Link, Links
 from casemate.kernel.sys.packetfilter import PacketFilters
 from casemate.kernel.sys.taps import enter_namespace, open_namespace, open_tap
@@ -26,6 +26,7 @@ from casemate.machine.networks import AddressFact
 
 _TAKEN: Final = ("", "veth")
 """Kinds of interfaces that can be uplinks: hardware, and what stands for it in a container."""
+_TEXT: Final = 300  # characters of a reason
 _COUNTERS: Final = Path("/proc/thread-self/net/dev")
 _FEW: Final = 8
 """Interfaces that are looked at one by one: all at once cost a millisecond each as well."""
@@ -92,10 +93,20 @@ class Wires:
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         def inside() -> R:
-            if not self._entered:
-                enter_namespace(self._holder)
-                self._entered = True
-            return work(*args, **kwargs)
+            try:
+                if not self._entered:
+                    enter_namespace(self._holder)
+                    self._entered = True
+                return work(*args, **kwargs)
+            except CasemateError:
+                raise
+            except Exception as error:  # whatever the library raises, there is no network then
+                raise HostError(
+                    f"the network cannot be worked on: {error!r}"[:_TEXT],
+                    code="network",
+                    component="network",
+                    remedy="Look at the log of the kernel.",
+                ) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, inside)
 
