@@ -62,7 +62,7 @@ class Wires:
         if plan.uplinks:
             home = await self._run(open_namespace)
             try:
-                await asyncio.to_thread(_take, plan.uplinks, home)
+                await asyncio.to_thread(_guarded, lambda: _take(plan.uplinks, home))
             finally:
                 os.close(home)
         await self._run(self._apply, plan)
@@ -81,7 +81,7 @@ class Wires:
 
     async def addresses(self) -> tuple[AddressFact, ...]:
         """Return the addresses of the machine itself. Raises HostError."""
-        return await asyncio.to_thread(_addresses)
+        return await asyncio.to_thread(_guarded, _addresses)
 
     async def can_tag(self) -> bool:
         """Tell whether this Linux knows VLAN tags (its driver 8021q is there)."""
@@ -93,22 +93,12 @@ class Wires:
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         def inside() -> R:
-            try:
-                if not self._entered:
-                    enter_namespace(self._holder)
-                    self._entered = True
-                return work(*args, **kwargs)
-            except CasemateError:
-                raise
-            except Exception as error:  # whatever the library raises, there is no network then
-                raise HostError(
-                    f"the network cannot be worked on: {error!r}"[:_TEXT],
-                    code="network",
-                    component="network",
-                    remedy="Look at the log of the kernel.",
-                ) from error
+            if not self._entered:
+                enter_namespace(self._holder)
+                self._entered = True
+            return work(*args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, inside)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _guarded, inside)
 
     def _apply(self, plan: NetworkPlan) -> None:
         with Links() as links, contextlib.closing(PacketFilters()) as filters:
@@ -214,6 +204,21 @@ class Wires:
             links.set_up(link.index, up=port.up)
         self._note(port.name, master=bridge.index, up=port.up)
         self._ports[key] = port
+
+
+def _guarded(work: Callable[[], R]) -> R:
+    """Do something; whatever the library raises, it is one of our errors then."""
+    try:
+        return work()
+    except CasemateError:
+        raise
+    except Exception as error:
+        raise HostError(
+            f"the network cannot be worked on: {error!r}"[:_TEXT],
+            code="network",
+            component="network",
+            remedy="Look at the log of the kernel.",
+        ) from error
 
 
 def _take(uplinks: Iterable[str], home: int) -> None:
