@@ -123,6 +123,16 @@ class Accounts:
         account = self._store.account(user)
         return account.hash if account else _DECOY
 
+    def locked_until(self, user: str) -> float | None:
+        """Return until when an account is locked; None: there is no such account."""
+        account = self._store.account(user)
+        return None if account is None else account.locked_until
+
+    def lock_after(self, failures: int, now: float) -> float:
+        """Return until when so many failures in a row lock an account; 0: they do not."""
+        over = min(failures - self.rules.free_failures, _DOUBLINGS)
+        return now + min(self.rules.lock_limit, LOCK_SECONDS * 2.0**over) if over >= 0 else 0.0
+
     def verify(self, hashed: str, password: str) -> str:
         """Return the hash if the password fits it, else an empty string; safe in any thread.
 
@@ -214,8 +224,7 @@ class Accounts:
 
     def _note_failure(self, account: Account, now: float) -> None:
         failures = account.failures + 1
-        over = min(failures - self.rules.free_failures, _DOUBLINGS)
-        until = now + min(self.rules.lock_limit, LOCK_SECONDS * 2.0**over) if over >= 0 else 0.0
+        until = self.lock_after(failures, now)
         self._store.put_account(replace(account, failures=failures, locked_until=until))
 
     def _expire(self, now: float) -> None:

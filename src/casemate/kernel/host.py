@@ -26,6 +26,7 @@ from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.home import CONSOLE_UID, HOSTD_UID
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.logins import Logins
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
 from casemate.kernel.store import Store
@@ -36,9 +37,6 @@ from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import resting_state
 from casemate.policy.privileges import ANONYMOUS, demand
-
-LOGINS_AT_ONCE = 2
-"""Password checks at once: each takes a core for tens of milliseconds and 64 MiB."""
 
 Handler = Callable[..., Awaitable[object]]
 _log = logging.getLogger(__name__)
@@ -77,7 +75,7 @@ class Kernel:
         self._clock = clock
         self._tasks = Tasks(stream, clock)
         self._check: Callable[[Session, str, object], None] = _by_role
-        self._logins = asyncio.Semaphore(LOGINS_AT_ONCE)
+        self._logins = Logins(accounts, clock)
         self._watchers: list[Callable[[], tuple[Finding, ...]]] = []
         self._ended: list[Callable[[str], None]] = []
         self._handlers: dict[type, Handler] = {
@@ -201,11 +199,7 @@ class Kernel:
         return await self._open(request.user, request.password, request.peer)
 
     async def _open(self, user: str, password: str, peer: str) -> m.SessionReply:
-        hashed = self._accounts.hash_of(user)
-        async with self._logins:
-            verified = await asyncio.to_thread(self._accounts.verify, hashed, password)
-        handle, session = self._accounts.conclude(user, peer, verified)
-        return _session_reply(handle, session)
+        return _session_reply(*await self._logins.open(user, password, peer))
 
     async def _logout(self, request: m.Logout, _: Session) -> m.Empty:
         self._accounts.logout(request.session)
