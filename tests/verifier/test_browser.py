@@ -13,7 +13,9 @@ import pytest
 from tests.verifier.conftest import Web
 
 from casemate.policy.measure import CommandLine
+from casemate.policy.signedtext import join_signed
 from casemate.testing.minifleet import MiniFleet
+from casemate.testing.pki import shared_pki
 from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.verifier.enrol import Wanted
 
@@ -74,7 +76,8 @@ def look(web: Web, tmp_path: Path) -> Iterator[Callable[..., tuple[str, bytes]]]
         picture = tmp_path / "page.png"
         document, said = run(path, "--dump-dom", *options)
         assert "CONSOLE" not in said
-        run(path, f"--screenshot={picture}", "--window-size=1280,1800", *options)
+        size = () if any("window-size" in one for one in options) else ("--window-size=1280,1800",)
+        run(path, f"--screenshot={picture}", *size, *options)
         return document, picture.read_bytes()
 
     yield open_page
@@ -86,6 +89,9 @@ def shown(web: Web, fleet: Callable[[int], MiniFleet]) -> MiniFleet:
     """Three hosts: a good one, one with another component, one whose log is full of markup."""
     made = fleet(3)
     web.service.book.add(sign_reference(SmallImage().reference()), "anna")
+    policy = b'policy "hosts" version 1\npcr 12-13 events\npcr 7 per-host\n'
+    signature = shared_pki().sign(policy, "certified")
+    web.service.rules.add(join_signed(policy, signature), "anna")
     for name, address in made.addresses.items():
         web.service.enrolment.pull(Wanted(name, address), "anna")
         web.service.enrolment.approve(name, "anna")
@@ -108,7 +114,9 @@ def test_every_page_is_drawn_without_a_message(
         ("/", "fleet", ()),
         ("/hosts/host-002", "host", ()),
         ("/hosts/host-002", "host-dark", ("--blink-settings=preferredColorScheme=0",)),
+        ("/hosts/host-002", "host-phone", ("--window-size=390,1800",)),
         ("/references", "references", ()),
+        ("/policies", "policies", ()),
     ):
         document, picture = look(path, *options)
         assert "</html>" in document

@@ -30,6 +30,7 @@ from casemate.cli.attest import split_address
 from casemate.errors import ArgumentError, CasemateError, HostError, LimitError, NotFoundError
 from casemate.formats.text import escape
 from casemate.kernel.tpm.device import Tpm
+from casemate.verifier.bus import BusClient, Place
 from casemate.verifier.client import HostClient
 from casemate.verifier.endpoints import AGENT
 
@@ -131,6 +132,44 @@ class ThisMachine:
         return data
 
 
+class Posting(Protocol):
+    """A way to the verifier's endpoints for agents."""
+
+    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
+        """Send something and return the answer."""
+        ...
+
+
+def _refused(name: str, status: int, value: dict[str, Any]) -> HostError:
+    said = value.get("error", {})
+    return HostError(
+        f"{name} refused: {escape(str(said.get('reason', status)))}",
+        code=str(said.get("code", "refused"))[:64],
+        component=name,
+        remedy=escape(str(said.get("remedy", "Look at the verifier."))),
+    )
+
+
+class OverNats:
+    """The same endpoints over a NATS server; raises as ``Verifier``."""
+
+    def __init__(self, place: Place, secret: str) -> None:
+        self._name = place.url
+        self._client = BusClient(place, secret)
+
+    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
+        """Send something and return the answer."""
+        operation, _, nonce = path.removeprefix("/").partition("?nonce=")
+        status, value = self._client.ask(operation, body, nonce)
+        if status != http.client.OK:
+            raise _refused(self._name, status, value)
+        return value
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
 class Verifier:
     """The verifier's endpoints for agents. Raises HostError, or what the verifier refuses with."""
 
@@ -162,24 +201,24 @@ class Verifier:
                 remedy="Check the verifier's address, and its certificate with --ca.",
             ) from error
         if response.status != http.client.OK:
-            said = value.get("error", {})
-            raise HostError(
-                f"{self._name} refused: {escape(str(said.get('reason', response.status)))}",
-                code=str(said.get("code", "refused"))[:64],
-                component=self._name,
-                remedy=escape(str(said.get("remedy", "Look at the verifier."))),
-            )
+            raise _refused(self._name, response.status, value)
         return dict(value)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``agent``."""
     parser = commands.add_parser("agent", help="prove this machine, or a host, to a verifier")
-    parser.add_argument("--verifier", required=True, metavar="URL", help="https://HOST:PORT")
+    parser.add_argument("--verifier", metavar="URL", help="https://HOST:PORT")
+    parser.add_argument("--nats", metavar="URL", help="tls://HOST:PORT of a NATS server instead")
+    parser.add_argument("--nats-credentials", type=Path, help="file with NATS credentials")
     parser.add_argument(
         "--secret-file", type=Path, help=f"file with the agent's secret (else ${SECRET})"
     )
-    parser.add_argument("--ca", type=Path, help="certificate that vouches for the verifier")
+    parser.add_argument("--ca", type=Path, help="certificate that vouches for it")
     parser.add_argument(
         "--host", metavar="HOST[:PORT]", help="speak for a Casemate host instead of this machine"
     )
@@ -192,7 +231,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _agent(options: argparse.Namespace) -> int:
-    verifier = Verifier(options.verifier, _secret(options.secret_file), options.ca)
+    secret = _secret(options.secret_file)
+    if bool(options.verifier) == bool(options.nats):
+        raise ArgumentError("name --verifier, or --nats", argument="verifier")
+    verifier = (
+        OverNats(Place(options.nats, options.ca, options.nats_credentials), secret)
+        if options.nats
+        else Verifier(options.verifier, secret, options.ca)
+    )
+    try:
+        return _prove(options, verifier)
+    finally:
+        verifier.close()
+
+
+def _prove(options: argparse.Namespace, verifier: Posting) -> int:
     if options.host:
         client = HostClient(*split_address(options.host))
         try:
@@ -203,7 +256,7 @@ def _agent(options: argparse.Namespace) -> int:
         return run(ThisMachine(tpm, options.log, options.ima), verifier, options)
 
 
-def run(source: Source, verifier: Verifier, options: argparse.Namespace) -> int:
+def run(source: Source, verifier: Posting, options: argparse.Namespace) -> int:
     """Go on for ever, or for one round; returns 0 where the last state was good."""
     while True:
         try:
@@ -221,7 +274,7 @@ def run(source: Source, verifier: Verifier, options: argparse.Namespace) -> int:
         time.sleep(float(told["wait"]))
 
 
-def one_round(source: Source, verifier: Verifier) -> dict[str, Any]:
+def one_round(source: Source, verifier: Posting) -> dict[str, Any]:
     """Show the TPM where the verifier does not know it yet, then answer one nonce."""
     shown = verifier.post("/identity", wire.encode(source.identity()))
     if not shown["known"]:

@@ -20,7 +20,8 @@ from casemate.errors import HostError, StateError
 from casemate.kernel.certificate import ensure_certificate
 from casemate.policy.levels import Level
 from casemate.ui.verifier import render
-from casemate.verifier.app import make_app, make_server
+from casemate.verifier.app import bus_handler, make_app, make_server
+from casemate.verifier.bus import Bus, Place
 from casemate.verifier.oidc import provider_from
 from casemate.verifier.service import FIRST_USER, Service, Settings
 
@@ -42,6 +43,9 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument("--webhook", help="URL that gets alarms as JSON")
     up.add_argument("--webhook-secret", help="key of the signature on what the webhook gets")
     up.add_argument("--syslog", help="host:port (UDP) or socket that gets alarms")
+    up.add_argument("--nats", help="tls://HOST:PORT of a NATS server with JetStream, for agents")
+    up.add_argument("--nats-ca", help="certificate file that vouches for it")
+    up.add_argument("--nats-credentials", help="file with this verifier's NATS credentials")
     up.add_argument("--oidc-issuer", help="URL of an OpenID provider; - for none")
     up.add_argument("--oidc-client", help="client id that it knows this verifier by")
     up.add_argument("--oidc-secret-file", type=Path, help="file with the client's secret")
@@ -99,6 +103,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         "webhook": options.webhook,
         "webhook_secret": options.webhook_secret,
         "syslog": options.syslog,
+        "nats": options.nats,
+        "nats_ca": options.nats_ca,
+        "nats_credentials": options.nats_credentials,
         "latch": None if options.no_latch is None else not options.no_latch,
     }
     given["oidc"] = _oidc(options, dict(before.oidc))
@@ -150,6 +157,7 @@ def _up(options: argparse.Namespace) -> int:
         settings.state / "tls", socket.gethostname(), os.getuid(), datetime.now(UTC)
     )
     service = Service(settings)
+    bus = _bus(settings, service)
     try:
         password = service.first_user()
         listener = _listen(options.address, options.port)
@@ -157,11 +165,26 @@ def _up(options: argparse.Namespace) -> int:
         _announce(options, settings.state, port, password)
         server = make_server(make_app(service, render), tls / "rui.crt", tls / "rui.key")
         service.start()
+        if bus is not None:
+            bus.start()
         server.run(sockets=[listener])
     finally:
+        if bus is not None:
+            bus.close()
         service.close()
         (settings.state / "running.json").unlink(missing_ok=True)
     return 0
+
+
+def _bus(settings: Settings, service: Service) -> Bus | None:
+    if not settings.nats:
+        return None
+    place = Place(
+        settings.nats,
+        Path(settings.nats_ca) if settings.nats_ca else None,
+        Path(settings.nats_credentials) if settings.nats_credentials else None,
+    )
+    return Bus(place, bus_handler(service))
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from casemate.errors import CasemateError, NotFoundError
-from casemate.verifier.endpoints import API, ENDPOINTS
+from casemate.calls.verdict import finding_json
+from casemate.errors import CasemateError, LimitError, NotFoundError
+from casemate.verifier.bus import Handler
+from casemate.verifier.endpoints import AGENT, API, ENDPOINTS
+from casemate.verifier.enrol import token_digest
 from casemate.verifier.openapi import describe
 from casemate.verifier.pages import Look, Pages
 from casemate.verifier.service import Service
-from casemate.verifier.web import HEADERS, error_response, serve
+from casemate.verifier.web import (
+    BODY_LIMIT,
+    HEADERS,
+    Call,
+    error_response,
+    serve,
+    status_of,
+)
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites: forward secrecy and authenticated encryption only."""
@@ -51,6 +62,26 @@ def make_app(service: Service, look: Look) -> Starlette:
     routes += Pages(service, look).routes()
     handlers: dict[Any, Any] = {HTTPException: refused, Exception: failed}
     return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def bus_handler(service: Service) -> Handler:
+    """Return what answers agents that come over a bus: the same endpoints, the same refusals."""
+    known = {one.path.removeprefix(f"{AGENT}/"): one for one in ENDPOINTS if one.agent}
+
+    def handle(operation: str, headers: Mapping[str, str], body: bytes) -> tuple[int, object]:
+        try:
+            endpoint = known.get(operation)
+            if endpoint is None:
+                raise NotFoundError("There is no such operation.")
+            if len(body) > (endpoint.raw or BODY_LIMIT):
+                raise LimitError(f"a body of {len(body)} bytes")
+            secret = token_digest(headers.get("secret", ""))
+            query = {"nonce": headers.get("nonce", "")}
+            return 200, endpoint.handler(service, Call({}, query, {}, body, secret=secret))
+        except CasemateError as error:
+            return status_of(error), {"error": finding_json(error.finding())}
+
+    return handle
 
 
 def make_server(app: Starlette, certificate: Path, key: Path) -> uvicorn.Server:

@@ -42,6 +42,7 @@ class Settings:
         database: ``postgresql://...``; empty: SQLite in the directory.
         latch: whether a failed host stays failed until an operator clears it.
         webhook, webhook_secret, syslog: where alarms go.
+        nats, nats_ca, nats_credentials: a bus over which agents may come; empty: none.
         oidc: the OpenID provider for single sign-on (``oidc.provider_from``); empty: none.
     """
 
@@ -51,6 +52,9 @@ class Settings:
     webhook: str = ""
     webhook_secret: str = ""
     syslog: str = ""
+    nats: str = ""
+    nats_ca: str = ""
+    nats_credentials: str = ""
     oidc: Mapping[str, Any] = field(default_factory=dict)
 
 

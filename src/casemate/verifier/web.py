@@ -115,11 +115,16 @@ class Endpoint:
 
 def error_response(error: CasemateError) -> JSONResponse:
     """Return an error as JSON."""
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    status = status_of(error)
     headers = dict(HEADERS)
     if isinstance(error, BusyError):
         headers["retry-after"] = "5"
     return JSONResponse({"error": finding_json(error.finding())}, status, headers)
+
+
+def status_of(error: CasemateError) -> int:
+    """Return the HTTP status of an error."""
+    return next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
