@@ -76,3 +76,8 @@ def test_virsh_takes_a_snapshot_and_names_the_host(host: HostSimulator) -> None:
     virsh(host, "snapshot-create-as", "vm2", "first")
     assert "first" in virsh(host, "snapshot-list", "vm2")
     assert "fake" in virsh(host, "hostname")
+
+
+def test_virsh_shows_the_virtual_switches_with_their_port_groups(host: HostSimulator) -> None:
+    assert "vSwitch0" in virsh(host, "net-list", "--all")
+    assert "<portgroup name='VM Network'>" in virsh(host, "net-dumpxml", "vSwitch0")
