@@ -206,6 +206,29 @@ def test_cards_are_wired_before_a_vm_starts_and_cut_when_it_ends(tmp_path):
     play(tmp_path, body)
 
 
+def test_a_card_comes_alive_with_the_port_group_that_it_waits_for(tmp_path):
+    async def body(desk: Desk) -> None:
+        told: list[str] = []
+
+        async def note(vm: str) -> None:
+            told.append(vm)
+            raise HostError("QEMU does not answer", code="qmp")
+
+        desk.switching.follow(note)
+        async with desk.switching.connect("5", machine(nic(1, "later"))):
+            pass
+        async with desk.switching.connect("6", machine(nic(2))):
+            pass
+        await desk.ask(c.AddPortGroup("", "other", "vSwitch0"))
+        await desk.ask(c.AddPortGroup("", "later", "vSwitch0", 3))
+        assert desk.wires.port("t5.0") == "vs0v3"
+        assert desk.switching.live(machine(nic(1, "later"))) == (True,)
+        await desk.switching.close()
+        assert told == ["5"]
+
+    play(tmp_path, body)
+
+
 def test_a_vm_that_does_not_start_leaves_nothing_wired(tmp_path):
     async def body(desk: Desk) -> None:
         with pytest.raises(ArgumentError):

@@ -188,6 +188,7 @@ def life_of_vms(
     kernel.watch(switching.findings)
     kernel.cells.wire(switching.connect)
     kernel.on_exit(switching.ended)
+    switching.follow(context.show_links)
     statistics.watch(wires.traffic)
     return starter, switching, guests
 

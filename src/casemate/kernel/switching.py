@@ -61,6 +61,7 @@ class Switching:
         self._jobs: set[asyncio.Task[None]] = set()
         self._lost: HostError | None = None
         self._own: set[str] = set()
+        self._followers: list[Callable[[str], Awaitable[None]]] = []
         self._publish(Networks(), self._networks)
 
     @property
@@ -85,6 +86,10 @@ class Switching:
             nic.connected and self._lost is None and self._networks.has(nic.network)
             for nic in config.nics
         )
+
+    def follow(self, changed: Callable[[str], Awaitable[None]]) -> None:
+        """Tell this which running VM has a card whose port group has come."""
+        self._followers.append(changed)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return why there is no network, where there is none."""
@@ -169,12 +174,23 @@ class Switching:
 
         async def clean() -> None:
             async with self._changing:
-                with contextlib.suppress(CasemateError):
-                    await self._wire(self._networks)
+                await self._wire(self._networks)
 
-        job = asyncio.ensure_future(clean())
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        self._beside(clean())
+
+    def _beside(self, *works: Awaitable[None]) -> None:
+        """Do something beside everything else; where it fails, the log says so."""
+
+        async def whole(work: Awaitable[None]) -> None:
+            try:
+                await work
+            except CasemateError as error:
+                _log.warning("%s", error.reason)
+
+        for work in works:
+            job = asyncio.ensure_future(whole(work))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
 
     def _check_addresses(self, vm: str, cards: tuple[Card, ...]) -> None:
         taken = {c.mac: c.vm for all_of in self._cards.values() for c in all_of if c.vm != vm}
@@ -259,6 +275,9 @@ class Switching:
                 raise
             self._networks = after
             self._publish(before, after)
+            for vm, cards in self._cards.items():
+                if any(after.has(card.group) != before.has(card.group) for card in cards):
+                    self._beside(*(changed(vm) for changed in self._followers))
         return Empty()
 
     async def _wire(self, networks: Networks) -> None:

@@ -143,6 +143,12 @@ class VmContext:
                 qmp = await self.cells.control(vm, Operation.RESET)
                 await qmp.execute("set_link", name=netdev(card), up=link)
 
+    async def show_links(self, vm: str) -> None:
+        """Show the guest of a running VM which cables are in. Raises CasemateError."""
+        for card, link in enumerate(self.network.live(self.inventory.vm(vm).config)):
+            qmp = await self.cells.control(vm, Operation.RESET)
+            await qmp.execute("set_link", name=netdev(card), up=link)
+
     def now_running(self, fact: VmFact, state: CellState) -> None:
         """Take down that a VM runs."""
         self.store.set_running(int(fact.vm), running=True)
