@@ -9,7 +9,7 @@ import pytest
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import PowerStateError
-from casemate.machine.facts import DiskSpec, PowerState
+from casemate.machine.facts import DiskSpec, DriveSpec, PowerState
 from casemate.machine.power import Operation
 
 from .vmbench import MIB, Host, RefusedTaskError, disk, make, printed
@@ -83,10 +83,24 @@ def test_another_disc_is_put_into_the_drive(on):
             size = found[0]["inserted"]["image"]["virtual-size"]
             assert size == {"a.iso": 4, "b.iso": 8}[name] * MIB
             assert await nodes(host, vm) == known
+        empty = (DriveSpec("ide1", 0),)
+        for _ in range(2):
+            await change(host, vm, disks=boot, drives=empty)
+            found = [one for one in await asked(host, vm, "query-block") if "ide1-0" in one["qdev"]]
+            assert "inserted" not in found[0]
+            assert await nodes(host, vm) < known
+            await change(host, vm, disks=(*boot, replace(ISO, file_name="b.iso")), drives=())
+            assert await nodes(host, vm) == known
         with pytest.raises((RefusedTaskError, Exception), match=r"nothing\.iso"):
             await change(host, vm, disks=(*boot, replace(ISO, file_name="nothing.iso")))
         assert host.vm(vm).config.disks[1].file_name == "b.iso"
         assert await nodes(host, vm) == known
+        await change(host, vm, disks=boot, drives=empty)
+        await host.ask(m.PowerOff("", vm))
+        await host.ask(m.PowerOn("", vm))
+        assert host.vm(vm).config.drives == empty
+        assert "ide1-0" in await drives(host, vm)
+        await change(host, vm, disks=(*boot, ISO), drives=())
         await host.ask(m.PowerOff("", vm))
 
     on(body)

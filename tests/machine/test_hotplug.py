@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from casemate.machine.facts import DiskSpec, NicSpec, VmConfig
+from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.hotplug import HOT_CPUS, HotChange, hot_change, most_cpus
 
 BOOT = DiskSpec("a.vmdk", "disk", "vmdk", 8, "scsi0", 0)
@@ -30,6 +30,14 @@ def test_disks_come_and_go_on_scsi_and_discs_are_changed() -> None:
     after = replace(VM, disks=(BOOT, DATA, other))
     assert hot_change(VM, after) == HotChange(added=(DATA,), swapped=((ISO, other),))
     assert hot_change(after, VM) == HotChange(removed=(DATA,), swapped=((other, ISO),))
+
+
+def test_a_disc_is_taken_out_and_put_in_but_its_drive_stays() -> None:
+    drive = DriveSpec("ide1", 0)
+    empty = replace(VM, disks=(BOOT,), drives=(drive,))
+    assert hot_change(VM, empty) == HotChange(swapped=((ISO, drive),))
+    assert hot_change(empty, VM) == HotChange(swapped=((drive, ISO),))
+    assert hot_change(empty, replace(empty, drives=())) is None
 
 
 def test_vcpus_come_where_it_was_allowed_before() -> None:

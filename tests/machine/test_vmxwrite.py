@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from casemate.errors import ArgumentError
 from casemate.formats import vmx
 from casemate.formats.vmx import Vmx
-from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.vmconfig import vm_config
 from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, generated_mac, vmx_of
 
@@ -62,6 +62,7 @@ CONFIGS = st.builds(
     ),
     memory_allocation=st.builds(Allocation, shares_level=st.just("custom"), shares=st.just(7)),
     annotation=TEXT | st.just(""),
+    drives=st.sampled_from([(), (DriveSpec("ide1", 0),), (DriveSpec("sata0", 3),)]),
     extra=st.dictionaries(st.sampled_from(["guestinfo.a", "tools.b", "scsi0.virtualDev"]), TEXT)
     .map(lambda entries: {**entries, "scsi0.virtualDev": "pvscsi"})
     .map(lambda entries: tuple(entries.items())),

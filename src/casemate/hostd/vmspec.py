@@ -18,7 +18,7 @@ from casemate.hostd.objects.devices import (
     nic_models,
 )
 from casemate.hostd.selection import objs, text
-from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.hotplug import CPU_HOT_ADD, MEMORY_HOT_ADD
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.vim25 import faults
@@ -224,6 +224,7 @@ class _Devices:
         self._change = change
         self._networks = networks
         self._disks = list(change.config.disks)
+        self._drives = list(change.config.drives)
         self._nics: list[NicSpec | None] = list(change.config.nics)
         self._controllers: dict[int, str] = {}
 
@@ -249,6 +250,7 @@ class _Devices:
         self._change.config = replace(
             self._change.config,
             disks=tuple(self._disks),
+            drives=tuple(self._drives),
             nics=tuple(nic for nic in self._nics if nic is not None),
         )
 
@@ -264,7 +266,7 @@ class _Devices:
     def _slot(self, device: Obj) -> tuple[str, int]:
         key = _number(device.get("controllerKey"), 0)
         controller = self._controllers.get(key) or controller_of(key) or "scsi0"
-        taken = {disk.unit for disk in self._disks if disk.controller == controller}
+        taken = {one.unit for one in self._held() if one.controller == controller}
         if controller.startswith("scsi"):
             taken.add(SCSI_SELF)
         wanted = _number(device.get("unitNumber"), -1)
@@ -316,27 +318,37 @@ class _Devices:
             self._disks[place] = replace(disk, capacity=capacity)
 
     def _cdrom(self, operation: str, device: Obj) -> None:
-        backing = device.get("backing")
-        path = ""
-        if isinstance(backing, Obj) and backing.type == "VirtualCdromIsoBackingInfo":
-            path = text(backing.get("fileName"))
+        image = self._image(path) if (path := _disc(device)) else ""
         if operation == "add":
-            if not path:
-                raise unsupported("A CD drive has an image in the VM's directory.")
             controller, unit = self._slot(device)
             self._right("AddRemoveDevice")
-            image = self._image(path)
-            self._disks.append(DiskSpec(image, "cdrom", "raw", 0, controller, unit))
+            self._put(image, controller, unit)
             return
-        place = self._known(device)
-        if operation == "remove" or not path:
-            self._right("AddRemoveDevice" if operation == "remove" else "EditDevice")
-            del self._disks[place]
-        else:
-            self._change.privileges.add("VirtualMachine.Interact.SetCDMedia")
-            self._disks[place] = replace(
-                self._disks[place], file_name=self._image(path), capacity=0
+        key = _number(device.get("key"), 0)
+        held = next((one for one in self._held() if disk_key(one) == key), None)
+        if held is None or (isinstance(held, DiskSpec) and held.kind != "cdrom"):
+            raise faults.invalid_argument(
+                "config.deviceChange.device.key", f"No CD drive has key {key}."
             )
+        if isinstance(held, DiskSpec):
+            self._disks.remove(held)
+        else:
+            self._drives.remove(held)
+        if operation == "remove":
+            self._right("AddRemoveDevice")
+            return
+        self._change.privileges.add("VirtualMachine.Interact.SetCDMedia")
+        self._put(image, held.controller, held.unit)
+
+    def _held(self) -> tuple[DiskSpec | DriveSpec, ...]:
+        return (*self._disks, *self._drives)
+
+    def _put(self, image: str, controller: str, unit: int) -> None:
+        """Put a drive into a slot, with a disc in it or without."""
+        if image:
+            self._disks.append(DiskSpec(image, "cdrom", "raw", 0, controller, unit))
+        else:
+            self._drives.append(DriveSpec(controller, unit))
 
     def _image(self, path: str) -> str:
         """Return the name of a CD's image: a file of the VM's directory, or any of a datastore."""
@@ -393,6 +405,18 @@ def _device(change: Obj) -> Obj:
     if not isinstance(device, Obj):
         raise faults.invalid_argument("config.deviceChange.device", "A change names a device.")
     return device
+
+
+def _disc(device: Obj) -> str:
+    """Return the path of the image in a CD drive; nothing where it is, or starts, without."""
+    backing, state = device.get("backing"), device.get("connectable")
+    if isinstance(state, Obj):
+        start, connected = state.get("startConnected"), state.get("connected")
+        if start is False or (connected is False and start is not True):
+            return ""
+    if isinstance(backing, Obj) and backing.type == "VirtualCdromIsoBackingInfo":
+        return text(backing.get("fileName"))
+    return ""
 
 
 def _capacity(device: Obj) -> int:

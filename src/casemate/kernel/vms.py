@@ -292,7 +292,7 @@ def _complete(config: VmConfig) -> VmConfig:
 
 def _check(config: VmConfig) -> None:
     """Raise what is wrong with a configuration before any of it is made."""
-    slots = [(disk.controller, disk.unit) for disk in config.disks]
+    slots = [(one.controller, one.unit) for one in config.slots]
     if len(set(slots)) != len(slots):
         raise ArgumentError("two disks are in one slot", argument="deviceChange")
     named = tuple(
@@ -300,7 +300,7 @@ def _check(config: VmConfig) -> None:
         for number, disk in enumerate(config.disks)
     )
     read = vm_config(vmx_of(replace(config, disks=named), Vmx(())), config.vmx_path)
-    if len(read.disks) != len(config.disks):
+    if (len(read.disks), len(read.drives)) != (len(config.disks), len(config.drives)):
         raise ArgumentError("a disk is in a slot that there is not", argument="deviceChange")
     for disk in config.disks:
         if not disk.file_name and disk.kind != "disk":

@@ -109,6 +109,14 @@ class DiskSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DriveSpec:
+    """A CD drive without a disc."""
+
+    controller: str
+    unit: int
+
+
+@dataclass(frozen=True, slots=True)
 class NicSpec:
     """A network card of a VM.
 
@@ -151,6 +159,12 @@ class VmConfig:
     memory_allocation: Allocation = Allocation()
     annotation: str = ""
     extra: tuple[tuple[str, str], ...] = ()
+    drives: tuple[DriveSpec, ...] = ()
+
+    @property
+    def slots(self) -> tuple[DiskSpec | DriveSpec, ...]:
+        """All that is in a slot of a controller: disks, discs in their drives, empty drives."""
+        return (*self.disks, *self.drives)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from casemate.machine.facts import DiskSpec, VmConfig
+from casemate.machine.facts import DiskSpec, DriveSpec, VmConfig
 
 HOT_CPUS: Final = 16
 """vCPUs up to which more can be added to a running VM."""
@@ -21,15 +21,19 @@ STEP_MIB: Final = 128
 _LEAST_MIB: Final = 256
 
 
+Held = DiskSpec | DriveSpec
+"""A disc in its drive, or the drive without one."""
+
+
 @dataclass(frozen=True, slots=True)
 class HotChange:
-    """vCPUs, MiB and disks that come, disks that go, and CDs whose image is another one."""
+    """vCPUs, MiB and disks that come, disks that go, and what CD drives hold before and after."""
 
     cpus: int = 0
     memory_mib: int = 0
     added: tuple[DiskSpec, ...] = ()
     removed: tuple[DiskSpec, ...] = ()
-    swapped: tuple[tuple[DiskSpec, DiskSpec], ...] = ()
+    swapped: tuple[tuple[Held, Held], ...] = ()
 
 
 def takes_cpus(config: VmConfig) -> bool:
@@ -68,27 +72,38 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     memory = after.memory_mib - before.memory_mib
     if memory < 0 or memory % STEP_MIB or (memory and not takes_memory(before)):
         return None
-    old = {(disk.controller, disk.unit): disk for disk in before.disks}
-    new = {(disk.controller, disk.unit): disk for disk in after.disks}
-    swapped = []
+    old, new = _by_slot(before), _by_slot(after)
+    swapped: list[tuple[Held, Held]] = []
     for slot in sorted(old.keys() & new.keys()):
         was, now = old[slot], new[slot]
         if _same(was, now):
             continue
-        if {was.kind, now.kind} != {"cdrom"}:
+        if not (_is_cd(was) and _is_cd(now)):
             return None
         swapped.append((was, now))
     controllers = {disk.controller for disk in before.disks}
     added = tuple(new[slot] for slot in sorted(new.keys() - old.keys()))
     removed = tuple(old[slot] for slot in sorted(old.keys() - new.keys()))
+    comes = tuple(one for one in added if isinstance(one, DiskSpec))
+    goes = tuple(one for one in removed if isinstance(one, DiskSpec))
     for disk in (*added, *removed):
-        hot = disk.kind == "disk" and disk.controller.startswith("scsi")
+        hot = not _is_cd(disk) and disk.controller.startswith("scsi")
         if not hot or disk.controller not in controllers:
             return None
-    return HotChange(cpus, memory, added, removed, tuple(swapped))
+    return HotChange(cpus, memory, comes, goes, tuple(swapped))
 
 
-def _same(one: DiskSpec, other: DiskSpec) -> bool:
+def _by_slot(config: VmConfig) -> dict[tuple[str, int], Held]:
+    return {(one.controller, one.unit): one for one in config.slots}
+
+
+def _is_cd(one: Held) -> bool:
+    return isinstance(one, DriveSpec) or one.kind == "cdrom"
+
+
+def _same(one: Held, other: Held) -> bool:
+    if isinstance(one, DriveSpec) or isinstance(other, DriveSpec):
+        return one == other
     return replace(one, capacity=0) == replace(other, capacity=0)
 
 
@@ -102,6 +117,7 @@ def _rest(config: VmConfig, base: VmConfig) -> VmConfig:
         cpus=0,
         memory_mib=0,
         disks=(),
+        drives=(),
         nics=nics,
         cpu_allocation=base.cpu_allocation,
         memory_allocation=base.memory_allocation,

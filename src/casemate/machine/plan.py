@@ -134,7 +134,7 @@ def plan_power_on(
             *_channels(),
             *firmware,
             *vtpm_options(config),
-            *storage(disks, extra, fds),
+            *storage(disks, config.drives, extra, fds),
             *_network(config, taps),
             *_screen(extra),
             *_agent(),

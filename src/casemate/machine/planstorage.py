@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
-from casemate.machine.facts import DiskSpec
+from casemate.machine.facts import DiskSpec, DriveSpec
 
 FIRST_FD: Final = 10
 """The descriptor of the first file; its fd set has number 0, and so on."""
@@ -51,9 +51,12 @@ class DiskSource:
 
 
 def storage(
-    disks: tuple[DiskSource, ...], extra: dict[str, str], fds: dict[str, int]
+    disks: tuple[DiskSource, ...],
+    drives: tuple[DriveSpec, ...],
+    extra: dict[str, str],
+    fds: dict[str, int],
 ) -> Iterator[str]:
-    """Disks and CD images, each file an open descriptor in an fd set of its own."""
+    """Disks and CD images, each file an open descriptor in an fd set of its own; empty drives."""
     controllers: set[str] = set()
     ports = iter(range(_AHCI_PORTS))
     for file_name, fd in fds.items():
@@ -61,16 +64,25 @@ def storage(
     for number, source in enumerate(disks):
         yield from ("-blockdev", as_json(block_node(source, fds)))
         bus = source.disk.controller.rstrip("0123456789")
-        if bus == "scsi" and source.disk.controller not in controllers:
-            controllers.add(source.disk.controller)
-            model = extra.get(f"{source.disk.controller}.virtualdev", "lsilogic").lower()
-            if model not in _SCSI_DEVICES:
-                raise ArgumentError(
-                    f"no controller {model[:40]!r}",
-                    argument=f"{source.disk.controller}.virtualDev",
-                )
-            yield from ("-device", f"{_SCSI_DEVICES[model]},id={source.disk.controller}")
-        yield from ("-device", _disk_device(number, source, bus, ports))
+        yield from _controller(source.disk.controller, controllers, extra)
+        tail = f"drive={node_name(source.file_name)},bootindex={number + 1}"
+        yield from ("-device", _disk_device(source.disk, tail, bus, ports))
+    for drive in drives:
+        bus = drive.controller.rstrip("0123456789")
+        yield from _controller(drive.controller, controllers, extra)
+        disk = DiskSpec("", "cdrom", "raw", 0, drive.controller, drive.unit)
+        yield from ("-device", _disk_device(disk, "", bus, ports))
+
+
+def _controller(name: str, known: set[str], extra: dict[str, str]) -> Iterator[str]:
+    """A SCSI controller, before the first disk on it."""
+    if not name.startswith("scsi") or name in known:
+        return
+    known.add(name)
+    model = extra.get(f"{name}.virtualdev", "lsilogic").lower()
+    if model not in _SCSI_DEVICES:
+        raise ArgumentError(f"no controller {model[:40]!r}", argument=f"{name}.virtualDev")
+    yield from ("-device", f"{_SCSI_DEVICES[model]},id={name}")
 
 
 def node_name(file_name: str) -> str:
@@ -117,34 +129,34 @@ def block_node(source: DiskSource, fds: dict[str, int]) -> dict[str, object]:
     return description
 
 
-def _disk_device(number: int, source: DiskSource, bus: str, ports: Iterator[int]) -> str:
+def _disk_device(disk: DiskSpec, tail: str, bus: str, ports: Iterator[int]) -> str:
     """Return the device that the guest sees."""
-    kind = "cd" if source.disk.kind == "cdrom" else "hd"
+    kind = "cd" if disk.kind == "cdrom" else "hd"
     # QEMU keeps index 0 for the loader of a kernel that is given directly.
-    tail = f"drive={node_name(source.file_name)},id={device_id(source.disk)},bootindex={number + 1}"
+    words = [f"id={device_id(disk)}", *([tail] if tail else [])]
     match bus:
         case "ide" | "sata":
             port = next(ports, None)
             if port is None:
                 raise NotSupportedError(
                     f"more than {_AHCI_PORTS} IDE and SATA drives are not offered",
-                    component=source.file_name,
+                    component=disk.file_name,
                     remedy="Attach some of them to a SCSI controller.",
                 )
-            return f"ide-{kind},bus=ide.{port},{tail}"
+            return ",".join([f"ide-{kind}", f"bus=ide.{port}", *words])
         case "scsi":
-            return f"scsi-{kind},bus={source.disk.controller}.0,scsi-id={source.disk.unit},{tail}"
+            place = [f"bus={disk.controller}.0", f"scsi-id={disk.unit}"]
+            return ",".join([f"scsi-{kind}", *place, *words])
         case "nvme" if kind == "hd":
-            return f"nvme,serial=disk{number},{tail}"
+            return ",".join(["nvme", f"serial={device_id(disk)}", *words])
         case "virtio" if kind == "hd":
-            return f"virtio-blk-pci,{tail}"
+            return ",".join(["virtio-blk-pci", *words])
     raise NotSupportedError(
-        f"a {source.disk.kind} on {source.disk.controller} is not offered",
-        component=source.file_name,
+        f"a {disk.kind} on {disk.controller} is not offered", component=disk.file_name
     )
 
 
-def device_id(disk: DiskSpec) -> str:
+def device_id(disk: DiskSpec | DriveSpec) -> str:
     """Return QEMU's name of a drive: its slot."""
     return f"{disk.controller}-{disk.unit}"
 

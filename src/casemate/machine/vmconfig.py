@@ -10,7 +10,7 @@ from casemate.errors import ArgumentError, LimitError
 from casemate.formats.datastorepath import in_volume
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
-from casemate.machine.facts import Allocation, DiskSpec, NicSpec, PowerState, VmConfig
+from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, PowerState, VmConfig
 from casemate.machine.guestcpu import check_masks
 from casemate.machine.networks import DEFAULT_GROUP
 
@@ -83,6 +83,7 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
     guest = entries.take("guestos") or "otherguest"
     if not _GUEST.fullmatch(guest):
         raise entries.wrong("guestos", f"{guest!r} is not a guest id")
+    slots = _slots(entries)
     return VmConfig(
         name=name,
         uuid=_uuid(entries),
@@ -91,12 +92,13 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
         cpus=cpus,
         memory_mib=memory,
         firmware=firmware,
-        disks=tuple(_disks(entries)),
+        disks=tuple(one for one in slots if isinstance(one, DiskSpec)),
         nics=tuple(_nics(entries)),
         cpu_allocation=_allocation(entries, "sched.cpu", _SHARES, cpus),
         memory_allocation=_allocation(entries, "sched.mem", _MEMORY_SHARES, memory),
         annotation=entries.take("annotation"),
         extra=tuple(entries.rest(vmx)),
+        drives=tuple(one for one in slots if isinstance(one, DriveSpec)),
     )
 
 
@@ -173,9 +175,9 @@ def _uuid(entries: _Entries) -> str:
     return "-".join(parts)
 
 
-def _disks(entries: _Entries) -> list[DiskSpec]:
-    """Collect disks and CD images in order of bus, controller and unit."""
-    found = []
+def _slots(entries: _Entries) -> list[DiskSpec | DriveSpec]:
+    """Collect disks, CD images and empty drives in order of bus, controller and unit."""
+    found: list[DiskSpec | DriveSpec] = []
     for bus, (controllers, units) in _BUSES.items():
         for controller in (f"{bus}{number}" for number in range(controllers)):
             if bus in {"scsi", "sata", "nvme"} and not entries.flag(f"{controller}.present"):
@@ -185,14 +187,14 @@ def _disks(entries: _Entries) -> list[DiskSpec]:
                 if model not in _SCSI_MODELS:
                     raise entries.wrong(f"{controller}.virtualdev", f"no controller {model[:40]!r}")
             for unit in range(units):
-                disk = _disk(entries, controller, unit)
-                if disk is not None:
-                    found.append(disk)
+                one = _slot(entries, controller, unit)
+                if one is not None:
+                    found.append(one)
     return found
 
 
-def _disk(entries: _Entries, controller: str, unit: int) -> DiskSpec | None:
-    """Read one slot; None where it is empty or a drive without a medium."""
+def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec | None:
+    """Read one slot; None where it is empty."""
     slot = f"{controller}:{unit}"
     if not entries.flag(f"{slot}.present"):
         return None
@@ -201,10 +203,9 @@ def _disk(entries: _Entries, controller: str, unit: int) -> DiskSpec | None:
     kind = _DISK_KINDS.get(device_type)
     if kind is None or kind == "raw":
         raise entries.wrong(f"{slot}.devicetype", f"no device of type {device_type[:40]!r}")
-    if kind == "host-cdrom" or (
-        kind == "cdrom" and not entries.flag(f"{slot}.startconnected", default=True)
-    ):
-        return None
+    connected = entries.flag(f"{slot}.startconnected", default=True)
+    if kind == "host-cdrom" or (kind == "cdrom" and not connected):
+        return DriveSpec(controller, unit)
     # A guest cannot write to the image of a CD, so that may lie anywhere on a datastore.
     elsewhere = kind == "cdrom" and in_volume(file_name)
     if not elsewhere and not is_plain_name(file_name):

@@ -8,7 +8,7 @@ from typing import Final
 
 from casemate.errors import ArgumentError
 from casemate.formats.vmx import Vmx
-from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.vmconfig import vm_config
 
 BASE_ENTRIES: Final = (("config.version", "8"), ("virtualHW.version", "21"))
@@ -36,19 +36,23 @@ def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
 
     Args:
         config: What the VM shall be made of.
-        old: Its present file: what no field of a configuration shows (an empty CD drive) stays.
+        old: Its present file: what no field of a configuration shows (what an empty CD drive would
+            hold) stays.
 
     Raises:
         CasemateError: ``config`` cannot be said, by the rules for reading.
     """
     before = vm_config(old, config.vmx_path)
     known = {name.lower() for name, _ in before.extra} | _FIXED
-    for disk in (*before.disks, *config.disks):
+    changed = set(before.drives) ^ set(config.drives)
+    slots: tuple[DiskSpec | DriveSpec, ...] = (*before.disks, *config.disks, *changed)
+    for disk in slots:
         known |= {f"{_slot(disk)}.{what}" for what in _SLOT}
         known.add(f"{disk.controller}.present")
+    known |= {f"{drive.controller}.present" for drive in config.drives}
     known |= {f"ethernet{number}.{what}" for number in range(_NICS) for what in _NIC}
     kept = [(name, value) for name, value in old.entries if name.lower() not in known]
-    made = Vmx((*_heading(config), *kept, *_devices(config), *config.extra))
+    made = Vmx((*_heading(config), *kept, *_devices(config, before), *config.extra))
     vm_config(made, config.vmx_path)
     return made
 
@@ -83,7 +87,7 @@ def check_addresses(config: VmConfig, before: VmConfig) -> None:
             )
 
 
-def _slot(disk: DiskSpec) -> str:
+def _slot(disk: DiskSpec | DriveSpec) -> str:
     return f"{disk.controller}:{disk.unit}"
 
 
@@ -109,14 +113,19 @@ def _allocation(prefix: str, allocation: Allocation) -> Iterator[tuple[str, str]
     yield f"{prefix}.max", "unlimited" if allocation.limit < 0 else str(allocation.limit)
 
 
-def _devices(config: VmConfig) -> Iterator[tuple[str, str]]:
-    present = {disk.controller for disk in config.disks if disk.controller.startswith(_ATTACHED)}
+def _devices(config: VmConfig, before: VmConfig) -> Iterator[tuple[str, str]]:
+    present = {one.controller for one in config.slots if one.controller.startswith(_ATTACHED)}
     for controller in sorted(present):
         yield f"{controller}.present", "TRUE"
     for disk in config.disks:
         yield f"{_slot(disk)}.present", "TRUE"
         yield f"{_slot(disk)}.fileName", disk.file_name
         yield f"{_slot(disk)}.deviceType", "cdrom-image" if disk.kind == "cdrom" else "disk"
+    for drive in config.drives:
+        if drive not in before.drives:
+            yield f"{_slot(drive)}.present", "TRUE"
+            yield f"{_slot(drive)}.deviceType", "cdrom-raw"
+            yield f"{_slot(drive)}.startConnected", "FALSE"
     for number, nic in enumerate(config.nics):
         yield from _nic(f"ethernet{number}", nic)
 

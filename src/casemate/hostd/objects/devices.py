@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from casemate.formats.datastorepath import in_volume, show
-from casemate.machine.facts import DiskSpec, NicSpec, VmConfig
+from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.vim25.values import MoRef, Obj, Value
 
 KIB = 1024
@@ -134,13 +134,13 @@ def _controllers(config: VmConfig) -> Iterator[Obj]:
         _bus("ide0"),
         _bus("ide1"),
         _bus("scsi0"),
-        *(_bus(disk.controller) for disk in config.disks),
+        *(_bus(one.controller) for one in config.slots),
     }
     used = sorted(found, key=lambda b: b[0].key + b[1])
     for bus, number in used:
         label = f"{bus.label} {number}"
         attached = tuple(
-            disk_key(disk) for disk in config.disks if _bus(disk.controller) == (bus, number)
+            disk_key(one) for one in config.slots if _bus(one.controller) == (bus, number)
         )
         common: dict[str, Value] = {
             "key": bus.key + number,
@@ -155,7 +155,7 @@ def _controllers(config: VmConfig) -> Iterator[Obj]:
             yield Obj(bus.type, **common)
 
 
-def disk_key(disk: DiskSpec) -> int:
+def disk_key(disk: DiskSpec | DriveSpec) -> int:
     """Return the device key of a disk or CD drive."""
     bus, number = _bus(disk.controller)
     return bus.disk_key + bus.slots * number + disk.unit
@@ -249,6 +249,24 @@ def _nic(nic: NicSpec, number: int, *, running: bool) -> Obj:
     )
 
 
+def _drive(drive: DriveSpec, number: int) -> Obj:
+    bus, controller = _bus(drive.controller)
+    return Obj(
+        "VirtualCdrom",
+        key=disk_key(drive),
+        deviceInfo=_info(f"CD/DVD drive {number}", "No disc"),
+        backing=Obj(
+            "VirtualCdromRemotePassthroughBackingInfo",
+            deviceName="",
+            useAutoDetect=False,
+            exclusive=False,
+        ),
+        connectable=_connectable(start=False, connected=False),
+        controllerKey=bus.key + controller,
+        unitNumber=drive.unit,
+    )
+
+
 def devices(
     config: VmConfig, directory: str, datastore: MoRef | None, *, running: bool = False
 ) -> tuple[Obj, ...]:
@@ -258,5 +276,7 @@ def devices(
     for disk in config.disks:
         counts[disk.kind] = counts.get(disk.kind, 0) + 1
         drives.append(_disk(disk, counts[disk.kind], directory, datastore))
+    first = counts.get("cdrom", 0) + 1
+    drives += [_drive(drive, number) for number, drive in enumerate(config.drives, first)]
     nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]
     return (*_fixed(), *_controllers(config), *drives, *nics)

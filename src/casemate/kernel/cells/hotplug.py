@@ -14,8 +14,8 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.memory import modules
 from casemate.kernel.cells.qmp import Qmp
 from casemate.machine.cellplan import PassedFile
-from casemate.machine.facts import DiskSpec, PowerState
-from casemate.machine.hotplug import HotChange
+from casemate.machine.facts import DiskSpec, DriveSpec, PowerState
+from casemate.machine.hotplug import Held, HotChange
 from casemate.machine.planstorage import (
     FIRST_FD,
     DiskSource,
@@ -74,21 +74,30 @@ class Hotplug:
         await self._qmp.execute("device_del", id=device_id(disk))
         await self._close(source)
 
-    async def swap(self, was: DiskSpec, now: DiskSpec) -> None:
-        """Put another image into a CD drive; the guest sees that the disc was changed."""
-        old = disks.resolve(self._directory.fd, (was,))[0]
-        new = await self._open(now)
+    async def swap(self, was: Held, now: Held) -> None:
+        """Put another disc into a CD drive, or take it out; the guest sees that it was changed."""
+        old = self._resolved(was)
+        new = await self._open(now) if isinstance(now, DiskSpec) else None
         drive = device_id(now)
         try:
             await self._qmp.execute("blockdev-open-tray", id=drive, force=True)
-            await self._qmp.execute("blockdev-remove-medium", id=drive)
-            node = {"node-name": node_name(new.file_name)}
-            await self._qmp.execute("blockdev-insert-medium", id=drive, **node)
+            if old is not None:
+                await self._qmp.execute("blockdev-remove-medium", id=drive)
+            if new is not None:
+                node = {"node-name": node_name(new.file_name)}
+                await self._qmp.execute("blockdev-insert-medium", id=drive, **node)
             await self._qmp.execute("blockdev-close-tray", id=drive)
         except BaseException:
-            await self._close(new)
+            if new is not None:
+                await self._close(new)
             raise
-        await self._close(old)
+        if old is not None:
+            await self._close(old)
+
+    def _resolved(self, held: Held) -> DiskSource | None:
+        if isinstance(held, DriveSpec):
+            return None
+        return disks.resolve(self._directory.fd, (held,))[0]
 
     async def add_cpus(self, count: int) -> None:
         """Add vCPUs, the next ones of the board.

@@ -1,0 +1,56 @@
+"""CD drives over SOAP: made without a disc, filled, emptied, removed."""
+
+from __future__ import annotations
+
+from casemate.machine.facts import DriveSpec
+from casemate.vim25.values import MoRef
+
+VM = MoRef("VirtualMachine", "1")
+ISO = '<backing xsi:type="VirtualCdromIsoBackingInfo"><fileName>{}</fileName></backing>'
+REMOTE = (
+    '<backing xsi:type="VirtualCdromRemotePassthroughBackingInfo">'
+    "<deviceName>cdrom</deviceName><useAutoDetect>false</useAutoDetect>"
+    "<exclusive>false</exclusive></backing>"
+)
+STATE = (
+    "<connectable><startConnected>{0}</startConnected><allowGuestControl>true</allowGuestControl>"
+    "<connected>{0}</connected></connectable>"
+)
+
+
+def spec(operation: str, key: int, inner: str) -> str:
+    return (
+        f"<spec><deviceChange><operation>{operation}</operation>"
+        f'<device xsi:type="VirtualCdrom"><key>{key}</key>{inner}</device></deviceChange></spec>'
+    )
+
+
+def test_a_drive_is_made_filled_emptied_and_removed(play) -> None:
+    async def story(host) -> None:
+        async def change(operation: str, key: int, inner: str) -> None:
+            before = host.kernel.vm("1").config
+            body = spec(operation, key, inner)
+            reply = await host.root.call("ReconfigVM_Task", VM, body)
+            assert reply.status == 200, reply.text
+            await host.until(lambda: host.kernel.vm("1").config != before)
+
+        place = "<controllerKey>201</controllerKey><unitNumber>0</unitNumber>"
+        await change("add", -1, REMOTE + STATE.format("false") + place)
+        assert host.kernel.vm("1").config.drives == (DriveSpec("ide1", 0),)
+        config = (await host.root.call("Fetch", VM, "<prop>config</prop>")).text
+        assert "<summary>No disc</summary>" in config
+        key = 3002
+        assert f"<key>{key}</key>" in config
+        await change("edit", key, ISO.format("[datastore1] vm1/seed.iso") + STATE.format("true"))
+        held = host.kernel.vm("1").config
+        assert held.drives == ()
+        assert (held.disks[-1].file_name, held.disks[-1].controller) == ("seed.iso", "ide1")
+        await change("edit", key, ISO.format("[datastore1] vm1/seed.iso") + STATE.format("false"))
+        assert host.kernel.vm("1").config.drives == (DriveSpec("ide1", 0),)
+        await change("remove", key, "")
+        assert host.kernel.vm("1").config.drives == ()
+        for wrong in (2000, 4000, 77):
+            reply = await host.root.call("ReconfigVM_Task", VM, spec("edit", wrong, REMOTE))
+            assert reply.fault == "InvalidArgument"
+
+    play(story)
