@@ -10,6 +10,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,7 @@ from casemate.calls.messages import (
 )
 from casemate.calls.software import BootRollback
 from casemate.console.app import App
+from casemate.console.model import Action, Kind
 from casemate.console.terminal import Terminal
 from casemate.errors import LoginError, NotAuthenticatedError
 from casemate.testing.fakekernel import HARDWARE, HOST
@@ -126,6 +128,21 @@ def test_the_plate_tells_where_the_host_is_and_who(screen: Screen) -> None:
     shown = screen.see("Certificate of the API")
     assert "https://h/sdk" in shown
     assert "TPM ok, measured boot complete" in shown
+
+
+def test_the_first_words_stand_there_until_the_first_login(
+    kernel: FakeKernel, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    first.write_text("First password of root: abc\n")
+    app = App(kernel, b"", first)
+    assert app.facts().warnings[0] == "First password of root: abc"
+    with pytest.raises(LoginError):
+        app.perform(Action(Kind.LOG_IN, ("root", "guess")))
+    assert first.exists()
+    app.perform(Action(Kind.LOG_IN, ("root", PASSWORD)))
+    assert app.facts().warnings == ()
+    assert not first.exists()
 
 
 def test_a_wrong_password_leads_nowhere(screen: Screen, kernel: FakeKernel) -> None:

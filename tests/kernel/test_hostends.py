@@ -6,11 +6,14 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from casemate.calls.console import EndHost, RestartAgents
 from casemate.errors import NotSupportedError
+from casemate.kernel.boot.firstwords import NAME, add_first_words
+from casemate.kernel.home import CONSOLE_UID, Home
 from casemate.kernel.hostends import HostEnds
 from casemate.kernel.init import AGENTS_SIGNAL, RESTART_SIGNAL, Init, Service
 
@@ -71,3 +74,17 @@ def test_agents_are_started_anew_and_others_go_on() -> None:
     _, status = os.waitpid(pid, 0)
     os.close(read_end)
     assert os.waitstatus_to_exitcode(status) == 42
+
+
+@pytest.mark.host
+@pytest.mark.usefixtures("root_only")
+def test_first_words_are_for_the_console_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    add_first_words(home, "one")
+    add_first_words(home, "two", "three")
+    path = home.console / NAME
+    assert path.read_text() == "one\ntwo\nthree\n"
+    for place, mode in ((path, 0o600), (home.console, 0o700)):
+        facts = place.stat()
+        assert (facts.st_uid, facts.st_mode & 0o777) == (CONSOLE_UID, mode)
