@@ -15,6 +15,7 @@ from casemate.formats.bootcfg import BootCfg, BootState, write_bootcfg
 from casemate.formats.bootoption import Place, parse_order, write_option, write_order
 from casemate.formats.osrelease import SECTION, write_release
 from casemate.formats.pe import add_sections
+from casemate.kernel import start
 from casemate.kernel.boot import firmwareboot
 from casemate.kernel.boot.bank import read_bank, read_banks, read_images, write_complete
 from casemate.kernel.boot.bare import Attempt, choose, refuse
@@ -227,9 +228,13 @@ def test_what_the_loader_records_the_kernel_finds(
     ("state", "ends"), [(BootState.VALID, False), (BootState.DIRTY, True), (None, True)]
 )
 def test_a_boot_that_does_not_complete_in_time_ends_the_trial(
-    machine: Machine, state: BootState | None, *, ends: bool
+    machine: Machine, state: BootState | None, monkeypatch: pytest.MonkeyPatch, *, ends: bool
 ) -> None:
+    console = machine.variables / "console"
+    console.touch()
+    monkeypatch.setattr(start, "CONSOLE_DEVICE", console)
     if state is not None:
         machine.bank("bootbank", state, 1)
     end_trial(machine.home, "bootbank", machine.ended.append)
     assert machine.ended == ([Power.RESTART] if ends else [])
+    assert ("boot-late" in console.read_text()) == ends

@@ -32,6 +32,8 @@ from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
 from casemate.machine.processplan import CONSOLE, HOSTD, INIT, KERNEL, TERMINALS, ProcessPlan
 
+CONSOLE_DEVICE = Path("/dev/console")
+"""Of a machine of its own; init's standard error is its log by then."""
 TRIAL_SECONDS = 300
 """Until a machine's boot must be complete; a bank that does not get there is not booted again."""
 
@@ -147,7 +149,7 @@ def end_trial(home: Home, bank: str, end: Callable[[Power], object] = end_machin
             component=bank,
             remedy="Look at the logs of kernel and hostd; the other bank boots next.",
         )
-        say(late)
+        say(late, CONSOLE_DEVICE)
         end(Power.RESTART)
 
 
@@ -158,7 +160,7 @@ def main() -> int:
         restart = _serve(settings)
     except BaseException as error:
         if settings.own_machine:  # Linux panics when its first process ends
-            say(named(error, "init"))
+            say(named(error, "init"), CONSOLE_DEVICE)
             end_machine(Power.RESTART)
         raise
     if settings.own_machine:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from pathlib import Path
 
 from casemate.errors import BootError, CasemateError
 
@@ -31,13 +32,23 @@ def named(error: BaseException, program: str) -> CasemateError:
     )
 
 
-def say(error: CasemateError) -> None:
-    """Show a refusal on the console. A console that is gone is no reason to fail."""
+def say(error: CasemateError, console: Path | None = None) -> None:
+    """Show a refusal. A console that is gone is no reason to fail.
+
+    Args:
+        error: the refusal.
+        console: where; standard error, which is the console at first, unless given.
+    """
+    words = (
+        f"\nThe boot was refused ({error.code}).\n"
+        f"{error.component}: {error.reason}\n{error.remedy}\n"
+    )
     try:
-        sys.stderr.write(
-            f"\nThe boot was refused ({error.code}).\n"
-            f"{error.component}: {error.reason}\n{error.remedy}\n"
-        )
-        sys.stderr.flush()
+        if console is None:
+            sys.stderr.write(words)
+            sys.stderr.flush()
+        else:
+            with console.open("w", encoding="utf-8") as stream:
+                stream.write(words)
     except (OSError, ValueError, AttributeError):
         return
