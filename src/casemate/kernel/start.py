@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,8 @@ from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
 from casemate.machine.processplan import CONSOLE, HOSTD, INIT, KERNEL, TERMINALS, ProcessPlan
 
+CONSOLE_DELAY = 10.0
+"""Seconds that kernel and hostd have the processors to themselves."""
 CONSOLE_DEVICE = Path("/dev/console")
 """Of a machine of its own; init's standard error is its log by then."""
 TRIAL_SECONDS = 300
@@ -184,7 +187,11 @@ def _serve(settings: Settings) -> bool:
     logging.getLogger("init").info("visor root entered, bank %s", settings.bank)
     if settings.own_machine:
         services += (
-            Service(f"console-{name}", partial(start_console, home, name))
+            Service(
+                f"console-{name}",
+                partial(start_console, home, name),
+                due=time.monotonic() + CONSOLE_DELAY,
+            )
             for name in TERMINALS
             if Path("/dev", name).is_char_device()
         )
