@@ -105,10 +105,10 @@ class Ledger:
         for _ in range(RACES):
             with self._database.transaction() as step:
                 found = store.current(step, host.name)
-                if found is None or not _still_ours(host, found[0]):
+                if found is None or not _still_ours(host, found.host):
                     return Done(State.REMOVED, again=False, sentence="the lease was lost")
-                current, version = found
-                record = _at(read_record(current.record), version)
+                current = found.host
+                record = _at(read_record(current.record), found.version)
                 settings = Settings(
                     latch=self._latch, validity=timedelta(seconds=DUE_FACTOR * current.cadence)
                 )

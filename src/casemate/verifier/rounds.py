@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from casemate.calls import evidence as wire
@@ -94,11 +94,11 @@ class Rounds:
             NotAuthenticatedError: no agent has this secret.
         """
         with self._database.transaction() as step:
-            host = store.get_host_of_token(step, secret)
-            if host.state == State.PENDING:
-                return host, None
-            nonce = nonces.issue(step, host.name)
-            return host, _request(self._attempt(step, host, nonce))
+            found = store.get_host_of_token(step, secret)
+            if found.host.state == State.PENDING:
+                return found.host, None
+            nonce = nonces.issue(step, found.host.name)
+            return found.host, _request(self._attempt(step, found, nonce))
 
     def push(self, secret: str, nonce: bytes, body: bytes) -> tuple[FleetHost, Done]:
         """Take in what a host's agent sent.
@@ -108,9 +108,10 @@ class Rounds:
             AppraisalError: the nonce is not this host's, spent, or too old: that is no verdict.
         """
         with self._database.transaction() as step:
-            host = store.get_host_of_token(step, secret)
+            found = store.get_host_of_token(step, secret)
+            host = found.host
             taken = nonces.take(step, nonce, host.name)
-            attempt = self._attempt(step, host, nonce)
+            attempt = self._attempt(step, found, nonce)
         begun = taken.check()
         identity: TpmIdentity | None = None
         try:
@@ -125,7 +126,10 @@ class Rounds:
         with self._database.transaction() as step:
             nonce = nonces.issue(step, host.name)
             begun = moment(step.now())
-            attempt = self._attempt(step, host, nonce)
+            found = store.current(step, host.name)
+            if found is None:
+                return Done(State.REMOVED, again=False, sentence="the host was removed")
+            attempt = self._attempt(step, replace(found, host=host), nonce)
         identity: TpmIdentity | None = None
         body, claim = b"", ""
         try:
@@ -151,10 +155,10 @@ class Rounds:
             judged = Judged(Appraisal(Verdict.UNDECIDED, (_FAULT,)), "")
         return self._finish(attempt, judged, identity, body, begun, claim)
 
-    def _attempt(self, step: Transaction, host: FleetHost, nonce: bytes) -> _Attempt:
-        version = store.policy_version(step)
+    def _attempt(self, step: Transaction, found: store.Current, nonce: bytes) -> _Attempt:
+        host, version = found.host, found.version
         candidates = self._book.in_force(step, host.profile, version)
-        assigned = self._rules.of(step, host.name, version)
+        assigned = self._rules.of(step, found)
         return _Attempt(host, version, candidates, assigned, nonce, time.perf_counter())
 
     def _judged(self, attempt: _Attempt, reply: EvidenceReply, identity: TpmIdentity) -> Judged:

@@ -122,23 +122,22 @@ class RuleBook:
             audit.append(step, who, "approve-values", host, why)
         return values_from(seen)
 
-    def of(self, step: Transaction, host: str, version: int) -> Assigned | None:
+    def of(self, step: Transaction, host: store.Current) -> Assigned | None:
         """Return what a host is judged by, None where it has no policy.
 
         Raises:
             ArgumentError: its policy is not backed by this verifier's anchors.
         """
-        row = store.assignment(step, host)
-        if row is None:
+        name, own = host.policy, host.own
+        if name is None:
             return None
-        name, own = row
-        self._refresh(step, version)
+        self._refresh(step, host.version)
         known = self._known.get(name)
         if known is None:
             raise ArgumentError(
                 f"the policy {name!r} is not backed by what this verifier trusts",
                 argument="policy",
-                component=host,
+                component=host.host.name,
             )
         if not own:
             return known

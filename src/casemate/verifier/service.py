@@ -96,7 +96,7 @@ class Service:
     def agent(self, secret: str) -> FleetHost:
         """Return the host whose agent's secret has this digest. Raises NotAuthenticatedError."""
         with self.database.transaction() as step:
-            return store.get_host_of_token(step, secret)
+            return store.get_host_of_token(step, secret).host
 
     def start(self) -> None:
         """Begin to ask hosts."""

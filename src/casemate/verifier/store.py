@@ -7,7 +7,7 @@ so of two verifiers that judge at once one finds that it came second.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
 
 from casemate.errors import ArgumentError, NotAuthenticatedError, NotFoundError
 from casemate.machine.fleet import Alarm, FleetHost, Proposal, Round, StoredPolicy, StoredReference
@@ -64,29 +64,45 @@ def get_host(step: Transaction, name: str) -> FleetHost:
     return host
 
 
-def host_of_token(step: Transaction, digest: str) -> FleetHost | None:
-    """Return the host whose agent knows a secret, by the secret's digest."""
-    if not digest:
-        return None
-    row = step.one(f"SELECT {_HOST} FROM host WHERE token=?", digest)  # noqa: S608 (own names)
-    return FleetHost(*row) if row else None
+@dataclass(frozen=True, slots=True)
+class Current:
+    """A host, the version of all rules in force, and which policy it has: one question for all.
+
+    ``policy`` is None where the host has none; ``own`` are its own values as JSON.
+    """
+
+    host: FleetHost
+    version: int
+    policy: str | None
+    own: str
 
 
-def get_host_of_token(step: Transaction, digest: str) -> FleetHost:
+_CURRENT = (
+    f"SELECT {', '.join(f'host.{field.name}' for field in fields(FleetHost))}, value.value,"  # noqa: S608 (own names)
+    " assignment.policy, assignment.own FROM host"
+    " LEFT JOIN value ON value.name='policy' LEFT JOIN assignment ON assignment.host=host.name"
+)
+
+
+def get_host_of_token(step: Transaction, digest: str) -> Current:
     """Return the host whose agent knows a secret. Raises NotAuthenticatedError."""
-    host = host_of_token(step, digest)
-    if host is None:
+    found = _current(step, "token", digest) if digest else None
+    if found is None:
         raise NotAuthenticatedError("No agent has this secret.")
-    return host
+    return found
 
 
-def current(step: Transaction, name: str) -> tuple[FleetHost, int] | None:
-    """Return a host and the version of references and policies in force, in one question."""
-    row = step.one(
-        f"SELECT {_HOST}, (SELECT value FROM value WHERE name='policy') FROM host WHERE name=?",  # noqa: S608 (own names)
-        name,
-    )
-    return (FleetHost(*row[:-1]), int(row[-1] or 0)) if row else None
+def current(step: Transaction, name: str) -> Current | None:
+    """Return a host as it is now, None where there is none."""
+    return _current(step, "name", name)
+
+
+def _current(step: Transaction, column: str, key: str) -> Current | None:
+    row = step.one(f"{_CURRENT} WHERE host.{column}=?", key)
+    if row is None:
+        return None
+    *values, version, policy, own = row
+    return Current(FleetHost(*values), int(version or 0), policy, str(own or ""))
 
 
 def all_hosts(step: Transaction) -> list[FleetHost]:
