@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import logging
+import math
 import multiprocessing
 import os
 import socket
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -32,12 +34,16 @@ from casemate.testing.minifleet import HonestHost
 from casemate.testing.pki import NOW, issue, shared_pki
 from casemate.testing.smallhost import SmallHost, SmallImage, ek_maker, sign_reference
 from casemate.ui.verifier import render
+from casemate.verifier import store
 from casemate.verifier.app import make_app, make_server
-from casemate.verifier.enrol import Wanted
+from casemate.verifier.enrol import Wanted, token_digest
 from casemate.verifier.judge import Candidate, Judge
 from casemate.verifier.service import Service, Settings
 
 NONCE = b"n" * 32
+MACHINES = 40
+"""Machines with a TPM of their own; larger fleets have several names for each."""
+SIZES = (100, 300, 1000, 3000, 10_000)
 
 
 def timed(call: Callable[[], object], count: int = 500) -> float:
@@ -80,11 +86,13 @@ def serve(place: Path, database: str, listener: socket.socket, ready: Event, sto
 
 
 class Agent:
-    """One host that pushes over one connection."""
+    """One host that pushes over one connection; ``tokens``: it speaks for as many hosts."""
 
-    def __init__(self, port: int, token: str) -> None:
+    def __init__(self, port: int, tokens: list[str]) -> None:
         self.host = HonestHost(SmallHost())
-        self.headers = {"authorization": f"Bearer {token}"}
+        self.all = [{"authorization": f"Bearer {token}"} for token in tokens]
+        self.headers = self.all[0]
+        self.turn = 0
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self.connection = http.client.HTTPSConnection("127.0.0.1", port, context=context)
@@ -103,14 +111,18 @@ class Agent:
         self.post("/activate", wire.encode(self.host.activate(challenge)))
 
     def round(self) -> str:
+        self.headers = self.all[self.turn % len(self.all)]
+        self.turn += 1
         asked = self.post("/nonce")
         quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
         body = wire.encode(self.host.evidence(quote))
         return self.post(f"/evidence?nonce={asked['nonce']}", body)["state"]
 
 
-def drive(port: int, tokens: list[str], seconds: float, go: Event, result: Queue[int]) -> None:
-    agents = [Agent(port, token) for token in tokens]
+def drive(
+    port: int, tokens: list[list[str]], seconds: float, go: Event, result: Queue[int]
+) -> None:
+    agents = [Agent(port, mine) for mine in tokens]
     for agent in agents:
         agent.enrol()
     result.put(-1)
@@ -132,8 +144,11 @@ def attestations(database: str, hosts: int, seconds: float, processes: int = 1) 
     (place / "tls.key").write_bytes(identity.key_pem)
     service = Service(Settings(place, database))
     service.book.add(sign_reference(SmallImage().reference()), "bench")
-    names = [f"bench-{os.getpid()}-{n}" for n in range(hosts)]
-    tokens = [service.enrolment.invite(Wanted(name), "bench")[1] for name in names]
+    real = min(hosts, MACHINES)
+    names = [f"bench-{os.getpid()}-{hosts}-{n}" for n in range(real)]
+    first = [service.enrolment.invite(Wanted(name), "bench")[1] for name in names]
+    tokens = [[token, *(f"{token}-{n}" for n in range(k, hosts, real) if n >= real)]
+              for k, token in enumerate(first)]  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     port = listener.getsockname()[1]
     fork = multiprocessing.get_context("fork")
@@ -157,6 +172,8 @@ def attestations(database: str, hosts: int, seconds: float, processes: int = 1) 
         assert result.get(timeout=120) == -1
     for name in names:
         service.enrolment.approve(name, "bench")
+    for name, mine in zip(names, tokens, strict=True):
+        populate(service, name, mine[1:])
     cpu = sum(_cpu(server.pid) for server in servers)
     go.set()
     total = sum(result.get(timeout=120 + seconds) for _ in clients)
@@ -176,6 +193,52 @@ def attestations(database: str, hosts: int, seconds: float, processes: int = 1) 
     }
 
 
+def populate(service: Service, name: str, tokens: list[str]) -> None:
+    """Add hosts that answer with the TPM of an enrolled one: thin as paper, whole as records."""
+    with service.database.transaction() as step:
+        host = store.get_host(step, name)
+        for n, token in enumerate(tokens):
+            store.add_host(
+                step,
+                replace(host, name=f"{name}-{n}", ek=f"{host.ek}-{n}", token=token_digest(token)),
+            )
+
+
+def curve(database: str, seconds: float, processes: int, out: Path) -> None:
+    """Measure fleets of several sizes, print and plot what an attestation costs."""
+    rows = []
+    for hosts in SIZES:
+        found = attestations(database, hosts, seconds, processes)
+        rows.append((hosts, found["processor time of the verifier each, ms"]))
+        print(f"{hosts:6} hosts {rows[-1][1]:6.2f} ms, {found['attestations a second']:6.0f}/s")
+    out.write_text(plot(rows))
+    print(f"Wrote {out}")
+
+
+def plot(rows: list[tuple[int, float]]) -> str:
+    """Return an SVG: processor time of an attestation (ms) over the size of the fleet (log)."""
+    high = max(cost for _, cost in rows) * 1.2
+    low, last = math.log10(rows[0][0]), math.log10(rows[-1][0])
+    at = [
+        (60 + 520 * (math.log10(hosts) - low) / (last - low), 280 - 250 * cost / high)
+        for hosts, cost in rows
+    ]
+    line = " ".join(f"{x:.0f},{y:.0f}" for x, y in at)
+    labels = "".join(
+        f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4"/><text x="{x:.0f}" y="300">{hosts:,}</text>'
+        f'<text x="{x:.0f}" y="{y - 10:.0f}">{cost:.2f} ms</text>'
+        for (hosts, cost), (x, y) in zip(rows, at, strict=True)
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 330" font-size="12" '
+        'text-anchor="middle" font-family="sans-serif"><title>Processor time of the verifier for '
+        'one attestation, by size of the fleet</title><rect width="640" height="330" fill="#fff"/>'
+        '<path d="M60 30V280H600" fill="none" stroke="#000"/>'
+        f'<polyline points="{line}" fill="none" stroke="#05a" stroke-width="2"/>{labels}'
+        '<text x="330" y="322">hosts</text></svg>\n'
+    )
+
+
 def _cpu(pid: int | None) -> float:
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -187,7 +250,11 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=40)
     parser.add_argument("--processes", type=int, default=1, help="verifiers on one PostgreSQL")
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--curve", type=Path, help="measure several sizes and plot into this SVG")
     options = parser.parse_args()
+    if options.curve:
+        curve(options.database, options.seconds, options.processes, options.curve)
+        return
     for name, value in {
         **appraisals(),
         **attestations(options.database, options.hosts, options.seconds, options.processes),
