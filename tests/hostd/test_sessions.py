@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from casemate.calls.messages import Login, ResumeSession, SessionReply
 from casemate.hostd.session import COOKIE, COOKIES_READ, RESUMES, Sessions
-from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
+from casemate.machine.governance import OptionFact
+from casemate.policy.options import API_COMPATIBILITY
+from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
+from casemate.vim25.values import MoRef
 
 PEER = "192.0.2.1"
 
@@ -68,3 +73,48 @@ def test_a_live_session_costs_no_question_and_an_old_cookie_before_it_one() -> N
         assert asked(kernel) == 2
 
     asyncio.run(story())
+
+
+MANAGER = MoRef("SessionManager", "ha-sessionmgr")
+
+
+def ticket_in(text: str) -> str:
+    return re.search(r"<returnval>([0-9a-f]+)<", text)[1]
+
+
+def test_a_session_is_handed_over_once_and_only_where_the_host_was_booted_so(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        assert (await host.reader.call("AcquireCloneTicket", MANAGER)).fault == "MethodNotFound"
+        host.kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
+        for _ in range(500):
+            given = await host.reader.call("AcquireCloneTicket", MANAGER)
+            if not given.fault:
+                break
+            await asyncio.sleep(0.002)
+        used = f"<cloneTicket>{ticket_in(given.text)}</cloneTicket>"
+        made = await host.anonymous.call("CloneSession", MANAGER, used)
+        assert f"<userName>{READER}</userName>" in made.text
+        assert made.headers["set-cookie"]
+        again = await host.anonymous.call("CloneSession", MANAGER, used)
+        assert again.fault == "InvalidLogin"
+        guessed = f"<cloneTicket>{'0' * 64}</cloneTicket>"
+        assert (await host.root.call("CloneSession", MANAGER, guessed)).fault == "InvalidLogin"
+
+    play(story)
+
+
+def test_a_ticket_of_a_session_that_has_ended_opens_nothing(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        host.kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
+        for _ in range(500):
+            given = await host.reader.call("AcquireCloneTicket", MANAGER)
+            if not given.fault:
+                break
+            await asyncio.sleep(0.002)
+        await host.reader.call("Logout", MANAGER)
+        used = f"<cloneTicket>{ticket_in(given.text)}</cloneTicket>"
+        assert (await host.anonymous.call("CloneSession", MANAGER, used)).status == 500
+
+    play(story)

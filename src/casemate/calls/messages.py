@@ -161,6 +161,16 @@ class ResumeSession:
 
 
 @dataclass(frozen=True, slots=True)
+class CloneSession:
+    """Open another session of the same user, for another program of theirs at ``peer``."""
+
+    session: str
+    peer: str
+    reply: ClassVar = SessionReply
+    privilege: ClassVar[str] = "System.View"
+
+
+@dataclass(frozen=True, slots=True)
 class Subscribe:
     """Turn this connection into the event stream: the present facts, then each change.
 
@@ -307,6 +317,7 @@ class Snapshot:
 REQUESTS: tuple[type, ...] = (
     ActivateCredential,
     CancelTask,
+    CloneSession,
     Identity,
     Login,
     Logout,

@@ -83,6 +83,7 @@ class Kernel:
             ConsoleLogin: self._console_login,
             m.Logout: self._logout,
             m.ResumeSession: self._resume,
+            m.CloneSession: self._clone,
             m.Reset: self._reset,
             m.RegisterVm: self._register,
             m.UnregisterVm: self._unregister,
@@ -207,6 +208,9 @@ class Kernel:
 
     async def _resume(self, request: m.ResumeSession, session: Session) -> m.SessionReply:
         return _session_reply(request.session, session)
+
+    async def _clone(self, request: m.CloneSession, session: Session) -> m.SessionReply:
+        return _session_reply(*self._accounts.another(session.user, request.peer))
 
     async def _reset(self, request: m.Reset, session: Session) -> m.TaskReply:
         fact = self._demand(request.vm, Operation.RESET)

@@ -18,6 +18,7 @@ from casemate.calls.messages import (
     ActivationReply,
     BankValues,
     CancelTask,
+    CloneSession,
     Empty,
     EvidenceReply,
     FactReply,
@@ -230,6 +231,7 @@ class FakeKernel(KernelLink):
             Login: self._login,
             HardeningAudit: lambda _: AUDIT,
             Logout: self._logout,
+            CloneSession: self._clone,
             ResumeSession: self._resume,
             PowerOn: self._power,
             PowerOff: self._power,
@@ -364,18 +366,25 @@ class FakeKernel(KernelLink):
         assert isinstance(request, Login)
         if request.user not in {USER, READER} or request.password != PASSWORD:
             raise _refused("InvalidLogin", "Cannot complete login.")
+        return self._open(request.user, request.peer)
+
+    def _open(self, user: str, peer: str) -> SessionReply:
         reader = ("System.Anonymous", "System.View", "System.Read")
         reply = SessionReply(
             secrets.token_hex(32),
             secrets.token_hex(16),
-            request.user,
-            request.user.capitalize(),
-            ("Admin",) if request.user == USER else reader,
+            user,
+            user.capitalize(),
+            ("Admin",) if user == USER else reader,
             BOOT_TIME,
         )
         self._sessions[reply.handle] = reply
-        self.state(SessionFact(reply.key, reply.user, request.peer, BOOT_TIME))
+        self.state(SessionFact(reply.key, reply.user, peer, BOOT_TIME))
         return reply
+
+    def _clone(self, request: object) -> SessionReply:
+        assert isinstance(request, CloneSession)
+        return self._open(self._session(request.session).user, request.peer)
 
     def _logout(self, request: object) -> Empty:
         assert isinstance(request, Logout)

@@ -49,11 +49,8 @@ _GROUPS = (
         Ring.COMPATIBILITY,
     ),
     _Group(
-        "A session is not handed over, and the old console protocol is not spoken.",
-        {
-            "SessionManager": "AcquireCloneTicket CloneSession",
-            "VirtualMachine": "AcquireMksTicket",
-        },
+        "The old console protocol is not spoken.",
+        {"VirtualMachine": "AcquireMksTicket"},
         Ring.COMPATIBILITY,
     ),
 )

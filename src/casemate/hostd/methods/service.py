@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from casemate.calls.messages import Login, Logout, ResumeSession, SessionReply
+from casemate.calls.messages import CloneSession, Login, Logout, ResumeSession, SessionReply
 from casemate.hostd.objects.service import content
 from casemate.hostd.reader import ANONYMOUS
-from casemate.hostd.registry import Context, Served
+from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import text
-from casemate.vim25.values import Raw, Value
+from casemate.vim25.faults import FaultError
+from casemate.vim25.values import Obj, Raw, Value
 
+_CLONE = "CloneSession"
 _TEXT_LIMIT = 256
 """Characters of a user name or password that are passed on."""
 
@@ -37,6 +39,22 @@ async def _logout(context: Context) -> Value:
     return None
 
 
+async def _clone_ticket(context: Context) -> Value:
+    return context.sessions.tickets.issue(context.who.handle, _CLONE, "", "")
+
+
+async def _clone(context: Context) -> Value:
+    ticket = text(context.arguments.get("cloneTicket"))
+    handle = context.sessions.tickets.redeem(ticket, _CLONE, "", "")
+    if handle is None:
+        raise FaultError(Obj("InvalidLogin"), "The ticket is not good, or was used already.")
+    reply = await context.link.ask(CloneSession(handle, context.peer), SessionReply)
+    if context.session is not None:
+        await context.sessions.end(context.session)
+    context.session = context.sessions.open(reply, context.peer, context.agent)
+    return context.session.user_session()
+
+
 async def _is_active(context: Context) -> Value:
     key, user = context.arguments.get("sessionID"), context.arguments.get("userName")
     return any(one.key == key and one.user == user for one in context.sessions)
@@ -54,6 +72,22 @@ SERVICE_METHODS = (
     Served("ServiceInstance", "CurrentTime", "System.View", _time),
     Served("SessionManager", "Login", ANONYMOUS, _login, (Login, Logout)),
     Served("SessionManager", "Logout", "System.View", _logout, (Logout, ResumeSession)),
+    Served(
+        "SessionManager",
+        "AcquireCloneTicket",
+        "System.View",
+        _clone_ticket,
+        ring=Ring.COMPATIBILITY,
+    ),
+    Served(
+        "SessionManager",
+        "CloneSession",
+        ANONYMOUS,
+        _clone,
+        (CloneSession, Logout),
+        ring=Ring.COMPATIBILITY,
+        rule="a ticket of a session that is still good: once, for a minute",
+    ),
     Served("SessionManager", "SessionIsActive", "Sessions.ValidateSession", _is_active),
     # Each property has a privilege of its own.
     Served("ManagedObject", "Fetch", ANONYMOUS, _fetch),
