@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+
 from casemate.machine.facts import DriveSpec
 from casemate.vim25.values import MoRef
 
@@ -28,11 +31,16 @@ def spec(operation: str, key: int, inner: str) -> str:
 def test_a_drive_is_made_filled_emptied_and_removed(play) -> None:
     async def story(host) -> None:
         async def change(operation: str, key: int, inner: str) -> None:
-            before = host.kernel.vm("1").config
             body = spec(operation, key, inner)
             reply = await host.root.call("ReconfigVM_Task", VM, body)
-            assert reply.status == 200, reply.text
-            await host.until(lambda: host.kernel.vm("1").config != before)
+            (task,) = re.findall(r'<returnval type="Task">([^<]*)<', reply.text)
+            # When the task's end can be read, so can what it did.
+            for _ in range(200):
+                shown = await host.root.call("Fetch", MoRef("Task", task), "<prop>info</prop>")
+                if "<state>success</state>" in shown.text:
+                    return
+                await asyncio.sleep(0.01)
+            raise AssertionError(shown.text)
 
         place = "<controllerKey>201</controllerKey><unitNumber>0</unitNumber>"
         await change("add", -1, REMOTE + STATE.format("false") + place)

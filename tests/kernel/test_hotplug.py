@@ -170,6 +170,31 @@ def limit(host: Host, vm: str) -> int:
     raise AssertionError("no limit of memory")
 
 
+def test_a_disk_takes_no_more_requests_a_second_than_it_may(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, disks=(disk(controller="scsi0", iops=100),))
+
+        async def limits() -> list[int]:
+            return [one["inserted"]["iops"] for one in await asked(host, vm, "query-block")]
+
+        await host.ask(m.PowerOn("", vm))
+        assert await limits() == [100]
+        (boot,) = host.vm(vm).config.disks
+        more = disk(controller="scsi0", unit=1, iops=50)
+        await change(host, vm, disks=(replace(boot, iops=200), more))
+        assert sorted(await limits()) == [50, 200]
+        (boot, more) = host.vm(vm).config.disks
+        assert (boot.iops, more.iops) == (200, 50)
+        await change(host, vm, disks=(replace(boot, iops=-1), more))
+        assert sorted(await limits()) == [0, 50]
+        await host.ask(c.SuspendVm("", vm))
+        await host.ask(m.PowerOn("", vm))
+        assert sorted(await limits()) == [0, 50]
+        await host.ask(m.PowerOff("", vm))
+
+    on(body)
+
+
 def test_a_change_that_fails_half_way_is_undone(on):
     async def body(host: Host) -> None:
         vm = await make(host, disks=(disk(controller="scsi0"),))

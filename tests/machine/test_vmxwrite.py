@@ -38,6 +38,7 @@ CONFIGS = st.builds(
             capacity=st.just(0),
             controller=st.sampled_from(["ide0", "sata1", "scsi0", "nvme2"]),
             unit=st.integers(0, 1),
+            iops=st.sampled_from([-1, 16, 5000]),
         ),
         unique_by=lambda disk: (disk.controller, disk.unit),
         max_size=4,

@@ -21,6 +21,7 @@ from casemate.hostd.selection import objs, text
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.hotplug import CPU_HOT_ADD, MEMORY_HOT_ADD
 from casemate.machine.networks import DEFAULT_GROUP
+from casemate.machine.vmconfig import IOPS
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Typed, Value
@@ -298,7 +299,8 @@ class _Devices:
             self._right("AddNewDisk" if files == "create" else "AddExistingDisk")
             kind = name.rpartition(".")[2] if name else "vmdk"
             form = {"qcow2": "qcow2", "img": "raw"}.get(kind, "vmdk")
-            self._disks.append(DiskSpec(name, "disk", form, _capacity(device), controller, unit))
+            made = DiskSpec(name, "disk", form, _capacity(device), controller, unit)
+            self._disks.append(self._limited(made, device))
             return
         place = self._known(device)
         disk = self._disks[place]
@@ -315,7 +317,26 @@ class _Devices:
             )
         if capacity > disk.capacity:
             self._right("DiskExtend")
-            self._disks[place] = replace(disk, capacity=capacity)
+        self._disks[place] = self._limited(replace(disk, capacity=capacity), device)
+
+    def _limited(self, disk: DiskSpec, device: Obj) -> DiskSpec:
+        """Return the disk with the limit of requests a second that its device asks for."""
+        wanted = device.get("storageIOAllocation")
+        if not isinstance(wanted, Obj):
+            return disk
+        shares = wanted.get("shares")
+        level = text(shares.get("level")) if isinstance(shares, Obj) else "normal"
+        if level != "normal" or _number(wanted.get("reservation"), 0) > 0:
+            raise unsupported("Disks of this host have limits, but no shares and reservations.")
+        limit = _number(wanted.get("limit"), disk.iops)
+        if limit != -1 and not IOPS[0] <= limit <= IOPS[1]:
+            raise faults.invalid_argument(
+                "config.deviceChange.device.storageIOAllocation.limit",
+                f"A limit is -1, or {IOPS[0]} to {IOPS[1]} requests a second.",
+            )
+        if limit != disk.iops:
+            self._right("Resource")
+        return replace(disk, iops=limit)
 
     def _cdrom(self, operation: str, device: Obj) -> None:
         image = self._image(path) if (path := _disc(device)) else ""

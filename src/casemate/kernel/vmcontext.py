@@ -9,6 +9,7 @@ from typing import Protocol
 from casemate.calls.messages import TaskReply
 from casemate.formats import vmx
 from casemate.kernel.accounts import Session
+from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.inventory import VMX_LIMIT, Inventory
@@ -136,6 +137,8 @@ class VmContext:
         """
         if before is not None:
             await self.network.changed(vm, config)
+        else:
+            await self.throttle(vm, config)
         links = self.network.live(config)
         known = self.network.live(before) if before else (True,) * len(links)
         for card, (link, was) in enumerate(zip(links, known, strict=False)):
@@ -148,6 +151,18 @@ class VmContext:
         for card, link in enumerate(self.network.live(self.inventory.vm(vm).config)):
             qmp = await self.cells.control(vm, Operation.RESET)
             await qmp.execute("set_link", name=netdev(card), up=link)
+
+    async def throttle(self, vm: str, config: VmConfig, before: VmConfig | None = None) -> None:
+        """Let a running VM's disks take what they may, where it differs from ``before``.
+
+        Raises:
+            CasemateError: QEMU refuses.
+        """
+        slots = before.disks if before else ()
+        known = {(disk.controller, disk.unit): disk.iops for disk in slots}
+        for disk in config.disks:
+            if disk.kind == "disk" and disk.iops != known.get((disk.controller, disk.unit), -1):
+                await blocks.throttle(await self.cells.control(vm, Operation.RESET), disk)
 
     def now_running(self, fact: VmFact, state: CellState) -> None:
         """Take down that a VM runs."""

@@ -162,6 +162,7 @@ class Vms:
             fact = self._context.rewrite(directory, fact, replace(config, disks=disks))
             if fact.power is PowerState.POWERED_ON:
                 await self._plug_in(directory, before, fact)
+                await self._context.throttle(fact.vm, fact.config, before.config)
             undo.pop_all()
             needed = owned_files(directory, fact) | self._shared_files(fact)
             for name in gone & set(request.destroy):

@@ -98,7 +98,10 @@ class ComponentFact:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """A disk of a VM: its file relative to the VM's directory, and how it is attached."""
+    """A disk of a VM: its file relative to the VM's directory, and how it is attached.
+
+    ``iops``: so many requests a second at most, -1: no limit.
+    """
 
     file_name: str
     kind: str
@@ -106,6 +109,7 @@ class DiskSpec:
     capacity: int
     controller: str
     unit: int
+    iops: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def _is_cd(one: Held) -> bool:
 def _same(one: Held, other: Held) -> bool:
     if isinstance(one, DriveSpec) or isinstance(other, DriveSpec):
         return one == other
-    return replace(one, capacity=0) == replace(other, capacity=0)
+    return replace(one, capacity=0, iops=-1) == replace(other, capacity=0, iops=-1)
 
 
 def _rest(config: VmConfig, base: VmConfig) -> VmConfig:

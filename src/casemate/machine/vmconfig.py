@@ -38,6 +38,9 @@ _MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _GUEST: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _SCSI_MODELS: Final = frozenset({"lsilogic", "lsisas1068", "pvscsi"})
 _NIC_MODELS: Final = frozenset({"e1000", "e1000e", "vmxnet3", "virtio"})
+_IOPS: Final = re.compile(r"([0-9]{1,9})iops")
+IOPS: Final = (16, 1 << 30)
+"""Least and greatest limit of a disk's requests a second: vSphere's least is 16."""
 CHECKPOINT: Final = "checkpoint.vmState"
 DISK_FORMATS: Final = {"vmdk": "vmdk", "img": "raw", "qcow2": "qcow2"}
 """Formats of disks by the suffix of their file: a disk is never probed by its content."""
@@ -219,7 +222,23 @@ def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec
         capacity=0,
         controller=controller,
         unit=unit,
+        iops=_iops(entries, slot) if kind == "disk" else -1,
     )
+
+
+def _iops(entries: _Entries, slot: str) -> int:
+    """Return the limit of a disk's requests a second; one in bytes stays among the extras."""
+    name = f"sched.{slot}.throughputcap"
+    value = entries.values.get(name, "off").lower()
+    if value == "off":
+        entries.take(name)
+        return -1
+    if not (found := _IOPS.fullmatch(value)):
+        return -1
+    entries.take(name)
+    if not IOPS[0] <= int(found[1]) <= IOPS[1]:
+        raise entries.wrong(name, f"not {IOPS[0]} to {IOPS[1]} requests a second")
+    return int(found[1])
 
 
 def _disk_format(entries: _Entries, slot: str, file_name: str, kind: str) -> str:

@@ -48,6 +48,8 @@ def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
     slots: tuple[DiskSpec | DriveSpec, ...] = (*before.disks, *config.disks, *changed)
     for disk in slots:
         known |= {f"{_slot(disk)}.{what}" for what in _SLOT}
+        if isinstance(disk, DiskSpec) and disk.iops > 0:
+            known.add(f"sched.{_slot(disk)}.throughputcap")
         known.add(f"{disk.controller}.present")
     known |= {f"{drive.controller}.present" for drive in config.drives}
     known |= {f"ethernet{number}.{what}" for number in range(_NICS) for what in _NIC}
@@ -121,6 +123,8 @@ def _devices(config: VmConfig, before: VmConfig) -> Iterator[tuple[str, str]]:
         yield f"{_slot(disk)}.present", "TRUE"
         yield f"{_slot(disk)}.fileName", disk.file_name
         yield f"{_slot(disk)}.deviceType", "cdrom-image" if disk.kind == "cdrom" else "disk"
+        if disk.iops > 0:
+            yield f"sched.{_slot(disk)}.throughputCap", f"{disk.iops}IOPS"
     for drive in config.drives:
         if drive not in before.drives:
             yield f"{_slot(drive)}.present", "TRUE"

@@ -249,6 +249,9 @@ def _nic(nic: NicSpec, number: int, *, running: bool) -> Obj:
     )
 
 
+_NORMAL = Obj("SharesInfo", shares=1000, level="normal")
+
+
 def _drive(drive: DriveSpec, number: int) -> Obj:
     bus, controller = _bus(drive.controller)
     return Obj(

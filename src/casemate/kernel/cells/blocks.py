@@ -13,7 +13,8 @@ from casemate.errors import CancelledError, HostError
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.sys.files import lock
-from casemate.machine.planstorage import DiskSource, node_name
+from casemate.machine.facts import DiskSpec
+from casemate.machine.planstorage import DiskSource, device_id, node_name
 
 # Seconds between looks at a job, and without any progress until it is given up.
 _PAUSE: Final = 0.05
@@ -29,6 +30,13 @@ async def grow(qmp: Qmp, source: DiskSource, capacity: int) -> None:
     """
     arguments = {"node-name": node_name(source.file_name), "size": capacity}
     await qmp.execute("block_resize", **arguments)
+
+
+async def throttle(qmp: Qmp, disk: DiskSpec) -> None:
+    """Let a disk take so many requests a second as it may. Raises HostError."""
+    free = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops_rd", "iops_wr"), 0)
+    limit = {"id": device_id(disk), "iops": max(disk.iops, 0)}
+    await qmp.execute("block_set_io_throttle", **free, **limit)
 
 
 async def put_on_top(
