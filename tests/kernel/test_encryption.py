@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from casemate.calls.encryption import EncryptionGet, EncryptionReply, RecoveryList, RecoveryReply
+import pytest
+
+from casemate.calls.encryption import (
+    EncryptionGet,
+    EncryptionReply,
+    RecoveryList,
+    RecoveryReply,
+    RecoveryRotate,
+)
+from casemate.errors import NotSupportedError
 from casemate.formats.statekey import FILE, Sealed, StateKey, write_state_key
 from casemate.kernel.boot.statedisk import RECOVERY
 from casemate.kernel.encryption import Encryption
@@ -14,8 +23,12 @@ from casemate.kernel.home import Home
 IDENTIFIER = "00000000-0000-4000-8000-000000000001"
 
 
+async def no_tpm(_work: object) -> object:
+    raise AssertionError("nobody asked the TPM")
+
+
 def ask(home: Home, request: object, *, sealed: bool) -> object:
-    handlers = Encryption(home, sealed=sealed).handlers()
+    handlers = Encryption(home, sealed=sealed, with_tpm=no_tpm).handlers()
     return asyncio.run(handlers[type(request)](request, None))
 
 
@@ -24,7 +37,7 @@ def test_a_sealed_state_is_told_and_its_key_only_where_it_is_asked_for(tmp_path:
     home.create()
     record = StateKey(1, IDENTIFIER, b"", b"", Sealed(((7, bytes(32)),), b"", b""))
     (home.banks[0] / FILE).write_bytes(write_state_key(record))
-    (home.state / RECOVERY).write_text("111111-222222\n")
+    (home.state / RECOVERY).write_text(f"{IDENTIFIER} 111111-222222\n")
     told = ask(home, EncryptionGet(), sealed=True)
     assert told == EncryptionReply("TPM", True, False, IDENTIFIER)
     assert "111111" not in repr(told)
@@ -37,3 +50,17 @@ def test_a_state_that_is_not_encrypted_has_no_mode_and_no_key(tmp_path: Path) ->
     home.create()
     assert ask(home, EncryptionGet(), sealed=False) == EncryptionReply("None", False, False)
     assert ask(home, RecoveryList(), sealed=False) == RecoveryReply("", "")
+
+
+def test_a_key_of_another_record_is_not_shown_as_this_ones(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    record = StateKey(1, IDENTIFIER, b"", b"", Sealed(((7, bytes(32)),), b"", b""))
+    (home.banks[0] / FILE).write_bytes(write_state_key(record))
+    (home.state / RECOVERY).write_text("another 111111-222222\n")
+    assert ask(home, RecoveryList(), sealed=True) == RecoveryReply("", "")
+
+
+def test_without_encryption_there_is_nothing_to_rotate(tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError):
+        ask(Home(tmp_path), RecoveryRotate(), sealed=False)

@@ -43,4 +43,13 @@ class RecoveryList:
     privilege: ClassVar[str] = "Host.Config.Settings"
 
 
-REQUESTS: tuple[type, ...] = (EncryptionGet, RecoveryList)
+@dataclass(frozen=True, slots=True)
+class RecoveryRotate:
+    """Replace the recovery key of the state by a new one; the old one opens nothing any more."""
+
+    session: str = ""
+    reply: ClassVar = RecoveryReply
+    privilege: ClassVar[str] = "Host.Config.Settings"
+
+
+REQUESTS: tuple[type, ...] = (EncryptionGet, RecoveryList, RecoveryRotate)

@@ -222,11 +222,13 @@ def callers(settings: Settings) -> frozenset[int]:
     return frozenset({0, HOSTD_UID, *((CONSOLE_UID,) if settings.own_machine else ())})
 
 
-def agents(settings: Settings, home: Home) -> dict[type, Handler]:
-    """Return the handlers that restart hostd, end the machine, and replace the certificate."""
+def agents(settings: Settings, home: Home, measurements: Measurements) -> dict[type, Handler]:
+    """Return the handlers that restart hostd, end the machine, and replace its secrets."""
     ends = HostEnds(own_machine=settings.own_machine)
     certificate = ServerCertificate(home.tls, settings.host_name, ends.restart_agents)
-    return {**ends.handlers(), **certificate.handlers()}
+    sealed = settings.own_machine
+    encryption = Encryption(home, sealed=sealed, with_tpm=measurements.with_tpm)
+    return {**ends.handlers(), **certificate.handlers(), **encryption.handlers()}
 
 
 def told_to_stop() -> asyncio.Event:
@@ -304,8 +306,7 @@ async def serve(settings: Settings, home: Home) -> None:
         {
             **maintenance.handlers(),
             **Logs(store, home.log).handlers(),
-            **agents(settings, home),
-            **Encryption(home, sealed=settings.own_machine).handlers(),
+            **agents(settings, home, measurements),
         }
     )
     auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)

@@ -78,6 +78,10 @@ class Measurements:
         self.components = (*kept, fact)
         write_record(self._place, self.record, list(self.components), self._journal.log)
 
+    async def with_tpm(self, work: Callable[[Tpm], _Result]) -> _Result:
+        """Do a piece of work in the thread that has the TPM. Raises TpmError."""
+        return await self._with_tpm(work)
+
     async def security_option(self, text: str) -> None:
         """Measure ``KEY = VALUE``: something that decides what may run, or shows what did.
 

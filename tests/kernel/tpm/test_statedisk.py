@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from casemate.calls.encryption import RecoveryList, RecoveryReply, RecoveryRotate
 from casemate.errors import BootError
 from casemate.formats.statekey import FILE
 from casemate.kernel.boot import statedisk
 from casemate.kernel.boot.firmware import NO_FIRMWARE
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.statedisk import RECOVERY, Surroundings, open_state, read_record
+from casemate.kernel.encryption import Encryption
 from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
 from casemate.kernel.tpm.device import Tpm
@@ -96,7 +99,8 @@ def test_a_state_is_made_once_and_comes_back_by_itself(host: Host) -> None:
     assert isinstance(told, dict)
     assert told["stage"] == "state"
     assert host.device.read_bytes()[8192:12288] == EMPTY
-    assert (host.home.state / RECOVERY).read_text().strip() == told["recoveryKey"]
+    kept = (host.home.state / RECOVERY).read_text().split()
+    assert kept == [told["recoveryId"], told["recoveryKey"]]
     host.device.write_bytes(b"used")
     assert host.start() == []
     assert host.keys[0] == host.keys[1]
@@ -162,6 +166,32 @@ def test_without_its_record_a_state_starts_empty_and_under_another_key(host: Hos
     assert isinstance(told, dict)
     assert host.keys[0] != host.keys[1]
     assert host.device.read_bytes()[8192:12288] == EMPTY
+
+
+def test_a_new_recovery_key_opens_the_state_and_the_old_one_does_not(host: Host) -> None:
+    (told,) = host.start()
+    assert isinstance(told, dict)
+    process = swtpm.start(host.home)
+    try:
+        with Tpm.embedded(process.path) as tpm:
+            tpm.startup()
+            tpm.extend(7, {BANK: b"\1" * 32})
+
+            async def with_tpm(work: Callable[[Tpm], object]) -> object:
+                return work(tpm)
+
+            handlers = Encryption(host.home, sealed=True, with_tpm=with_tpm).handlers()
+            new = asyncio.run(handlers[RecoveryRotate](RecoveryRotate(), None))
+            shown = asyncio.run(handlers[RecoveryList](RecoveryList(), None))
+    finally:
+        process.stop()
+    assert isinstance(new, RecoveryReply)
+    assert shown == new
+    host.answers = [str(told["recoveryKey"]), new.key]
+    assert host.start(secure_boot=b"\2" * 32) == []
+    assert new.recovery_id in host.asked[0]
+    assert "This is not the recovery key" in host.asked[1]
+    assert len(set(host.keys)) == 1
 
 
 def test_one_lost_or_damaged_record_is_made_good_by_the_other_bank(host: Host) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from casemate.calls.encryption import EncryptionGet, EncryptionReply, RecoveryList, RecoveryReply
+from casemate.calls.encryption import (
+    EncryptionGet,
+    EncryptionReply,
+    RecoveryList,
+    RecoveryReply,
+    RecoveryRotate,
+)
 from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.errors import NotSupportedError
@@ -20,6 +26,7 @@ def register(settings: Group[argparse.ArgumentParser]) -> None:
     recovery = namespace(top, "recovery", "recovery keys")
     shown = ("Recovery", ("Recovery ID", "Key"))
     command(recovery, "list", "Show the recovery key.", _list, table=shown)
+    command(recovery, "rotate", "Replace the recovery key by a new one.", _rotate, table=shown)
 
 
 def _get(_options: argparse.Namespace) -> Run:
@@ -33,7 +40,14 @@ def _get(_options: argparse.Namespace) -> Run:
 
 
 def _list(_options: argparse.Namespace) -> Run:
-    found = yield from ask(RecoveryList(), RecoveryReply)
+    return _keys((yield from ask(RecoveryList(), RecoveryReply)))
+
+
+def _rotate(_options: argparse.Namespace) -> Run:
+    return _keys((yield from ask(RecoveryRotate(), RecoveryReply)))
+
+
+def _keys(found: RecoveryReply) -> Answer:
     rows: list[Row] = []
     if found.key:
         rows = [{"Recovery ID": f"{{{found.recovery_id.upper()}}}", "Key": found.key}]

@@ -73,13 +73,13 @@ def open_state(
         key = secrets.token_bytes(sealing.KEY_SIZE)
         sealed = _sealed(tpm, key, values, events)
         record = new_record(key, secrets.token_bytes(sealing.RECOVERY_SIZE), sealed)
-        _write_record(home, record)
+        write_record(home, record)
     else:
         key, anew = _key(record, tpm, values, events, around.ask)
         if anew:
             sealed = _sealed(tpm, key, values, events)
             record = replace(record, serial=record.serial + 1, sealed=sealed)
-            _write_record(home, record)
+            write_record(home, record)
     view = around.crypt(device, key)
     if record.fresh:
         write_template(TEMPLATE, view)
@@ -87,8 +87,8 @@ def open_state(
         record = replace(new_record(key, recovery, record.sealed), serial=record.serial + 1)
         around.mount(view)
         text = sealing.recovery_text(recovery)
-        write_file(home.state / RECOVERY, f"{text}\n".encode(), mode=0o600)
-        _write_record(home, replace(record, fresh=False))
+        write_recovery(home, record, text)
+        write_record(home, replace(record, fresh=False))
         progress.tell("state", recoveryId=record.recovery_id, recoveryKey=text)
         groups = text.split("-")
         add_first_words(
@@ -115,6 +115,27 @@ def read_record(home: Home) -> StateKey | None:
         with suppress(OSError, CasemateError), (bank / FILE).open("rb") as stream:
             found.append(parse_key(stream.read(SIZE_LIMIT + 1)))
     return max(found, key=lambda one: one.serial, default=None)
+
+
+def write_record(home: Home, record: StateKey) -> None:
+    """Write the record into both banks."""
+    for bank in home.banks:
+        write_file(bank / FILE, write_key(record))
+
+
+def write_recovery(home: Home, record: StateKey, text: str) -> None:
+    """Keep the recovery key of a record in the (encrypted) state."""
+    content = f"{record.recovery_id} {text}\n".encode()
+    write_file(home.state / RECOVERY, content, mode=0o600)
+
+
+def read_recovery(home: Home, record: StateKey) -> str:
+    """Return the recovery key of a record; empty where another one is kept, or none."""
+    try:
+        identifier, _, text = (home.state / RECOVERY).read_text().strip().partition(" ")
+    except (OSError, ValueError):
+        return ""
+    return text if identifier == record.recovery_id else ""
 
 
 def firmware_events(firmware: Firmware) -> tuple[tuple[str, str], ...]:
@@ -194,11 +215,6 @@ def _sealed(
 ) -> Sealed:
     public, private = seal(tpm, key, values)
     return Sealed(tuple(sorted(values.items())), public, private, events)
-
-
-def _write_record(home: Home, record: StateKey) -> None:
-    for bank in home.banks:
-        write_file(bank / FILE, write_key(record))
 
 
 def _name(kind: int, data: bytes) -> str:
