@@ -37,9 +37,9 @@ def compatible(play: Callable[..., None]) -> Callable[..., None]:
     return lambda story: play(story, kernel)
 
 
-def test_all_of_it_is_for_compatibility_and_takes_the_right_of_the_network():
+def test_all_of_it_governs_the_host_and_takes_the_right_of_the_network():
     assert {(one.ring, one.privilege) for one in NETWORK_METHODS} == {
-        (Ring.COMPATIBILITY, "Host.Config.Network")
+        (Ring.HOST, "Host.Config.Network")
     }
 
 

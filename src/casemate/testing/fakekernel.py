@@ -320,7 +320,10 @@ class FakeKernel(KernelLink):
         if type(request) in self._files.handlers:
             reply = await self._files.ask(request)
         else:
-            reply = self._answers[type(request)](request)
+            answer = self._answers.get(type(request))
+            if answer is None:
+                raise _refused("NotSupported", f"The fake has no {type(request).__name__}.")
+            reply = answer(request)
         if not isinstance(reply, kind):
             raise FormatError(f"a {type(request).__name__} is not answered with a {kind.__name__}")
         return reply
