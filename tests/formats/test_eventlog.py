@@ -33,6 +33,7 @@ from casemate.formats.eventtypes import (
     EV_NO_ACTION,
     EV_SEPARATOR,
     TXT_HASH_START,
+    TXT_PCR_MAPPING,
 )
 from casemate.testing import eventlogs
 from casemate.testing.faketpm import FakeTpm
@@ -175,6 +176,15 @@ def test_a_drtm_launch_replays_from_zero() -> None:
     log = EventLog(algorithms, (Event(17, TXT_HASH_START, digests, b""), Event(19, 6, extra, b"")))
     for bank, values in replay(log).items():
         assert values == {17: tpm.values()[bank][17], 19: tpm.values()[bank][19]}
+
+
+def test_a_txt_event_that_extends_nothing_is_stepped_over() -> None:
+    mapping = Event(0xFF, TXT_PCR_MAPPING, (("sha256", bytes(32)),), b"\1\0\0\0")
+    assert replay_events([mapping], ["sha256"]) == {"sha256": {}}
+    for wrong in (mapping._replace(pcr=24), mapping._replace(type=TXT_PCR_MAPPING + 1)):
+        with pytest.raises(FormatError):
+            replay_events([wrong], ["sha256"])
+    assert replay_events([mapping._replace(pcr=17)], ["sha256"])["sha256"][17] != bytes(32)
 
 
 def test_an_hcrtm_event_starts_pcr_0_at_4() -> None:

@@ -57,7 +57,8 @@ def make_app(service: Service, look: Look) -> Starlette:
     async def failed(_request: Request, _error: Exception) -> Response:
         return error_response(CasemateError("The verifier failed on this request."))
 
-    routes = [Route(one.path, serve(service, one), methods=[one.method]) for one in ENDPOINTS]
+    often = sorted(ENDPOINTS, key=lambda one: not one.agent)  # routes are tried in order
+    routes = [Route(one.path, serve(service, one), methods=[one.method]) for one in often]
     routes.append(Route(API + "/openapi.json", openapi))
     routes += Pages(service, look).routes()
     handlers: dict[Any, Any] = {HTTPException: refused, Exception: failed}
