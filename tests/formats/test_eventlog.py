@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.errors import CasemateError, FormatError, LimitError, NotSupportedError
+from casemate.formats import eventreplay
 from casemate.formats.algorithms import ALGORITHMS, Algorithm, digest
 from casemate.formats.eventlog import (
     Event,
@@ -180,11 +181,13 @@ def test_a_drtm_launch_replays_from_zero() -> None:
 
 def test_a_txt_event_that_extends_nothing_is_stepped_over() -> None:
     mapping = Event(0xFF, TXT_PCR_MAPPING, (("sha256", bytes(32)),), b"\1\0\0\0")
-    assert replay_events([mapping], ["sha256"]) == {"sha256": {}}
+    assert eventreplay.replay_events([mapping], ["sha256"]) == {"sha256": {}}
     for wrong in (mapping._replace(pcr=24), mapping._replace(type=TXT_PCR_MAPPING + 1)):
         with pytest.raises(FormatError):
-            replay_events([wrong], ["sha256"])
-    assert replay_events([mapping._replace(pcr=17)], ["sha256"])["sha256"][17] != bytes(32)
+            eventreplay.replay_events([wrong], ["sha256"])
+    assert eventreplay.replay_events([mapping._replace(pcr=17)], ["sha256"])["sha256"][17] != bytes(
+        32
+    )
 
 
 def test_an_hcrtm_event_starts_pcr_0_at_4() -> None:

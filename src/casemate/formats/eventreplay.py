@@ -29,10 +29,11 @@ def replay(log: EventLog) -> dict[str, dict[int, bytes]]:
 def replay_events(events: Iterable[Event], banks: Iterable[str]) -> dict[str, dict[int, bytes]]:
     """Compute bank → PCR → value for every PCR that an event extends.
 
-    EV_NO_ACTION never extends, nor does the TXT event that says how PCR 17 and 18 are used. PCR 0 starts at the locality that a StartupLocality event states,
-    or at 4 where the log has an H-CRTM event; all others start at zero, 17-22 too, because their
-    events exist only after a D-RTM launch has reset them. An event without a digest for a bank
-    leaves that bank's PCR alone: ask ``incomplete_banks`` before trusting such a bank.
+    EV_NO_ACTION never extends, nor does the TXT event that says how PCR 17 and 18 are used. PCR 0
+    starts at the locality that a StartupLocality event states, or at 4 where the log has an H-CRTM
+    event; all others start at zero, 17-22 too, because their events exist only after a D-RTM launch
+    has reset them. An event without a digest for a bank leaves that bank's PCR alone: ask
+    ``incomplete_banks`` before trusting such a bank.
 
     Raises:
         FormatError: ``pcr-index``, ``malformed-locality``, or a digest of a wrong size.
