@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from casemate.machine.facts import NicSpec
 
 from .conftest import until
 
-pytestmark = [pytest.mark.host, pytest.mark.guest]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(300)]
 
 # Tells of every answer, and of the first silence after one.
 INIT = b"""#!/bin/sh
@@ -66,7 +67,7 @@ def write_guest(place: Path, packages: Packages) -> None:
         (place / name).chmod(0o644)
 
 
-def test_two_guests_on_a_port_group_talk_until_one_is_moved_to_another_vlan(bench, run, tmp_path):
+def test_two_guests_on_a_port_group_talk_until_one_is_moved_to_another_vlan(bench, tmp_path):
     packages = Packages()
     try:
         for name in ("one", "two"):
@@ -107,9 +108,9 @@ def test_two_guests_on_a_port_group_talk_until_one_is_moved_to_another_vlan(benc
             def said(text: bytes) -> bool:
                 return all(log.exists() and text in log.read_bytes() for log in logs)
 
-            await until(lambda: said(b"heard 10.0.0."), 80)
+            await until(lambda: said(b"heard 10.0.0."), 200)
             await switching.changed("2", config(2, 1, "virtio", "apart"))
-            await until(lambda: said(b"silence"), 30)
+            await until(lambda: said(b"silence"), 60)
         for vm in ("1", "2"):
             switching.ended(vm)
         assert not [name for name in await wires.links() if name.startswith("t")]
@@ -117,4 +118,4 @@ def test_two_guests_on_a_port_group_talk_until_one_is_moved_to_another_vlan(benc
         store.close()
         assert bench.leftovers() == []
 
-    run(body())
+    asyncio.run(body())
