@@ -25,8 +25,11 @@ from casemate.policy.hardening import Report, Waiver
 from casemate.policy.levels import Level
 from casemate.policy.payloads import MAGIC, enforce_file
 
-READERS: Final = 4
-"""Files read at once: more gain nothing on two processors."""
+READERS: Final = 2
+"""Files read at once: reading waits for Linux to unpack, but judging shares one interpreter."""
+
+BATCH: Final = 16
+"""Files that a thread judges at a time: handing one over costs as much as judging it."""
 
 
 class LayerJudge:
@@ -35,7 +38,7 @@ class LayerJudge:
     def __init__(self, waivers: Iterable[Waiver]) -> None:
         self._waivers = tuple(waivers)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="elf")
-        self._work: list[Future[Report | None]] = []
+        self._work: list[Future[list[Report]]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -64,11 +67,13 @@ class LayerJudge:
         """
         top = str(layer).rstrip("/")
 
-        def judge(path: str) -> Report | None:
-            view = program(path)
-            if view is None:
-                return None
-            return enforce_file(path[len(top) :], view, level, self._waivers, component=component)
+        def judge(paths: list[str]) -> list[Report]:
+            reports = (
+                enforce_file(path[len(top) :], view, level, self._waivers, component=component)
+                for path in paths
+                if (view := program(path)) is not None
+            )
+            return [report for report in reports if report is not None]
 
         named = None if image is None else image.files()
         present: Iterable[tuple[str, int, int]]
@@ -76,10 +81,14 @@ class LayerJudge:
             present = files(top)
         else:
             present = ((top + path, node, size) for path, node, size in named)
-        self._work += [
-            self._pool.submit(judge, path)
+        chosen = [
+            path
             for path, node, size in sorted(present)
             if image is None or image.may_begin(node, size, MAGIC)
+        ]
+        self._work += [
+            self._pool.submit(judge, chosen[start : start + BATCH])
+            for start in range(0, len(chosen), BATCH)
         ]
 
     def conclude(self) -> tuple[Report, ...]:
@@ -89,8 +98,7 @@ class LayerJudge:
             VerificationError: a file breaks a required rule, or is ELF that cannot be read.
             HostError: a file cannot be read.
         """
-        reports = [work.result() for work in self._work]
-        return tuple(report for report in reports if report is not None)
+        return tuple(report for work in self._work for report in work.result())
 
 
 def files(top: str) -> Iterator[tuple[str, int, int]]:
