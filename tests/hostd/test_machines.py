@@ -286,3 +286,21 @@ def test_pools_are_made_changed_filled_and_removed(play: Callable[..., None]) ->
         assert (await host.root.call("Fetch", pool, "<prop>name</prop>")).fault
 
     play(story)
+
+
+def test_cores_of_a_socket_are_set_shown_and_have_to_divide_the_vcpus(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        spec = "<spec><numCPUs>4</numCPUs><numCoresPerSocket>2</numCoresPerSocket></spec>"
+        await finished(host, await host.root.call("ReconfigVM_Task", VM, spec))
+        shown = await host.root.call("Fetch", VM, "<prop>config</prop>")
+        assert "<numCoresPerSocket>2</numCoresPerSocket>" in shown.text
+        bad = "<spec><numCoresPerSocket>3</numCoresPerSocket></spec>"
+        assert (await host.root.call("ReconfigVM_Task", VM, bad)).fault == "InvalidArgument"
+        back = "<spec><numCoresPerSocket>1</numCoresPerSocket></spec>"
+        await finished(host, await host.root.call("ReconfigVM_Task", VM, back))
+        shown = await host.root.call("Fetch", VM, "<prop>config</prop>")
+        assert "<numCoresPerSocket>1</numCoresPerSocket>" in shown.text
+
+    play(story)

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
-from casemate.machine.hotplug import HOT_CPUS, HotChange, hot_change, most_cpus
+from casemate.machine.hotplug import (
+    CORES,
+    CPU_HOT_ADD,
+    HOT_CPUS,
+    HotChange,
+    cores_per_socket,
+    hot_change,
+    most_cpus,
+)
 
 BOOT = DiskSpec("a.vmdk", "disk", "vmdk", 8, "scsi0", 0)
 DATA = DiskSpec("b.vmdk", "disk", "vmdk", 8, "scsi0", 1)
@@ -75,3 +83,33 @@ def test_memory_comes_in_blocks_where_it_was_allowed_before() -> None:
 )
 def test_everything_else_waits(changes: dict[str, object]) -> None:
     assert hot_change(HOT, replace(HOT, **changes)) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "cpus", "cores"),
+    [
+        ("2", 4, 2),
+        ("4", 4, 4),
+        ("3", 4, 1),
+        ("0", 4, 1),
+        ("-2", 4, 1),
+        ("many", 4, 1),
+        ("9" * 50, 4, 1),
+        ("8", 4, 1),
+    ],
+)
+def test_cores_make_sockets_only_where_they_divide_the_vcpus(
+    entry: str, cpus: int, cores: int
+) -> None:
+    config = VmConfig(*("vm", "", "vm.vmx", "other", cpus, 256, "efi"), extra=((CORES, entry),))
+    assert cores_per_socket(config) == cores
+
+
+def test_single_vcpus_come_to_no_socket_of_several_cores() -> None:
+    config = VmConfig(
+        *("vm", "", "vm.vmx", "other", 2, 256, "efi"),
+        extra=((CPU_HOT_ADD, "TRUE"), ("CPUID.CORESPERSOCKET", "2")),
+    )
+    assert most_cpus(config) == 2
+    assert most_cpus(replace(config, cpus=3)) > 3
+    assert hot_change(config, replace(config, extra=config.extra[:1])) is None

@@ -19,7 +19,7 @@ from casemate.hostd.objects.devices import (
 )
 from casemate.hostd.selection import objs, text
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
-from casemate.machine.hotplug import CPU_HOT_ADD, MEMORY_HOT_ADD
+from casemate.machine.hotplug import CORES, CPU_HOT_ADD, MEMORY_HOT_ADD, cores_per_socket
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.machine.vmconfig import IOPS
 from casemate.vim25 import faults
@@ -131,19 +131,39 @@ def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
     _take_extra(objs(spec.get("extraConfig")), change)
     _take_hot_add(spec.get("cpuHotAddEnabled"), CPU_HOT_ADD, change)
     _take_hot_add(spec.get("memoryHotAddEnabled"), MEMORY_HOT_ADD, change)
+    _take_cores(spec.get("numCoresPerSocket"), change)
     _Devices(change, frozenset(networks)).apply(objs(spec.get("deviceChange")))
     return change
 
 
 _DONE = frozenset(
-    {"cpuHotAddEnabled", "cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"}
+    {
+        *("cpuHotAddEnabled", "memoryHotAddEnabled", "numCoresPerSocket"),
+        *("cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"),
+    }
 )
+
+
+def _take_cores(value: Value, change: Change) -> None:
+    """Take in how many vCPUs make a socket; 0 and 1 say that each is one."""
+    config = change.config
+    if value is None:
+        return
+    cores = max(_number(value, 1), 1)
+    if config.cpus % cores:
+        raise faults.invalid_argument(
+            "config.numCoresPerSocket", f"{cores} cores a socket do not divide {config.cpus} vCPUs."
+        )
+    if cores == cores_per_socket(config):
+        return
+    others = tuple(entry for entry in config.extra if entry[0].lower() != CORES.lower())
+    entry = ((CORES, str(cores)),) if cores > 1 else ()
+    change.config = replace(config, extra=(*others, *entry))
+    change.privileges.add(CONFIG + "CPUCount")
 
 
 def _refuse(name: str, value: Value) -> None:
     if name in _HINTS or (name in _FALSE_ONLY and value is not True):
-        return
-    if name == "numCoresPerSocket" and value in {0, 1}:
         return
     raise unsupported(f"This host does not offer {name} for a VM.")
 

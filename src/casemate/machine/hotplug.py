@@ -9,6 +9,9 @@ from casemate.machine.facts import DiskSpec, DriveSpec, VmConfig
 
 HOT_CPUS: Final = 16
 """vCPUs up to which more can be added to a running VM."""
+CORES: Final = "cpuid.coresPerSocket"
+"""VMware's vmx entry that says how many vCPUs make a socket."""
+_DIGITS: Final = 5
 CPU_HOT_ADD: Final = "vcpu.hotadd"
 MEMORY_HOT_ADD: Final = "mem.hotadd"
 """VMware's vmx entries that allow more vCPUs and memory while the VM runs."""
@@ -53,9 +56,21 @@ def _allowed(config: VmConfig, entry: str) -> bool:
     return any(name.lower() == entry and value.lower() == "true" for name, value in config.extra)
 
 
+def cores_per_socket(config: VmConfig) -> int:
+    """Return how many vCPUs make a socket; a number that does not divide them counts as 1."""
+    wanted = next((v for name, v in config.extra if name.lower() == CORES.lower()), "1")
+    cores = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) < _DIGITS else 1
+    return cores if cores > 0 and config.cpus % cores == 0 else 1
+
+
 def most_cpus(config: VmConfig) -> int:
-    """Return how many vCPUs the VM may get until it is powered off."""
-    return max(config.cpus, HOT_CPUS) if takes_cpus(config) else config.cpus
+    """Return how many vCPUs the VM may get until it is powered off.
+
+    Single ones come only to sockets of one core.
+    """
+    if not takes_cpus(config) or cores_per_socket(config) > 1:
+        return config.cpus
+    return max(config.cpus, HOT_CPUS)
 
 
 def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
@@ -64,7 +79,8 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     Disks come to and go from SCSI controllers that have a disk already: what the VM was started
     with.
     """
-    if _rest(before, after) != _rest(after, after):
+    regrouped = cores_per_socket(before) != cores_per_socket(after)
+    if regrouped or _rest(before, after) != _rest(after, after):
         return None
     cpus = after.cpus - before.cpus
     if cpus < 0 or (cpus and after.cpus > most_cpus(before)):

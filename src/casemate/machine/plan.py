@@ -28,7 +28,13 @@ from casemate.machine.cellplan import (
 )
 from casemate.machine.facts import VmConfig
 from casemate.machine.guestcpu import check_masks
-from casemate.machine.hotplug import HOT_MEMORY_MIB, MODULES, most_cpus, takes_memory
+from casemate.machine.hotplug import (
+    HOT_MEMORY_MIB,
+    MODULES,
+    cores_per_socket,
+    most_cpus,
+    takes_memory,
+)
 from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, checked
 from casemate.machine.planstorage import (
     FIRST_FD,
@@ -210,7 +216,10 @@ def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterato
     yield from ("-machine", board)
     yield from ("-accel", f"tcg,split-wx=on,tb-size={_TB_SIZE}" if tcg else "kvm")
     yield from ("-cpu", "max" if tcg else "host")
-    yield from ("-smp", f"cpus={config.cpus},maxcpus={most_cpus(config)}")
+    processors = f"cpus={config.cpus},maxcpus={most_cpus(config)}"
+    if (cores := cores_per_socket(config)) > 1:
+        processors += f",cores={cores}"
+    yield from ("-smp", processors)
     yield from ("-m", _memory(config))
     if config.uuid:
         yield from ("-uuid", config.uuid)

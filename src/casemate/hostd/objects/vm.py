@@ -19,7 +19,7 @@ from casemate.hostd.objects.vmdefaults import (
 )
 from casemate.hostd.world import ENVIRONMENT, HOST, network_ref
 from casemate.machine.facts import PowerState, VmFact
-from casemate.machine.hotplug import STEP_MIB, takes_cpus, takes_memory
+from casemate.machine.hotplug import STEP_MIB, cores_per_socket, takes_cpus, takes_memory
 from casemate.vim25.values import MoRef, Obj, Value
 
 HARDWARE_VERSION = "vmx-21"
@@ -219,7 +219,7 @@ def vm_config(scope: Scope, key: str) -> Obj:
         hardware=Obj(
             "VirtualHardware",
             numCPU=config.cpus,
-            numCoresPerSocket=1,
+            numCoresPerSocket=cores_per_socket(config),
             memoryMB=config.memory_mib,
             device=devices(config, directory, _datastore(scope, vm), running=_on(vm)),
         ),
