@@ -42,6 +42,7 @@ from casemate.kernel.home import CONSOLE_UID, HOSTD_UID, Home
 from casemate.kernel.host import About, Handler, Kernel
 from casemate.kernel.hostends import HostEnds
 from casemate.kernel.init import configure_log
+from casemate.kernel.integrity import Integrity
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.leases import Leases
 from casemate.kernel.logs import Logs
@@ -146,6 +147,7 @@ def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank:
     """Add the audit of all processes; the caller runs it."""
     auditor = Auditor(kernel.cells.running, measurements.security_option, kernel.cells.power_off)
     auditor.extend(visor_root())
+    auditor.also(Integrity(measurements).look)
     audit = Hardening(auditor, accelerator, bank, bank.parent / "trust")
     kernel.add(audit.handlers())
     kernel.watch(audit.findings)

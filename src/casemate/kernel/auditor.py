@@ -115,12 +115,17 @@ class Auditor:
         self._devices = code_devices()
         self._host = namespaces("self")
         self._violations: dict[tuple[int, int, str], Finding] = {}
+        self._checks: list[Callable[[], tuple[Finding, ...]]] = []
         self.probes: set[int] = set()
         """Processes that are started only to measure their addresses, and end in milliseconds."""
 
     def extend(self, root: Path) -> None:
         """Accept programs of another root as well: the visor root with VIBs installed live."""
         self._devices |= code_devices(LIVE_PLACES, root)
+
+    def also(self, check: Callable[[], tuple[Finding, ...]]) -> None:
+        """Ask this, too, at every look at everything: it tells of no process, and ends none."""
+        self._checks.append(check)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return every violation since the kernel started."""
@@ -170,7 +175,27 @@ class Auditor:
             known = {_key(subject) for subject in subjects}
             for subject, found in await asyncio.to_thread(self._suspects, fresh):
                 await self._confirm(subject, found)
+            for check in self._checks if everything else ():
+                if await asyncio.to_thread(check):
+                    await self._confirm_check(check)
             await asyncio.sleep(NEW_SECONDS)
+
+    async def _confirm_check(self, check: Callable[[], tuple[Finding, ...]]) -> None:
+        await asyncio.sleep(AGAIN_SECONDS)
+        for finding in await asyncio.to_thread(check):
+            await self._tell((0, 0, f"{finding.code} {finding.component}"), finding)
+
+    async def _tell(self, key: tuple[int, int, str], finding: Finding) -> bool:
+        """Log and measure a violation, once; tell whether it is new."""
+        if key in self._violations:
+            return False
+        self._violations[key] = finding
+        _log.error("%s %s: %s", finding.code, finding.component, finding.reason)
+        try:
+            await self._measure(option_text(finding))
+        except CasemateError as error:
+            _log.error("the violation was not measured: %s", error.reason)
+        return True
 
     def _suspects(self, subjects: Iterable[Subject]) -> list[tuple[Subject, tuple[Finding, ...]]]:
         pairs = ((subject, self._findings(subject)) for subject in subjects)
@@ -203,15 +228,8 @@ class Auditor:
             return
         codes = {finding.code for finding in first}
         confirmed = [f for f in self._findings(again) if f.code in codes]
-        fresh = [f for f in confirmed if (pid, began, f.code) not in self._violations]
-        for finding in fresh:
-            self._violations[pid, began, finding.code] = finding
-            _log.error("%s %s: %s", finding.code, finding.component, finding.reason)
-            try:
-                await self._measure(option_text(finding))
-            except CasemateError as error:
-                _log.error("the violation was not measured: %s", error.reason)
-        if fresh:
+        fresh = [await self._tell((pid, began, f.code), f) for f in confirmed]
+        if any(fresh):
             await self._enforce(again)
 
     async def _enforce(self, subject: Subject) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Final, NamedTuple
 
 from casemate.formats.tarball import EntryKind, TarEntry
 from casemate.kernel.boot.component import Sealed
@@ -28,11 +28,21 @@ _PAGE: Final = 4096
 _DIRECTORY: Final = 0o755
 
 
+class LayerDevice(NamedTuple):
+    """The loop device of a layer: its number, and device and inode of the sealed memory."""
+
+    name: str
+    number: int
+    device: int
+    inode: int
+
+
 class VisorRoot:
     """Collects layers under ``place`` (a private tmpfs) and joins them."""
 
     def __init__(self, place: Path) -> None:
         self._layers: list[Path] = []
+        self.devices: list[LayerDevice] = []
         self._place = place
         self.root = place / "root"
         self.root.mkdir()
@@ -48,6 +58,9 @@ class VisorRoot:
         target.mkdir(parents=True)
         with loop_device(component.descriptor, component.name) as device:
             erofs(device, target)
+            behind = os.fstat(component.descriptor)
+            index = int(device.name.removeprefix("loop"))
+            self.devices.append(LayerDevice(component.name, index, behind.st_dev, behind.st_ino))
         self._layers.append(target)
         return target
 

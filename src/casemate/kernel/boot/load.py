@@ -64,7 +64,7 @@ def load(
     )
     loaded = loader.load(visor, launch)
     root = visor.join()
-    _hand_over(settings, home, loaded, banks)
+    _hand_over(settings, home, loaded, banks, visor)
     progress.tell("visor", layers=len(loaded.components))
     return Booted(root, loaded)
 
@@ -77,7 +77,9 @@ def become(program: Sequence[str], settings: Settings) -> NoReturn:
     os.execve(PYTHON, [*program, settings.dump()], ENVIRONMENT)  # noqa: S606 (no shell is the point)
 
 
-def _hand_over(settings: Settings, home: Home, loaded: Loaded, banks: tuple[str, ...]) -> None:
+def _hand_over(
+    settings: Settings, home: Home, loaded: Loaded, banks: tuple[str, ...], visor: VisorRoot
+) -> None:
     profile = loaded.db.profile
     record = BootRecord(
         bank=settings.bank,
@@ -90,5 +92,6 @@ def _hand_over(settings: Settings, home: Home, loaded: Loaded, banks: tuple[str,
         drtm=settings.drtm,
         banks=banks,
         taints=tuple(loaded.taints),
+        layers=tuple(visor.devices),
     )
     write_record(home.boot_record, record, loaded.components, bytes(loaded.log))

@@ -17,7 +17,10 @@ from casemate.machine.facts import ComponentFact
 
 @dataclass(frozen=True, slots=True)
 class BootRecord:
-    """One boot: which bank, which image, when (Unix seconds), with which options."""
+    """One boot: which bank, which image, when (Unix seconds), with which options.
+
+    ``layers`` are the loop devices of the visor root: name, number, device and inode of the memory.
+    """
 
     bank: str
     profile: str
@@ -29,6 +32,7 @@ class BootRecord:
     drtm: bool
     banks: tuple[str, ...]
     taints: tuple[str, ...] = ()
+    layers: tuple[tuple[str, int, int, int], ...] = ()
 
 
 def write_record(

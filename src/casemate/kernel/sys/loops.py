@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,15 @@ from casemate.kernel.sys.libc import from_os_error
 
 _LOOP_CTL_GET_FREE: Final = 0x4C82
 _LOOP_CONFIGURE: Final = 0x4C0A
+_LOOP_GET_STATUS64: Final = 0x4C05
 _LO_FLAGS_READ_ONLY: Final = 1
 _LO_FLAGS_AUTOCLEAR: Final = 4
 _MAJOR_LOOP: Final = 7
 # struct loop_config: fd, block size, then struct loop_info64 (five u64, four u32, names of 64 and
 # 64 bytes, key of 32, two u64), then eight reserved u64.
 _LOOP_CONFIG: Final = struct.Struct("=II5Q4I64s64s32s2Q8Q")
+# struct loop_info64, as inside loop_config.
+_LOOP_INFO: Final = struct.Struct("=5Q4I64s64s32s2Q")
 _NAME_LIMIT: Final = 63
 _BLOCK_SIZE: Final = 512
 # Tries, and seconds between them, while others take the free device first.
@@ -50,6 +54,34 @@ def loop_device(backing: int, name: str) -> Iterator[Path]:
         yield path
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What lies behind a loop device: the file's device and inode numbers."""
+
+    device: int
+    inode: int
+    read_only: bool
+
+
+def open_loop(index: int) -> int:
+    """Open a loop device for reading; the caller closes it. Raises HostError."""
+    try:
+        return os.open(_node(index), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise from_os_error(f"cannot open loop device {index}", error) from error
+
+
+def backing_of(descriptor: int) -> Backing:
+    """Return what lies behind an open loop device. Raises HostError where nothing does."""
+    status = bytearray(_LOOP_INFO.size)
+    try:
+        fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, status)
+    except OSError as error:
+        raise from_os_error("cannot ask a loop device", error) from error
+    fields = _LOOP_INFO.unpack(status)
+    return Backing(fields[0], fields[1], bool(fields[8] & _LO_FLAGS_READ_ONLY))
 
 
 def _attach(backing: int, name: str) -> tuple[Path, int]:

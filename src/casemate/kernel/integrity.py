@@ -1,0 +1,111 @@
+"""Whether the visor root still is what was measured, asked again and again while the host runs.
+
+Two questions. The mounts of the host's namespace must be those that the boot made: nobody mounted
+something over a part of the root, moved it, or took a restriction away. And behind each layer must
+lie the sealed memory that was measured: the loop device still points to it, and what Linux reads
+through it still has the digest that stands in the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from casemate.errors import CasemateError, Finding
+from casemate.kernel.boot.layers import LayerDevice
+from casemate.kernel.measurements import Measurements
+from casemate.kernel.sys.loops import backing_of, open_loop
+from casemate.policy.mountaudit import audit_mounts, parse_mounts
+
+HASH_SECONDS: Final = 600.0
+"""Between two readings of all layers: they take a core for about a tenth of a second."""
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
+_CHUNK: Final = 1 << 20
+_REMEDY: Final = "Boot the host again; find out who reached the machine's kernel or root account."
+
+
+class Integrity:
+    """Looks. What it sees is acted on by who asks.
+
+    Args:
+        measurements: what was measured, and the layers of this boot.
+        mountinfo: Linux's list of the mounts of this namespace.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        measurements: Measurements,
+        mountinfo: Path = MOUNTINFO,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._measurements = measurements
+        self._mountinfo = mountinfo
+        self._clock = clock
+        self._first = parse_mounts(mountinfo.read_text())
+        self._hashed = clock()
+
+    def look(self) -> tuple[Finding, ...]:
+        """Return what is not as it was measured."""
+        return (*self._mounts(), *self._layers())
+
+    def _mounts(self) -> Iterator[Finding]:
+        yield from audit_mounts(self._first, parse_mounts(self._mountinfo.read_text()))
+
+    def _layers(self) -> Iterator[Finding]:
+        due = self._clock() >= self._hashed + HASH_SECONDS
+        sizes = {one.file_name: one for one in self._measurements.components}
+        found: list[Finding] = []
+        for layer in self._measurements.record.layers:
+            device = LayerDevice(*layer)
+            fact = sizes.get(device.name)
+            size, digest = (fact.size, fact.sha256) if due and fact else (0, b"")
+            try:
+                found += _check(device, size, digest)
+            except CasemateError as error:
+                found.append(
+                    Finding("layer-gone", device.name, f"{device.name}: {error.reason}", _REMEDY)
+                )
+        # A finding is looked at again at once, with the digests.
+        if due and not found:
+            self._hashed = self._clock()
+        yield from found
+
+
+def _check(device: LayerDevice, size: int, digest: bytes) -> Iterator[Finding]:
+    """Yield what is wrong with a layer; its content is read when ``size`` is given."""
+    descriptor = open_loop(device.number)
+    try:
+        behind = backing_of(descriptor)
+        if (behind.device, behind.inode) != (device.device, device.inode) or not behind.read_only:
+            yield Finding(
+                "layer-replaced",
+                device.name,
+                f"Behind the layer {device.name} no longer lies what was measured.",
+                _REMEDY,
+            )
+        elif size and _digest(descriptor, size) != digest:
+            yield Finding(
+                "layer-changed",
+                device.name,
+                f"What is read of the layer {device.name} is not what was measured.",
+                _REMEDY,
+            )
+    finally:
+        os.close(descriptor)
+
+
+def _digest(descriptor: int, size: int) -> bytes:
+    digest = hashlib.sha256()
+    place = 0
+    while place < size:
+        chunk = os.pread(descriptor, min(_CHUNK, size - place), place)
+        if not chunk:
+            break
+        digest.update(chunk)
+        place += len(chunk)
+    return digest.digest()
