@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 import tempfile
@@ -12,12 +13,20 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 
 from casemate.cli.trust import add_common
-from casemate.errors import ArgumentError, HostError, NotSupportedError
+from casemate.errors import ArgumentError, HostError
 from casemate.formats.depot import write_depot
 from casemate.formats.imgdb import ImageProfile
 from casemate.formats.vib import Vib, parse_vib
+from casemate.image.pkcs11 import token_key
 from casemate.image.pki import load_signer
-from casemate.image.vibbuild import build_vib, sign_vib, sign_with, stamp_query, stamp_vib
+from casemate.image.vibbuild import (
+    build_vib,
+    sign_vib,
+    sign_with,
+    sign_with_key,
+    stamp_query,
+    stamp_vib,
+)
 from casemate.kernel.files import write_file
 from casemate.kernel.home import find_home
 from casemate.policy.levels import Level
@@ -36,7 +45,12 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sign.add_argument("--cert", type=Path, help="the signer's certificate and its issuers, PEM")
     sign.add_argument("--external", type=Path, help="a detached CMS signature made elsewhere")
     sign.add_argument("--export", type=Path, help="write what is to be signed elsewhere, and end")
-    sign.add_argument("--pkcs11", metavar="LIBRARY", help="sign with a key in a PKCS #11 token")
+    sign.add_argument(
+        "--pkcs11", metavar="MODULE", type=Path, help="library of a PKCS #11 token to sign with"
+    )
+    sign.add_argument("--token", help="label of the token")
+    sign.add_argument("--key-label", help="label of the key in it")
+    sign.add_argument("--pin-file", type=Path, help="file with the PIN (default: ask for it)")
     sign.add_argument("--out", type=Path, help="file to write (default: the VIB itself)")
     sign.set_defaults(func=_sign)
     stamp = actions.add_parser("stamp", help="have a time stamp authority prove when it was signed")
@@ -72,18 +86,12 @@ def _build(options: argparse.Namespace) -> int:
 def _sign(options: argparse.Namespace) -> int:
     data = _read(options.file)
     vib = parse_vib(data, component=options.file.name)
-    if options.pkcs11 is not None:
-        raise NotSupportedError(
-            "This installation has no library that talks to PKCS #11 tokens.",
-            code="pkcs11",
-            component=options.pkcs11,
-            remedy="Write the descriptor with --export, sign it where the token is (detached CMS, "
-            "SHA-256, certificates included), and give the result to --external.",
-        )
     if options.export is not None:
         return _write(options.export, vib.descriptor_bytes, vib, as_json=options.json)
     if options.external is not None:
         signed = sign_with(data, _read(options.external))
+    elif options.pkcs11 is not None:
+        signed = _sign_in_token(data, options)
     elif options.key is not None and options.cert is not None:
         signed = sign_vib(data, _read(options.cert), _read(options.key), now=datetime.now(UTC))
     elif options.key is None and options.cert is None:
@@ -138,6 +146,19 @@ def _sign_here(data: bytes, vib: Vib, home: str | None) -> bytes:
         serialization.NoEncryption(),
     )
     return sign_vib(data, chain, key, now=datetime.now(UTC))
+
+
+def _sign_in_token(data: bytes, options: argparse.Namespace) -> bytes:
+    """Sign with a key in a token; the PIN comes from a file or is asked for, never as argument."""
+    if not options.token or not options.key_label:
+        raise ArgumentError("--pkcs11 needs --token and --key-label.", argument="token")
+    if options.pin_file is not None:
+        pin = _read(options.pin_file).decode("utf-8", "replace").strip()
+    else:
+        pin = getpass.getpass(f"PIN of {options.token}: ")
+    with token_key(options.pkcs11, options.token, options.key_label, pin) as key:
+        certificates = key.certificate() if options.cert is None else _read(options.cert)
+        return sign_with_key(data, certificates, key, now=datetime.now(UTC))
 
 
 def _released() -> datetime:

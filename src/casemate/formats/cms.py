@@ -15,18 +15,27 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from casemate.errors import SignatureError
 from casemate.formats import cms_asn1 as shapes
 from casemate.formats.cms_checks import HASHES, Check
 from casemate.formats.timestamp import MAX_TOKENS, TOKEN, read_token
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+class KeyElsewhere(Protocol):
+    """A private key that is used without being held: in a token."""
+
+    def sign_message(self, message: bytes, digest: str) -> bytes:
+        """Return the signature of a message: RSA PKCS #1 v1.5, or ECDSA as DER."""
+
 
 _OID_OF_DIGEST: Final = {name: oid for oid, name in shapes.DIGESTS.items()}
 _OID_OF_ECDSA: Final = {name: oid for oid, name in shapes.ECDSA_WITH.items()}
@@ -119,7 +128,7 @@ def _tokens(check: Check, signer: shapes.SignerInfo) -> tuple[bytes, ...]:
 def sign_detached(
     content: bytes,
     certificate: x509.Certificate,
-    key: PrivateKey,
+    key: PrivateKey | KeyElsewhere,
     chain: Sequence[x509.Certificate] = (),
     *,
     signing_time: datetime,
@@ -132,7 +141,7 @@ def sign_detached(
     Args:
         content: The bytes to sign.
         certificate: The signer's; its key must be the public half of ``key``.
-        key: RSA of at least 2048 bits, or NIST P-256, P-384 or P-521.
+        key: RSA of at least 2048 bits, or NIST P-256, P-384 or P-521; held, or in a token.
         chain: Intermediate certificates to embed.
         signing_time: Time of signing, aware; kept to the second.
         digest: ``sha256``, ``sha384`` or ``sha512``.
@@ -199,7 +208,7 @@ def _attribute(oid: x509.ObjectIdentifier, value: object) -> shapes.Attribute:
 
 def _assemble(
     certificate: x509.Certificate,
-    key: PrivateKey,
+    key: PrivateKey | KeyElsewhere,
     digest: str,
     message: bytes,
     attributes: asn1.SetOf[shapes.Attribute] | None,
@@ -207,16 +216,36 @@ def _assemble(
 ) -> bytes:
     """Sign ``message`` and return the DER of the whole ContentInfo."""
     check = Check(certificate.subject.rfc4514_string())
-    check.strength(key.public_key())
-    if key.public_key() != certificate.public_key():
-        raise check.error("signature-invalid", "The key is not the one of the certificate.")
-    if isinstance(key, rsa.RSAPrivateKey):
+    public = certificate.public_key()
+    check.strength(public)
+    if isinstance(public, rsa.RSAPublicKey):
         algorithm = shapes.SignatureAlgorithm(oid=shapes.RSA_ENCRYPTION, parameters=asn1.Null())
-        signature = key.sign(message, padding.PKCS1v15(), HASHES[digest])
     else:
         algorithm = shapes.SignatureAlgorithm(oid=_OID_OF_ECDSA[digest], parameters=None)
+    if isinstance(key, rsa.RSAPrivateKey):
+        signature = key.sign(message, padding.PKCS1v15(), HASHES[digest])
+    elif isinstance(key, ec.EllipticCurvePrivateKey):
         signature = key.sign(message, ec.ECDSA(HASHES[digest], deterministic_signing=True))
+    else:
+        signature = key.sign_message(message, digest)
     digest_algorithm = shapes.DigestAlgorithm(oid=_OID_OF_DIGEST[digest], parameters=asn1.Null())
+    signer = shapes.SignerInfo(
+        version=1,
+        sid=shapes.IssuerAndSerial(
+            issuer=asn1.decode_der(asn1.TLV, certificate.issuer.public_bytes()),
+            serial=certificate.serial_number,
+        ),
+        digest_algorithm=digest_algorithm,
+        signed_attributes=attributes,
+        signature_algorithm=algorithm,
+        signature=signature,
+        unsigned_attributes=None,
+    )
+    try:
+        check.signature(certificate, signer, digest, message)
+    except SignatureError as error:
+        reason = "The key is not the one of the certificate."
+        raise check.error("signature-invalid", reason) from error
     info = shapes.ContentInfo(
         oid=shapes.SIGNED_DATA,
         content=shapes.SignedData(
@@ -229,22 +258,7 @@ def _assemble(
             ]
             or None,
             revocations=None,
-            signers=asn1.SetOf(
-                [
-                    shapes.SignerInfo(
-                        version=1,
-                        sid=shapes.IssuerAndSerial(
-                            issuer=asn1.decode_der(asn1.TLV, certificate.issuer.public_bytes()),
-                            serial=certificate.serial_number,
-                        ),
-                        digest_algorithm=digest_algorithm,
-                        signed_attributes=attributes,
-                        signature_algorithm=algorithm,
-                        signature=signature,
-                        unsigned_attributes=None,
-                    )
-                ]
-            ),
+            signers=asn1.SetOf([signer]),
         ),
     )
     return asn1.encode_der(info)

@@ -39,7 +39,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from casemate.errors import ArgumentError, FormatError, HostError
-from casemate.formats.cms import sign_detached, verify_detached, with_time_stamp
+from casemate.formats.cms import (
+    KeyElsewhere,
+    PrivateKey,
+    sign_detached,
+    verify_detached,
+    with_time_stamp,
+)
 from casemate.formats.compressed import gzip
 from casemate.formats.descriptor import (
     Checksum,
@@ -141,14 +147,6 @@ def sign_vib(
         SignatureError: the key is weak or not the certificate's.
     """
     try:
-        signer, *chain = x509.load_pem_x509_certificates(certificates)
-    except ValueError as error:
-        raise FormatError(
-            "The certificate file holds no PEM certificate.",
-            code="certificate",
-            remedy="Give the signer's certificate, then its issuers, as PEM.",
-        ) from error
-    try:
         loaded = serialization.load_pem_private_key(key, password)
     except (ValueError, TypeError) as error:
         raise FormatError(
@@ -162,8 +160,23 @@ def sign_vib(
             code="private-key",
             remedy="Sign with RSA of 2048 bits or more, or with a NIST curve.",
         )
+    return sign_with_key(data, certificates, loaded, now=now)
+
+
+def sign_with_key(
+    data: bytes, certificates: bytes, key: PrivateKey | KeyElsewhere, *, now: datetime
+) -> bytes:
+    """As ``sign_vib``, with a key that is loaded already, or lies in a token."""
+    try:
+        signer, *chain = x509.load_pem_x509_certificates(certificates)
+    except ValueError as error:
+        raise FormatError(
+            "The certificate file holds no PEM certificate.",
+            code="certificate",
+            remedy="Give the signer's certificate, then its issuers, as PEM.",
+        ) from error
     vib = parse_vib(data)
-    signature = sign_detached(vib.descriptor_bytes, signer, loaded, chain, signing_time=now)
+    signature = sign_detached(vib.descriptor_bytes, signer, key, chain, signing_time=now)
     return write_vib(vib.descriptor_bytes, signature, vib.payloads.items())
 
 
