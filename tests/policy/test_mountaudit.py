@@ -36,6 +36,10 @@ ATTACKS = {
     "a home of another place": (FIRST.replace("/home /var", "/evil /var"), "mount-changed"),
     "a mount that was moved": (FIRST.replace(" /run rw", " /mnt rw"), "mount-changed"),
     "a mount that is gone": ("".join(FIRST.splitlines(keepends=True)[:3]), "mount-gone"),
+    "a file system of programs in the home": (
+        FIRST + "40 33 8:1 /x /var/lib/casemate/x rw,nosuid,nodev - ext4 /dev/sda1 rw\n",
+        "mount-added",
+    ),
     "a mount beside the place of live VIBs": (
         FIRST + "40 32 0:50 / /run/liver rw - tmpfs tmpfs rw\n",
         "mount-added",
@@ -53,7 +57,9 @@ def test_is_told(name):
 
 
 def test_the_same_mounts_and_those_of_live_vibs_are_none():
-    live = "40 32 7:3 / /run/live/acme.v00 ro - erofs /dev/loop3 ro\n"
+    live = "41 32 0:4 net:[4026532] /run/casemate-network rw shared:9 - nsfs nsfs rw\n"
+    live += "42 33 8:2 / /var/lib/casemate/volumes/a rw,noexec - ext4 /dev/sdb1 rw\n"
+    live += "40 32 7:3 / /run/live/acme.v00 ro - erofs /dev/loop3 ro\n"
     assert list(audit_mounts(parse_mounts(FIRST), parse_mounts(FIRST + live))) == []
     assert list(audit_mounts(parse_mounts(FIRST + live), parse_mounts(FIRST))) == []
 

@@ -212,6 +212,12 @@ def governed(kernel: Kernel, admin: Admin, stream: FactStream, measurements: Mea
     kernel.add(admin.handlers())
 
 
+async def end(loops: asyncio.Future[object]) -> None:
+    """Cancel what runs in the background, and wait until it has ended."""
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
+
+
 async def wind_down(kernel: Kernel, maintenance: Maintenance, starter: AutoStarter) -> None:
     """Stop the VMs, those that start with the host in their order."""
     maintenance.stop()
@@ -328,7 +334,7 @@ async def serve(settings: Settings, home: Home) -> None:
         _log.info("stopping")
         await wind_down(kernel, maintenance, starter)
     finally:
-        loops.cancel()
+        await end(loops)
         await server.stop()
         await switching.close()
         await measurements.close()

@@ -16,6 +16,11 @@ MAX_TEXT: Final = 16 << 20
 """Characters of a list of mounts: Linux allows 100,000 mounts, a host has some dozens."""
 LIVE: Final = ("/run/live", "/run/visor", "/run/look")
 """Where the kernel mounts what is installed live, and what it looks into."""
+DATA: Final = ("/run", "/var/lib/casemate", "/tmp", "/sys")  # noqa: S108 (looked at, not written)
+"""Where data may be mounted at any time: nothing on it can be executed."""
+_NAMESPACE: Final = "nsfs"
+_LIVE: Final = tuple(f"{place}/" for place in LIVE)
+_DATA: Final = tuple(f"{place}/" for place in DATA)
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _WALLS: Final = ("ro", "nosuid", "nodev", "noexec")
 _BEFORE_DASH: Final = 6
@@ -46,24 +51,20 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
         ) from error
 
 
-def audit_mounts(
-    first: Iterable[Mount], now: Iterable[Mount], allowed: Iterable[str] = LIVE
-) -> Iterator[Finding]:
+def audit_mounts(first: Iterable[Mount], now: Iterable[Mount]) -> Iterator[Finding]:
     """Yield what differs from the mounts at the start.
 
     Args:
         first: mounts when the kernel started, just after the visor root was entered.
         now: mounts of the same namespace now.
-        allowed: directories below which mounts may come and go.
     """
     before = _by_number(first)
-    free = tuple(f"{place}/" for place in allowed)
     seen = set()
     for mount in now:
         seen.add(mount.number)
         known = before.get(mount.number)
         if known is None:
-            if not mount.place.startswith(free):
+            if not _may_come_and_go(mount):
                 yield _finding(
                     "mount-added",
                     mount.place,
@@ -86,8 +87,14 @@ def audit_mounts(
                 "mount-opened", mount.place, f"{mount.place} is no longer {', '.join(gone)}."
             )
     for number, known in before.items():
-        if number not in seen and not known.place.startswith(free):
+        if number not in seen and not _may_come_and_go(known):
             yield _finding("mount-gone", known.place, f"{known.place} was unmounted.")
+
+
+def _may_come_and_go(mount: Mount) -> bool:
+    """Tell whether a mount hides nothing of the visor root and lets nothing new be executed."""
+    harmless = "noexec" in mount.restrictions or mount.kind == _NAMESPACE
+    return mount.place.startswith(_LIVE) or (harmless and mount.place.startswith(_DATA))
 
 
 def _by_number(mounts: Iterable[Mount]) -> Mapping[int, Mount]:
