@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from casemate import __version__
 from casemate.errors import CasemateError
@@ -212,7 +213,7 @@ def governed(kernel: Kernel, admin: Admin, stream: FactStream, measurements: Mea
     kernel.add(admin.handlers())
 
 
-async def end(loops: asyncio.Future[object]) -> None:
+async def end(loops: asyncio.Future[Any]) -> None:
     """Cancel what runs in the background, and wait until it has ended."""
     loops.cancel()
     await asyncio.gather(loops, return_exceptions=True)
