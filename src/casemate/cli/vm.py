@@ -11,9 +11,10 @@ from rich.table import Table
 
 from casemate.calls import messages as m
 from casemate.calls import vms as c
+from casemate.calls.vmconsole import TakeScreenshot
 from casemate.cli import vmedit, vmsnapshot
 from casemate.cli.calls import Calls
-from casemate.cli.vmtasks import find_vm, say, vms_of, wait
+from casemate.cli.vmtasks import find_vm, run, say, vms_of, wait
 from casemate.errors import NotFoundError
 from casemate.kernel.home import Home, find_home
 from casemate.machine.facts import VmFact
@@ -54,6 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("destroy", "forget a VM and remove its files"),
         ("consolidate", "merge what no snapshot needs into the disks below"),
         ("console", "what the guest wrote to its serial port"),
+        ("screenshot", "a picture of the guest's screen, in the VM's directory"),
     ):
         parser = actions.add_parser(name, help=words)
         parser.add_argument("vm", help="name or id")
@@ -94,6 +96,10 @@ def _one(options: argparse.Namespace) -> int:
     fact = find_vm(home, options.vm)
     if options.action == "console":
         return _console(home, fact, as_json=options.json)
+    if options.action == "screenshot":
+        path = run(home, TakeScreenshot("", fact.vm, "command line"))
+        say(options, f"{fact.config.name} shows {path}", {"vm": fact.vm, "path": path})
+        return 0
     with Calls(home.calls_socket) as calls:
         if options.action in _TASKS:
             request = _TASKS[options.action](session="", vm=fact.vm, why="command line")

@@ -53,7 +53,8 @@ export async function vm({ argument, act }) {
     h("h2", {}, config.name),
     power(target, now, act),
     list([
-      ["Power", state(now)], ["Guest", config.guestFullName], ["Firmware", config.firmware],
+      ["Power", state(now)], ["Guest", config.guestFullName],
+      ["Name in the guest", summary.guest.hostName], ["Address in the guest", summary.guest.ipAddress], ["Firmware", config.firmware],
       ["CPUs", String(config.hardware.numCPU)], ["Memory", `${config.hardware.memoryMB} MiB`],
       ["Booted", time(summary.runtime.bootTime)], ["UUID", config.uuid],
       ["File", config.files.vmPathName], ["Note", config.annotation],
