@@ -1,0 +1,143 @@
+"""Linux's own network stacks as guests: they find each other, and what they may not they cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casemate.kernel.sys.namespaces import Namespace, unshare
+from casemate.kernel.sys.netlink import Links
+from casemate.kernel.sys.taps import open_tap
+from casemate.kernel.wires import Wires
+from casemate.machine.networkplan import Card, plan_network
+from casemate.machine.networks import FIRST, PolicyOverride, PortGroupFact
+
+pytestmark = pytest.mark.host
+
+BUSYBOX = Path("/bin/busybox")
+APART = PortGroupFact("apart", "vSwitch0", 20)
+LOOSE = PortGroupFact("loose", "vSwitch0", 0, PolicyOverride(None, True, True))
+
+
+class Guest:
+    """A thread in a network namespace of its own, with one card."""
+
+    def __init__(self, number: int) -> None:
+        self.card = Card(str(number), 0, f"00:50:56:00:00:{number:02x}", "VM Network")
+        self.address = f"10.0.0.{number}"
+        self._thread = ThreadPoolExecutor(1)
+        self.inside = self._thread.submit(self._boot).result()
+
+    def _boot(self) -> int:
+        unshare(Namespace.NET)
+        inside = open_tap("eth0")
+        self.set_mac(self.card.mac)
+        with Links() as links:
+            links._route.addr("add", index=links.index("eth0"), address=self.address, prefixlen=24)
+        return inside
+
+    def set_mac(self, mac: str) -> None:
+        with Links() as links:
+            index = links.index("eth0")
+            links._route.link("set", index=index, state="down")
+            links._route.link("set", index=index, address=mac)
+            links.set_up(index, up=True)
+
+    async def do(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def hears(self, other: Guest) -> bool:
+        """Ping, from inside."""
+
+        def ping() -> bool:
+            command = [str(BUSYBOX), "ping", "-c", "2", "-i", "0.2", "-W", "1", other.address]
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+        return bool(await self.do(ping))
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        os.close(self.inside)
+
+
+class Cables:
+    """Carries frames between each guest's card and the host's end of it, as QEMU does."""
+
+    def __init__(self, pairs: list[tuple[int, int]]) -> None:
+        self._to = dict(pairs) | {b: a for a, b in pairs}
+        self._reader, self._writer = os.pipe()
+        self._thread = threading.Thread(target=self._carry)
+        self._thread.start()
+
+    def _carry(self) -> None:
+        while True:
+            ready, _, _ = select.select([*self._to, self._reader], [], [])
+            if self._reader in ready:
+                return
+            for end in ready:
+                try:
+                    os.write(self._to[end], os.read(end, 65536))
+                except OSError:
+                    continue  # a card that is unplugged takes nothing
+
+    def close(self) -> None:
+        os.close(self._writer)
+        self._thread.join()
+        os.close(self._reader)
+
+
+async def with_guests(body: Callable[..., Awaitable[None]]) -> None:
+    wires, guests = Wires(None), [Guest(1), Guest(2)]
+    taps = [await wires.open_tap(guest.card.tap) for guest in guests]
+    cables = Cables(list(zip(taps, (guest.inside for guest in guests), strict=True)))
+
+    async def wire() -> None:
+        networks = replace(FIRST, groups=(*FIRST.groups, APART, LOOSE))
+        await wires.apply(plan_network(networks, [guest.card for guest in guests]))
+
+    try:
+        await wire()
+        await body(wire, *guests)
+    finally:
+        cables.close()
+        for guest, tap in zip(guests, taps, strict=True):
+            guest.close()
+            os.close(tap)
+        await wires.close()
+
+
+def test_two_stacks_ping_each_other_until_one_is_moved_unplugged_or_takes_another_address(
+    root_only,  # noqa: ARG001 (asked for its skip)
+):
+    if not (BUSYBOX.exists() and Path("/dev/net/tun").exists()):
+        pytest.skip("needs busybox-static and TAP interfaces")
+
+    async def body(wire: Callable[[], Awaitable[None]], one: Guest, two: Guest) -> None:
+        assert await one.hears(two)
+        own = two.card
+        two.card = replace(own, group="apart")
+        await wire()
+        assert not await one.hears(two)
+        two.card = replace(own, connected=False)
+        await wire()
+        assert not await one.hears(two)
+        two.card = own
+        await wire()
+        assert await two.hears(one)
+        await two.do(two.set_mac, "00:50:56:00:00:77")
+        assert not await two.hears(one)
+        two.card = replace(own, group="loose")
+        await wire()
+        assert await two.hears(one)
+
+    asyncio.run(asyncio.wait_for(with_guests(body), 60))
