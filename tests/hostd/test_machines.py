@@ -304,3 +304,23 @@ def test_cores_of_a_socket_are_set_shown_and_have_to_divide_the_vcpus(
         assert "<numCoresPerSocket>1</numCoresPerSocket>" in shown.text
 
     play(story)
+
+
+def test_a_disk_of_another_directory_is_refused_and_not_mistaken_for_one_s_own(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        spec = (
+            "<spec><deviceChange><operation>add</operation>"
+            '<device xsi:type="VirtualDisk"><key>-1</key>'
+            '<backing xsi:type="VirtualDiskFlatVer2BackingInfo"><fileName>{path}</fileName>'
+            "<diskMode>persistent</diskMode></backing><controllerKey>1000</controllerKey>"
+            "<unitNumber>3</unitNumber><capacityInKB>0</capacityInKB></device></deviceChange></spec>"
+        )
+        other = spec.format(path="[datastore1] other/extra.vmdk")
+        assert (await host.root.call("ReconfigVM_Task", VM, other)).fault == "NotSupported"
+        own = spec.format(path="[datastore1] vm1/extra.vmdk")
+        await finished(host, await host.root.call("ReconfigVM_Task", VM, own))
+        assert host.kernel.vm("1").config.disks[-1].file_name == "extra.vmdk"
+
+    play(story)

@@ -33,7 +33,8 @@ class Lab:
     def __init__(self, host: Host) -> None:
         self.now = 0.0
         self.host = host
-        self.leases = Leases(host.context, host.vms, lambda: self.now)
+        self.open = {LOCAL_ROOT.key}
+        self.leases = Leases(host.context, host.vms, lambda: self.now, self.open.__contains__)
 
     async def ask(self, request, session=LOCAL_ROOT):
         return await self.leases.handlers()[type(request)](request, session)
@@ -151,6 +152,10 @@ def test_an_import_that_is_not_completed_leaves_nothing(on):
         host.tasks.cancel(broken.task)
         with pytest.raises(RefusedTaskError, match="cancelled"):
             await host.ended(broken.task)
+        orphan = await lab.ask(c.OpenImport("", config("five", disks=(disk(),))))
+        lab.open.clear()
+        with pytest.raises(RefusedTaskError, match="cancelled"):
+            await host.ended(orphan.task)
         assert host.inventory.vms() == ()
         assert list(host.datastore.iterdir()) == []
 

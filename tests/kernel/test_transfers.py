@@ -116,15 +116,20 @@ def test_a_transfer_in_which_nothing_moves_is_ended(
 
 def test_more_transfers_than_there_may_be_are_refused_and_the_others_go_on(play) -> None:
     async def story(kernel: FakeKernel, handle: str) -> None:
+        other = (await kernel.ask(Login(USER, PASSWORD, ""), SessionReply)).handle
+        handles = [handle] * transfers.OF_ONE
+        handles += [other] * (transfers.AT_ONCE - transfers.OF_ONE)
         async with AsyncExitStack() as opened:
-            first = [
-                await opened.enter_async_context(
-                    kernel.transfer(WriteFile(handle, STORE, f"new{number}"))
-                )
-                for number in range(transfers.AT_ONCE)
-            ]
+            first = []
+            for number, one in enumerate(handles):
+                if number == transfers.OF_ONE:
+                    with pytest.raises(RefusedError, match="already"):
+                        async with kernel.transfer(WriteFile(handle, STORE, "more")):
+                            pass
+                request = WriteFile(one, STORE, f"new{number}")
+                first.append(await opened.enter_async_context(kernel.transfer(request)))
             with pytest.raises(RefusedError, match="already"):
-                async with kernel.transfer(WriteFile(handle, STORE, "more")):
+                async with kernel.transfer(WriteFile(other, STORE, "more")):
                     pass
             await first[0].end()
         async with kernel.transfer(WriteFile(handle, STORE, "more")) as transfer:

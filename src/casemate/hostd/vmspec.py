@@ -313,7 +313,7 @@ class _Devices:
             path = text(backing.get("fileName")) if isinstance(backing, Obj) else ""
             thin = backing.get("thinProvisioned") if isinstance(backing, Obj) else None
             self._change.thin = thin is not False
-            name = "" if files == "create" else file_in(path)
+            name = "" if files == "create" else self._own_disk(path)
             if files not in {"", "create"} or not (name or files == "create"):
                 raise unsupported("A disk is created, or its file is in the VM's directory.")
             self._right("AddNewDisk" if files == "create" else "AddExistingDisk")
@@ -390,6 +390,15 @@ class _Devices:
             self._disks.append(DiskSpec(image, "cdrom", "raw", 0, controller, unit))
         else:
             self._drives.append(DriveSpec(controller, unit))
+
+    def _own_disk(self, path: str) -> str:
+        """Return the name of a disk that is there already, in the VM's directory."""
+        own = self._change.config.vmx_path.rpartition("/")[0]
+        if path.startswith("[") and path.rpartition("/")[0].replace("] ", "]") != own.replace(
+            "] ", "]"
+        ):
+            raise unsupported("A disk lies in its VM's directory: move or copy it there first.")
+        return file_in(path)
 
     def _image(self, path: str) -> str:
         """Return the name of a CD's image: a file of the VM's directory, or any of a datastore."""

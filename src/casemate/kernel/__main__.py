@@ -17,7 +17,7 @@ from typing import Any
 
 from casemate import __version__
 from casemate.errors import CasemateError
-from casemate.kernel.accounts import Accounts
+from casemate.kernel.accounts import LOCAL_ROOT, Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.auditor import Auditor
 from casemate.kernel.autostart import AutoStarter
@@ -185,7 +185,11 @@ def life_of_vms(
     for topic in (power, vms, starter, switching, guests):
         kernel.add(topic.handlers())
     kernel.add(Ova(context, vms).handlers())
-    kernel.add(Leases(context, vms, time.monotonic).handlers())
+
+    def alive(key: str) -> bool:
+        return key == LOCAL_ROOT.key or stream.fact("SessionFact", key) is not None
+
+    kernel.add(Leases(context, vms, time.monotonic, alive).handlers())
     kernel.add(Snapshots(context, power).handlers())
     kernel.add(Consoles(context, time.monotonic).handlers())
     kernel.watch(switching.findings)

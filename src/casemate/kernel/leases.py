@@ -64,12 +64,22 @@ class _Lease:
 
 
 class Leases:
-    """Handlers of the requests about leases. ``ticks`` gives seconds that only grow."""
+    """Handlers of the requests about leases.
 
-    def __init__(self, context: VmContext, vms: Vms, ticks: Callable[[], float]) -> None:
+    ``ticks`` gives seconds that only grow, ``alive`` tells whether a session is open by its key.
+    """
+
+    def __init__(
+        self,
+        context: VmContext,
+        vms: Vms,
+        ticks: Callable[[], float],
+        alive: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._context = context
         self._vms = vms
         self._ticks = ticks
+        self._alive = alive
         self._leases: dict[str, _Lease] = {}
         self.workers = ThreadPoolExecutor(AT_ONCE, "disk")
 
@@ -130,6 +140,8 @@ class Leases:
         """Wait for the end of the lease."""
         while lease.closed is None:
             job.report(lease.percent, 100)
+            if not self._alive(lease.owner):
+                raise CancelledError("The session of the lease has ended.")
             if not lease.running and self._ticks() > lease.until:
                 raise StateError(
                     f"nothing was heard of the lease for {LEASE_SECONDS} seconds", code="lease-over"

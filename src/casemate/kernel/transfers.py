@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, TypeVar
@@ -23,6 +24,8 @@ from casemate.kernel.volume import Volume
 
 AT_ONCE: Final = 16
 """Transfers at once: more than a disk or a network card makes faster."""
+OF_ONE: Final = 10
+"""... of one session: it leaves some to others."""
 QUIET_SECONDS: Final = 120.0
 """How long the other end may neither send nor take anything."""
 _PIECE: Final = c.CHUNK_LIMIT
@@ -47,7 +50,7 @@ class Transfers:
         self._datastores = datastores
         self._session_of = session_of
         self._check = check
-        self._running = 0
+        self._running: Counter[str] = Counter()
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
@@ -56,11 +59,11 @@ class Transfers:
     async def _read(self, request: c.ReadFile, session: Session) -> Transfer:
         if request.offset < 0 or request.length < 0:
             raise FormatError("a file has no bytes before its first")
-        return _Reading(self, request, self._alive(request, session))
+        return _Reading(self, request, session.key, self._alive(request, session))
 
     async def _write(self, request: c.WriteFile, session: Session) -> Transfer:
         self._datastores.demand_free(request.datastore, request.path)
-        return _Writing(self, request, self._alive(request, session))
+        return _Writing(self, request, session.key, self._alive(request, session))
 
     def open(self, datastore: str) -> Volume:
         """Open a datastore."""
@@ -75,15 +78,16 @@ class Transfers:
         self._datastores.demand_free(request.datastore, request.path)
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Count a transfer. Raises BusyError when there are too many."""
-        if self._running >= AT_ONCE:
-            raise BusyError(f"{AT_ONCE} files are being transferred already")
-        self._running += 1
+    def slot(self, owner: str) -> Iterator[None]:
+        """Count a transfer of a session. Raises BusyError when there are too many."""
+        if self._running.total() >= AT_ONCE or self._running[owner] >= OF_ONE:
+            raise BusyError("too many files are being transferred already")
+        self._running[owner] += 1
         try:
             yield
         finally:
-            self._running -= 1
+            self._running[owner] -= 1
+            self._running += Counter()
 
     def _alive(self, request: c.ReadFile | c.WriteFile, session: Session) -> Alive:
         def look() -> None:
@@ -96,8 +100,9 @@ class Transfers:
 class _Reading(Transfer):
     """Sends a file."""
 
-    def __init__(self, around: Transfers, request: c.ReadFile, alive: Alive) -> None:
+    def __init__(self, around: Transfers, request: c.ReadFile, owner: str, alive: Alive) -> None:
         self._around = around
+        self._owner = owner
         self._request = request
         self._alive = alive
 
@@ -109,7 +114,7 @@ class _Reading(Transfer):
     ) -> None:
         """See ``Transfer.run``."""
         request = self._request
-        with self._around.slot(), ExitStack() as opened:
+        with self._around.slot(self._owner), ExitStack() as opened:
             volume = opened.enter_context(self._around.open(request.datastore))
             entry = await asyncio.to_thread(volume.entry, request.path)
             handle = await asyncio.to_thread(volume.open_read, request.path)
@@ -135,8 +140,9 @@ class _Reading(Transfer):
 class _Writing(Transfer):
     """Takes a file."""
 
-    def __init__(self, around: Transfers, request: c.WriteFile, alive: Alive) -> None:
+    def __init__(self, around: Transfers, request: c.WriteFile, owner: str, alive: Alive) -> None:
         self._around = around
+        self._owner = owner
         self._request = request
         self._alive = alive
 
@@ -148,7 +154,7 @@ class _Writing(Transfer):
     ) -> None:
         """See ``Transfer.run``."""
         request = self._request
-        with self._around.slot(), self._around.open(request.datastore) as volume:
+        with self._around.slot(self._owner), self._around.open(request.datastore) as volume:
             shown = volume.shown(request.path)
             volume.demand_space(max(0, request.size), shown)
             with ExitStack() as opened, volume.faults(shown):

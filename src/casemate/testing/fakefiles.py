@@ -107,7 +107,7 @@ class FakeFiles:
         return await {**self.handlers, **self._transfers}[type(request)](request, session)
 
     def _session(self, handle: str) -> Session:
-        return replace(LOCAL_ROOT, user=self._facts.user(handle))
+        return replace(LOCAL_ROOT, key=handle, user=self._facts.user(handle))
 
     def _check(self, session: Session, privilege: str, _request: object) -> None:
         if session.user != ADMINISTRATOR and not privilege.startswith("System."):
