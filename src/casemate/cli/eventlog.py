@@ -25,6 +25,7 @@ from rich.text import Text
 
 from casemate.cli import imalist
 from casemate.errors import ArgumentError, CasemateError, Finding, FormatError, LimitError
+from casemate.formats.cel import looks_like_cel, parse_cel
 from casemate.formats.eventdata import describe, judge
 from casemate.formats.eventlog import MAX_LOG_SIZE, Event, EventLog, parse
 from casemate.formats.eventlog import replay as replay_log
@@ -127,7 +128,7 @@ def show(path: str | Path, *, json: bool) -> int:
         data = read_log(path)
         if imalist.looks_like_ima(data):
             return _show_ima(imalist.parse_ima_any(data), json=json)
-        log = parse(data)
+        log = _parse(data)
     except FormatError as error:
         return _refuse(error, {"format": "", "algorithms": [], "events": []}, json=json)
     if json:
@@ -149,6 +150,10 @@ def show(path: str | Path, *, json: bool) -> int:
         table.add_row(*map(Text, row))
     _console().print(table)
     return GOOD
+
+
+def _parse(data: bytes) -> EventLog:
+    return parse_cel(data) if looks_like_cel(data) else parse(data)
 
 
 def _show_ima(listed: ImaList, *, json: bool) -> int:
@@ -191,7 +196,7 @@ def replay(
             report["format"], report["events"] = "ima", len(listed.entries)
             banks, findings = imalist.banks_of(listed), imalist.review_ima(listed)
         else:
-            log = parse(data) if heap is None else heap_event_log(data, heap)
+            log = _parse(data) if heap is None else heap_event_log(data, heap)
             report["format"], report["events"] = log.format, log.count
             banks, findings = replay_log(log), review(log)
             if firmware:
@@ -218,7 +223,7 @@ def replay(
 def diff(first: str | Path, second: str | Path, *, json: bool) -> int:
     """Compare two logs event by event within each PCR; order between PCRs means nothing."""
     try:
-        logs = [parse(read_log(path)) for path in (first, second)]
+        logs = [_parse(read_log(path)) for path in (first, second)]
         common = _common_banks(*logs)
         values = [replay_log(log) for log in logs]
     except FormatError as error:

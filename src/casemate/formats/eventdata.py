@@ -130,6 +130,7 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Payload]]] = {
     ev.EV_POST_CODE: _firmware_blob,
     ev.EV_POST_CODE2: uefi.parse_firmware_blob2,
     ev.EV_IPL: _text,
+    ev.CEL_CONTENT: _text,
     ev.EV_COMPACT_HASH: _text,
     ev.EV_NONHOST_INFO: _text,
     ev.EV_OMIT_BOOT_DEVICE_EVENTS: _text,

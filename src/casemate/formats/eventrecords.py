@@ -60,16 +60,20 @@ class EventLog:
         events: all events after the Spec ID event.
         spec_id: the first event of a crypto-agile log; None: a legacy log.
         padding: (byte, count) that fills the area behind the last event.
+        kind: the form of a canonical event log, empty for logs in TCG form.
     """
 
     algorithms: tuple[Algorithm, ...]
     events: tuple[Event, ...]
     spec_id: SpecId | None = SpecId()
     padding: tuple[int, int] = (0, 0)
+    kind: str = ""
 
     @property
     def format(self) -> str:
-        """``crypto-agile`` or ``tcg12``."""
+        """``crypto-agile``, ``tcg12``, ``cel-json`` or ``cel-tlv``."""
+        if self.kind:
+            return self.kind
         return "tcg12" if self.spec_id is None else "crypto-agile"
 
     @property

@@ -73,11 +73,14 @@ EV_EFI_SPDM_FIRMWARE_CONFIG: Final = 0x800000E2
 EV_EFI_SPDM_DEVICE_POLICY: Final = 0x800000E3
 EV_EFI_SPDM_DEVICE_AUTHORITY: Final = 0x800000E4
 
+CEL_CONTENT: Final = 0x10000
+"""Content of a canonical event log that is no PC Client event; no log in TCG form has this type."""
+
 EVENT_NAMES: Mapping[int, str] = MappingProxyType(
     {
         value: name
         for name, value in list(globals().items())
-        if name.startswith(("EV_", "TXT_", "TBOOT_", "SLAUNCH_"))
+        if name.startswith(("EV_", "TXT_", "TBOOT_", "SLAUNCH_", "CEL_"))
     }
 )
 """Names by number."""
