@@ -11,6 +11,7 @@ import pytest
 
 from casemate.cli import vib
 from casemate.errors import HostError, NotFoundError
+from casemate.formats.depot import write_depot
 from casemate.formats.descriptor import write_descriptor
 from casemate.formats.vib import parse_vib, write_vib
 from casemate.testing.pki import shared_pki
@@ -175,3 +176,22 @@ def test_a_device_in_an_archive_makes_a_vib_bad(run):
     status, out = run("verify", make_vib(payloads={"demo": buffer.getvalue()}), "--json")
     assert status == 1
     assert [one["code"] for one in json.loads(out)["findings"]] == ["tar-type"]
+
+
+@pytest.mark.usefixtures("trust")
+def test_every_vib_of_a_bundle_is_judged(run):
+    vib = make_vib()
+    status, out = run("verify", write_depot([vib], [], vendor="Tests"), "--json")
+    report = json.loads(out)
+    assert (status, report["verdict"], report["findings"]) == (0, "good", [])
+    assert [(one["id"], one["verdict"]) for one in report["vibs"]] == [(ID, "good")]
+    descriptor = write_descriptor(make_descriptor())
+    unsigned = write_vib(descriptor, b"", PAYLOADS.items())
+    status, out = run("verify", write_depot([unsigned], [], vendor="Tests"), "--json")
+    report = json.loads(out)
+    assert (status, report["verdict"]) == (1, "bad")
+    assert report["vibs"][0]["findings"][0]["code"] == "signature-missing"
+    status, out = run("verify", write_depot([vib], [], vendor="Tests")[:-30], "--json")
+    assert (status, json.loads(out)["findings"][0]["code"]) == (1, "depot-missing")
+    status, out = run("verify", write_depot([vib], [], vendor="Tests"))
+    assert out.startswith(f"good  {ID}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,15 +25,18 @@ from casemate.cli.trust import add_common, load_revocations
 from casemate.errors import CasemateError, Finding, HostError, LimitError, NotFoundError
 from casemate.formats.cms import verify_detached
 from casemate.formats.compressed import content_digest
+from casemate.formats.depot import parse_depot, read_vib
 from casemate.formats.text import escape
 from casemate.formats.vib import Vib, parse_vib
 from casemate.image.reference import read_waivers
 from casemate.image.vibcheck import examine
 from casemate.kernel.home import find_home
 from casemate.policy.acceptance import VibVerdict, verify_payload, verify_vib
+from casemate.policy.revocation import Revocations
 from casemate.policy.trust import CLOCKS, Level, TrustStore, subject_of, trust_from_files
 from casemate.policy.vibcontent import unpacked_limit
 
+_ZIP: Final = b"PK\x03\x04"
 GOOD: Final = 0
 BAD: Final = 1
 MAX_VIB: Final = 4 << 30
@@ -60,7 +64,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     verified.set_defaults(func=_verify)
     for action in (inspected, verified):
-        action.add_argument("file", type=Path, help="the VIB")
+        what = "the VIB, or an offline bundle" if action is verified else "the VIB"
+        action.add_argument("file", type=Path, help=what)
         add_common(action)
     vibmake.register(actions)
 
@@ -112,48 +117,132 @@ def _inspect(options: argparse.Namespace) -> int:
     return GOOD
 
 
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """Everything that a VIB is judged by."""
+
+    directory: Path
+    store: TrustStore
+    revoked: Revocations
+    level: Level
+    now: datetime
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What was found of one VIB."""
+
+    report: dict[str, Any]
+    findings: list[Finding]
+    warnings: list[Finding]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it is printed."""
+        return {
+            "verdict": "bad" if self.findings else "good",
+            **self.report,
+            "findings": [asdict(one) for one in self.findings],
+            "warnings": [asdict(one) for one in self.warnings],
+        }
+
+
 def _verify(options: argparse.Namespace) -> int:
     directory = options.trust or find_home(options.home).trust
     store = load_trust(directory)
     now = datetime.now(UTC)
     revoked = load_revocations(directory, store, now)
+    trust = _Trust(directory, store, revoked, options.level, now)
     data = _read(options.file, MAX_VIB)
-    report: dict[str, Any] = {"id": "", "level": "", "signer": ""}
+    if data.startswith(_ZIP):
+        return _verify_bundle(data, options.file.name, trust, as_json=options.json)
+    judged = _judge(data, options.file.name, trust)
+    if options.json:
+        print(json.dumps(judged.as_json()))
+    else:
+        _print_verdict(judged)
+    return BAD if judged.findings else GOOD
+
+
+def _verify_bundle(data: bytes, name: str, trust: _Trust, *, as_json: bool) -> int:
+    """Judge every VIB of an offline bundle, and whether it is the one that is announced."""
+    judged: list[_Judged] = []
     findings: list[Finding] = []
-    warnings: list[dict[str, str]] = []
+    profiles: list[str] = []
     try:
-        vib = parse_vib(data, component=options.file.name)
-        report |= {"id": vib.descriptor.vib_id, "level": vib.descriptor.acceptance_level}
-        findings += _payload_findings(vib)
-        looked = examine(vib, read_waivers(directory, store, now))
-        known = {one.code for one in findings}
-        findings += [one for one in looked.findings if one.code not in known]
-        warnings += [asdict(one) for one in looked.warnings]
-        verdict = verify_vib(
-            vib.descriptor_bytes, vib.signature, store, options.level, now, revoked
-        )
-        report |= _verdict_json(verdict)
+        depot = parse_depot(io.BytesIO(data), component=name)
+        profiles = [one.name for one in depot.profiles]
+        for entry in depot.vibs:
+            content = read_vib(io.BytesIO(data), entry, component=name)
+            one = _judge(content, entry.path, trust)
+            if one.report["id"] not in {"", entry.descriptor.vib_id}:
+                one.findings.append(
+                    Finding(
+                        "depot-changed",
+                        entry.path,
+                        f"It is not {entry.descriptor.vib_id}, which the bundle announces.",
+                        "Get the bundle again from its source.",
+                    )
+                )
+            judged.append(one)
     except CasemateError as error:
-        if error.code == "signer-untrusted" and not store.anchors:
+        findings.append(error.finding())
+    bad = bool(findings) or any(one.findings for one in judged)
+    if as_json:
+        told = {
+            "verdict": "bad" if bad else "good",
+            "bundle": name,
+            "profiles": profiles,
+            "vibs": [one.as_json() for one in judged],
+            "findings": [asdict(finding) for finding in findings],
+        }
+        print(json.dumps(told))
+    else:
+        for one in judged:
+            _print_verdict(one)
+        if findings:
+            _print_findings({"id": name}, findings)
+    return BAD if bad else GOOD
+
+
+def _judge(data: bytes, name: str, trust: _Trust) -> _Judged:
+    """Judge one VIB. Raises NotFoundError where there is nobody to trust at all."""
+    judged = _Judged({"id": "", "level": "", "signer": ""}, [], [])
+    try:
+        vib = parse_vib(data, component=name)
+        judged.report |= {"id": vib.descriptor.vib_id, "level": vib.descriptor.acceptance_level}
+        judged.findings += _payload_findings(vib)
+        looked = examine(vib, read_waivers(trust.directory, trust.store, trust.now))
+        known = {one.code for one in judged.findings}
+        judged.findings += [one for one in looked.findings if one.code not in known]
+        judged.warnings += looked.warnings
+        verdict = verify_vib(
+            *(vib.descriptor_bytes, vib.signature, trust.store, trust.level, trust.now),
+            trust.revoked,
+        )
+        judged.report |= _verdict_json(verdict)
+    except CasemateError as error:
+        if error.code == "signer-untrusted" and not trust.store.anchors:
             raise NotFoundError(
-                f"There is no trust anchor in {directory}, so no signer can be judged.",
+                f"There is no trust anchor in {trust.directory}, so no signer can be judged.",
                 code="no-anchors",
-                component=str(directory),
+                component=str(trust.directory),
                 remedy="Run casemate trust init, or name a directory with --trust.",
             ) from error
-        findings.insert(0, error.finding())
-    if findings:
-        return _refuse(findings, report, as_json=options.json)
-    if options.json:
-        print(json.dumps({"verdict": "good", **report, "findings": [], "warnings": warnings}))
-        return GOOD
+        judged.findings.insert(0, error.finding())
+    return judged
+
+
+def _print_verdict(judged: _Judged) -> None:
+    report = judged.report
+    if judged.findings:
+        _print_findings(report, judged.findings)
+        return
     signer = escape(report["signer"]) or "nobody (community VIBs need no signature)"
     console = _console()
     console.print(Text.assemble(("good", "bold green"), f"  {report['id']}"))
     console.print(Text(f"level  {report['level']}\nsigner {signer}\nanchor {report['anchor']}"))
-    for warning in warnings:
-        console.print(Text.assemble(("warning: ", "bold yellow"), escape(warning["reason"])))
-    return GOOD
+    for warning in judged.warnings:
+        console.print(Text.assemble(("warning: ", "bold yellow"), escape(warning.reason)))
 
 
 def _payload_findings(vib: Vib) -> list[Finding]:
@@ -246,7 +335,12 @@ def _refuse(findings: list[Finding], report: dict[str, Any], *, as_json: bool) -
     if as_json:
         rows = [asdict(finding) for finding in findings]
         print(json.dumps({"verdict": "bad", **report, "findings": rows}))
-        return BAD
+    else:
+        _print_findings(report, findings)
+    return BAD
+
+
+def _print_findings(report: dict[str, Any], findings: list[Finding]) -> None:
     console = _console()
     console.print(Text.assemble(("bad", "bold red"), f"  {report['id']}"))
     for finding in findings:
@@ -259,7 +353,6 @@ def _refuse(findings: list[Finding], report: dict[str, Any], *, as_json: bool) -
                 escape(finding.remedy),
             )
         )
-    return BAD
 
 
 def _shown(value: object) -> str:
