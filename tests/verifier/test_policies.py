@@ -17,7 +17,13 @@ from tests.verifier.conftest import Web
 from tests.verifier.test_web import Pushing
 
 from casemate.cli import agent, verifier
-from casemate.errors import NotFoundError, SignatureError, StateError, VerificationError
+from casemate.errors import (
+    CasemateError,
+    NotFoundError,
+    SignatureError,
+    StateError,
+    VerificationError,
+)
 from casemate.formats import ear
 from casemate.formats import eventtypes as ev
 from casemate.formats.corim import (
@@ -31,6 +37,8 @@ from casemate.formats.corim import (
 )
 from casemate.formats.cose import sign1
 from casemate.formats.ear import Tier
+from casemate.formats.eventlog import Event, write
+from casemate.formats.manifest import parse_manifest
 from casemate.policy.exchange import accept_corim, corim_from_manifest
 from casemate.policy.signedtext import join_signed
 from casemate.testing.firmwarelogs import event, image, machine
@@ -322,3 +330,80 @@ def test_a_reference_is_exported_as_a_corim_and_taken_back(
     added = web.service.rules.add((tmp_path / "linux.policy.signed").read_bytes(), "anna")
     assert (added.name, added.version) == ("linux", 3)
     assert "linux.policy.signed" in capsys.readouterr().out
+
+
+def shell(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    verifier.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["verifier", "policy", *words])
+    status: int = options.func(options)
+    return status
+
+
+def test_the_log_of_an_inspected_machine_becomes_the_reference_of_its_kind(
+    tmp_path: Path, web: Web
+) -> None:
+    pki = shared_pki()
+    signer = pki.signers["certified"]
+    (tmp_path / "key.pem").write_bytes(signer.key_pem)
+    (tmp_path / "cert.pem").write_bytes(signer.pem + pki.issuers["certified"].pem)
+    names = ("--key", str(tmp_path / "key.pem"), "--cert", str(tmp_path / "cert.pem"))
+    locality = Event(0, ev.EV_NO_ACTION, (("sha256", bytes(32)),), b"StartupLocality\0\3")
+    log = machine()
+    log = replace(log, events=(locality, *log.events))
+    source = tmp_path / "board.rimel"
+    source.write_bytes(write(log))
+    assert shell("reference", str(source), "board", *names) == 0
+    made = tmp_path / "board.rimel.reference.json"
+    added = web.service.book.add(made.read_bytes(), "anna")
+    assert (added.profile, added.signer.startswith("CN=Signer certified")) == ("board", True)
+    linux = Linux(web, LinuxHost())
+    web.service.rules.add(
+        signed('policy "boards" version 1\npcr 0 excluded\npcr 1-3,5-7 equal\npcr 4 events\n'),
+        "anna",
+    )
+    web.service.rules.assign("linux", "boards", "anna")
+    assert linux.round()["state"] == "trusted"
+    loader = event(4, ev.EV_EFI_BOOT_SERVICES_APPLICATION, image("\\EFI\\evil.efi"), b"evil")
+    linux.host.boot(machine(loader))
+    told = linux.round()
+    assert told["state"] == "failed-latched"
+    assert "PCR 4" in told["verdict"] or "evil.efi" in told["verdict"]
+
+
+def rim(name: str, size: int, value: str) -> str:
+    return (
+        '<SoftwareIdentity xmlns="http://standards.iso.org/iso/19770/-2/2015/schema.xsd" '
+        'xmlns:h="http://www.w3.org/2001/04/xmlenc#sha256" name="board" version="1.2" tagId="t">'
+        '<Entity name="maker" role="softwareCreator tagCreator"/><Payload>'
+        f'<File name="{name}" size="{size}" h:hash="{value}"/></Payload></SoftwareIdentity>'
+    )
+
+
+def test_a_rim_says_by_its_hash_which_log_is_meant(tmp_path: Path) -> None:
+    pki = shared_pki()
+    signer = pki.signers["certified"]
+    (tmp_path / "key.pem").write_bytes(signer.key_pem)
+    (tmp_path / "cert.pem").write_bytes(signer.pem)
+    names = ("--key", str(tmp_path / "key.pem"), "--cert", str(tmp_path / "cert.pem"))
+    source, tag = tmp_path / "board.rimel", tmp_path / "board.swidtag"
+    raw = write(machine())
+    source.write_bytes(raw)
+    words = ("reference", str(source), "board", "--rim", str(tag), *names)
+    tag.write_text(rim("board.rimel", len(raw), "0" * 64))
+    with pytest.raises(CasemateError) as refused:
+        shell(*words)
+    assert refused.value.code == "reference-digest"
+    tag.write_text(rim("board.rimel", len(raw), hashlib.sha256(raw).hexdigest()))
+    assert shell(*words) == 0
+    made = parse_manifest((tmp_path / "board.rimel.reference.json").read_bytes()).manifest
+    assert (made.profile_vendor, made.build) == ("maker", "1.2")
+
+
+def test_a_log_that_is_wrong_by_itself_makes_no_reference(tmp_path: Path) -> None:
+    source = tmp_path / "log"
+    wrong = machine(event(7, ev.EV_EFI_ACTION, b"DMA Protection Disabled", b"other"))
+    source.write_bytes(write(wrong))
+    with pytest.raises(CasemateError) as refused:
+        shell("reference", str(source), "board")
+    assert refused.value.code == "event-data"

@@ -267,6 +267,8 @@ def _reference(options: argparse.Namespace) -> int:
 def _policy(options: argparse.Namespace) -> int:
     if options.change == "sign":
         return verifierpolicy.sign(options)
+    if options.change == "reference":
+        return verifierpolicy.make_reference(options)
     if options.change == "export-corim":
         return verifierpolicy.export_corim(options)
     with _Session(options) as session:

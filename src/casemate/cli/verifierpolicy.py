@@ -16,19 +16,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from casemate.errors import ArgumentError, NotFoundError
+from casemate.cli.eventlog import read_log
+from casemate.errors import ArgumentError, FormatError, NotFoundError
 from casemate.formats.cms import sign_detached
 from casemate.formats.corim import CONTENT_TYPE, write_corim
 from casemate.formats.cose import sign1
-from casemate.formats.manifest import parse_manifest
+from casemate.formats.eventlog import incomplete_banks, parse
+from casemate.formats.eventreview import WARNINGS, review
+from casemate.formats.manifest import Manifest, parse_manifest, write_body, write_manifest
+from casemate.formats.rim import parse_rim, support_log
 from casemate.formats.text import escape
 from casemate.policy.exchange import corim_from_manifest
+from casemate.policy.hostpolicy import reference_from_log
 from casemate.policy.language import parse_policy
+from casemate.policy.references import REFERENCE_LEVEL
 from casemate.policy.signedtext import join_signed
 
 ACTIONS = (
     *("list", "show", "sign", "add", "runtime", "corim"),
-    *("export-corim", "check", "assign", "approve-values"),
+    *("reference", "export-corim", "check", "assign", "approve-values"),
 )
 
 
@@ -52,9 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``policy`` takes."""
     parser.add_argument("change", nargs="?", choices=ACTIONS, default="list")
     parser.add_argument("what", nargs="?", help="a file; a host for assign and approve-values")
-    parser.add_argument("name", nargs="?", help="name of a policy, for assign, runtime and corim")
+    parser.add_argument("name", nargs="?", help="name of the policy, or of the reference")
     parser.add_argument("--key", type=Path, help="sign, export-corim: PEM private key")
     parser.add_argument("--cert", type=Path, help="its PEM certificate, with its issuers")
+    parser.add_argument("--rim", type=Path, help="reference: the RIM (swidtag) that lists the log")
     parser.add_argument("--out", type=Path, help="where to write (default: beside FILE)")
     parser.add_argument("--all-hosts", action="store_true", help="check: every host of the fleet")
     parser.add_argument("--why", default="", help="reason, for the audit log")
@@ -101,6 +108,38 @@ def export_corim(options: argparse.Namespace) -> int:
     payload = write_corim(corim_from_manifest(manifest))
     data = sign1(payload, key, content_type=CONTENT_TYPE, chain=ders)
     return _written(options, source.with_suffix(".corim"), data)
+
+
+def make_reference(options: argparse.Namespace) -> int:
+    """Write a signed reference from the log of a machine that was inspected, or of a TCG RIM.
+
+    A RIM says by its hashes whether the log is the one that its maker means; whether the RIM is
+    its maker's is for who signs to find out.
+    """
+    source = Path(_needed(options.what, "an event log"))
+    data, now = read_log(source), datetime.now(UTC).replace(microsecond=0)
+    vendor, build = "", f"{now:%Y%m%d}"
+    if options.rim:
+        rim = parse_rim(read(options.rim))
+        log = support_log(rim, source.name, data)
+        vendor, build = ", ".join(rim.creators)[:256], rim.version or build
+    else:
+        log = parse(data)
+    wrong = [one for one in review(log) if one.code not in WARNINGS]
+    if wrong:
+        raise FormatError(f"{wrong[0].component}: {wrong[0].reason}", code=wrong[0].code)
+    name = _needed(options.name, "the reference")
+    level = REFERENCE_LEVEL.value
+    base = Manifest(name, vendor, level, build, int(now.timestamp()), now, (), (), {})
+    made = reference_from_log(log, base)
+    if not made.algorithms or incomplete_banks(log) & set(made.algorithms):
+        raise FormatError("the log has no whole bank that is strong enough", code="log-bank")
+    body = write_body(made)
+    key, chain = _signer(options)
+    signature = sign_detached(body, chain[0], key, chain[1:], signing_time=now)
+    file = write_manifest(body, signature)
+    parse_manifest(file)
+    return _written(options, source.with_name(source.name + ".reference.json"), file)
 
 
 def _written(options: argparse.Namespace, usual: Path, data: bytes) -> int:

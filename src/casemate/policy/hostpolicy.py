@@ -13,7 +13,7 @@ from datetime import datetime
 
 from casemate.errors import Finding
 from casemate.formats.algorithms import ALGORITHMS
-from casemate.formats.eventlog import Event, EventLog, replay
+from casemate.formats.eventlog import STARTUP_LOCALITY_SIGNATURE, Event, EventLog, replay
 from casemate.formats.eventtypes import EV_NO_ACTION, event_name
 from casemate.formats.manifest import ExpectedEvent, Manifest
 from casemate.policy.compare import differences
@@ -257,7 +257,9 @@ class _Judge:
 
 
 def _of_pcr(reference: Manifest, pcr: int) -> list[ExpectedEvent]:
-    return [one for one in reference.events if one.event.pcr == pcr]
+    return [
+        one for one in reference.events if one.event.pcr == pcr and one.event.type != EV_NO_ACTION
+    ]
 
 
 def _selected(event: Event, selectors: Sequence[Selector]) -> bool:
@@ -280,13 +282,18 @@ def reference_from_log(log: EventLog, base: Manifest) -> Manifest:
         log: of a machine that was inspected, or of a reference integrity manifest.
         base: supplies name, serial and time; its events and values are replaced.
     """
-    events = tuple(ExpectedEvent(e) for e in log.events if e.type != EV_NO_ACTION)
+    # The one informative event that counts says where PCR 0 starts.
+    events = tuple(
+        ExpectedEvent(e)
+        for e in log.events
+        if e.type != EV_NO_ACTION or e.data.startswith(STARTUP_LOCALITY_SIGNATURE)
+    )
     replayed = replay(log)
     banks = tuple(bank for bank in log.banks if bank != "sha1")
     pcrs = {
         bank: {
             pcr: replayed[bank].get(pcr, bytes(ALGORITHMS[bank].size))
-            for pcr in sorted({e.event.pcr for e in events})
+            for pcr in sorted({e.event.pcr for e in events if e.event.type != EV_NO_ACTION})
         }
         for bank in banks
     }
