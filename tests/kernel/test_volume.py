@@ -53,6 +53,12 @@ def test_only_files_and_folders_are_shown(volume: Volume) -> None:
     assert read(volume, "a/file") == b"content"
 
 
+def test_a_file_whose_name_is_no_text_hides_no_other(volume: Volume, place: Path) -> None:
+    for name in (b"\xff\xfe", b"a\nb", b"a\\b"):
+        (place / "a" / os.fsdecode(name)).write_bytes(b"x")
+    assert [entry.name for entry, _ in volume.entries("a")] == ["file"]
+
+
 ATTACKS = ("out/secret", "link", "a/here", "../secret", "a/../../secret", "/etc/passwd", "pipe", "")
 
 

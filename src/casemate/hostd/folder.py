@@ -143,7 +143,10 @@ class FolderEndpoint:
 
     def _target(self, scope: Scope) -> Target:
         raw_path, query = _raw(scope)
-        path = unquote(raw_path, errors="strict").removeprefix(PREFIX).strip("/")
+        try:
+            path = unquote(raw_path, errors="strict").removeprefix(PREFIX).strip("/")
+        except UnicodeDecodeError:
+            raise HttpError(400, "The path is not UTF-8.") from None
         asked = parse_qs(query, keep_blank_values=True)
         if asked.get("dcPath", [DATACENTER.value])[0].strip("/") not in {"", DATACENTER.value}:
             raise HttpError(404, "There is no such datacenter.")

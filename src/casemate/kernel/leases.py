@@ -56,7 +56,7 @@ class _Lease:
     until: float
     disks: dict[str, DiskSpec]
     closed: bool | None = None
-    running: int = 0
+    running: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     percent: int = 0
     told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -193,14 +193,14 @@ class Leases:
         self, vm: str, lease: _Lease, disk: DiskSpec
     ) -> Iterator[tuple[VmDirectory, DiskSource]]:
         """Give a disk of a lease for one transfer."""
-        if lease.running >= len(lease.disks):
+        if disk.file_name in lease.running:
             raise StateError("this disk is on its way already", code="lease-busy")
-        lease.running += 1
+        lease.running.add(disk.file_name)
         try:
             with self._context.open(self._context.inventory.vm(vm)) as directory:
                 yield directory, disks.resolve(directory.fd, (disk,))[0]
         finally:
-            lease.running -= 1
+            lease.running.discard(disk.file_name)
             lease.until = self._ticks() + LEASE_SECONDS
 
 

@@ -112,9 +112,9 @@ class Volume:
             handle = self._open_folder(names)
         try:
             for name in sorted(os.listdir(handle)):  # noqa: PTH208  (a descriptor, not a path)
-                if name.startswith(RESERVED):
-                    continue
+                # What has no name that can be asked for is not shown.
                 with contextlib.suppress(OSError, FileError):
+                    datastorepath.parts(name)
                     found = os.stat(name, dir_fd=handle, follow_symlinks=False)
                     if stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode):
                         yield _entry(name, found), handle
