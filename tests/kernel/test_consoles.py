@@ -11,6 +11,7 @@ import pytest
 
 from casemate.calls import messages as m
 from casemate.calls import vmconsole as c
+from casemate.calls import vms
 from casemate.errors import AccessError, ArgumentError, HostError, PowerStateError
 from casemate.hostd.kernelclient import RefusedError, SocketLink
 from casemate.kernel.accounts import LOCAL_ROOT
@@ -135,6 +136,9 @@ def test_a_picture_is_taken_of_what_the_guest_shows_and_keys_reach_it(on):
         else:
             raise AssertionError(host.console(vm))
         await host.ask(m.PowerOff("", vm))
+        # The pictures are the VM's, and go with it.
+        await host.ask(vms.DestroyVm("", vm))
+        assert host.files("one") == []
 
     on(body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 from casemate.errors import HostError
@@ -25,7 +26,9 @@ def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) ->
         media: What it uses but does not own too: CD images, a kernel that it boots directly.
     """
     begin = stem(fact.config)
+    picture = re.compile(re.escape(begin) + r"-[0-9]{1,3}\.png")
     found = {file_name(fact.config), *(begin + suffix for suffix in OWN_SUFFIXES)}
+    found |= {name for name in directory.names() if picture.fullmatch(name)}
     if memory := saved_memory(fact.config):
         found.add(memory)
     tops = {disk.file_name for disk in fact.config.disks if media or disk.kind != "cdrom"}
