@@ -10,13 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
 from rich.console import Console
 from rich.table import Table
 
 from casemate.cli.progress import steps
-from casemate.errors import ArgumentError, HostError
+from casemate.errors import ArgumentError, HostError, NotFoundError
 from casemate.formats.cms import sign_detached
 from casemate.formats.vib import parse_vib
+from casemate.formats.vmlinuz import built_in_certificates
 from casemate.image.pki import (
     AnchorFile,
     add_anchor,
@@ -27,6 +30,7 @@ from casemate.image.pki import (
 )
 from casemate.kernel.files import write_file
 from casemate.kernel.home import find_home
+from casemate.policy.kmod import MODULE_KEYS
 from casemate.policy.levels import Level
 from casemate.policy.references import REFERENCE_LEVEL
 from casemate.policy.revocation import (
@@ -70,7 +74,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     revoke.add_argument("--reason", default="revoked", help="why, in a few words")
     revoke.add_argument("--list", type=Path, help="a signed list to take over as it is")
     revoke.set_defaults(func=_revoke)
-    for action in (init, show, add, revoke):
+    keys = actions.add_parser(
+        "module-keys", help="trust the keys that a Linux kernel was built with, for its modules"
+    )
+    keys.add_argument("file", type=Path, help="kernel image (/boot/vmlinuz-...), or a certificate")
+    keys.set_defaults(func=_module_keys)
+    for action in (init, show, add, revoke, keys):
         add_common(action)
 
 
@@ -97,6 +106,43 @@ def _add(options: argparse.Namespace) -> int:
     levels = [Level(level) for level in options.level]
     added = add_anchor(find_home(options.home).path, options.file, levels)
     return _print(added, as_json=options.json)
+
+
+def _module_keys(options: argparse.Namespace) -> int:
+    """Write the certificates of an image, or one that is given, to ``trust/modules``."""
+    try:
+        data = options.file.read_bytes()
+    except OSError as error:
+        raise HostError(
+            f"{options.file} cannot be read: {error.strerror}.",
+            code="unreadable",
+            component=str(options.file),
+        ) from error
+    if data.startswith(b"-----BEGIN CERTIFICATE"):
+        found: tuple[Certificate, ...] = (load_certificate(options.file),)
+    else:
+        with steps("Unpacking the kernel", quiet=options.json):
+            found = built_in_certificates(data)
+    if not found:
+        raise NotFoundError(
+            f"{options.file.name} has no key built in: it loads modules without looking.",
+            code="no-module-keys",
+            component=options.file.name,
+            remedy="Use a kernel that was built to verify modules (CONFIG_MODULE_SIG).",
+        )
+    place = find_home(options.home).trust / MODULE_KEYS
+    place.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for one in found:
+        name = one.fingerprint(hashes.SHA256()).hex()
+        write_file(place / f"{name[:16]}.pem", one.public_bytes(Encoding.PEM))
+        rows.append({"subject": one.subject.rfc4514_string(), "sha256": name})
+    if options.json:
+        print(json.dumps({"keys": rows}))
+    else:
+        for row in rows:
+            print(f"{row['sha256'][:16]}  {row['subject']}")
+    return 0
 
 
 def load_revocations(trust: Path, store: TrustStore, now: datetime) -> Revocations:

@@ -2,8 +2,8 @@
 
 A module's file lies in a layer of the visor root, so its VIB was verified and measured. It is
 copied into sealed memory; there its own appended signature must be that of one of the keys in
-``trust/modules`` (Debian's key for a kernel is inside that kernel and nowhere else, so the host's
-owner gives it); and from there Linux takes it, and asks about the signature again.
+``trust/modules``; and from there Linux takes it, and asks about the signature again. Debian's key
+is inside the kernel image and nowhere else: ``casemate trust module-keys`` takes it out.
 """
 
 from __future__ import annotations
@@ -37,12 +37,10 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.store import Store
 from casemate.kernel.sys.memfd import mapped, sealed_copy
 from casemate.kernel.sys.modules import load_sealed
-from casemate.policy.kmod import verify_module
+from casemate.policy.kmod import MODULE_KEYS, verify_module
 from casemate.policy.levels import Level
 from casemate.policy.trust import subject_of
 
-PLACE: Final = "modules"
-"""Directory of the trust directory: certificates of the keys that sign modules, PEM."""
 SETTINGS: Final = "modules"
 """Name in the store: JSON, module to ``enabled`` and ``options``."""
 PLACES: Final = ("usr/lib/modules/", "usr/lib/vmware/vmkmod/")
@@ -113,7 +111,7 @@ class Modules:
     ) -> None:
         self._root = root
         self._vibs = vibs
-        self._keys_place = trust / PLACE
+        self._keys_place = trust / MODULE_KEYS
         self._store = store
         self._linux = linux or Linux()
         self._lock = asyncio.Lock()
@@ -174,8 +172,8 @@ class Modules:
                 "No key is trusted for Linux modules.",
                 code="no-module-keys",
                 component=str(self._keys_place.name),
-                remedy="Put the certificate of the kernel's or the provider's module key into "
-                "trust/modules/, as PEM, and load again.",
+                remedy="Trust those of the kernel that the machine boots: casemate trust "
+                "module-keys /boot/vmlinuz-VERSION; or the certificate of the provider's key.",
             )
         self._load_with_needs(self._find(name), keys, settings, ())
 
