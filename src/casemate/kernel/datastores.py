@@ -7,6 +7,7 @@ import fnmatch
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,10 @@ FOUND_LIMIT: Final = 10_000
 """Files that one search answers with: a few MiB, within a frame of the calls."""
 SEEN_LIMIT: Final = 200_000
 """Files that one search looks at: some seconds of work."""
+COPIES_AT_ONCE: Final = 4
+"""Tasks on files that run at once; more wait for their turn."""
+LOOKS_AT_ONCE: Final = 2
+"""Searches at once."""
 PATTERN_LIMIT: Final = 32
 _PATTERN_SIZE: Final = 255
 
@@ -43,6 +48,9 @@ class Datastores:
         self._tasks = tasks
         self._check = check
         self._guard = FileGuard(places)
+        # Threads of their own: what takes long must not hold up logins and transfers.
+        self._copies = ThreadPoolExecutor(COPIES_AT_ONCE, "copy")
+        self._looks = ThreadPoolExecutor(LOOKS_AT_ONCE, "look")
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
@@ -65,7 +73,7 @@ class Datastores:
             with self.open(request.datastore) as volume:
                 return c.FoldersReply(tuple(_search(volume, request, wanted)))
 
-        return await asyncio.to_thread(look)
+        return await asyncio.get_running_loop().run_in_executor(self._looks, look)
 
     async def _stat(self, request: c.StatFile, _: Session) -> c.FileReply:
         def look() -> c.FileReply:
@@ -162,7 +170,8 @@ class Datastores:
 
         async def body(job: Job) -> str:
             try:
-                return await asyncio.to_thread(work, job) or ""
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._copies, work, job) or ""
             finally:
                 self.refresh()
 
