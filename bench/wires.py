@@ -29,7 +29,7 @@ def card(number: int) -> Card:
 
 def frame(source: int, target: int) -> bytes:
     ends = (card(target).mac + card(source).mac).replace(":", "")
-    return HEADER + bytes.fromhex(ends) + b"\x88\xb5" + bytes(1400)
+    return HEADER + bytes.fromhex(ends) + b"\x08\x00" + bytes(1400)
 
 
 def pass_frames(sender: int, receiver: int, data: bytes) -> float:

@@ -165,6 +165,24 @@ def test_what_cards_send_and_receive_is_counted_for_their_vms(on):
     on(body)
 
 
+@pytest.mark.parametrize("kind", [b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x88\x63"])
+def test_what_is_in_a_frame_is_the_guests_affair(on, kind):
+    """A packet that is no packet is passed on: nobody but guests looks into them."""
+
+    async def body(lab: Lab) -> None:
+        await lab.plug(card(1), card(2))
+        for taken in lab.taps.values():
+            with contextlib.suppress(BlockingIOError):
+                while os.read(taken, 65536):
+                    pass
+        frame = HEADER + octets(mac(2)) + octets(mac(1)) + kind + b"nonsense".ljust(60, b"\0")
+        os.write(lab.taps[1], frame)
+        await asyncio.sleep(0.01)
+        assert os.read(lab.taps[2], 65536) == frame
+
+    on(body)
+
+
 def test_what_is_for_nobody_known_reaches_nobody(on):
     async def body(lab: Lab) -> None:
         await lab.plug(card(1), card(2))

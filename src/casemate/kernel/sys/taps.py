@@ -23,10 +23,16 @@ _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
 _OWN: Final = Path("/proc/thread-self/ns/net")
-_NO_IPV6: Final = (
-    Path("/proc/sys/net/ipv6/conf/all/disable_ipv6"),
-    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6"),
-)
+_SETTINGS: Final = {
+    # The host itself speaks with nobody here.
+    "ipv6/conf/all/disable_ipv6": "1",
+    "ipv6/conf/default/disable_ipv6": "1",
+    # Bridges are no routers: guests' packets are not Linux's to look into, or to drop.
+    "bridge/bridge-nf-call-iptables": "0",
+    "bridge/bridge-nf-call-ip6tables": "0",
+    "bridge/bridge-nf-call-arptables": "0",
+}
+"""Below /proc/sys/net; those that this Linux lacks are not needed."""
 
 
 def open_tap(name: str) -> int:
@@ -59,7 +65,7 @@ def enter_namespace(holder: Path | None) -> None:
     """Move the calling thread into the namespace that ``holder`` keeps, or into a new one.
 
     A new one is mounted on ``holder``, so that it lasts as long as the mount namespace; without a
-    holder it lasts as long as the thread. Its interfaces speak no IPv6 themselves.
+    holder it lasts as long as the thread. Linux itself takes no part in what goes through it.
 
     Raises:
         HostError: Linux refuses.
@@ -67,9 +73,10 @@ def enter_namespace(holder: Path | None) -> None:
     if holder is not None and _join(holder):
         return
     unshare(Namespace.NET)
-    for switch in _NO_IPV6:
-        if switch.exists():
-            switch.write_text("1")
+    for name, value in _SETTINGS.items():
+        place = Path("/proc/sys/net", name)
+        if place.exists():
+            place.write_text(value)
     if holder is not None:
         holder.touch(mode=0o600)
         bind(_OWN, holder, DATA)
