@@ -77,6 +77,11 @@ class Lease:
         """See ``Own``; the kernel ends what nothing is heard of."""
         self.end("done")
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state != "ready"
+
     def end(self, state: str) -> None:
         """Take note that it is over."""
         self.state = state

@@ -27,6 +27,8 @@ _DISK_DRIVE: Final = 17
 """CIM resource type of a disk."""
 _THICK: Final = frozenset({"thick", "eagerZeroedThick", "flat", "monolithicFlat"})
 _HTTPS: Final = 443
+ENDED_KEPT: Final = 16
+"""Leases that are over and may still be looked at."""
 
 
 def _descriptor(context: Context) -> ovf.OvfMachine:
@@ -176,6 +178,9 @@ async def _export(context: Context) -> Value:
 
 async def _lend(context: Context, reply: c.LeaseReply, name: str, *, importing: bool) -> MoRef:
     world, sessions, session = context.replica.world, context.sessions, context.who
+    over = [ref for ref, own in session.own.items() if isinstance(own, Lease) and own.over]
+    for old in over[:-ENDED_KEPT]:
+        session.drop(old)
     token = secrets.token_hex(32)
     port = "" if world.endpoint.port == _HTTPS else f":{world.endpoint.port}"
     lease = Lease(
@@ -203,7 +208,7 @@ def _own(context: Context) -> Lease:
     lease = context.who.own.get(context.this)
     if not isinstance(lease, Lease):
         raise faults.not_found(context.this)
-    if lease.state != "ready":
+    if lease.over:
         raise faults.from_details("InvalidState", "The lease is over.", {}, context.this)
     return lease
 
