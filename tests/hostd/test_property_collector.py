@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from casemate.machine.facts import PowerState, VmFact
-from casemate.testing.fakekernel import FakeKernel, fake_vm
+from casemate.machine.governance import PermissionFact
+from casemate.testing.fakekernel import READER, FakeKernel, fake_vm
 from casemate.testing.soapclient import Reply
 from casemate.vim25.values import MoRef
 
@@ -411,3 +412,42 @@ def test_search_finds(method: str, inner: str, expected: str, play: Callable[...
         assert (found[1] if found else "") == expected
 
     play(story)
+
+
+def test_what_is_kept_together_follows_its_object_and_the_askers_rights(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        async def read(client) -> str:
+            reply = await client.call("RetrievePropertiesEx", COLLECTOR, KEPT_TOGETHER)
+            return reply.text
+
+        for client in (host.root, host.reader):
+            assert [await read(client) for _ in range(3)].count(await read(client)) == 3
+        vm = host.kernel.vm("1")
+        host.kernel.state(replace(vm, config=replace(vm.config, name="renamed")))
+        for _ in range(500):
+            if ">renamed<" in (told := await read(host.reader)):
+                break
+            await asyncio.sleep(0.002)
+        assert ">renamed<" in told
+        assert ">vm2<" in told
+        host.kernel.retract(PermissionFact, f"Folder:ha-folder-root:{READER}")
+        for _ in range(500):
+            if ">renamed<" not in (told := await read(host.reader)):
+                break
+            await asyncio.sleep(0.002)
+        assert ">renamed<" not in told
+        assert ">vm2<" not in told
+        assert ">renamed<" in await read(host.root)
+
+    play(story)
+
+
+KEPT_TOGETHER = (
+    "<specSet><propSet><type>VirtualMachine</type><pathSet>name</pathSet>"
+    "<pathSet>runtime.powerState</pathSet></propSet>"
+    '<objectSet><obj type="Folder">ha-folder-vm</obj><skip>true</skip>'
+    '<selectSet xsi:type="TraversalSpec"><type>Folder</type><path>childEntity</path></selectSet>'
+    "</objectSet></specSet><options/>"
+)

@@ -36,6 +36,8 @@ def _name(path: str) -> str:
 
 def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str:
     """Return an ObjectContent as element ``tag``."""
+    if (kept := reader.content(ref, tag, wanted)) is not None:
+        return kept
     out = [f"<{tag}>", reference("obj", ref)]
     missing: list[str] = []
     for path in wanted:
@@ -48,7 +50,10 @@ def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> st
             out.append(f"<propSet>{_name(path)}{value}</propSet>")
     out += missing
     out.append(f"</{tag}>")
-    return "".join(out)
+    made = "".join(out)
+    if not missing:
+        reader.keep_content(ref, tag, wanted, made)
+    return made
 
 
 def retrieve(specs: tuple[Obj, ...], reader: Reader) -> dict[tuple[int, MoRef], tuple[str, ...]]:
@@ -219,8 +224,8 @@ class Collector:
             self.pending[token] = rest
             while len(self.pending) > PENDING_LIMIT:
                 del self.pending[next(iter(self.pending))]
-        objects = "".join(content("objects", ref, wanted, reader) for ref, wanted in now)
-        return Obj("RetrieveResult", token=token, objects=Raw(objects))
+        objects = tuple(content("objects", ref, wanted, reader) for ref, wanted in now)
+        return Obj("RetrieveResult", token=token, objects=Raw("", objects))
 
     def changes(self, limit: int | None) -> Obj | None:
         """Return what is new as an UpdateSet, or None; ``limit`` is a number of objects."""

@@ -15,6 +15,9 @@ ANONYMOUS = "System.Anonymous"
 READ = "System.Read"
 VIEW = "System.View"
 
+CONTENT_LIMIT = 1 << 12
+"""Characters of several properties that are kept together: longer ones cost more than they save."""
+
 
 class Reader:
     """Reads as one session (None: nobody has logged in) in one API version."""
@@ -28,6 +31,7 @@ class Reader:
         self._sessions = sessions
         self._scope: Scope | None = None
         self._allowed: set[tuple[str, str]] = set()
+        self._readable: set[tuple[str, tuple[str, ...]]] = set()
         # With one permission at the root, all objects of a type are alike.
         self._uniform = session is None or replica.world.rights.uniform(session.user)
 
@@ -118,6 +122,22 @@ class Reader:
         if self.session is not None and ref in self.session.own:
             return self._encode(ref, path)
         return self.replica.fragment(ref, path, self.version, lambda: self._encode(ref, path))
+
+    def content(self, ref: MoRef, tag: str, wanted: tuple[str, ...]) -> str | None:
+        """Return what was kept of several properties together, once one such object was read."""
+        if (ref.type, wanted) not in self._readable:
+            return None
+        return self.replica.content(ref, (tag, wanted, self.version))
+
+    def keep_content(self, ref: MoRef, tag: str, wanted: tuple[str, ...], text: str) -> None:
+        """Keep several small properties together, where all objects of the type are alike."""
+        own = self.session is None or ref in self.session.own
+        if own or not self._uniform or len(text) > CONTENT_LIMIT:
+            return
+        if any((ref.type, path.partition(".")[0]) in catalog.LIVE for path in wanted):
+            return
+        self._readable.add((ref.type, wanted))
+        self.replica.keep_content(ref, (tag, wanted, self.version), text)
 
     def _encode(self, ref: MoRef, path: str) -> str | None:
         value, declared = self.resolve(ref, path)

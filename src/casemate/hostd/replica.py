@@ -19,6 +19,9 @@ from casemate.vim25.values import MoRef, Value
 OWN_SECONDS = 2.0
 """How long an answer is held back until what the call changed can be read."""
 
+CONTENTS_KEPT = 4
+"""Selections of properties of one object that are kept together: each client asks for its own."""
+
 LOCAL_TASKS = 50
 """Tasks remembered for calls that are done at once, where the API answers with a task."""
 
@@ -46,6 +49,7 @@ class Replica:
         """The collectors whose latest page changes with every event or task."""
         self._values: dict[MoRef, dict[str, Value]] = {}
         self._fragments: dict[MoRef, dict[tuple[str, str], str | None]] = {}
+        self._contents: dict[MoRef, dict[tuple[str, tuple[str, ...], str], str]] = {}
         self._listeners: set[Listener] = set()
         self._done = 0
         self._local: deque[str] = deque()
@@ -124,6 +128,7 @@ class Replica:
         for ref in touched:
             self._values.pop(ref, None)
             self._fragments.pop(ref, None)
+            self._contents.pop(ref, None)
         if not touched and not structure:
             return
         for listener in self._listeners:
@@ -152,6 +157,17 @@ class Replica:
         if name not in kept:
             kept[name] = getter(scope, ref.value)
         return kept[name]
+
+    def content(self, ref: MoRef, key: tuple[str, tuple[str, ...], str]) -> str | None:
+        """Return what was kept of an object under a tag, paths and a version."""
+        kept = self._contents.get(ref)
+        return None if kept is None else kept.get(key)
+
+    def keep_content(self, ref: MoRef, key: tuple[str, tuple[str, ...], str], text: str) -> None:
+        """Keep it until the object changes."""
+        kept = self._contents.setdefault(ref, {})
+        if len(kept) < CONTENTS_KEPT:
+            kept[key] = text
 
     def fragment(
         self, ref: MoRef, path: str, version: str, make: Callable[[], str | None]

@@ -178,9 +178,13 @@ class Encoder:
 
     def element(self, tag: str, value: Value, ref: TypeRef) -> str:
         """Return the value as elements ``tag`` in a place of type ``ref``. Raises FormatError."""
+        return "".join(self.pieces(tag, value, ref))
+
+    def pieces(self, tag: str, value: Value, ref: TypeRef) -> list[str]:
+        """Return what ``element`` joins."""
         out: list[str] = []
         self.writer(tag, ref)(out, value)
-        return "".join(out)
+        return out
 
     def any_element(self, tag: str, value: Value, ref: TypeRef | None = None) -> str:
         """Return ``value`` as element ``tag`` of type Any; ``ref`` is its declared type, if any."""
@@ -217,6 +221,7 @@ class Encoder:
         def write(out: list[str], values: Value) -> None:
             if isinstance(values, Raw):
                 out.append(values.text)
+                out.extend(values.more)
             elif octets and isinstance(values, bytes):
                 out.extend(f"<{tag}>{_signed(value)}</{tag}>" for value in values)
             elif isinstance(values, Sequence) and not isinstance(values, str | bytes):
@@ -233,7 +238,7 @@ class Encoder:
 
         def write(out: list[str], value: Value) -> None:
             if value.__class__ is Raw and isinstance(value, Raw):
-                out.append(value.text)
+                out.append(value.whole)
                 return
             if not isinstance(value, Obj):
                 raise FormatError(f"{tag}: expected a {declared}, found {type(value).__name__}")
@@ -270,7 +275,7 @@ class Encoder:
 
     def _any(self, tag: str, out: list[str], value: Value) -> None:
         if isinstance(value, Raw):
-            out.append(value.text)
+            out.append(value.whole)
             return
         typed = _implied(value)
         ref = named_ref(typed.type)
@@ -345,15 +350,17 @@ def encoder(version: str) -> Encoder:
 
 def response(method: types.Method, value: Value, version: str) -> bytes:
     """Return the envelope that answers a call. Raises FormatError when the value does not fit."""
-    inner = ""
+    name = f"{method.name}Response"
+    out = [f'{ENVELOPE_START}<{name} xmlns="urn:vim25">']
     if method.result is not None and value is not None:
         writer = encoder(version)
         if method.result.kind is Kind.ANY and not method.result.array:
-            inner = writer.any_element("returnval", value)
+            out.append(writer.any_element("returnval", value))
         else:
-            inner = writer.element("returnval", value, method.result)
-    name = f"{method.name}Response"
-    return f'{ENVELOPE_START}<{name} xmlns="urn:vim25">{inner}</{name}>{ENVELOPE_END}'.encode()
+            out += writer.pieces("returnval", value, method.result)
+    out.append(f"</{name}>{ENVELOPE_END}")
+    # Bytes piece by piece: what is long is copied once.
+    return b"".join([piece.encode() for piece in out])
 
 
 def fault_envelope(fault: Obj, sentence: str, version: str) -> bytes:

@@ -209,7 +209,7 @@ def plain(value: Value, ref: TypeRef, version: str) -> object:
     if value is None:
         return None
     if isinstance(value, Raw):
-        value = decode.fragment(value.text, ref)
+        value = decode.fragment(value.whole, ref)
     if ref.kind is Kind.ANY and not ref.array:
         return _boxed(value, version)
     if isinstance(value, Typed):

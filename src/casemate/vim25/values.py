@@ -68,9 +68,18 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Elements that are encoded already, to be taken over as they are (tag included)."""
+    """Elements that are encoded already, to be taken over as they are (tag included).
+
+    ``more`` follows ``text``: what is long is never joined before it becomes bytes.
+    """
 
     text: str
+    more: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> str:
+        """All of it."""
+        return "".join((self.text, *self.more))
 
 
 Value = (

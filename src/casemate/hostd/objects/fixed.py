@@ -30,6 +30,7 @@ FIXED_SYSTEMS: Mapping[str, MoRef] = {
     "powerSystem": MoRef("HostPowerSystem", "ha-power-system"),
     "snmpSystem": MoRef("HostSnmpSystem", "ha-snmp-agent"),
     "vmotionSystem": MoRef("HostVMotionSystem", "ha-vmotion-system"),
+    "virtualNicManager": MoRef("HostVirtualNicManager", "ha-vnic-mgr"),
     "healthStatusSystem": MoRef("HostHealthStatusSystem", "healthStatusSystem"),
     "pciPassthruSystem": PASSTHROUGH_SYSTEM,
     "diagnosticSystem": MoRef("HostDiagnosticSystem", "diagnosticsystem"),
@@ -129,6 +130,11 @@ def graphics(_scope: Scope, _key: str = "") -> Obj:
     )
 
 
+def virtual_nics(_scope: Scope, _key: str = "") -> Obj:
+    """Return HostVirtualNicManagerInfo: the host itself has no cards on its switches."""
+    return Obj("HostVirtualNicManagerInfo", netConfig=())
+
+
 def _snmp(_scope: Scope, _key: str) -> Value:
     return Obj("HostSnmpConfigSpec", enabled=False, port=161)
 
@@ -160,6 +166,7 @@ FIXED_GETTERS: Mapping[str, Getters] = {
     "HostLocalAuthentication": {
         "info": lambda *_: Obj("HostLocalAuthenticationInfo", enabled=True),
     },
+    "HostVirtualNicManager": {"info": virtual_nics},
     "HostGraphicsManager": {"graphicsConfig": graphics},
     "GuestOperationsManager": {name: _always(ref) for name, ref in GUEST_MANAGERS.items()},
     "CryptoManagerHost": {"enabled": lambda *_: False},

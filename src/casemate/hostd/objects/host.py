@@ -180,6 +180,7 @@ def _config(scope: Scope, _key: str) -> Obj:
         fileSystemVolume=hardware.volumes(scope),
         network=network_info(scope),
         vmotion=Obj("HostVMotionInfo"),
+        virtualNicManagerInfo=fixed.virtual_nics(scope),
         datastoreCapabilities=_DATASTORE_ABILITIES,
         service=systems.service_info(scope),
         firewall=fixed.firewall(scope),
