@@ -10,8 +10,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from casemate.calls.esxcli.answer import Answer
-from casemate.cli.esxcli import build_parser
+from casemate.cli.esxcli import build_parser, say
 from casemate.cli.esxcli_output import render
+from casemate.errors import AcceptanceError, DigestError, FormatError, HostError, NotFoundError
 
 ROWS = [
     {"Name": "one", "Is Loaded": True, "Size": 7, "Tags": ("a", "b")},
@@ -100,3 +101,25 @@ def test_escapes_in_a_vib_do_not_reach_the_terminal(formatter):
 )
 def test_what_administrators_type_is_understood(words):
     assert callable(build_parser().parse_args(words.split()).run)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            AcceptanceError("VIB x's level is community.", code="level-too-low", component="x"),
+            "AcceptanceConfigError",
+        ),
+        (DigestError("It is not it.", code="payload-changed", component="x"), "InstallationError"),
+        (FormatError("A path leaves.", code="tar-path", component="x"), "InstallationError"),
+        (NotFoundError("[NoMatchError] No VIB.", code="no-match"), "NoMatchError"),
+        (HostError("The disk is full."), ""),
+    ],
+)
+def test_errors_have_esxis_names(error, said, capsys):
+    say(error)
+    told = capsys.readouterr().err
+    assert told.count(f"[{said}]") == bool(said)
+    assert ("Please refer to the log file for more details." in told) == bool(said)
+    assert error.reason in told
+    assert error.remedy in told

@@ -32,7 +32,13 @@ BRACKETS = {
     "conflict": "DependencyError",
     "maintenance-mode": "MaintenanceModeError",
 }
-"""ESXi's name of an error by our code; others are installation errors."""
+"""ESXi's name of an error by our code."""
+_OF_VIBS = (
+    *("ar-", "descriptor-", "file-not-listed", "file-missing", "hardening-", "level-lowered"),
+    *("path-not-allowed", "payload-", "signature-", "signer-", "tar-", "vib-", "vmtar-", "xml-"),
+    *("bomb", "clock-wrong", "signing-time", "timestamp-invalid", "weak-algorithm"),
+)
+"""How the codes of what is wrong with a VIB begin: installation errors."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.now = time.time()
             answer = drive(options.run(options), calls)
     except CasemateError as error:
-        _say(error)
+        say(error)
         return 1
     except BrokenPipeError:
         sys.stderr.close()
@@ -86,9 +92,11 @@ def drive(run: Run, calls: Calls) -> Answer:
     return command.answer
 
 
-def _say(error: CasemateError) -> None:
+def say(error: CasemateError) -> None:
     """Print an error as ESXi does: its name in brackets, what it is about, and what to do."""
     name = BRACKETS.get(error.code)
+    if name is None and error.code.startswith(_OF_VIBS):
+        name = "InstallationError"
     reason = error.reason
     if name and not reason.startswith("["):
         print(f" [{name}]", file=sys.stderr)
