@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -16,9 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.verifier.conftest import Web
 from tests.verifier.test_web import Pushing
 
+from casemate.calls.messages import Quote
 from casemate.cli import agent, verifier
 from casemate.errors import (
     CasemateError,
+    HostError,
     NotFoundError,
     SignatureError,
     StateError,
@@ -39,12 +42,16 @@ from casemate.formats.cose import sign1
 from casemate.formats.ear import Tier
 from casemate.formats.eventlog import Event, write
 from casemate.formats.manifest import parse_manifest
+from casemate.formats.tpm import write_signature
 from casemate.policy.exchange import accept_corim, corim_from_manifest
+from casemate.policy.quotes import check_quotes
 from casemate.policy.signedtext import join_signed
+from casemate.testing.faketpm import FakeTpm
 from casemate.testing.firmwarelogs import event, image, machine
 from casemate.testing.linuxhost import LinuxHost
 from casemate.testing.pki import shared_pki
 from casemate.testing.smallhost import SmallImage, sign_reference
+from casemate.testing.softkeys import SoftKey
 from casemate.verifier.enrol import Wanted
 
 POLICY = """policy "linux" version {version}
@@ -407,3 +414,44 @@ def test_a_log_that_is_wrong_by_itself_makes_no_reference(tmp_path: Path) -> Non
     with pytest.raises(CasemateError) as refused:
         shell("reference", str(source), "board")
     assert refused.value.code == "event-data"
+
+
+class MovingTpm:
+    """A TPM into which IMA extends while it is asked: ``moves`` times after a quote."""
+
+    def __init__(self, moves: int) -> None:
+        self.inner = FakeTpm(("sha256", "sha384"))
+        self.moves = moves
+        self.key = SoftKey()
+
+    def banks(self) -> tuple[str, ...]:
+        return ("sha256", "sha384")
+
+    def quote(self, nonce: bytes, bank: str, pcrs: Sequence[int]) -> tuple[bytes, bytes]:
+        attest, signature = self.inner.quote(nonce, {bank: pcrs}, self.key)
+        if self.moves:
+            self.moves -= 1
+            self.inner.extend(10, {"sha256": b"\1" * 32, "sha384": b"\1" * 48})
+        return attest, write_signature(signature)
+
+    def read_pcrs(self, banks: Sequence[str], pcrs: Sequence[int]) -> dict[str, dict[int, bytes]]:
+        values = self.inner.values()
+        return {bank: {pcr: values[bank][pcr] for pcr in pcrs} for bank in banks}
+
+
+def test_quotes_and_values_are_of_one_moment_while_programs_are_measured(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(write(machine()))
+    (tmp_path / "ima").write_bytes(b"list")
+    question = Quote(b"n" * 32, ("sha256", "sha384", "sm3_256"), (0, 10))
+    for moves in (0, 1, 2, 5):
+        tpm = MovingTpm(moves)
+        source = agent.ThisMachine(cast("Any", tpm), tmp_path / "log", tmp_path / "ima")
+        reply = source.evidence(question)
+        values = {one.algorithm: dict(one.values) for one in reply.pcrs}
+        check_quotes(reply.quotes, values, tpm.key.public, b"n" * 32)
+        assert set(values) == {"sha256", "sha384"}
+        assert reply.measurements == b"list"
+    source = agent.ThisMachine(cast("Any", MovingTpm(1000)), tmp_path / "log")
+    with pytest.raises(HostError) as busy:
+        source.evidence(question)
+    assert busy.value.code == "pcrs-busy"

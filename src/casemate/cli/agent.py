@@ -27,8 +27,17 @@ from casemate.calls.messages import (
     Quote,
 )
 from casemate.cli.attest import split_address
-from casemate.errors import ArgumentError, CasemateError, HostError, LimitError, NotFoundError
+from casemate.errors import (
+    AppraisalError,
+    ArgumentError,
+    CasemateError,
+    HostError,
+    LimitError,
+    NotFoundError,
+)
 from casemate.formats.text import escape
+from casemate.formats.tpm import parse_attest, parse_signature
+from casemate.formats.tpm.attest import check_pcr_values
 from casemate.kernel.tpm.device import Tpm
 from casemate.verifier.bus import BusClient, Place
 from casemate.verifier.client import HostClient
@@ -38,6 +47,8 @@ EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 IMA_LIST = Path("/sys/kernel/security/ima/binary_runtime_measurements")
 IMA_LIMIT = 8 << 20
 """Bytes of an IMA list that are sent: some 60,000 records; the whole list goes in every round."""
+SNAPSHOTS = 16
+"""Tries to quote and read PCRs while nothing changes: a quote takes up to half a second."""
 SECRET = "CASEMATE_AGENT_SECRET"  # noqa: S105 (the name of a variable)
 TIMEOUT = 30.0
 RETRY_SECONDS = 10.0
@@ -89,9 +100,7 @@ class ThisMachine:
 
     def evidence(self, request: Quote) -> EvidenceReply:
         """Give fresh evidence: one quote a bank, values and log of about the same moment."""
-        banks = [bank for bank in request.banks if bank in self._tpm.banks()]
-        quotes = tuple(self._tpm.quote(request.nonce, bank, request.pcrs) for bank in banks)
-        values = {bank: self._tpm.read_pcrs([bank], request.pcrs)[bank] for bank in banks}
+        quotes, values = self._snapshot(request)
         try:
             log = self._log.read_bytes()
         except OSError as error:
@@ -108,6 +117,24 @@ class ThisMachine:
             boot_complete=True,
             taken=time.time(),
             measurements=self._ima(),
+        )
+
+    def _snapshot(
+        self, request: Quote
+    ) -> tuple[tuple[tuple[bytes, bytes], ...], dict[str, dict[int, bytes]]]:
+        """Return quotes and values of one moment: IMA may extend PCR 10 between two commands."""
+        banks = [bank for bank in request.banks if bank in self._tpm.banks()]
+        for _ in range(SNAPSHOTS):
+            quotes = tuple(self._tpm.quote(request.nonce, bank, request.pcrs) for bank in banks)
+            values = {bank: self._tpm.read_pcrs([bank], request.pcrs)[bank] for bank in banks}
+            pairs = zip(quotes, values.items(), strict=True)
+            if all(_agree(pair, bank, found) for pair, (bank, found) in pairs):
+                return quotes, values
+        raise HostError(
+            f"the PCRs changed each of {SNAPSHOTS} times that they were quoted",
+            code="pcrs-busy",
+            component="TPM",
+            remedy="The agent tries again by itself; let IMA measure less (its policy).",
         )
 
     def _ima(self) -> bytes:
@@ -130,6 +157,16 @@ class ThisMachine:
                 remedy="Let IMA measure less (its policy), or boot the machine again.",
             )
         return data
+
+
+def _agree(pair: tuple[bytes, bytes], bank: str, values: dict[int, bytes]) -> bool:
+    """Tell whether values that were read after a quote are those that it covers."""
+    quote, algorithm = parse_attest(pair[0]).quoted(), str(parse_signature(pair[1]).hash)
+    try:
+        check_pcr_values(quote, {bank: values}, algorithm)
+    except AppraisalError:
+        return False
+    return True
 
 
 class Posting(Protocol):

@@ -285,7 +285,7 @@ def _rehearsed(told: dict[str, Any], *, as_json: bool) -> int:
                 *(Text(escape(one[key])) for key in ("host", "state", "would", "sentence"))
             )
         Console(highlight=False).print(table)
-    return 0 if set(told["counts"]) <= {"pass"} else 1
+    return verifierpolicy.status_of(told["counts"])
 
 
 def _users(options: argparse.Namespace) -> int:

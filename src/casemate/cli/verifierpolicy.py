@@ -150,7 +150,7 @@ def _written(options: argparse.Namespace, usual: Path, data: bytes) -> int:
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
-    """Do what is asked; exit status 1 where a rehearsal finds a host that would fail."""
+    """Do what is asked; the exit status is that of ``status_of``."""
     why = {"why": options.why}
     match options.change:
         case "list" | "show":
@@ -176,8 +176,14 @@ def run(options: argparse.Namespace, session: Session) -> int:
         print(json.dumps(told))
     else:
         _print(options, told)
-    counts = told.get("counts", {})
-    return 0 if set(counts) <= {"pass"} else 1
+    return status_of(told.get("counts", {}))
+
+
+def status_of(counts: dict[str, int]) -> int:
+    """Return the exit status of a rehearsal: 1 where a host would fail, 2 where nobody knows."""
+    if "fail" in counts:
+        return 1
+    return 0 if set(counts) <= {"pass"} else 2
 
 
 def _print(options: argparse.Namespace, told: dict[str, Any]) -> None:
