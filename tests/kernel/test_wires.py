@@ -528,6 +528,18 @@ def test_an_uplink_is_taken_in_carries_frames_both_ways_and_is_given_back(root_o
     assert call_in_child(body, what="the host of an uplink", timeout=60) == b"done"
 
 
+def test_an_interface_that_is_not_there_is_named(on):
+    def look() -> str:
+        with Links() as links, pytest.raises(HostError) as caught:
+            links.index("nobody")
+        return caught.value.code
+
+    async def body(lab: Lab) -> None:
+        assert await lab.wires.run(look) == "host-enodev"
+
+    on(body)
+
+
 def test_whatever_goes_wrong_in_the_network_is_one_of_our_errors(on):
     def broken() -> None:
         raise KeyError("IFLA_SOMETHING")

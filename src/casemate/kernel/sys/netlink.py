@@ -6,6 +6,8 @@ and only the part of it that is: its package would load all it has, which is 17 
 
 from __future__ import annotations
 
+import errno
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,11 +133,11 @@ class Links:
 
     def index(self, name: str) -> int:
         """Return the number of an interface. Raises HostError (``host-enodev``)."""
-        with failing(f"there is no interface {name}", name):
-            found = list(self._route.link_lookup(ifname=name))
-        if not found:
-            raise HostError(f"there is no interface {name}", code="host-enodev", component=name)
-        return int(found[0])
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            what = f"the interface {name} cannot be found"
+            raise host_error(what, errno.ENODEV, component=name) from None
 
     def add_bridge(self, name: str) -> None:
         """Make a bridge that passes every multicast and takes part in no spanning tree."""
