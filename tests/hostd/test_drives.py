@@ -1,4 +1,4 @@
-"""CD drives over SOAP: made without a disc, filled, emptied, removed."""
+"""Drives over SOAP: CDs without a disc, filled, emptied, removed; disks with a limit."""
 
 from __future__ import annotations
 
@@ -60,5 +60,37 @@ def test_a_drive_is_made_filled_emptied_and_removed(play) -> None:
         for wrong in (2000, 4000, 77):
             reply = await host.root.call("ReconfigVM_Task", VM, spec("edit", wrong, REMOTE))
             assert reply.fault == "InvalidArgument"
+
+    play(story)
+
+
+def limit(value: int, shares: str = "normal") -> str:
+    return (
+        '<spec><deviceChange><operation>edit</operation><device xsi:type="VirtualDisk">'
+        "<key>2000</key><controllerKey>1000</controllerKey><unitNumber>0</unitNumber>"
+        "<capacityInKB>4194304</capacityInKB>"
+        f"<storageIOAllocation><limit>{value}</limit><shares><shares>1000</shares>"
+        f"<level>{shares}</level></shares></storageIOAllocation>"
+        "</device></deviceChange></spec>"
+    )
+
+
+def test_a_disk_has_a_limit_of_requests_a_second_but_no_shares(play) -> None:
+    async def story(host) -> None:
+        for value in (500, -1):
+            reply = await host.root.call("ReconfigVM_Task", VM, limit(value))
+            assert reply.status == 200, reply.text
+            await host.until(lambda value=value: host.kernel.vm("1").config.disks[0].iops == value)
+            for _ in range(200):
+                config = (await host.root.call("Fetch", VM, "<prop>config</prop>")).text
+                if f"<storageIOAllocation><limit>{value}</limit>" in config:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError(config)
+        for wrong, fault in ((limit(15), "InvalidArgument"), (limit(500, "high"), "NotSupported")):
+            assert (await host.root.call("ReconfigVM_Task", VM, wrong)).fault == fault
+        denied = await host.reader.call("ReconfigVM_Task", VM, limit(100))
+        assert denied.fault == "NoPermission"
 
     play(story)

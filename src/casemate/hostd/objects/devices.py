@@ -200,7 +200,7 @@ def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) 
         shares=Obj("SharesInfo", shares=1000, level="normal"),
         storageIOAllocation=Obj(
             "StorageIOAllocationInfo",
-            limit=-1,
+            limit=disk.iops,
             shares=Obj("SharesInfo", shares=1000, level="normal"),
             reservation=0,
         ),
@@ -247,9 +247,6 @@ def _nic(nic: NicSpec, number: int, *, running: bool) -> Obj:
         ),
         uptCompatibilityEnabled=False,
     )
-
-
-_NORMAL = Obj("SharesInfo", shares=1000, level="normal")
 
 
 def _drive(drive: DriveSpec, number: int) -> Obj:
