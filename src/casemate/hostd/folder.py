@@ -122,11 +122,12 @@ class FolderEndpoint:
         hostd, headers, peer = self._hostd, headers_of(scope), peer_of(scope)
         agent = headers.get("user-agent", "")[:_AGENT_LIMIT]
         cookies = headers.get("cookie", "")
+        session = None
         if name := _cookie(cookies, tickets.COOKIE):
             path, query = _raw(scope)
             handle = hostd.sessions.tickets.redeem(name, scope["method"], path, query)
             session = await hostd.sessions.with_handle(handle, peer, agent) if handle else None
-        else:
+        if session is None:
             session = await hostd.sessions.find(cookies, peer, agent)
         if session is not None:
             yield session
