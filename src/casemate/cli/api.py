@@ -7,7 +7,10 @@ import json
 
 from casemate.hostd.coverage import cells, names
 from casemate.hostd.methods.table import REGISTRY
-from casemate.hostd.registry import VCENTER_ONLY, Served
+from casemate.hostd.registry import VCENTER_ONLY, Ring, Served
+
+BOOT_OPTION = "apiCompatibility=TRUE"
+"""What switches ring C on."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +35,8 @@ def _list(options: argparse.Namespace) -> int:
         print(f"{one.ring}  {owner}.{name}  [{privilege}]", f"-> {calls}" if calls else "")
         if lacking:
             print(f"   not offered: {lacking}")
+        elif one.ring is Ring.COMPATIBILITY:
+            print(f"   off unless the host is booted with {BOOT_OPTION}")
     for name in others:
         print(f"-  {name}: {_fault(name)}")
     return 0
@@ -51,5 +56,6 @@ def _plain(one: Served) -> dict[str, object]:
         "rule": one.rule,
         "calls": [call.__name__ for call in one.calls],
         "offered": not lacking,
+        "boot_option": BOOT_OPTION if one.ring is Ring.COMPATIBILITY else "",
         "reason": lacking,
     }
