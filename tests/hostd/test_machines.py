@@ -324,3 +324,25 @@ def test_a_disk_of_another_directory_is_refused_and_not_mistaken_for_one_s_own(
         assert host.kernel.vm("1").config.disks[-1].file_name == "extra.vmdk"
 
     play(story)
+
+
+@pytest.mark.parametrize(
+    ("field", "fault"),
+    [
+        ("<sevEnabled>false</sevEnabled>", ""),
+        ("<nestedHVEnabled>false</nestedHVEnabled>", ""),
+        ("<npivTemporaryDisabled>true</npivTemporaryDisabled>", ""),
+        ("<sevEnabled>true</sevEnabled>", "NotSupported"),
+        ("<nestedHVEnabled>true</nestedHVEnabled>", "NotSupported"),
+        ("<vAppConfigRemoved>true</vAppConfigRemoved>", ""),
+        ("<npivDesiredNodeWwns>1</npivDesiredNodeWwns>", "NotSupported"),
+    ],
+)
+def test_what_is_switched_off_asks_for_nothing_and_what_is_on_is_refused(
+    field: str, fault: str, play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        reply = await host.root.call("ReconfigVM_Task", VM, f"<spec>{field}</spec>")
+        assert reply.fault == fault
+
+    play(story)

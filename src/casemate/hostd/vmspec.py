@@ -44,10 +44,12 @@ _HINTS = frozenset(
         "managedBy",
         "maxMksConnections",
         "messageBusTunnelEnabled",
+        "npivTemporaryDisabled",
         "powerOpInfo",
         "scheduledHardwareUpgradeInfo",
         "swapPlacement",
         "tools",
+        "vAppConfigRemoved",
         "version",
         "virtualICH7MPresent",
         "virtualSMCPresent",
@@ -56,19 +58,7 @@ _HINTS = frozenset(
 )
 """Fields that are hints here."""
 
-_FALSE_ONLY = frozenset(
-    {
-        "cpuHotRemoveEnabled",
-        "guestAutoLockEnabled",
-        "memoryReservationLockedToMax",
-        "nestedHVEnabled",
-        "npivTemporaryDisabled",
-        "changeTrackingEnabled",
-        "vPMCEnabled",
-        "vAppConfigRemoved",
-    }
-)
-"""Switches that this host knows only as switched off."""
+_NOTHING: tuple[Value, ...] = (None, "", ())
 
 Setter = Callable[[VmConfig, Value], VmConfig]
 
@@ -163,7 +153,8 @@ def _take_cores(value: Value, change: Change) -> None:
 
 
 def _refuse(name: str, value: Value) -> None:
-    if name in _HINTS or (name in _FALSE_ONLY and value is not True):
+    if name in _HINTS or value is False or value in _NOTHING:
+        # What is switched off, or empty, asks for nothing: clients say it of all that they know.
         return
     raise unsupported(f"This host does not offer {name} for a VM.")
 
