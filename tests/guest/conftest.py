@@ -30,6 +30,8 @@ from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
 from casemate.policy.appraise import Appraisal
 
+SILENCE = 600.0
+"""Seconds without a word: what an emulated machine on a busy one never needs."""
 LAYOUT = Layout(efi=64, bank=128, datastore=64)
 
 
@@ -65,7 +67,7 @@ class Trial:
         if not self.machine.running():
             self.machine.start()
         told = []
-        for fact in self.machine.told():
+        for fact in self.machine.told(SILENCE):
             told.append(fact)
             if fact["stage"] in stages:
                 break
@@ -75,7 +77,7 @@ class Trial:
         """Start the machine where it is off, and return what it told until ready or refused."""
         if not self.machine.running():
             self.machine.start()
-        return list(self.machine.told())
+        return list(self.machine.told(SILENCE))
 
     def console(self, words: str, seconds: float) -> str:
         """Wait until the console says something; return all that it said."""

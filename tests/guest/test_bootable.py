@@ -39,9 +39,9 @@ from casemate.image.uki import STUB, boot_recipe, make_boot_image
 from casemate.policy.banks import mark_tried
 from casemate.policy.levels import Level
 
-pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(1200)]
 
-FIRMWARE_SECONDS = 180
+FIRMWARE_SECONDS = 600
 """Emulated firmware hashes the boot image in 20 seconds on an idle machine."""
 
 BOOT_PCRS = {4, 7, 9, 11, 12, 13, 14}

@@ -37,7 +37,7 @@ CONSOLE_DELAY = 10.0
 """Seconds that kernel and hostd have the processors to themselves."""
 CONSOLE_DEVICE = Path("/dev/console")
 """Of a machine of its own; init's standard error is its log by then."""
-TRIAL_SECONDS = 300
+TRIAL_SECONDS = 600
 """Until a machine's boot must be complete; a bank that does not get there is not booted again."""
 
 _LISTENER = 3
