@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from casemate.cli import attest
-from casemate.errors import ArgumentError, HostError, LoginError, NotFoundError
+from casemate.errors import ArgumentError, FormatError, HostError, LoginError, NotFoundError
 from casemate.testing.bootproof import measured_boot
 from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
 from casemate.testing.hostsimulator import HostSimulator
@@ -117,3 +118,50 @@ def test_strangers_wrong_accounts_and_wrong_names_are_refused(
     monkeypatch.setenv("CASEMATE_ESXI_PASSWORD", "wrong")
     with pytest.raises(LoginError):
         shell()
+
+
+def test_a_saved_soap_answer_is_judged_without_asking_anybody(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CASEMATE_ESXI_PASSWORD")
+    first, second = (hashlib.sha256(word).digest() for word in (b"k.b00", b"sb.v00"))
+    value = hashlib.sha256(hashlib.sha256(bytes(32) + first).digest() + second).digest()
+
+    def numbers(name: str, data: bytes) -> str:
+        return "".join(f"<{name}>{one - 256 if one > 127 else one}</{name}>" for one in data)
+
+    def event(name: str, data: bytes) -> str:
+        return (
+            "<tpmEvents><pcrIndex>19</pcrIndex><eventDetails "
+            'xsi:type="HostTpmSoftwareComponentEventDetails">'
+            + numbers("dataHash", data)
+            + f"<dataHashMethod>SHA256</dataHashMethod><componentName>{name}</componentName>"
+            "<vibName>esx-base</vibName><vibVersion>6.7.0</vibVersion><vibVendor>VMware</vibVendor>"
+            "</eventDetails></tpmEvents>"
+        )
+
+    def answer(events: str) -> bytes:
+        return (
+            '<?xml version="1.0" encoding="UTF-8"?><soapenv:Envelope '
+            'xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" '
+            'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>'
+            '<QueryTpmAttestationReportResponse xmlns="urn:vim25"><returnval><tpmPcrValues>'
+            f"<digestMethod>SHA256</digestMethod>{numbers('digestValue', value)}"
+            "<objectName>PCR 19</objectName><pcrNumber>19</pcrNumber></tpmPcrValues>"
+            f"{events}<tpmLogReliable>true</tpmLogReliable></returnval>"
+            "</QueryTpmAttestationReportResponse></soapenv:Body></soapenv:Envelope>"
+        ).encode()
+
+    saved = tmp_path / "answer.xml"
+    saved.write_bytes(answer(event("k.b00", first) + event("sb.v00", second)))
+    status, out = shell("--json", "--report", str(saved))
+    told = json.loads(out)
+    assert (status, told["findings"]) == (2, [])
+    assert told["events"][1]["vib"] == "esx-base 6.7.0 VMware"
+    saved.write_bytes(answer(event("k.b00", first)))
+    status, out = shell("--json", "--report", str(saved))
+    assert (status, json.loads(out)["findings"][0]["code"]) == (1, "replay-mismatch")
+    for wrong in (b"<a/>", b"no xml", answer("<tpmEvents/>")):
+        saved.write_bytes(wrong)
+        with pytest.raises(FormatError):
+            shell("--report", str(saved))

@@ -17,7 +17,7 @@ from rich.text import Text
 from casemate.calls.verdict import finding_json
 from casemate.errors import ArgumentError, Finding, NotFoundError
 from casemate.formats.text import escape
-from casemate.policy.reportcheck import ReportEvent
+from casemate.policy.reportcheck import ReportEvent, report_from
 from casemate.verifier.esxi import (
     Account,
     EsxiReport,
@@ -26,6 +26,7 @@ from casemate.verifier.esxi import (
     events_from,
     fetch,
 )
+from casemate.vim25.decode import returned
 
 PASSWORD: Final = "CASEMATE_ESXI_PASSWORD"  # noqa: S105 (the name of a variable)
 MAX_SAVED: Final = 16 << 20
@@ -44,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         f"${PASSWORD} or asked")  # fmt: skip
     parser.add_argument("--name", default="", help="with --esxi: the host's name in the vCenter")
     parser.add_argument("--ca", type=Path, help="with --esxi: certificate that vouches for it")
+    parser.add_argument("--report", type=Path, help="with --esxi: a saved SOAP answer, instead of "
+                        "asking the host")  # fmt: skip
     parser.add_argument("--save", type=Path, help="with --esxi: keep the report in this file")
     parser.add_argument("--against", type=Path, help="with --esxi: compare with a kept report")
 
@@ -51,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, host: str, port: int) -> int:
     """Fetch, judge and print; 1 where something is wrong, else 2: it cannot be proven good."""
     before = _before(options.against)
-    password = os.environ.get(PASSWORD) or getpass.getpass(f"Password of {options.user}: ")
-    found = fetch(host, port, Account(options.user, password, options.ca), options.name)
+    found = _saved(options.report, host) if options.report else _asked(options, host, port)
     findings = appraise_report(found.report, before)
     if options.save:
         options.save.write_text(json.dumps(as_json(found), indent=1) + "\n")
@@ -66,6 +68,20 @@ def run(options: argparse.Namespace, host: str, port: int) -> int:
     else:
         _print(found, findings)
     return 1 if findings else 2
+
+
+def _asked(options: argparse.Namespace, host: str, port: int) -> EsxiReport:
+    password = os.environ.get(PASSWORD) or getpass.getpass(f"Password of {options.user}: ")
+    return fetch(host, port, Account(options.user, password, options.ca), options.name)
+
+
+def _saved(path: Path, host: str) -> EsxiReport:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SAVED)
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+    return EsxiReport(host, report_from(returned(data, "HostTpmAttestationReport")), "", "")
 
 
 def _before(path: Path | None) -> Sequence[ReportEvent] | None:

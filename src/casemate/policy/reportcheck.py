@@ -20,6 +20,10 @@ from casemate.vim25.values import Obj
 
 EVENT_LIMIT: Final = 1000
 """Events that ESXi's kernel records: a report with as many has probably lost some."""
+MAX_NAME: Final = 512
+"""Characters of a name that are shown."""
+_NAMES: Final = ("componentName", "commandLine", "bootSecurityOption", "optionsFileName")
+_VIB: Final = ("vibName", "vibVersion", "vibVendor")
 OLD_EMPTY_SIZE: Final = 40
 """Bytes that vCenter 6.5 sends for an empty SHA-1 PCR, which has 20."""
 _REMEDY: Final = "Ask for a quote and the raw log; where there is none, boot the host again."
@@ -91,12 +95,15 @@ def _event(row: Obj) -> ReportEvent:
     details = row.get("eventDetails")
     if not isinstance(details, Obj):
         raise _malformed("eventDetails")
-    name = details.get("componentName")
+    given = [details.get(key) for key in _NAMES]
+    name = next((one for one in given if isinstance(one, str) and one), details.type)
+    vib = " ".join(one for key in _VIB if isinstance(one := details.get(key), str))
     return ReportEvent(
         _integer(row, "pcrIndex"),
         _text(details, "dataHashMethod") if details.get("dataHashMethod") is not None else "",
         _digest(details, "dataHash"),
-        escape(name) if isinstance(name, str) else "",
+        escape(name)[:MAX_NAME],
+        escape(vib.strip())[:MAX_NAME],
     )
 
 

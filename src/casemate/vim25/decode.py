@@ -184,6 +184,26 @@ def parse_envelope(data: bytes) -> Call:
     return Call(types.method(node.name), _moref(receivers[0], "ManagedObject"), node)
 
 
+def returned(data: bytes, name: str) -> Obj:
+    """Return what a saved SOAP answer holds: its one ``returnval``, a data object of type ``name``.
+
+    Raises:
+        FormatError: no such answer, or not what the type promises.
+        LimitError: larger than any.
+    """
+    found: list[Node] = []
+    waiting = [parse_xml(data)]
+    while waiting:
+        node = waiting.pop()
+        if node.name == "returnval":
+            found.append(node)
+        else:
+            waiting += node.children
+    if len(found) != 1:
+        raise FormatError(f"the answer holds {len(found)} values instead of one {name}")
+    return _data(name, found[0])
+
+
 def fragment(text: str, ref: TypeRef) -> Value:
     """Return the value of elements that ``encode`` wrote in a place of this type."""
     root = parse_xml(
