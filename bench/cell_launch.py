@@ -34,18 +34,27 @@ def plain(place: Path) -> float:
     words = list(plan.argv)
     del words[words.index("-sandbox") : words.index("-sandbox") + 2]
     words[words.index("-accel") + 1] = "tcg,tb-size=32"
-    listeners = []
+    listeners = {}
     for listener in plan.listeners:
         path = place / listener.name
         path.unlink(missing_ok=True)
         channel = socket.socket(socket.AF_UNIX)
         channel.bind(str(path))
         channel.listen(1)
-        listeners.append(channel)
-        words = [word.replace(f"fd={listener.fd},", f"fd={channel.fileno()},") for word in words]
+        listeners[f"fd={listener.fd}"] = channel
+    # All at once: a number may be one of the plan's and one of ours.
+    words = [
+        ",".join(
+            f"fd={listeners[part].fileno()}" if part in listeners else part
+            for part in word.split(",")
+        )
+        for word in words
+    ]
     begin = time.perf_counter()
     process = subprocess.Popen(
-        words, pass_fds=[channel.fileno() for channel in listeners], stdin=subprocess.DEVNULL
+        words,
+        pass_fds=[channel.fileno() for channel in listeners.values()],
+        stdin=subprocess.DEVNULL,
     )
     with socket.socket(socket.AF_UNIX) as control:
         control.connect(str(place / "qmp.sock"))
@@ -59,7 +68,7 @@ def plain(place: Path) -> float:
     elapsed = time.perf_counter() - begin
     process.kill()
     process.wait()
-    for channel in listeners:
+    for channel in listeners.values():
         channel.close()
     return elapsed
 
@@ -68,7 +77,11 @@ async def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         cells = Cells(
-            place / "run", Path("/"), detect("bench"), Accelerator("tcg", ""), lambda _: None
+            place / "run",
+            lambda: Path("/"),
+            detect("bench"),
+            Accelerator("tcg", ""),
+            lambda _: None,
         )
         confined, bare = [], []
         for _ in range(rounds):

@@ -56,7 +56,11 @@ class Host:
         self.inventory = Inventory(store, self.stream, place / "volumes", UUID)
         self.inventory.publish_all(1000, 1000)
         self.cells = Cells(
-            place / "run", Path("/"), detect("benchvm"), Accelerator("tcg", ""), self.exited
+            place / "run",
+            lambda: Path("/"),
+            detect("benchvm"),
+            Accelerator("tcg", ""),
+            self.exited,
         )
         tasks = Tasks(self.stream, time.time)
         context = VmContext(self.inventory, self.cells, tasks, store, time.time)
