@@ -136,6 +136,7 @@ def test_nothing_of_a_hosts_own_is_trusted_before_it_was_approved(web: Web, linu
         now=datetime.now(UTC),
     )
     assert told_on.submodules["runtime"].status is Tier.AFFIRMING
+    assert len(told_on.submodules["runtime"].policy_id) == 16
 
 
 def trusted(web: Web, linux: Linux) -> None:

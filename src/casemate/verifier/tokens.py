@@ -77,13 +77,13 @@ class Tokens:
             host = store.get_host(step, name)
             record = read_record(host.record)
             now = moment(step.now()).replace(microsecond=0)
-            judged = _judged(step, name, record.state)
+            judged, policy = _judged(step, name, record.state)
         expires = now + LIFETIME
         allowed = record.state is State.TRUSTED
         if allowed and record.valid_until is not None:
             expires = min(expires, record.valid_until.replace(microsecond=0))
             allowed = expires > now
-        sections = submodules([judged], host.reference[:16])
+        sections = submodules([judged], (policy or host.reference)[:16])
         if allowed and any(one.status > Tier.WARNING for one in sections.values()):
             allowed = False
         result = Ear(now, expires, "casemate", __version__, sections, nonce, host.name)
@@ -108,19 +108,20 @@ class Tokens:
         }
 
 
-def _judged(step: Transaction, name: str, state: State) -> Judged:
-    """Return what counts: nothing unless the state is the last round's verdict."""
-    if state in {State.FAILED, State.LATCHED}:
-        last = store.latest_round(step, name)
-        found = json.loads(last.result)["findings"] if last and last.result else []
-        findings = tuple(Finding(**one) for one in found)
-        return Judged(frozenset({Section.BOOT}), findings or (_LATCHED,))
-    if state is not State.TRUSTED:
-        return Judged(frozenset())
+def _judged(step: Transaction, name: str, state: State) -> tuple[Judged, str]:
+    """Return what counts, and by which policy: nothing unless the state is the last verdict."""
+    if state not in {State.FAILED, State.LATCHED, State.TRUSTED}:
+        return Judged(frozenset()), ""
     last = store.latest_round(step, name)
-    value = json.loads(last.result) if last and last.result else {"sections": {}, "warnings": []}
-    covered = {Section(one) for one, tier in value["sections"].items() if tier != Tier.NONE.label}
-    return Judged(frozenset(covered), (), tuple(Finding(**one) for one in value["warnings"]))
+    value = json.loads(last.result) if last and last.result else {}
+    policy = str(value.get("policy", ""))
+    if state is not State.TRUSTED:
+        findings = tuple(Finding(**one) for one in value.get("findings", ()))
+        return Judged(frozenset({Section.BOOT}), findings or (_LATCHED,)), policy
+    tiers = value.get("sections", {})
+    covered = {Section(one) for one, tier in tiers.items() if tier != Tier.NONE.label}
+    warnings = tuple(Finding(**one) for one in value.get("warnings", ()))
+    return Judged(frozenset(covered), (), warnings), policy
 
 
 _LATCHED = Finding(
