@@ -106,6 +106,11 @@ def test_names_are_interfaces_of_linux_and_every_bridge_is_there(networks, cards
     assert bool(plan.vlans) <= needs_tags(networks)
 
 
+def test_a_card_without_an_address_is_wired_to_nothing_rather_than_to_all():
+    plan = plan_network(FIRST, [Card("1", 0, "", "VM Network")])
+    assert (plan.ports, plan.filters) == ((), ())
+
+
 def test_the_longest_names_still_fit():
     switch = SwitchFact("s", 126, uplinks=("eth0",))
     groups = (PortGroupFact("t", "s", TRUNK), PortGroupFact("g", "s", 4094))

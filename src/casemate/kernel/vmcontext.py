@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -15,10 +16,10 @@ from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.inventory import VMX_LIMIT, Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.tasks import Job, Tasks
-from casemate.machine.facts import PowerState, VmConfig, VmFact
+from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.plan import netdev
 from casemate.machine.power import Operation, next_state
-from casemate.machine.vmxwrite import vmx_of
+from casemate.machine.vmxwrite import generated_mac, vmx_of
 
 
 class Network(Protocol):
@@ -191,3 +192,24 @@ def file_name(config: VmConfig) -> str:
 def stem(config: VmConfig) -> str:
     """Return the beginning of the names of a VM's files."""
     return file_name(config).removesuffix(".vmx")
+
+
+def with_addresses(config: VmConfig, before: VmConfig) -> tuple[NicSpec, ...]:
+    """Give every network card an address that none of the VM's has."""
+    taken = {nic.mac for nic in (*config.nics, *before.nics)}
+    made = []
+    number = 0
+    for nic in config.nics:
+        mac = nic.mac
+        while not mac:
+            candidate = generated_mac(config.uuid or before.uuid or new_uuid(), number)
+            number += 1
+            mac = "" if candidate in taken else candidate
+        taken.add(mac)
+        made.append(replace(nic, mac=mac, manual=nic.manual and bool(nic.mac)))
+    return tuple(made)
+
+
+def new_uuid() -> str:
+    """Return a random UUID that begins as VMware's do (``VM`` in ASCII, shifted)."""
+    return "564d" + str(uuid.uuid4())[4:]

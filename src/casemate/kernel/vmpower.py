@@ -17,7 +17,7 @@ from casemate.kernel.cells import disks, memory
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
 from casemate.kernel.tasks import Job
-from casemate.kernel.vmcontext import VmContext, stem
+from casemate.kernel.vmcontext import VmContext, stem, with_addresses
 from casemate.machine.facts import VmConfig, VmFact
 from casemate.machine.plan import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
@@ -143,7 +143,11 @@ class VmPower:
 
 
 def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
-    """Make what a VM lacks to start: UEFI variables, a TPM, deltas above disks that are frozen."""
+    """Make what a VM lacks to start.
+
+    UEFI variables, a TPM, deltas above disks that are frozen, addresses of its network cards: a
+    file of somebody else's may name none, and no two cards may have one.
+    """
     if config.firmware == "efi" and not directory.exists(nvram_name(config)):
         directory.make(nvram_name(config), [(0, _variables(config))])
     if has_vtpm(config) and not directory.exists(state_file(config)):
@@ -154,7 +158,7 @@ def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
         else disk
         for disk in config.disks
     )
-    return replace(config, disks=specs)
+    return replace(config, disks=specs, nics=with_addresses(config, config))
 
 
 def _variables(config: VmConfig) -> bytes:

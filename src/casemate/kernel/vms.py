@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +22,13 @@ from casemate.kernel.cells.directory import VmDirectory, exists_already, make_di
 from casemate.kernel.cells.hotplug import Hotplug
 from casemate.kernel.host import Handler
 from casemate.kernel.tasks import Job
-from casemate.kernel.vmcontext import VmContext, file_name
+from casemate.kernel.vmcontext import VmContext, file_name, new_uuid, with_addresses
 from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files
-from casemate.machine.facts import DiskSpec, NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
 from casemate.machine.hotplug import HotChange, hot_change
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
-from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, generated_mac, vmx_of
+from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, vmx_of
 
 Fill = Callable[[VmDirectory, tuple[DiskSpec, ...]], None]
 """Puts content into a VM's new disks."""
@@ -125,7 +124,7 @@ class Vms:
             request.config,
             uuid=request.config.uuid or fact.config.uuid,
             vmx_path=fact.config.vmx_path,
-            nics=_with_addresses(request.config, fact.config),
+            nics=with_addresses(request.config, fact.config),
         )
         if hot_change(fact.config, config) is None or (
             fact.power is PowerState.SUSPENDED and (hot_change(fact.config, config) != HotChange())
@@ -206,11 +205,11 @@ class Vms:
         config = replace(
             with_saved_memory(fact.config, ""),
             name=name,
-            uuid=_new_uuid(),
+            uuid=new_uuid(),
             vmx_path=datastore,
             nics=tuple(replace(nic, mac="", manual=False) for nic in fact.config.nics),
         )
-        config = replace(config, nics=_with_addresses(config, config))
+        config = replace(config, nics=with_addresses(config, config))
         path = self._choose_place(config, undo)
         config = replace(config, vmx_path=path)
         with (
@@ -287,8 +286,8 @@ def _complete(config: VmConfig) -> VmConfig:
     """Fill in what a new VM has whatever was asked for."""
     given = {name.lower() for name, _ in config.extra}
     base = tuple(entry for entry in BASE_ENTRIES if entry[0].lower() not in given)
-    config = replace(config, uuid=config.uuid or _new_uuid(), extra=(*base, *config.extra))
-    return replace(with_saved_memory(config, ""), nics=_with_addresses(config, config))
+    config = replace(config, uuid=config.uuid or new_uuid(), extra=(*base, *config.extra))
+    return replace(with_saved_memory(config, ""), nics=with_addresses(config, config))
 
 
 def _check(config: VmConfig) -> None:
@@ -348,22 +347,6 @@ def _suffix(disk: DiskSpec) -> str:
     return "qcow2" if disk.format == "qcow2" else "vmdk"
 
 
-def _with_addresses(config: VmConfig, before: VmConfig) -> tuple[NicSpec, ...]:
-    """Give every network card an address that none of the VM's has."""
-    taken = {nic.mac for nic in (*config.nics, *before.nics)}
-    made = []
-    number = 0
-    for nic in config.nics:
-        mac = nic.mac
-        while not mac:
-            candidate = generated_mac(config.uuid or before.uuid or _new_uuid(), number)
-            number += 1
-            mac = "" if candidate in taken else candidate
-        taken.add(mac)
-        made.append(replace(nic, mac=mac, manual=nic.manual and bool(nic.mac)))
-    return tuple(made)
-
-
 def _stem_of(name: str) -> str:
     """Turn a VM's name into the beginning of the names of its files."""
     made = _UNUSUAL.sub("_", name)[:_STEM_LIMIT]
@@ -374,11 +357,6 @@ def _stem_of(name: str) -> str:
 
 def _stem(config: VmConfig) -> str:
     return file_name(config).removesuffix(_VMX)
-
-
-def _new_uuid() -> str:
-    """Return a random UUID that begins as VMware's do (``VM`` in ASCII, shifted)."""
-    return "564d" + str(uuid.uuid4())[4:]
 
 
 def _remove(place: Path, name: str) -> None:

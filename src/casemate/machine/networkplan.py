@@ -136,9 +136,9 @@ def needs_tags(networks: Networks) -> bool:
 
 
 def plan_network(networks: Networks, cards: Iterable[Card]) -> NetworkPlan:
-    """Plan the wires; cards whose port group does not exist are wired to nothing."""
+    """Plan the wires; cards without an address or a port group are wired to nothing."""
     wired = sorted(
-        (card for card in cards if networks.has(card.group)),
+        (card for card in cards if card.mac and networks.has(card.group)),
         key=lambda card: (int(card.vm), card.number),
     )
     bridges: list[Bridge] = []
