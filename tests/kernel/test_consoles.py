@@ -14,6 +14,7 @@ from casemate.calls import vmconsole as c
 from casemate.calls import vms
 from casemate.errors import AccessError, ArgumentError, HostError, PowerStateError
 from casemate.hostd.kernelclient import RefusedError, SocketLink
+from casemate.kernel import consoles
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.consoles import TICKET_SECONDS, TICKETS, Consoles
 from casemate.kernel.server import CallsServer
@@ -60,7 +61,7 @@ class Bench:
             await server.stop()
 
 
-def test_a_ticket_opens_the_screen_once_and_qemu_speaks_for_itself(on):
+def test_a_ticket_opens_the_screen_once_and_qemu_speaks_for_itself(on, monkeypatch):
     async def body(host: Host) -> None:
         bench = Bench(host)
         vm = await make(host)
@@ -87,6 +88,13 @@ def test_a_ticket_opens_the_screen_once_and_qemu_speaks_for_itself(on):
                 with pytest.raises(RefusedError) as raised:
                     await link.console(wrong, "192.0.2.1")
                 assert raised.value.fact.fault == "SecurityError"
+            # Who looks is counted, and there are not too many.
+            monkeypatch.setattr(consoles, "VIEWERS", 2)
+            second = await bench.ticket(vm)
+            _, other = await link.console(second, "192.0.2.1")
+            with pytest.raises(RefusedError, match="viewers"):
+                await link.console(await bench.ticket(vm), "192.0.2.1")
+            other.close()
             # The guest's end of a console goes with the guest.
             await host.ask(m.PowerOff("", vm))
             while await reader.read(1 << 16):
@@ -128,7 +136,7 @@ def test_a_picture_is_taken_of_what_the_guest_shows_and_keys_reach_it(on):
             assert picture.startswith(b"\x89PNG")
             assert picture.endswith(b"IEND\xaeB`\x82")
         strokes = ((0x04, ()), (0x05, (0xE1,)), (0x28, ()))
-        for _ in range(200):
+        for _ in range(800):
             await bench.consoles._keys(c.SendKeys("", vm, strokes), LOCAL_ROOT)
             if b"a\nB\n\r\n" in host.console(vm):
                 break

@@ -18,7 +18,7 @@ from typing import Final
 
 from casemate.calls import vmconsole as c
 from casemate.calls.messages import Empty, TaskReply
-from casemate.errors import AccessError, CasemateError, HostError
+from casemate.errors import AccessError, CasemateError, HostError, LimitError
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.qmp import Qmp
@@ -33,6 +33,8 @@ TICKET_SECONDS: Final = 60
 """How long a ticket is good: a client opens the console at once."""
 TICKETS: Final = 256
 """Tickets that wait to be redeemed; the oldest goes first."""
+VIEWERS: Final = 40
+"""Viewers of one VM, as on ESXi: each takes a descriptor and memory of the cell."""
 _TICKET_BYTES: Final = 32
 _PICTURES: Final = 1000
 
@@ -101,6 +103,7 @@ class Consoles:
 
         Raises:
             AccessError: The ticket is unknown, used, or too old.
+            LimitError: There are ``VIEWERS`` already.
             CasemateError: The VM does not run any more.
         """
         found = self._tickets.pop(_digest(request.ticket), None)
@@ -117,6 +120,8 @@ class Consoles:
             raise AccessError("The ticket is not, or no longer, good.", code="console-ticket")
         self._opened += 1
         qmp = await self._context.cells.control(found.vm, Operation.CONSOLE)
+        if await _viewers(qmp) >= VIEWERS:
+            raise LimitError(f"{VIEWERS} viewers look at this VM", component=found.vm)
         return _Console(qmp, f"console-{self._opened}")
 
     async def _acquire(self, request: c.AcquireTicket, session: Session) -> c.TicketReply:
@@ -162,6 +167,14 @@ class Consoles:
             event = {"type": "key", "data": {"down": down, "key": key}}
             await qmp.execute("input-send-event", events=[event])
         return Empty()
+
+
+async def _viewers(qmp: Qmp) -> int:
+    """Return how many look at a VM's screen now."""
+    answer = await qmp.execute("query-vnc-servers")
+    servers = answer if isinstance(answer, list) else []
+    clients = [one.get("clients") for one in servers if isinstance(one, dict)]
+    return sum(len(each) for each in clients if isinstance(each, list))
 
 
 async def _dump(qmp: Qmp, directory: VmDirectory, name: str) -> None:
