@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 from casemate.calls import networks as c
 from casemate.errors import AbsentError, ArgumentError, HostError, InUseError
 from casemate.kernel.accounts import LOCAL_ROOT
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.switching import Switching
+from casemate.kernel.vmpower import _prepared
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.networkplan import NetworkPlan
@@ -238,6 +241,17 @@ def test_a_vm_that_does_not_start_leaves_nothing_wired(tmp_path):
         assert desk.wires.plan.ports == ()
 
     play(tmp_path, body)
+
+
+def test_a_file_that_names_no_address_gets_one_before_its_vm_starts(tmp_path):
+    cards = (nic(1), NicSpec("", "VM Network", "e1000"), NicSpec("", "VM Network", "e1000"))
+    config = replace(machine(*cards), uuid="564d0000-0000-4000-8000-000000000001")
+    with VmDirectory(tmp_path) as directory:
+        made = _prepared(directory, config)
+        assert made.nics[0] == cards[0]
+        assert len({card.mac for card in made.nics}) == 3
+        assert all(card.mac.startswith("00:0c:29:") for card in made.nics[1:])
+        assert _prepared(directory, made) == made
 
 
 def test_two_running_vms_never_have_one_address(tmp_path):
