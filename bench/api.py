@@ -25,7 +25,7 @@ import uvicorn
 
 from casemate.hostd.app import make_app
 from casemate.hostd.http import Protocol
-from casemate.hostd.main import no_delay
+from casemate.hostd.main import KEEP_ALIVE_SECONDS, no_delay
 from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
 
 SECONDS = 4.0
@@ -264,7 +264,13 @@ def serve(vms: int) -> None:
             FakeKernel(vms=vms, delay=0), clock=lambda: datetime.now(UTC), ticks=time.monotonic
         )
         config = uvicorn.Config(
-            app, http=Protocol, ws="none", loop="asyncio", log_config=None, access_log=False
+            app,
+            http=Protocol,
+            ws="none",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         server = uvicorn.Server(config)
         with socket.create_server(("127.0.0.1", 0)) as listener:
