@@ -20,7 +20,9 @@ from casemate.machine.facts import GuestInterface
 REPLY_LIMIT: Final = 1 << 16
 """Bytes of one reply: a guest with 64 interfaces needs a quarter of it."""
 INTERFACES: Final = 64
-"""Interfaces of a guest that are kept, and addresses of each."""
+"""Interfaces of a guest that are kept."""
+ADDRESSES: Final = 16
+"""... and addresses of each."""
 RESET: Final = b"\xff"
 """Makes the agent forget half a request, and leads its answer to a ``sync``."""
 
@@ -80,7 +82,7 @@ def _interfaces(told: list[object]) -> Iterator[GuestInterface]:
             continue
         mac = str(one.get("hardware-address", "")).lower()
         given = one.get("ip-addresses", [])
-        addresses = tuple(_addresses(given[:INTERFACES])) if isinstance(given, list) else ()
+        addresses = tuple(_addresses(given[:ADDRESSES])) if isinstance(given, list) else ()
         if _MAC.fullmatch(mac):
             yield GuestInterface(mac, addresses)
 
