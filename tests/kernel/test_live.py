@@ -13,7 +13,7 @@ from casemate.kernel import live as live_module
 from casemate.kernel.boot.bank import read_banks
 from casemate.machine.facts import ComponentFact
 from casemate.policy.banks import plan_boot
-from casemate.testing.smallimage import live_driver, make_home
+from casemate.testing.smallimage import driver, live_driver, make_home
 
 
 @pytest.fixture
@@ -41,6 +41,14 @@ def test_a_live_vib_is_measured_then_in_use_and_listed(host):
     assert host.measurements.measured == [("driver.v00", hashlib.sha256(content).digest())]
     assert components(host) == {"driver.v00": "1.0-1"}
     assert "driver 1.0-1" in host.names(rebooting=False)
+
+
+def test_an_archive_goes_live_like_an_image(host):
+    more = {"live_install_allowed": True, "live_remove_allowed": True}
+    assert not host.install(driver("tar", **more)).reboot_required
+    assert list(host.layers.live) == ["tar.v00"]
+    assert host.install(driver("later")).reboot_required
+    assert list(host.layers.live) == ["tar.v00"]
 
 
 def test_an_update_switches_from_the_old_to_the_new_under_the_same_name(host):

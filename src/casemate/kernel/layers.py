@@ -23,15 +23,15 @@ from casemate.formats.descriptor import Descriptor
 from casemate.formats.erofs import ErofsImage
 from casemate.kernel.boot.contents import walk
 from casemate.kernel.boot.elfcheck import LayerJudge
-from casemate.kernel.boot.layers import EROFS_MAGIC, magic_of
+from casemate.kernel.boot.layers import EROFS_MAGIC, magic_of, unpack
 from casemate.kernel.roots import JOINED, VISOR, joined_roots
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.loops import loop_device
-from casemate.kernel.sys.memfd import sealed_bytes
+from casemate.kernel.sys.memfd import mapped, sealed_bytes
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
-from casemate.policy.vibcontent import judge_archive
+from casemate.policy.vibcontent import ARCHIVES, judge_archive, read_archive
 
 LIVE: Final = Path("/run/live")
 _STAGED: Final = ".new-"
@@ -89,10 +89,14 @@ class Layers:
         finally:
             os.close(sealed)
 
-    def stage(self, name: str, sealed: int) -> None:
-        """Mount a payload where nobody sees it yet. Raises HostError."""
+    def stage(self, name: str, sealed: int, kind: str) -> None:
+        """Mount a payload of a type where nobody sees it yet. Raises HostError, FormatError."""
         target = self._place / f"{_STAGED}{name}"
         target.mkdir(parents=True, exist_ok=True)
+        if kind in ARCHIVES:
+            with mapped(sealed) as view:
+                unpack(read_archive(kind, view, component=name), target)
+            return
         _ensure_control()
         with loop_device(sealed, name) as device:
             mounts.erofs(device, target)

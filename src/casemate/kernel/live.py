@@ -38,8 +38,8 @@ class Mounter(Protocol):
     ) -> tuple[str, ...]:
         """Return what a payload of this type brings."""
 
-    def stage(self, name: str, sealed: int) -> None:
-        """Mount a payload where nobody sees it yet."""
+    def stage(self, name: str, sealed: int, kind: str) -> None:
+        """Mount a payload of a type where nobody sees it yet."""
 
     def discard(self) -> None:
         """Take away what was staged and not switched to."""
@@ -63,6 +63,7 @@ class Ready:
     """A payload in sealed memory that was verified there; ``fact`` says what it is."""
 
     fact: ComponentFact
+    kind: str
     descriptor: int
     digests: dict[str, bytes]
 
@@ -170,7 +171,8 @@ class Live:
         except BaseException:
             os.close(descriptor)
             raise
-        return Ready(fact, descriptor, digests)
+        announced = vib.descriptor.payload(payload)
+        return Ready(fact, announced.type if announced else "", descriptor, digests)
 
     def _switch(
         self,
@@ -181,7 +183,7 @@ class Live:
     ) -> None:
         try:
             for one in ready:
-                self._layers.stage(one.fact.file_name, one.descriptor)
+                self._layers.stage(one.fact.file_name, one.descriptor, one.kind)
             self._note(after, profile)
             try:
                 self._layers.switch(_names(after))

@@ -53,6 +53,7 @@ from casemate.policy.banks import plan_rollback
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level, level_from_name
 from casemate.policy.newimage import mark_of, unchecked_marks
+from casemate.policy.vibcontent import LAYERS
 
 _log = logging.getLogger(__name__)
 DATES: Final = "software.install-dates"
@@ -252,7 +253,7 @@ class Software:
             and all(level.admits(one.verdict.level) for one in plan.packages.values())
             and active == set(base.database.profile.vib_ids)
             and all(one.vib_id in live for one in change.removed)
-            and all(payload.type == "erofs" for one in change.installed for payload in one.payloads)
+            and all(payload.type in LAYERS for one in change.installed for payload in one.payloads)
         )
 
     def _describe(self, image: Image, dates: Mapping[str, str]) -> s.SoftwareReply:

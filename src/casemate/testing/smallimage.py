@@ -119,7 +119,7 @@ class FakeLayers:
             return descriptor.files
         return judge_archive(kind, image, descriptor, level)
 
-    def stage(self, name: str, sealed: int) -> None:
+    def stage(self, name: str, sealed: int, _kind: str) -> None:
         """Keep the content."""
         self._step("stage")
         self.staged[name] = os.pread(sealed, os.fstat(sealed).st_size, 0)

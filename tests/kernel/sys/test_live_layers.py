@@ -8,18 +8,22 @@ from pathlib import Path
 import pytest
 from tests.kernel.sys.test_mounts import image, loops, sealed
 
-from casemate.errors import HostError
+from casemate.errors import FormatError, HostError
+from casemate.formats.compressed import gzip
+from casemate.formats.tarball import TarEntry
+from casemate.formats.tarwrite import write_tar
 from casemate.kernel.layers import Layers
 from casemate.kernel.roots import newest_root
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.loops import loop_device
+from casemate.kernel.sys.memfd import sealed_bytes
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("root_only")]
 
 
 def stage(layers: Layers, name: str, file: Path) -> None:
     descriptor = sealed(file)
-    layers.stage(name, descriptor)
+    layers.stage(name, descriptor, "erofs")
     os.close(descriptor)
 
 
@@ -106,3 +110,27 @@ def test_a_switch_that_linux_refuses_leaves_the_old_mounts(in_child, tmp_path, m
         {"low": "low", "first": "1"},
         ["one.v00"],
     )
+
+
+def test_an_archive_is_joined_from_its_sealed_bytes_and_a_hostile_one_leaves_nothing(
+    in_child, tmp_path
+):
+    (tmp_path / "visor").mkdir()
+    (tmp_path / "visor/low").write_text("low")
+
+    def change() -> list[object]:
+        joined = tmp_path / "joined"
+        layers = Layers(tuple, tmp_path / "live", joined, tmp_path / "visor")
+        good = sealed_bytes(gzip(write_tar([TarEntry("first", data=b"1")])), "good")
+        layers.stage("tar.v00", good, "tgz")
+        layers.switch(["tar.v00"])
+        told: list[object] = [seen(joined)]
+        try:
+            layers.stage("bad.v00", sealed_bytes(gzip(b"text" * 200), "bad"), "vgz")
+        except FormatError as error:
+            told.append(error.code)
+        layers.discard()
+        told.append(sorted(layers.names()))
+        return told
+
+    assert in_child(change) == [{"low": "low", "first": "1"}, "tar-header", ["tar.v00"]]
