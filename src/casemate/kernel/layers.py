@@ -2,8 +2,8 @@
 
 The visor root is one read-only overlay, and Linux lets nobody add a layer to one. A VIB that is
 installed live is mounted at ``/run/live/FILE``, and a second overlay, of those mounts above the
-visor root, at ``/run/visor/NUMBER``: the root of every cell and of every hostd that is started from
-then on. What runs already keeps the root that it has.
+layers of the visor root, at ``/run/visor/NUMBER``: the root of every cell and of every hostd that
+is started from then on. What runs already keeps the root that it has.
 
 A change stages every new payload first and then switches all at once: when any step fails, the
 mounts are as they were before.
@@ -18,22 +18,25 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from casemate.errors import AcceptanceError
+from casemate.errors import AcceptanceError, HostError
 from casemate.formats.descriptor import Descriptor
 from casemate.formats.erofs import ErofsImage
 from casemate.kernel.boot.contents import walk
 from casemate.kernel.boot.elfcheck import LayerJudge
 from casemate.kernel.boot.layers import EROFS_MAGIC, magic_of, unpack
-from casemate.kernel.roots import JOINED, VISOR, joined_roots
+from casemate.kernel.boot.visor import LAYERS
+from casemate.kernel.roots import JOINED, joined_roots
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.loops import loop_device
 from casemate.kernel.sys.memfd import mapped, sealed_bytes
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
+from casemate.policy.mountaudit import parse_mounts
 from casemate.policy.vibcontent import ARCHIVES, judge_archive, read_archive
 
 LIVE: Final = Path("/run/live")
+_LOWER: Final = "lowerdir="
 _STAGED: Final = ".new-"
 _FORMER: Final = ".old-"
 _LOOKS: Final = Path("/run/look")
@@ -50,12 +53,12 @@ class Layers:
         waivers: Callable[[], tuple[Waiver, ...]],
         place: Path = LIVE,
         joined: Path = JOINED,
-        visor: Path = VISOR,
+        booted: Callable[[], Sequence[Path]] | None = None,
     ) -> None:
         self._waivers = waivers
         self._place = place
         self._joined = joined
-        self._visor = visor
+        self._booted = booted or booted_layers
 
     def inspect(
         self, kind: str, image: bytes | memoryview, descriptor: Descriptor, level: Level
@@ -131,7 +134,8 @@ class Layers:
     def _join(self, names: Sequence[str], number: int) -> None:
         target = self._joined / str(number)
         target.mkdir(parents=True, exist_ok=True)
-        mounts.overlay(target, [*(self._place / name for name in reversed(names)), self._visor])
+        live = [self._place / name for name in reversed(names)]
+        mounts.overlay(target, [*live, *self._booted()])
 
     def names(self) -> frozenset[str]:
         """Return the file names of the payloads that are mounted live."""
@@ -145,6 +149,24 @@ class Layers:
         if not prefix:
             return tuple(one for one in found if not one.name.startswith("."))
         return tuple(one for one in found if one.name.startswith(prefix))
+
+
+def booted_layers(mountinfo: Path = Path("/proc/self/mountinfo")) -> tuple[Path, ...]:
+    """Return the layers of the visor root, the uppermost first, in the order of the root's mount.
+
+    An overlay of the root itself would not do: files of two layers may have one inode number, and
+    a program's loader that sees them through an overlay of an overlay takes them for one file.
+
+    Raises:
+        HostError: The layers are not at hand.
+    """
+    root = next(one for one in parse_mounts(mountinfo.read_text()) if one.place == "/")
+    lower = next((text for text in root.options if text.startswith(_LOWER)), "")
+    names = [part.rpartition("/")[2] for part in lower.removeprefix(_LOWER).split(":")]
+    found = tuple(LAYERS / name for name in names if name and (LAYERS / name).is_mount())
+    if not found or len(found) != len(names):
+        raise HostError("The layers of the visor root are not at hand.", component=str(LAYERS))
+    return found
 
 
 def _move(source: Path, target: Path, undo: ExitStack) -> None:

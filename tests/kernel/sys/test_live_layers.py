@@ -47,14 +47,14 @@ def test_a_switch_joins_replaces_and_removes_and_what_runs_keeps_its_root(in_chi
             with loop_device(descriptor, place.name) as device:
                 mounts.erofs(device, place)
             os.close(descriptor)
-        visor, joined = tmp_path / "visor", tmp_path / "joined"
-        visor.mkdir()
-        mounts.overlay(visor, places)
-        layers = Layers(tuple, tmp_path / "live", joined, visor)
+        joined = tmp_path / "joined"
+        layers = Layers(tuple, tmp_path / "live", joined, lambda: places)
         stage(layers, "one.v00", one)
         told: list[object] = [seen(joined)]
         layers.switch(["one.v00"])
         told.append(seen(joined))
+        inodes = [(one.stat().st_dev, one.stat().st_ino) for one in newest_root(joined).iterdir()]
+        assert len(set(inodes)) == len(inodes)
         kept = os.open(newest_root(joined) or "", os.O_RDONLY)
         stage(layers, "one.v00", two)
         layers.switch(["one.v00"])
@@ -82,7 +82,7 @@ def test_a_switch_that_linux_refuses_leaves_the_old_mounts(in_child, tmp_path, m
 
     def change() -> tuple[object, ...]:
         joined = tmp_path / "joined"
-        layers = Layers(tuple, tmp_path / "live", joined, tmp_path / "visor")
+        layers = Layers(tuple, tmp_path / "live", joined, lambda: [tmp_path / "visor"])
         stage(layers, "one.v00", one)
         layers.switch(["one.v00"])
         stage(layers, "one.v00", two)
@@ -120,7 +120,7 @@ def test_an_archive_is_joined_from_its_sealed_bytes_and_a_hostile_one_leaves_not
 
     def change() -> list[object]:
         joined = tmp_path / "joined"
-        layers = Layers(tuple, tmp_path / "live", joined, tmp_path / "visor")
+        layers = Layers(tuple, tmp_path / "live", joined, lambda: [tmp_path / "visor"])
         good = sealed_bytes(gzip(write_tar([TarEntry("first", data=b"1")])), "good")
         layers.stage("tar.v00", good, "tgz")
         layers.switch(["tar.v00"])

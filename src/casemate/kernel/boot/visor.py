@@ -6,6 +6,7 @@ The joined layers become ``/``; the rest is mounted so that nothing else can be 
     /proc /sys          of the host's own pid namespace; noexec
     /dev                null zero full random urandom net/tun, kvm where there is one
     /tmp /run /dev/shm  RAM, noexec
+    /run/layers         the layers, each by its name, read-only
     /var/lib/casemate   the home, noexec
 """
 
@@ -24,6 +25,8 @@ from casemate.machine.processplan import TERMINALS
 _RAM = 64 << 20  # bytes: /tmp, /run and /dev/shm of the host's own processes hold next to nothing
 DEVICES = ("null", "zero", "full", "random", "urandom", "kvm")
 _NODE_SPACE = 1 << 20
+LAYERS = Path("/run/layers")
+"""Where the kernel finds the layers themselves, to join VIBs that are installed live to them."""
 _TUN = os.makedev(10, 200)
 
 
@@ -46,6 +49,9 @@ def enter_visor(
     _devices(root / "dev", devices)
     for name, mode in (("tmp", 0o1777), ("run", 0o755), ("dev/shm", 0o1777)):
         mounts.tmpfs(root / name, size=_RAM, mode=mode)
+    layers = root / LAYERS.relative_to("/")
+    layers.mkdir()
+    mounts.bind(root.parent / "layers", layers, mounts.READ_ONLY_CODE, recursive=True)
     mounts.bind(home.path, root / INSIDE.relative_to("/"), mounts.DATA, recursive=mounts_inside)
     mounts.pivot_root(root)
     restrict_memfd_execution()
