@@ -44,7 +44,7 @@ def test_a_guest_that_floods_serial_port_and_disk_is_contained_and_the_api_answe
         (vm,) = si.content.rootFolder.childEntity[0].vmFolder.childEntity
         log = host.home / "run" / "log" / "vm-1-console.log"
         disk = place / "evil-flat.vmdk"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         # Until it has filled half of its disk, and written to its serial port all the while.
         while disk.stat().st_blocks * 512 < 32 * MIB or log.stat().st_size < 4096:
             assert vm.runtime.powerState == "poweredOn"

@@ -15,7 +15,7 @@ from casemate.image.demo import READY, write_demo
 from casemate.machine.vmconfig import vm_config
 
 QEMU = "qemu-system-x86_64"
-BOOT_LIMIT = 10.0
+BOOT_LIMIT = 60.0
 NAMES = st.text("abc/", min_size=1, max_size=9)
 
 
@@ -94,6 +94,6 @@ def test_the_demo_guest_boots_to_its_prompt_and_obeys_the_power_button(tmp_path)
                 control.connect(str(monitor))
                 control.recv(256)
                 control.sendall(b"system_powerdown\n")
-                assert process.wait(timeout=10) == 0
+                assert process.wait(timeout=BOOT_LIMIT) == 0
         finally:
             process.kill()
