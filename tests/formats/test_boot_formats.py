@@ -28,6 +28,7 @@ from casemate.formats.efivars import (
 from casemate.formats.gpt import EFI_SYSTEM, LINUX_DATA, RESERVED, SECTOR, Entry, write_gpt
 from casemate.formats.modinfo import parse_modinfo
 from casemate.formats.uefi import parse_gpt, parse_signature_lists, parse_variable
+from casemate.testing.linuxmodules import relocatable
 
 DISK = UUID(int=1)
 OWNER = UUID(int=2)
@@ -112,19 +113,9 @@ def test_any_bytes_are_a_store_or_refused(data: bytes) -> None:
         write_store(data, [])
 
 
-def module(modinfo: bytes) -> bytes:
-    names = b"\0.modinfo\0.strtab\0"
-    body = modinfo + names
-    headers = bytes(64)
-    for name, offset, size in ((1, 64, len(modinfo)), (10, 64 + len(modinfo), len(names))):
-        headers += struct.pack("<IIQQQQIIQQ", name, 1, 0, 0, offset, size, 0, 0, 1, 0)
-    head = b"\x7fELF\x02\x01".ljust(40, b"\0") + struct.pack("<Q", 64 + len(body))
-    return (head + bytes(10) + struct.pack("<HHH", 64, 3, 2)).ljust(64, b"\0") + body + headers
-
-
 def test_a_module_names_its_needs_and_its_devices() -> None:
     info = parse_modinfo(
-        module(
+        relocatable(
             b"license=GPL\0alias=virtio:d1v*\0alias=pci:v1\0depends=virtio_ring,virtio\0name=net\0"
         )
     )
@@ -135,7 +126,7 @@ def test_a_module_names_its_needs_and_its_devices() -> None:
 
 @given(st.integers(0, 300), st.binary(min_size=1, max_size=16))
 def test_a_damaged_module_is_read_or_refused(at: int, patch: bytes) -> None:
-    data = bytearray(module(b"license=GPL\0depends=\0name=x\0"))
+    data = bytearray(relocatable(b"license=GPL\0depends=\0name=x\0"))
     data[at : at + len(patch)] = patch
     with contextlib.suppress(FormatError):
         parse_modinfo(bytes(data))

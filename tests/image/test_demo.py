@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from casemate.errors import HostError
 from casemate.formats import vmdk, vmx
+from casemate.formats.modinfo import parse_modinfo
 from casemate.image.cpio import Entry, device, folder, link, program, write_cpio
-from casemate.image.demo import READY, write_demo
+from casemate.image.debian import Packages
+from casemate.image.demo import READY, first_root, in_order, kernel_release, write_demo
 from casemate.machine.vmconfig import vm_config
+from casemate.testing.linuxmodules import relocatable
 
 QEMU = "qemu-system-x86_64"
 BOOT_LIMIT = 60.0
@@ -47,6 +51,24 @@ def test_every_kind_of_entry_is_what_linux_expects():
     data = write_cpio([folder("d"), link("l", "d"), device("d/c", 5, 1), Entry("e", 0o100644)])
     assert [mode for _, mode, _ in parse_cpio(data)] == [0o40755, 0o120777, 0o20600, 0o100644]
     assert b"0000000500000001" in data
+
+
+@pytest.mark.host
+def test_every_module_of_the_guest_is_loaded_after_those_that_it_needs():
+    packages = Packages()
+    loaded: set[str] = set()
+    for entry in first_root(packages, kernel_release(packages)):
+        if entry.path.endswith(".ko"):
+            info = parse_modinfo(entry.data)
+            assert loaded >= set(info.depends), entry.path
+            loaded.add(info.name)
+    assert {"virtio_balloon", "virtio_net", "vmxnet3", "button"} <= loaded
+
+
+def test_a_module_that_needs_another_is_refused_without_it():
+    with pytest.raises(HostError) as caught:
+        list(in_order([relocatable(b"name=one\0depends=two\0")]))
+    assert caught.value.component == "two"
 
 
 @pytest.mark.host

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from casemate.formats.kmod import join_module
 from casemate.kernel.modules import Linux, Modules
 from casemate.kernel.store import Store
 from casemate.kernel.sys.memfd import is_sealed
+from casemate.testing.linuxmodules import relocatable
 from casemate.testing.pki import issue
 from casemate.testing.vibs import make_descriptor
 
@@ -25,22 +25,12 @@ KEY = issue("Module key")
 STRANGER = issue("Stranger")
 
 
-def elf(info: str) -> bytes:
-    """Return a relocatable file with nothing but a .modinfo section."""
-    section = b"".join(line.encode() + b"\0" for line in info.splitlines())
-    names = b"\0.modinfo\0.shstrtab\0"
-    place = 64 + len(section) + len(names)
-    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
-        "<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, place, 0, 64, 0, 0, 64, 3, 2
-    )
-    rows = bytes(64)
-    for name, offset, size in ((1, 64, len(section)), (10, 64 + len(section), len(names))):
-        rows += struct.pack("<IIQQQQIIQQ", name, 1, 0, 0, offset, size, 0, 0, 1, 0)
-    return head + section + names + rows
+def _elf(info: str) -> bytes:
+    return relocatable(b"".join(line.encode() + b"\0" for line in info.splitlines()))
 
 
 def module(name: str, depends: str = "", signer=KEY) -> bytes:
-    data = elf(
+    data = _elf(
         f"name={name}\nlicense=GPL\nversion=2.1\ndepends={depends}\n"
         "parmtype=debug:int\nparm=debug:Say more\n"
     )

@@ -11,8 +11,9 @@ import hashlib
 import re
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from uuid import UUID, uuid5
 
 from casemate.errors import HostError
 from casemate.formats import vmdk, vmx
+from casemate.formats.modinfo import parse_modinfo
 from casemate.image import tools
 from casemate.image.cpio import Entry, device, folder, link, program, write_cpio
 from casemate.image.debian import Packages
@@ -48,8 +50,8 @@ SOURCE_DATE: Final = "1793491200"
 MODULES: Final = (
     "drivers/acpi/button.ko",
     "drivers/input/evdev.ko",
-    "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_legacy_dev.ko",
     "drivers/virtio/virtio_pci_modern_dev.ko",
     "drivers/virtio/virtio_pci.ko",
@@ -59,7 +61,7 @@ MODULES: Final = (
     "drivers/net/virtio_net.ko",
     "drivers/net/vmxnet3/vmxnet3.ko",
 )
-"""In the order they are loaded in."""
+"""What drives the guest's devices, and all that those modules need."""
 
 APPLETS: Final = (
     *("cat", "cttyhack", "dmesg", "free", "grep", "head", "hostname", "ifconfig", "insmod", "ip"),
@@ -167,9 +169,29 @@ def first_root(packages: Packages, release: str) -> Iterator[Entry]:
     script = resources.files("casemate.image") / "demo-init.sh"
     yield program("init", script.read_bytes())
     source = f"usr/lib/modules/{release}/kernel"
-    for number, module in enumerate(MODULES):
-        data = _host_file(packages, f"linux-image-{release}", f"{source}/{module}")
-        yield program(f"lib/{number:02}-{Path(module).name}", data)
+    package = f"linux-image-{release}"
+    modules = [_host_file(packages, package, f"{source}/{module}") for module in MODULES]
+    for number, (name, data) in enumerate(in_order(modules)):
+        yield program(f"lib/{number:02}-{name}.ko", data)
+
+
+def in_order(modules: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of Linux modules, each after those that it needs.
+
+    Raises HostError where one is needed that is not among them.
+    """
+    infos = [(parse_modinfo(data), data) for data in modules]
+    by_name = {info.name: data for info, data in infos}
+    needs = {info.name: sorted(info.depends) for info, _ in infos}
+    for name in TopologicalSorter(needs).static_order():
+        if name not in by_name:
+            raise HostError(
+                f"A Linux module of the guest needs {name}, which is not given to it.",
+                code="module-missing",
+                component=name,
+                remedy="Build on Debian 12, whose packages this version knows.",
+            )
+        yield name, by_name[name]
 
 
 def write_disk(disk: Path, files: dict[str, bytes], mbr: bytes) -> None:
