@@ -14,7 +14,7 @@ import pytest
 from casemate.calls import leases as c
 from casemate.calls.codec import encode
 from casemate.calls.messages import PowerOn
-from casemate.errors import BusyError, NotFoundError, StateError
+from casemate.errors import BusyError, CasemateError, NotFoundError, StateError
 from casemate.formats import streamvmdk
 from casemate.hostd.kernelclient import RefusedError, Transfer
 from casemate.kernel.accounts import LOCAL_ROOT
@@ -126,6 +126,27 @@ def test_a_lease_is_its_session_s_alone_and_gives_its_own_disks_only(on):
         await lab.ask(c.CloseLease("", vm, complete=True))
         with pytest.raises(NotFoundError):
             await lab.ask(c.ExportDisk("", vm, "one.vmdk"))
+
+    on(body)
+
+
+def test_a_disk_on_its_way_out_ends_with_the_session(on):
+    async def body(host: Host) -> None:
+        lab = Lab(host)
+        vm = await make(host, disks=(disk(capacity=64 * MIB),))
+        noise = random.Random(6).randbytes(64 * MIB)
+        (host.datastore / "one/one-flat.vmdk").write_bytes(noise)
+        lent = await lab.ask(c.OpenExport("", vm))
+        taken = 0
+        with pytest.raises((CasemateError, asyncio.IncompleteReadError)):
+            async with lab.transfer(c.ExportDisk("", vm, lent.disks[0].file_name)) as transfer:
+                taken += len(await transfer.read())
+                lab.open.clear()
+                with pytest.raises(RefusedTaskError, match="cancelled"):
+                    await host.ended(lent.task)
+                while piece := await transfer.read():
+                    taken += len(piece)
+        assert taken < len(noise) // 2
 
     on(body)
 

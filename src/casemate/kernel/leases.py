@@ -123,6 +123,8 @@ class Leases:
             try:
                 return await self._hold(fact, lease, job)
             finally:
+                # However it ended: disks that are on their way end with it.
+                lease.closed = bool(lease.closed)
                 del self._leases[fact.vm]
                 if lease.importing and not lease.closed:
                     with suppress(NotFoundError):
