@@ -8,6 +8,8 @@ from casemate.calls import files as f
 from casemate.calls import vms as c
 from casemate.calls.messages import PowerOff, PowerOn
 from casemate.errors import FileLockedError
+from casemate.kernel.accounts import LOCAL_ROOT
+from casemate.kernel.datastores import Datastores
 
 from .vmbench import Host, RefusedTaskError, disk, make
 
@@ -39,5 +41,26 @@ def test_the_image_of_a_cd_lies_elsewhere_and_is_locked_while_the_vm_runs(on):
         with pytest.raises(RefusedTaskError, match=r"tools\.iso"):
             await host.ask(PowerOn("", vm))
         assert (host.datastore / "copy.vmdk").stat().st_size == 8 << 20
+
+    on(body)
+
+
+def test_a_vm_that_is_registered_while_a_change_waits_for_its_turn_keeps_its_files(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, disks=(disk(),))
+        fact = host.vm(vm)
+        for request in (
+            f.DeleteFile("", fact.datastore, "one"),
+            f.MoveFile("", fact.datastore, "one", fact.datastore, "two"),
+        ):
+            host.inventory.unregister(vm)
+            handler = Datastores(host.inventory, host.tasks, lambda *_: None).handlers()[
+                type(request)
+            ]
+            task = (await handler(request, LOCAL_ROOT)).task
+            host.inventory.update(fact)
+            with pytest.raises(RefusedTaskError, match="file-locked"):
+                await host.ended(task)
+        assert "one.vmx" in host.files("one")
 
     on(body)

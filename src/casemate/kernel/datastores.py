@@ -94,6 +94,8 @@ class Datastores:
         self.demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
+            # It may have waited for its turn: a VM can have been registered there since.
+            self.demand_free(request.datastore, request.path)
             with self.open(request.datastore) as volume:
                 volume.remove(request.path)
 
@@ -104,6 +106,8 @@ class Datastores:
         self.demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
+            self.demand_free(request.datastore, request.path)
+            self.demand_free(request.to_datastore, request.to_path)
             with self.open(request.datastore) as source, self.open(request.to_datastore) as target:
                 source.move(request.path, target, request.to_path, force=request.force)
 
@@ -113,6 +117,7 @@ class Datastores:
         self.demand_target(request, session)
 
         def work(job: Job) -> None:
+            self.demand_free(request.to_datastore, request.to_path)
             with self.open(request.datastore) as source, self.open(request.to_datastore) as target:
                 size = source.size(request.path)
                 target.demand_space(size, target.shown(request.to_path))
