@@ -96,6 +96,24 @@ def test_it_waits_for_the_last_vm_and_starts_none_meanwhile(world: World) -> Non
     asyncio.run(story())
 
 
+def test_it_waits_for_a_vm_that_is_just_being_started(world: World) -> None:
+    @contextmanager
+    def admit(_vm: str, _config: VmConfig) -> Iterator[None]:
+        yield
+
+    async def story() -> None:
+        with world.mode.guarded(admit)("1", CONFIG):
+            task = await world.ask(EnterMaintenance("", 1))
+            await asyncio.sleep(0)
+            assert not world.mode.on
+            ended = await world.ended(task)
+        assert ended.error is not None
+        assert CONFIG.name in ended.error.reason
+        assert (await world.ended(await world.ask(EnterMaintenance("")))).error is None
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("how", ["timeout", "cancelled", "stopped"])
 def test_a_wait_that_ends_early_leaves_the_host_as_it_was(world: World, how: str) -> None:
     async def story() -> None:

@@ -38,6 +38,7 @@ class Maintenance:
         self._tasks = tasks
         self._entering = False
         self._stopping = False
+        self._starting: list[str] = []
 
     @property
     def on(self) -> bool:
@@ -60,8 +61,12 @@ class Maintenance:
                     component=config.name,
                     remedy="Leave maintenance mode first.",
                 )
-            with admission(vm, config):
-                yield
+            self._starting.append(config.name)
+            try:
+                with admission(vm, config):
+                    yield
+            finally:
+                self._starting.remove(config.name)
 
         return starting
 
@@ -115,12 +120,13 @@ class Maintenance:
         return TaskReply(task)
 
     def _running(self) -> list[str]:
-        facts = self._stream.facts()
-        return [
+        """Return the names of the VMs that run, or are just being started."""
+        running = [
             fact.config.name
-            for fact in facts
+            for fact in self._stream.facts()
             if isinstance(fact, VmFact) and fact.power is PowerState.POWERED_ON
         ]
+        return running + self._starting
 
     def _set(self, *, on: bool) -> None:
         self._store.set_value(_NAME, "TRUE" if on else "FALSE")
