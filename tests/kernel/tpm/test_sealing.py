@@ -58,6 +58,22 @@ def test_a_key_comes_back_until_a_sealed_pcr_changes(tpm: Tpm) -> None:
         assert caught.value.code == "seal-pcrs"
 
 
+def test_who_listens_on_the_wires_sees_the_key_neither_go_nor_come(
+    tpm: Tpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = tmp_path / "wires.pcap"
+    monkeypatch.setenv("TCTI_PCAP_FILE", str(heard))
+    values = tpm.read_pcrs([BANK], SEALED_PCRS)[BANK]
+    tpm.close()
+    place = Home(tmp_path / "h")
+    with Tpm("pcap", f"swtpm:path={swtpm.socket_path(place)}", kind="swtpm") as device:
+        public, private = seal(device, SECRET, values)
+        assert unseal(device, public, private, SEALED_PCRS) == SECRET
+    recorded = heard.read_bytes()
+    assert private in recorded
+    assert SECRET not in recorded
+
+
 def test_a_key_can_be_sealed_for_values_that_are_still_to_come(tpm: Tpm) -> None:
     values = tpm.read_pcrs([BANK], SEALED_PCRS)[BANK]
     tpm.extend(7, {BANK: b"\1" * 32})

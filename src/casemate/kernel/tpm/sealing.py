@@ -1,8 +1,8 @@
 """Sealing a secret to this TPM and its PCRs, and getting it back.
 
 The parent is a storage key made anew each time from a fixed template, so nothing is stored in the
-TPM. The secret comes back over a session that is salted by that key and encrypts the answer: who
-listens on the wires of a discrete TPM learns nothing.
+TPM. The secret goes there and comes back over sessions that are salted by that key and encrypt it:
+who listens on the wires of a discrete TPM learns nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ def seal(tpm: Tpm, secret: bytes, values: dict[int, bytes]) -> tuple[bytes, byte
     sensitive = tss.TPM2B_SENSITIVE_CREATE(
         tss.TPMS_SENSITIVE_CREATE(data=tss.TPM2B_SENSITIVE_DATA(secret))
     )
-    with _storage_key(tpm) as parent:
-        private, public, *_ = tpm.command("create", parent, sensitive, template)
+    with (
+        _storage_key(tpm) as parent,
+        _session(tpm, parent, tss.TPM2_SE.HMAC, tss.TPMA_SESSION.DECRYPT) as session,
+    ):
+        private, public, *_ = tpm.command("create", parent, sensitive, template, session2=session)
     return bytes(public.marshal()), bytes(private.marshal())
 
 
@@ -77,27 +80,11 @@ def unseal(tpm: Tpm, public: bytes, private: bytes, pcrs: Sequence[int]) -> byte
 
 
 def _unseal(tpm: Tpm, parent: Any, item: Any, pcrs: Sequence[int]) -> bytes:  # noqa: ANN401 (the binding has no types)
-    session = tpm.command(
-        "start_auth_session",
-        parent,
-        tss.ESYS_TR.NONE,
-        tss.TPM2_SE.POLICY,
-        tss.TPMT_SYM_DEF(
-            algorithm=tss.TPM2_ALG.AES,
-            keyBits=tss.TPMU_SYM_KEY_BITS(aes=128),
-            mode=tss.TPMU_SYM_MODE(aes=tss.TPM2_ALG.CFB),
-        ),
-        tss.TPM2_ALG.SHA256,
-    )
+    selection = tss.TPML_PCR_SELECTION.parse(f"{BANK}:{','.join(map(str, sorted(pcrs)))}")
     try:
-        tpm.command(
-            "trsess_set_attributes",
-            session,
-            tss.TPMA_SESSION.CONTINUESESSION | tss.TPMA_SESSION.ENCRYPT,
-        )
-        selection = tss.TPML_PCR_SELECTION.parse(f"{BANK}:{','.join(map(str, sorted(pcrs)))}")
-        tpm.command("policy_pcr", session, b"", selection)
-        return bytes(tpm.command("unseal", item, session1=session))
+        with _session(tpm, parent, tss.TPM2_SE.POLICY, tss.TPMA_SESSION.ENCRYPT) as session:
+            tpm.command("policy_pcr", session, b"", selection)
+            return bytes(tpm.command("unseal", item, session1=session))
     except TpmError as error:
         if error.code != "tpm-policy":
             raise
@@ -107,6 +94,26 @@ def _unseal(tpm: Tpm, parent: Any, item: Any, pcrs: Sequence[int]) -> bytes:  # 
             component=tpm.kind,
             remedy="Give the recovery key.",
         ) from error
+
+
+@contextmanager
+def _session(tpm: Tpm, parent: Any, kind: Any, way: Any) -> Iterator[Any]:  # noqa: ANN401 (the binding has no types)
+    """Open a session that encrypts what goes to the TPM (DECRYPT) or comes back (ENCRYPT)."""
+    session = tpm.command(
+        "start_auth_session",
+        parent,
+        tss.ESYS_TR.NONE,
+        kind,
+        tss.TPMT_SYM_DEF(
+            algorithm=tss.TPM2_ALG.AES,
+            keyBits=tss.TPMU_SYM_KEY_BITS(aes=128),
+            mode=tss.TPMU_SYM_MODE(aes=tss.TPM2_ALG.CFB),
+        ),
+        tss.TPM2_ALG.SHA256,
+    )
+    try:
+        tpm.command("trsess_set_attributes", session, tss.TPMA_SESSION.CONTINUESESSION | way)
+        yield session
     finally:
         tpm.command("flush_context", session)
 
