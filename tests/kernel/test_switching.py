@@ -188,6 +188,16 @@ def test_the_card_by_which_the_host_is_reached_is_no_uplink(tmp_path):
     asyncio.run(whole())
 
 
+def test_a_card_that_got_its_address_after_the_start_is_no_uplink(tmp_path):
+    async def body(desk: Desk) -> None:
+        desk.wires.tags = True
+        desk.wires.own = (AddressFact("eth0", "192.0.2.2", 24),)
+        with pytest.raises(ArgumentError):
+            await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+
+    play(tmp_path, body)
+
+
 def test_cards_are_wired_before_a_vm_starts_and_cut_when_it_ends(tmp_path):
     async def body(desk: Desk) -> None:
         config = machine(nic(1), nic(2, "none"), nic(3, connected=False))

@@ -102,9 +102,7 @@ class Switching:
         """
         self._cards = {vm: _cards(vm, config) for vm, config in running.items()}
         try:
-            for address in await self._wires.addresses():
-                self._own.add(address.interface)
-                self._stream.publish(address)
+            await self._look()
             await self._wire(self._networks)
         except HostError as error:
             self._lost = HostError(
@@ -114,6 +112,13 @@ class Switching:
                 remedy=error.remedy,
             )
             _log.error("%s", self._lost.reason)
+
+    async def _look(self) -> None:
+        """Find out which addresses the machine itself has now."""
+        found = await self._wires.addresses()
+        self._own = {address.interface for address in found}
+        for address in found:
+            self._stream.publish(address)
 
     async def close(self) -> None:
         """Let go of the wires, which stay as they are."""
@@ -256,6 +261,9 @@ class Switching:
         """Wire a changed host, then keep the change; a host that cannot be so stays as it was."""
         async with self._changing:
             before = self._networks
+            if self._lost is None:
+                # A card may have got an address since the host started.
+                await self._look()
             after = change(before)
             if self._lost is not None:
                 raise self._lost
