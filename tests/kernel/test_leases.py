@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -137,13 +137,12 @@ def test_a_disk_on_its_way_out_ends_with_the_session(on):
         noise = random.Random(6).randbytes(64 * MIB)
         (host.datastore / "one/one-flat.vmdk").write_bytes(noise)
         lent = await lab.ask(c.OpenExport("", vm))
-        taken = 0
-        with pytest.raises((CasemateError, asyncio.IncompleteReadError)):
-            async with lab.transfer(c.ExportDisk("", vm, lent.disks[0].file_name)) as transfer:
-                taken += len(await transfer.read())
-                lab.open.clear()
-                with pytest.raises(RefusedTaskError, match="cancelled"):
-                    await host.ended(lent.task)
+        async with lab.transfer(c.ExportDisk("", vm, lent.disks[0].file_name)) as transfer:
+            taken = len(await transfer.read())
+            lab.open.clear()
+            with pytest.raises(RefusedTaskError, match="cancelled"):
+                await host.ended(lent.task)
+            with suppress(CasemateError):
                 while piece := await transfer.read():
                     taken += len(piece)
         assert taken < len(noise) // 2
