@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["casemate"]):
     from casemate.formats.depot import parse_depot, write_depot
     from casemate.formats.descriptor import parse_descriptor, write_descriptor
     from casemate.formats.imgdb import parse_imgdb
+    from casemate.formats.kickstart import parse_kickstart
     from casemate.formats.kmod import join_module, split_module
     from casemate.formats.modinfo import parse_modinfo
     from casemate.formats.tarball import TarEntry, parse_tar, parse_tgz
@@ -76,6 +77,7 @@ PARSERS: tuple[Callable[[bytes], object], ...] = (
     lambda data: read_token(data, CONTENT),
     token_of,
     parse_bootcfg,
+    parse_kickstart,
     lambda data: read_archive("insttar", data),
     _examined,
     lambda data: parse_mounts(data.decode("utf-8", "replace")),

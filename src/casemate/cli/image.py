@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from casemate.cli.install import register_install
 from casemate.cli.machine import register_machine
 from casemate.cli.progress import steps
 from casemate.cli.reference import register_reference
@@ -38,6 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     profile.set_defaults(func=_profile)
     register_reference(actions)
     register_machine(actions)
+    register_install(actions)
     for action in (build, profile):
         add_common(action)
 

@@ -1,0 +1,99 @@
+"""``casemate image install``: who is asked, and that nothing is written before the answer."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from tests.image.test_install import NAMES, SECTORS, write_image
+
+from casemate.cli import image as command
+from casemate.cli import install
+from casemate.errors import ArgumentError, HostError, NotSupportedError
+from casemate.formats.gpt import SECTOR
+from casemate.image.install import Target
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A home with a built disk, and a machine whose only disk is a file."""
+    (tmp_path / "bootable").mkdir()
+    write_image(tmp_path / "bootable" / "disk.img", NAMES)
+    target = tmp_path / "target"
+    target.write_bytes(bytes(SECTORS * SECTOR))
+    found = (Target(str(target), SECTORS * SECTOR, "A file", removable=False),)
+    monkeypatch.setattr(install, "targets", lambda: found)
+    return tmp_path
+
+
+def run(place, *arguments):
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    words = ["image", "install", "--home", str(place), *map(str, arguments)]
+    options = parser.parse_args(words)
+    return options.func(options)
+
+
+def script(place, text):
+    path = place / "ks.cfg"
+    path.write_text(text)
+    return path
+
+
+def test_an_unattended_file_installs_without_a_question(place, capsys):
+    file = script(place, "accepteula\ninstall --firstdisk\nkeyboard de\n")
+    assert run(place, "--script", file) == 0
+    assert (place / "target").read_bytes() == (place / "bootable" / "disk.img").read_bytes()
+    assert "keyboard: ignored" in capsys.readouterr().out
+
+
+def test_a_file_that_asks_for_a_script_writes_nothing(place):
+    file = script(place, "accepteula\ninstall --firstdisk\n%firstboot\nsh\n")
+    with pytest.raises(NotSupportedError, match="nothing unsigned"):
+        run(place, "--script", file)
+    assert not any((place / "target").read_bytes())
+
+
+def test_a_file_and_a_wish_to_overwrite_are_not_mixed(place):
+    file = script(place, "accepteula\ninstall --firstdisk\n")
+    with pytest.raises(ArgumentError):
+        run(place, "--overwrite", "--script", file)
+    assert not any((place / "target").read_bytes())
+
+
+@pytest.mark.parametrize("answers", [["sda", "sdb"], ["sda", ""], ["sda"], []])
+def test_without_the_name_typed_again_nothing_is_written(monkeypatch, place, answers):
+    disk = Target("sda", SECTORS * SECTOR, "", removable=False)
+    monkeypatch.setattr(install, "targets", lambda: (disk,))
+    monkeypatch.setattr(install, "install", lambda *_args, **_options: pytest.fail("written"))
+    waiting = iter(answers)
+
+    def answer(_question):
+        try:
+            return next(waiting)
+        except StopIteration as error:
+            raise EOFError from error
+
+    monkeypatch.setattr("builtins.input", answer)
+    with pytest.raises(ArgumentError, match="nothing was written"):
+        run(place)
+
+
+def test_the_name_typed_again_installs_on_that_disk(monkeypatch, place):
+    disk = Target("sda", SECTORS * SECTOR, "", removable=False)
+    monkeypatch.setattr(install, "targets", lambda: (disk,))
+    written = []
+    monkeypatch.setattr(
+        install, "install", lambda _image, target, **options: written.append((target, options))
+    )
+    monkeypatch.setattr("builtins.input", lambda _question: "sda")
+    run(place, "--disk", "/dev/sda")
+    ((target, options),) = written
+    assert target == disk.path
+    assert options["overwrite"] is False
+
+
+def test_without_a_built_disk_the_way_to_one_is_told(tmp_path):
+    with pytest.raises(HostError) as caught:
+        run(tmp_path)
+    assert "image disk" in caught.value.remedy
