@@ -224,6 +224,19 @@ def test_uefi_writes_its_own_variables_and_no_firmware():
     assert "smm=on" in option(made, "-machine")
 
 
+def test_the_firmware_waits_and_asks_the_drives_in_the_order_of_the_vmx():
+    entries = (("bios.bootDelay", "3000"), ("bios.bootOrder", "cdrom,hdd"))
+    disc = DiskSpec("c.iso", "cdrom", "raw", 0, "ide0", 1)
+    made = plan(
+        replace(CONFIG, extra=entries),
+        DiskSource(DiskSpec("a.img", "disk", "raw", 512, "ide0", 0), "a.img", 512),
+        DiskSource(disc, "c.iso", 512),
+    )
+    assert option(made, "-boot") == "menu=on,splash-time=3000"
+    drives = [word for word in made.argv if word.startswith("ide-")]
+    assert [word.rpartition("bootindex=")[2] for word in drives] == ["2", "1"]
+
+
 def test_two_disks_in_one_file_are_refused():
     with pytest.raises(ArgumentError, match="one file"):
         plan(CONFIG, DISK, DISK)

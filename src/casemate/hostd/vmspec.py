@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from casemate.formats import datastorepath
+from casemate.hostd import bootspec
 from casemate.hostd.objects.devices import (
     FIRST_NIC_KEY,
     controller_of,
@@ -33,7 +34,6 @@ SCSI_SELF = 7
 _HINTS = frozenset(
     {
         "alternateGuestName",
-        "bootOptions",
         "changeVersion",
         "consolePreferences",
         "files",
@@ -123,12 +123,16 @@ def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
     _take_hot_add(spec.get("memoryHotAddEnabled"), MEMORY_HOT_ADD, change)
     _take_cores(spec.get("numCoresPerSocket"), change)
     _Devices(change, frozenset(networks)).apply(objs(spec.get("deviceChange")))
+    before, change.config = change.config, bootspec.taken(spec.get("bootOptions"), change.config)
+    if change.config != before:
+        change.privileges.add(CONFIG + "Settings")
     return change
 
 
 _DONE = frozenset(
     {
         *("cpuHotAddEnabled", "memoryHotAddEnabled", "numCoresPerSocket"),
+        "bootOptions",
         *("cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"),
     }
 )
@@ -298,6 +302,8 @@ class _Devices:
         raise faults.invalid_argument("config.deviceChange.device.key", f"No device has key {key}.")
 
     def _disk(self, operation: str, files: str, device: Obj) -> None:
+        if operation != "remove":
+            _check_mode(device)
         if operation == "add":
             controller, unit = self._slot(device)
             backing = device.get("backing")
@@ -458,6 +464,14 @@ def _disc(device: Obj) -> str:
     if isinstance(backing, Obj) and backing.type == "VirtualCdromIsoBackingInfo":
         return text(backing.get("fileName"))
     return ""
+
+
+def _check_mode(device: Obj) -> None:
+    """Raise FaultError where a disk is to stay out of snapshots, or to forget what is written."""
+    backing = device.get("backing")
+    mode = text(backing.get("diskMode")) if isinstance(backing, Obj) else ""
+    if mode not in {"", "persistent"}:
+        raise unsupported("Disks of this host are persistent, and part of every snapshot.")
 
 
 def _capacity(device: Obj) -> int:

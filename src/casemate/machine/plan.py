@@ -13,6 +13,7 @@ from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
 from casemate.formats.vmdk import is_plain_name
+from casemate.machine.bootorder import boot_words
 from casemate.machine.cellplan import (
     CellPlan,
     CgroupTargets,
@@ -139,6 +140,7 @@ def plan_power_on(
             *_machine(vm, config, host.accelerator, _board(config, extra)),
             *_channels(),
             *firmware,
+            *boot_words(extra),
             *vtpm_options(config),
             *storage(disks, config.drives, extra, fds),
             *_network(config, taps),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
+from casemate.machine.bootorder import boot_indices
 from casemate.machine.facts import DiskSpec, DriveSpec
 
 FIRST_FD: Final = 10
@@ -61,11 +62,12 @@ def storage(
     ports = iter(range(_AHCI_PORTS))
     for file_name, fd in fds.items():
         yield from ("-add-fd", f"fd={fd},set={fd - FIRST_FD},opaque={node_name(file_name)}")
-    for number, source in enumerate(disks):
+    indices = boot_indices([source.disk for source in disks], extra)
+    for index, source in zip(indices, disks, strict=True):
         yield from ("-blockdev", as_json(block_node(source, fds)))
         bus = source.disk.controller.rstrip("0123456789")
         yield from _controller(source.disk.controller, controllers, extra)
-        tail = f"drive={node_name(source.file_name)},bootindex={number + 1}"
+        tail = f"drive={node_name(source.file_name)},bootindex={index}"
         yield from ("-device", _disk_device(source.disk, tail, bus, ports))
     for drive in drives:
         bus = drive.controller.rstrip("0123456789")
@@ -132,7 +134,6 @@ def block_node(source: DiskSource, fds: dict[str, int]) -> dict[str, object]:
 def _disk_device(disk: DiskSpec, tail: str, bus: str, ports: Iterator[int]) -> str:
     """Return the device that the guest sees."""
     kind = "cd" if disk.kind == "cdrom" else "hd"
-    # QEMU keeps index 0 for the loader of a kernel that is given directly.
     words = [f"id={device_id(disk)}", *([tail] if tail else [])]
     match bus:
         case "ide" | "sata":

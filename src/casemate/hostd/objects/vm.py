@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from casemate.hostd.objects import guest
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
+from casemate.hostd.objects.bootoptions import boot_options
 from casemate.hostd.objects.devices import devices
 from casemate.hostd.objects.inventory import allocation
 from casemate.hostd.objects.vmdefaults import (
-    BOOT_OPTIONS,
     FLAGS,
     TOOLS_CONFIG,
     disabled_methods,
@@ -232,7 +232,7 @@ def vm_config(scope: Scope, key: str) -> Obj:
             Obj("OptionValue", key=name, value=value) for name, value in config.extra
         ),
         datastoreUrl=_datastore_urls(scope, vm),
-        bootOptions=BOOT_OPTIONS,
+        bootOptions=boot_options(config),
         latencySensitivity=Obj("LatencySensitivity", level="normal"),
         cpuHotRemoveEnabled=False,
         swapPlacement="inherit",

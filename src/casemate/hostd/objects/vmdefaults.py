@@ -28,16 +28,6 @@ FLAGS = Obj(
     vbsEnabled=False,
 )
 
-BOOT_OPTIONS = Obj(
-    "VirtualMachineBootOptions",
-    bootDelay=0,
-    enterBIOSSetup=False,
-    efiSecureBootEnabled=False,
-    bootRetryEnabled=False,
-    bootRetryDelay=10000,
-    networkBootProtocol="ipv4",
-)
-
 TOOLS_CONFIG = Obj(
     "ToolsConfigInfo",
     toolsVersion=0,
