@@ -143,6 +143,10 @@ def test_disks_grow_leave_and_go() -> None:
     bigger = vmspec.changed(disk_change("edit", capacityInKB=8 << 20), config, ())
     assert bigger.config.disks[0].capacity == 8 << 30
     assert bigger.privileges == {"VirtualMachine.Config.DiskExtend"}
+    before = config.disks[0].capacity
+    for kib, size in ((8 << 20, before), (before >> 10, 8 << 30), (1 << 20, 8 << 30)):
+        spec = disk_change("edit", capacityInKB=kib, capacityInBytes=size)
+        assert vmspec.changed(spec, config, ()).config.disks[0].capacity == 8 << 30
     left = vmspec.changed(disk_change("remove"), config, ())
     assert (len(left.config.disks), left.destroy) == (1, [])
     gone = vmspec.changed(disk_change("remove", "destroy"), config, ())

@@ -15,7 +15,13 @@ from casemate.hostd.methods.networks import NETWORK_METHODS
 from casemate.hostd.registry import Ring
 from casemate.machine.facts import NicSpec, VmConfig
 from casemate.machine.governance import OptionFact
-from casemate.machine.networks import PolicyOverride, PortGroupFact, SecurityPolicy, SwitchFact
+from casemate.machine.networks import (
+    AddressFact,
+    PolicyOverride,
+    PortGroupFact,
+    SecurityPolicy,
+    SwitchFact,
+)
 from casemate.policy.options import API_COMPATIBILITY
 from casemate.testing.fakekernel import FakeKernel, fake_vm
 from casemate.vim25.faults import FaultError
@@ -215,3 +221,28 @@ def test_a_network_that_vms_name_and_the_host_has_not_is_shown_as_lost(
         assert "<accessible>false</accessible>" in reply.text
 
     play(story)
+
+
+def test_the_host_s_own_address_serves_management_and_finds_the_host(
+    play: Callable[..., None],
+) -> None:
+    index = MoRef("SearchIndex", "ha-searchindex")
+    cards = MoRef("HostVirtualNicManager", "ha-vnic-mgr")
+
+    async def story(host) -> None:
+        key = "<key>key-vim.host.VirtualNic-eth0</key>"
+        for service, offered in (("management", True), ("vmotion", False)):
+            reply = await host.root.call("QueryNetConfig", cards, f"<nicType>{service}</nicType>")
+            assert (reply.status, key in reply.text) == (200, offered)
+            assert ("<selectedVnic>" in reply.text) is offered
+        wrong = await host.root.call("QueryNetConfig", cards, "<nicType>tea</nicType>")
+        assert wrong.fault == "InvalidArgument"
+        for method in ("FindByIp", "FindAllByIp"):
+            for ip, found in (("192.0.2.9", True), ("192.0.2.8", False)):
+                body = f"<ip>{ip}</ip><vmSearch>false</vmSearch>"
+                reply = await host.root.call(method, index, body)
+                assert ("ha-host" in reply.text) is found, (method, ip)
+
+    kernel = FakeKernel()
+    kernel.state(AddressFact("eth0", "192.0.2.9", 24))
+    play(story, kernel)

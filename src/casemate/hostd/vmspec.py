@@ -327,7 +327,7 @@ class _Devices:
             if files == "destroy":
                 self._change.destroy.append(disk.file_name)
             return
-        capacity = _capacity(device) or disk.capacity
+        capacity = _capacity(device, disk.capacity)
         if capacity < disk.capacity:
             raise faults.invalid_argument(
                 "config.deviceChange.device.capacityInKB", "A disk cannot shrink."
@@ -474,9 +474,13 @@ def _check_mode(device: Obj) -> None:
         raise unsupported("Disks of this host are persistent, and part of every snapshot.")
 
 
-def _capacity(device: Obj) -> int:
+def _capacity(device: Obj, before: int = 0) -> int:
+    """Return the bytes asked for. Clients change one of two fields and send the other as read."""
     exact = _number(device.get("capacityInBytes"), 0)
-    return exact or _number(device.get("capacityInKB"), 0) * 1024
+    rounded = _number(device.get("capacityInKB"), 0)
+    if rounded and (not exact or (exact == before and rounded != before // 1024)):
+        return rounded * 1024
+    return exact or before
 
 
 def _address(device: Obj, before: NicSpec) -> tuple[str, bool]:

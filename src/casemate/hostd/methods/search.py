@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import unquote
 
 from casemate.hostd.objects.guest import addresses
@@ -72,28 +72,43 @@ async def _find_child(context: Context) -> Value:
     return _child(context, entity, text(context.arguments.get("name")))
 
 
-async def _find_by_dns(context: Context) -> Value:
+def _by_dns(context: Context) -> Iterator[MoRef]:
     name = text(context.arguments.get("dnsName")).lower()
     if _virtual_machines(context):
-        return _guest(context, lambda vm: vm.guest.host_name.lower() == name)
-    return HOST if context.replica.world.host.name.lower() == name else None
+        return _guests(context, lambda vm: vm.guest.host_name.lower() == name)
+    return iter((HOST,) if context.replica.world.host.name.lower() == name else ())
+
+
+def _by_ip(context: Context) -> Iterator[MoRef]:
+    wanted = text(context.arguments.get("ip"))
+    if _virtual_machines(context):
+        return _guests(context, lambda vm: wanted in addresses(vm))
+    own = context.replica.world.addresses.values()
+    return iter((HOST,) if any(one.address == wanted for one in own) else ())
+
+
+async def _find_by_dns(context: Context) -> Value:
+    return next(_by_dns(context), None)
+
+
+async def _find_all_by_dns(context: Context) -> Value:
+    return tuple(_by_dns(context))
 
 
 async def _find_by_ip(context: Context) -> Value:
-    # The host itself reports no addresses.
-    wanted = text(context.arguments.get("ip"))
-    if not _virtual_machines(context):
-        return None
-    return _guest(context, lambda vm: wanted in addresses(vm))
+    return next(_by_ip(context), None)
 
 
-def _guest(context: Context, fits: Callable[[VmFact], bool]) -> MoRef | None:
-    """Return the first VM whose guest says so, of those that the session may see."""
+async def _find_all_by_ip(context: Context) -> Value:
+    return tuple(_by_ip(context))
+
+
+def _guests(context: Context, fits: Callable[[VmFact], bool]) -> Iterator[MoRef]:
+    """Yield the VMs whose guests say so, of those that the session may see."""
     for vm in context.replica.world.vms.values():
         ref = MoRef("VirtualMachine", vm.vm)
         if vm.guest.agent and fits(vm) and context.reader.sees(ref):
-            return ref
-    return None
+            yield ref
 
 
 SEARCH_METHODS = (
@@ -103,5 +118,7 @@ SEARCH_METHODS = (
     Served("SearchIndex", "FindByDatastorePath", "System.View", _find_by_datastore_path),
     Served("SearchIndex", "FindChild", "System.View", _find_child),
     Served("SearchIndex", "FindByDnsName", "System.View", _find_by_dns),
+    Served("SearchIndex", "FindAllByDnsName", "System.View", _find_all_by_dns),
     Served("SearchIndex", "FindByIp", "System.View", _find_by_ip),
+    Served("SearchIndex", "FindAllByIp", "System.View", _find_all_by_ip),
 )

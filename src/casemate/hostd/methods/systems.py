@@ -6,8 +6,10 @@ from casemate.calls.admin import LogReply, ReadLog
 from casemate.calls.hardening import LAUNCHES, HardeningAudit, HardeningReply, as_lines
 from casemate.calls.maintenance import MAINTENANCE, EnterMaintenance, ExitMaintenance
 from casemate.calls.messages import TaskReply
+from casemate.errors import NotFoundError
 from casemate.hostd.objects import options, systems
 from casemate.hostd.objects.base import moment
+from casemate.hostd.objects.network import net_config
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import text, texts
 from casemate.vim25 import faults
@@ -53,6 +55,14 @@ async def _enter_maintenance(context: Context) -> Value:
 async def _exit_maintenance(context: Context) -> Value:
     request = ExitMaintenance(context.who.handle, "vSphere API")
     return MoRef("Task", (await context.link.ask(request, TaskReply)).task)
+
+
+async def _net_config(context: Context) -> Value:
+    service = text(context.arguments.get("nicType"))
+    try:
+        return net_config(context.reader.scope, service)
+    except NotFoundError as error:
+        raise faults.invalid_argument("nicType", error.reason) from None
 
 
 async def _time(context: Context) -> Value:
@@ -131,6 +141,7 @@ _MODULES = "Host.Config.Settings"
 _B = Ring.HOST
 
 SYSTEM_METHODS = (
+    Served("HostVirtualNicManager", "QueryNetConfig", "System.Read", _net_config, ring=Ring.HOST),
     Served(
         "HostSystem",
         "EnterMaintenanceMode_Task",

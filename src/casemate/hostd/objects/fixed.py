@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from casemate.hostd.objects import network
 from casemate.hostd.objects.base import Getter, Getters, Scope
 from casemate.hostd.world import PASSTHROUGH_SYSTEM, STORAGE_SYSTEM
 from casemate.vim25 import hidden
@@ -130,11 +131,6 @@ def graphics(_scope: Scope, _key: str = "") -> Obj:
     )
 
 
-def virtual_nics(_scope: Scope, _key: str = "") -> Obj:
-    """Return HostVirtualNicManagerInfo: the host itself has no cards on its switches."""
-    return Obj("HostVirtualNicManagerInfo", netConfig=())
-
-
 def _snmp(_scope: Scope, _key: str) -> Value:
     return Obj("HostSnmpConfigSpec", enabled=False, port=161)
 
@@ -166,7 +162,7 @@ FIXED_GETTERS: Mapping[str, Getters] = {
     "HostLocalAuthentication": {
         "info": lambda *_: Obj("HostLocalAuthenticationInfo", enabled=True),
     },
-    "HostVirtualNicManager": {"info": virtual_nics},
+    "HostVirtualNicManager": {"info": network.virtual_nics},
     "HostGraphicsManager": {"graphicsConfig": graphics},
     "GuestOperationsManager": {name: _always(ref) for name, ref in GUEST_MANAGERS.items()},
     "CryptoManagerHost": {"enabled": lambda *_: False},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from casemate.hostd.objects import fixed, hardware, systems
+from casemate.hostd.objects import fixed, hardware, network, systems
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
 from casemate.hostd.objects.governance import option_values
 from casemate.hostd.objects.inventory import (
@@ -180,7 +180,7 @@ def _config(scope: Scope, _key: str) -> Obj:
         fileSystemVolume=hardware.volumes(scope),
         network=network_info(scope),
         vmotion=Obj("HostVMotionInfo"),
-        virtualNicManagerInfo=fixed.virtual_nics(scope),
+        virtualNicManagerInfo=network.virtual_nics(scope),
         datastoreCapabilities=_DATASTORE_ABILITIES,
         service=systems.service_info(scope),
         firewall=fixed.firewall(scope),

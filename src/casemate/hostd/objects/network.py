@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from casemate.errors import NotFoundError
 from casemate.hostd.objects.base import Getters, Scope, flags
 from casemate.machine.facts import HostFact, HostNic
 from casemate.machine.networks import AddressFact, PortGroupFact, SecurityPolicy, SwitchFact
+from casemate.vim25 import types
 from casemate.vim25.values import Obj, Value
 
 GROUPS_PER_SWITCH = 512
+MANAGEMENT = "management"
+"""The service of a host's addresses that clients look for."""
 
 
 def dns(host: HostFact) -> Obj:
@@ -173,6 +177,30 @@ def _vnic(address: AddressFact) -> Obj:
             mtu=address.mtu,
         ),
     )
+
+
+def net_config(scope: Scope, service: str) -> Obj:
+    """Return VirtualNicManagerNetConfig: every address serves management, none anything else.
+
+    Raises:
+        NotFoundError: vSphere knows no such service.
+    """
+    if service not in types.enum_type("HostVirtualNicManagerNicType").values:
+        raise NotFoundError(f"no service {service[:40]!r}", component="nicType")
+    addresses = scope.world.addresses.values() if service == MANAGEMENT else ()
+    cards = tuple(_vnic(address) for address in addresses)
+    return Obj(
+        "VirtualNicManagerNetConfig",
+        nicType=service,
+        multiSelectAllowed=True,
+        candidateVnic=cards,
+        selectedVnic=tuple(card.get("key") for card in cards),
+    )
+
+
+def virtual_nics(scope: Scope, _key: str = "") -> Obj:
+    """Return HostVirtualNicManagerInfo."""
+    return Obj("HostVirtualNicManagerInfo", netConfig=(net_config(scope, MANAGEMENT),))
 
 
 def _routes(scope: Scope, _key: str = "") -> Obj:
