@@ -105,6 +105,23 @@ def test_who_has_rights_on_one_vm_sees_no_other(play: Callable[..., None]) -> No
     play(story)
 
 
+def test_a_descriptor_tells_nothing_of_a_vm_that_the_session_may_not_read(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        await only_on_vm_1(host)
+        for vm, fault in (("1", ""), ("2", "NoPermission")):
+            got = await host.reader.call(
+                "CreateDescriptor",
+                MoRef("OvfManager", "ha-ovf-manager"),
+                f'<obj type="VirtualMachine">{vm}</obj><cdp><name>n</name></cdp>',
+            )
+            assert (got.fault or "") == fault
+            assert ("ovfDescriptor" in got.text) is (not fault)
+
+    play(story)
+
+
 @pytest.mark.parametrize(
     ("method", "this", "inner", "fault"),
     [

@@ -252,6 +252,7 @@ async def _describe(context: Context) -> Value:
     vm = context.replica.world.vms.get(entity.value) if isinstance(entity, MoRef) else None
     if vm is None or not isinstance(entity, MoRef) or entity.type != "VirtualMachine":
         raise unsupported("A descriptor is made of one virtual machine.")
+    context.reader.allow(entity, "System.Read")
     given = params if isinstance(params, Obj) else Obj("OvfCreateDescriptorParams")
     machine = _machine(vm, given)
     return Obj(
@@ -302,7 +303,7 @@ _RULE: Final = "the session's own lease"
 OVF_METHODS = (
     Served(_OVF, "ParseDescriptor", "System.View", _parse),
     Served(_OVF, "CreateImportSpec", "System.View", _import_spec),
-    Served(_OVF, "CreateDescriptor", "System.View", _describe),
+    Served(_OVF, "CreateDescriptor", "System.View", _describe, rule="System.Read on the VM"),
     Served("ResourcePool", "ImportVApp", c.OpenImport.privilege, _import, (c.OpenImport,)),
     Served("VirtualMachine", "ExportVm", c.OpenExport.privilege, _export, (c.OpenExport,)),
     Served(_LEASE, "HttpNfcLeaseProgress", "System.View", _progress, (c.KeepLease,), rule=_RULE),
