@@ -231,6 +231,22 @@ def test_a_state_is_good_once_in_time_and_for_the_browser_that_began(
     assert "<script" not in answer.text
 
 
+def test_a_flood_of_logins_that_never_end_keeps_nobody_out(
+    sso: Web, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casemate.verifier.oidc.OUTSTANDING", 3)
+    sign_on = sso.service.sign_on
+    assert sign_on is not None
+    for _ in range(5):
+        sign_on.begin()
+    query = issuer.approve(leave(sso))
+    for _ in range(2):
+        sign_on.begin()
+    with sso.service.database.transaction() as step:
+        assert step.one("SELECT count(*) FROM signin") == (3,)
+    assert arrive(sso, query).status_code == 200
+
+
 @pytest.mark.parametrize(
     "about",
     [{"issuer": "https://evil.example"}, {"token_endpoint": "http://localhost/"}, {"jwks_uri": 1}],
