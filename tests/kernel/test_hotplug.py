@@ -135,6 +135,23 @@ def test_vcpus_come_up_to_a_limit_and_the_vm_wakes_up_with_them(on):
     on(body)
 
 
+def test_where_memory_is_refused_no_vcpu_comes_either(on):
+    async def body(host: Host) -> None:
+        vcpus = ("vcpu.hotadd", "TRUE")
+        vm = await make(host, memory_mib=256, extra=(vcpus,))
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        # The file allows it by now; the VM that runs has no sockets.
+        await change(host, vm, extra=(vcpus, ("mem.hotadd", "TRUE")))
+        with pytest.raises(RefusedTaskError) as raised:
+            await change(host, vm, cpus=2, memory_mib=512)
+        assert raised.value.fault.fault == "InvalidPowerState"
+        assert len(await asked(host, vm, "query-cpus-fast")) == 1
+        await host.ask(m.PowerOff("", vm))
+
+    on(body)
+
+
 def test_memory_comes_with_room_in_the_cell_and_such_a_vm_is_not_suspended(on):
     async def body(host: Host) -> None:
         allowed = (("mem.hotadd", "TRUE"),)

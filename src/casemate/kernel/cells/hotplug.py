@@ -45,6 +45,8 @@ class Hotplug:
         Raises:
             CasemateError: QEMU refuses, or a file is not in order; what was done is undone.
         """
+        # vCPUs are never taken out again, so all else that can be refused comes before them.
+        await self._free_slots(change.cpus)
         async with contextlib.AsyncExitStack() as undo:
             for was, now in change.swapped:
                 await self.swap(was, now)
@@ -52,8 +54,8 @@ class Hotplug:
             for disk in change.added:
                 await self.add(disk)
                 undo.push_async_callback(self.remove, disk)
-            await self.add_cpus(change.cpus)
             await self.add_memory(change.memory_mib)
+            await self.add_cpus(change.cpus)
             for disk in change.removed:
                 await self.remove(disk)
                 undo.push_async_callback(self.add, disk)
@@ -105,8 +107,17 @@ class Hotplug:
         Raises:
             PowerStateError: The VM was not started with room for them.
         """
+        for number, slot in await self._free_slots(count):
+            props = slot.get("props")
+            where = props if isinstance(props, dict) else {}
+            await self._qmp.execute(
+                "device_add", driver=slot.get("type"), id=f"cpu-{number}", **where
+            )
+
+    async def _free_slots(self, count: int) -> list[tuple[int, dict[str, object]]]:
+        """Return the next free places for vCPUs, numbered. Raises PowerStateError."""
         if not count:
-            return
+            return []
         answer = await self._qmp.execute("query-hotpluggable-cpus")
         slots = [one for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
         free = [one for one in slots if "qom-path" not in one]
@@ -117,13 +128,7 @@ class Hotplug:
                 existing=PowerState.POWERED_ON,
             )
         # QEMU names the last one first.
-        for number, slot in enumerate(reversed(free)):
-            if number == count:
-                return
-            props = slot.get("props")
-            where = props if isinstance(props, dict) else {}
-            name = f"cpu-{len(slots) - len(free) + number}"
-            await self._qmp.execute("device_add", driver=slot.get("type"), id=name, **where)
+        return list(enumerate(reversed(free), len(slots) - len(free)))[:count]
 
     async def add_memory(self, mib: int) -> None:
         """Put another module of memory in.
