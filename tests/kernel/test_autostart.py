@@ -11,7 +11,8 @@ from casemate.calls import autostart as c
 from casemate.errors import ArgumentError, NotFoundError
 from casemate.kernel.autostart import AutoStarter
 from casemate.machine.autostart import AutoStartDefaults, AutoStartEntry
-from casemate.machine.facts import PowerState
+from casemate.machine.facts import PowerState, TaskFact
+from casemate.machine.power import Operation
 
 from .vmbench import Host, make
 
@@ -57,5 +58,24 @@ def test_vms_start_one_after_the_other_and_stop_in_reverse_whatever_fails_betwee
         powers = [host.vm(vm).power for vm in vms]
         off, suspended = PowerState.POWERED_OFF, PowerState.SUSPENDED
         assert powers == [off, off, suspended]
+
+    on(body)
+
+
+def test_a_start_that_is_no_longer_waited_for_is_told_as_it_ended(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        starter = AutoStarter(host.context, host.power, host.stream)
+        host.handlers |= starter.handlers()
+        on_boot = (AutoStartEntry(vm, 1, start_action="powerOn"),)
+        await host.ask(c.SetAutoStart("", AutoStartDefaults(enabled=True), on_boot))
+        starter.run_boot()
+        await asyncio.sleep(0)
+        tasks = [one for one in host.stream.facts() if isinstance(one, TaskFact)]
+        (started,) = [one for one in tasks if one.operation == Operation.POWER_ON]
+        await starter.close()
+        await host.ended(started.task)
+        assert host.vm(vm).power is PowerState.POWERED_ON
+        await host.cells.power_off(vm)
 
     on(body)

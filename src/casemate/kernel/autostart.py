@@ -131,7 +131,7 @@ class AutoStarter:
         except CasemateError as error:
             _log.warning("VM %s: %s", turn.vm, error.reason)
             return False
-        return bool(await done)
+        return bool(await asyncio.shield(done))
 
     def _find(self, turn: Turn) -> VmFact | None:
         try:
