@@ -64,3 +64,22 @@ def test_a_vm_that_is_registered_while_a_change_waits_for_its_turn_keeps_its_fil
         assert "one.vmx" in host.files("one")
 
     on(body)
+
+
+def test_a_descriptor_that_names_a_vm_s_disk_takes_nothing_away_from_the_vm(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, disks=(disk(),))
+        store, place = host.vm(vm).datastore, host.datastore / "one"
+        (place / "evil.vmdk").write_bytes((place / "one.vmdk").read_bytes())
+        before = host.files("one")
+        for request in (
+            f.MoveDisk("", store, "one/evil.vmdk", store, "stolen.vmdk"),
+            f.ExtendDisk("", store, "one/evil.vmdk", 16 << 20),
+            f.DeleteDisk("", store, "one/evil.vmdk"),
+        ):
+            with pytest.raises(RefusedTaskError, match="file-locked"):
+                await host.ask(request)
+        assert host.files("one") == before
+        assert (place / "one-flat.vmdk").stat().st_size == 8 << 20
+
+    on(body)

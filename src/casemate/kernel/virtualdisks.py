@@ -103,7 +103,7 @@ class VirtualDisks:
                 self._datastores.open(request.to_datastore) as target,
             ):
                 self._clear(target, request)
-                _relocate(volume, request.path, target, request.to_path)
+                self._relocate(volume, target, request)
                 return target.shown(request.to_path)
 
         operation = f"{_MANAGER}.moveVirtualDisk"
@@ -117,6 +117,7 @@ class VirtualDisks:
                 self._datastores.open(request.datastore) as volume,
                 _found(volume, request.path) as (directory, source),
             ):
+                self._demand_extent(request.datastore, request.path, source.file_name)
                 grown = request.capacity - source.disk.capacity
                 if not _is_thin(directory, source):
                     volume.demand_space(grown, volume.shown(request.path))
@@ -147,6 +148,11 @@ class VirtualDisks:
         self._datastores.demand_free(datastore, path)
         self._datastores.demand_free(datastore, _extent(path))
 
+    def _demand_extent(self, datastore: str, path: str, extent: str) -> None:
+        """Raise if the file that a descriptor names is a VM's: anybody may write a descriptor."""
+        folder, _ = _split(path)
+        self._datastores.demand_free(datastore, f"{folder}/{extent}".strip("/"))
+
     def _clear(self, target: Volume, request: c.CopyDisk | c.MoveDisk) -> None:
         """Make room for a disk, where told to replace one."""
         if not target.exists(request.to_path):
@@ -169,6 +175,25 @@ class VirtualDisks:
             self._datastores.demand_free(datastore, below)
             if part == name or volume.exists(below):
                 volume.remove(below)
+
+    def _relocate(self, volume: Volume, target: Volume, request: c.MoveDisk) -> None:
+        """Move a disk: its extent, then a descriptor that names it, then the old one goes."""
+        path, to_path = request.path, request.to_path
+        (folder, name), (to_folder, to_name) = _split(path), _split(to_path)
+        with volume.folder(folder) as directory, volume.faults(volume.shown(path)):
+            described = disks.describe(directory.fd, name)
+        if not described.extent:
+            volume.move(path, target, to_path, force=False)
+            return
+        if described.parent:
+            raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
+        self._demand_extent(request.datastore, path, described.extent)
+        extent = _extent(to_path)
+        volume.move(f"{folder}/{described.extent}".strip("/"), target, extent, force=False)
+        moved = replace(described, extent=extent.rpartition("/")[2])
+        with target.folder(to_folder) as goal, target.faults(target.shown(to_path)):
+            goal.make(to_name, [(0, vmdk.write(moved))])
+        volume.remove(path)
 
 
 def _spec(name: str, capacity: int, adapter: str) -> DiskSpec:
@@ -255,21 +280,3 @@ def _watched(step: Callable[[int], None], target: Volume, shown: str) -> Callabl
         target.demand_space(0, shown)
 
     return watch
-
-
-def _relocate(volume: Volume, path: str, target: Volume, to_path: str) -> None:
-    """Move a disk: its extent, then a descriptor that names it, then the old one goes."""
-    (folder, name), (to_folder, to_name) = _split(path), _split(to_path)
-    with volume.folder(folder) as directory, volume.faults(volume.shown(path)):
-        described = disks.describe(directory.fd, name)
-    if not described.extent:
-        volume.move(path, target, to_path, force=False)
-        return
-    if described.parent:
-        raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
-    extent = _extent(to_path)
-    volume.move(f"{folder}/{described.extent}".strip("/"), target, extent, force=False)
-    moved = replace(described, extent=extent.rpartition("/")[2])
-    with target.folder(to_folder) as goal, target.faults(target.shown(to_path)):
-        goal.make(to_name, [(0, vmdk.write(moved))])
-    volume.remove(path)
