@@ -287,6 +287,8 @@ def test_what_this_host_does_not_do_is_a_fault_that_samples_catch(
     clone = vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), powerOn=False)
     with pytest.raises(vmodl.fault.NotSupported):
         vm.Clone(folder=datacenter.vmFolder, name="copy", spec=clone)
+    with pytest.raises(vmodl.fault.NotSupported):
+        vm.MarkAsTemplate()
     port = Device.VirtualSerialPort(
         yieldOnPoll=True,
         backing=Device.VirtualSerialPort.URIBackingInfo(

@@ -44,8 +44,12 @@ _GROUPS = (
         Ring.HOST,
     ),
     _Group(
-        "This host has no templates and no disks apart from VMs.",
-        {"VirtualMachine": "MarkAsTemplate MarkAsVirtualMachine AttachDisk_Task DetachDisk_Task"},
+        "This host has no templates.",
+        {"VirtualMachine": "MarkAsTemplate MarkAsVirtualMachine"},
+    ),
+    _Group(
+        "This host has no disks apart from VMs.",
+        {"VirtualMachine": "AttachDisk_Task DetachDisk_Task"},
         Ring.COMPATIBILITY,
     ),
     _Group(
