@@ -113,11 +113,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @contextmanager
-def new_machine(built: Built, place: Path, variables: Sequence[Variable] = ()) -> Iterator[Trial]:
-    """Make a machine from the image; ``variables`` stand in its firmware beside the keys."""
+def new_machine(
+    built: Built, place: Path, variables: Sequence[Variable] = (), disk: Path | None = None
+) -> Iterator[Trial]:
+    """Make a machine from the image, or from a disk that it was installed on.
+
+    ``variables`` stand in its firmware beside the keys.
+    """
     packages = Packages()
     known = ovmf_variables(built.home, packages, RELEASED, variables)
-    create(place, built.bootable.disk, known, packages)
+    create(place, disk or built.bootable.disk, known, packages)
     swtpm.manufacture(Home(place))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = int(server.getsockname()[1])

@@ -22,6 +22,7 @@ from tests.guest.conftest import (
 )
 
 from casemate.formats.bootcfg import BootState, parse_bootcfg, write_bootcfg
+from casemate.formats.gpt import SECTOR
 from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.formats.pe import add_sections, parse_pe
 from casemate.image.bootable import build_bootable
@@ -29,8 +30,9 @@ from casemate.image.bootreference import write_boot_reference
 from casemate.image.build import RELEASED, make_payload, make_vib
 from casemate.image.cpio import Entry, write_cpio
 from casemate.image.debian import Packages
-from casemate.image.disk import BOOT_PATH, replace_files
+from casemate.image.disk import BOOT_PATH, MEBIBYTE, replace_files
 from casemate.image.initrd import IDENTITY_FILE, FirstRoot
+from casemate.image.install import install as install_disk
 from casemate.image.linux import Kernel
 from casemate.image.pki import load_boot_signer, load_signer
 from casemate.image.profile import make_profile, write_bank
@@ -104,9 +106,19 @@ def put(trial: Trial, bank: Path) -> None:
 
 @pytest.fixture(scope="module")
 def updated(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A machine whose other bank brings another first root, switched on."""
+    """A machine whose other bank brings another first root, switched on.
+
+    The image was installed on its disk, which is larger and was full of something else.
+    """
     place = tmp_path_factory.mktemp("updated")
-    with new_machine(built, place / "machine", asked_for_the_other_bank(built)) as machine:
+    disk = place / "disk"
+    with disk.open("wb") as stream:
+        for _ in range(2 + built.bootable.disk.stat().st_size // MEBIBYTE):
+            stream.write(b"\xa5" * MEBIBYTE)
+        stream.write(b"\xa5" * SECTOR)
+    install_disk(built.bootable.disk, disk, overwrite=True)
+    variables = asked_for_the_other_bank(built)
+    with new_machine(built, place / "machine", variables, disk) as machine:
         put(machine, newer_bank(built, place))
         machine.machine.start()
         yield machine
