@@ -172,6 +172,19 @@ def test_operator_clears_a_latch_in_the_browser(
     assert "Clear latch" not in answer.text
 
 
+def test_numbers_longer_than_any_that_counts_break_nothing(
+    web: Web, fleet: Callable[[int], MiniFleet]
+) -> None:
+    enrolled(web, fleet)
+    headers = web.login("olga")
+    web.browse()
+    for digits in (10, 30, 5000):
+        number = "9" * digits
+        assert web.client.get(f"/hosts/host-001?round={number}").status_code == 200
+        path = f"/api/v1/hosts/host-001/evidence?round={number}"
+        assert web.client.get(path, headers=headers).status_code == 200
+
+
 def test_log_full_of_script_tags_shows_as_text(web: Web, fleet: Callable[[int], MiniFleet]) -> None:
     made = enrolled(web, fleet)
     host = made.hosts["host-001"]

@@ -23,7 +23,7 @@ from casemate.verifier.people import Role
 from casemate.verifier.records import values_to
 from casemate.verifier.rehearsal import rehearse, rehearse_policy
 from casemate.verifier.service import Service
-from casemate.verifier.web import Call, Endpoint, Field
+from casemate.verifier.web import Call, Endpoint, Field, number_of
 
 API: Final = "/api/v1"
 AGENT: Final = "/agent/v1"
@@ -47,7 +47,7 @@ def _host(service: Service, call: Call) -> object:
 def _evidence(service: Service, call: Call) -> object:
     number = call.query.get("round", "")
     with service.database.transaction() as step:
-        which = int(number) if number.isascii() and number.isdigit() else None
+        which = number_of(number)
         against = call.query.get("against", "")
         return views.evidence(step, service.book, call.path["name"], which, against)
 
@@ -106,8 +106,9 @@ def _references(service: Service, _call: Call) -> object:
 
 def _add_reference(service: Service, call: Call) -> object:
     overlap = call.query.get("overlap", "")
-    hours = int(overlap) if overlap.isascii() and overlap.isdigit() else 24
-    one = service.book.add(call.raw, call.name, timedelta(hours=min(hours, 24 * 365)))
+    asked = number_of(overlap)
+    hours = 24 if asked is None else min(asked, 24 * 365)
+    one = service.book.add(call.raw, call.name, timedelta(hours=hours))
     return {"identifier": one.identifier, "profile": one.profile, "build": one.build}
 
 

@@ -5,6 +5,7 @@ A session cookie shows pages; whatever changes something is a form with the sess
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from casemate.verifier import store, views
 from casemate.verifier.oidc import LIFETIME
 from casemate.verifier.people import Role, Who
 from casemate.verifier.service import Service
-from casemate.verifier.web import COOKIE, HEADERS, read_body
+from casemate.verifier.web import COOKIE, HEADERS, number_of, read_body
 
 SIGNING_IN = "__Host-casemate-signing-in"
 """Ties the way to the OpenID provider and back to one browser."""
@@ -121,7 +122,7 @@ class Pages:
 
     def _host(self, request: Request, who: Who) -> dict[str, Any]:
         name, number = request.path_params["name"], request.query_params.get("round", "")
-        which = int(number) if number.isascii() and number.isdigit() else None
+        which = number_of(number)
         with self._service.database.transaction() as step:
             host = views.host(step, name)
             known = host["rounds"] or which is not None
@@ -251,7 +252,7 @@ class Pages:
         form = await _form(request)
         handle = request.cookies.get(COOKIE, "")
         who = await run_in_threadpool(self._service.people.check, handle)
-        if form.get("csrf", "") != who.csrf:
+        if not hmac.compare_digest(form.get("csrf", "").encode(), who.csrf.encode()):
             raise PermissionDeniedError("This form is not of this session.", privilege="csrf")
         return who, form
 

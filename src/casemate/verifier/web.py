@@ -37,6 +37,9 @@ COOKIE = "__Host-casemate"
 BODY_LIMIT = 64 << 10
 """Bytes of a plain request."""
 
+DIGITS = 9
+"""Digits of a number in a query: hours, rounds."""
+
 READ_SECONDS = 20.0
 """A body must have arrived by then."""
 
@@ -210,6 +213,11 @@ def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
         return JSONResponse(answer, 200, dict(HEADERS))
 
     return handle
+
+
+def number_of(text: str) -> int | None:
+    """Return a number of a query; None where it is none, or longer than any that counts here."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None
 
 
 def _announced(request: Request) -> int:
