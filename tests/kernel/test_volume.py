@@ -173,3 +173,15 @@ def test_a_missing_file_is_named(volume: Volume) -> None:
         with pytest.raises(FileMissingError) as raised:
             read(volume, path)
         assert raised.value.file == f"[store] {path}"
+
+
+def test_a_copy_ends_when_others_have_taken_the_space_meanwhile(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken(_amount: int) -> None:
+        monkeypatch.setattr("casemate.kernel.volume.SPARE", 1 << 62)
+
+    with pytest.raises(SpaceError):
+        volume.copy("a/file", volume, "a/copy", force=False, step=taken)
+    assert not volume.exists("a/copy")
+    assert sorted(one.name for one in (volume.path / "a").iterdir()) == ["file", "here"]

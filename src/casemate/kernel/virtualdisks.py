@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -255,7 +255,7 @@ def _fill(
         opened.callback(os.close, writing)
         if source.format == "raw" and source.whole:
             step = job.counter(source.size)
-            copy_data(reading, writing, _watched(step, target, shown))
+            copy_data(reading, writing, target.watched(step, shown))
         elif source.format == "vmdk" and source.read_only:
             size = max(1, os.fstat(reading).st_size)
 
@@ -270,13 +270,3 @@ def _fill(
                 "only flat and streamOptimized disks are copied", component=shown
             )
         os.fsync(writing)
-
-
-def _watched(step: Callable[[int], None], target: Volume, shown: str) -> Callable[[int], None]:
-    """Return what counts and stops before the datastore is full."""
-
-    def watch(amount: int) -> None:
-        step(amount)
-        target.demand_space(0, shown)
-
-    return watch

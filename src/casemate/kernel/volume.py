@@ -252,6 +252,15 @@ class Volume:
                 datastore=self.name,
             )
 
+    def watched(self, step: Callable[[int], None], shown: str) -> Callable[[int], None]:
+        """Return what counts bytes and stops before the datastore is full."""
+
+        def watch(amount: int) -> None:
+            step(amount)
+            self.demand_space(0, shown)
+
+        return watch
+
     @contextlib.contextmanager
     def faults(self, shown: str) -> Iterator[None]:
         """Turn what the system says into an error about the file."""
@@ -299,7 +308,7 @@ class Volume:
         source = self.open_read(path)
         try:
             with target.writing(to_path, force=force) as handle:
-                copy_data(source, handle, step)
+                copy_data(source, handle, target.watched(step, target.shown(to_path)))
         finally:
             os.close(source)
 
