@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import pytest
 from tests.image.test_install import NAMES, SECTORS, write_image
@@ -27,9 +28,13 @@ def place(tmp_path, monkeypatch):
 
 
 def run(place, *arguments):
+    return parse_and_run(["image", "install", "--home", str(place), *map(str, arguments)])
+
+
+def parse_and_run(words):
     parser = argparse.ArgumentParser()
+    parser.add_argument("--home", default=None)
     command.add_parser(parser.add_subparsers())
-    words = ["image", "install", "--home", str(place), *map(str, arguments)]
     options = parser.parse_args(words)
     return options.func(options)
 
@@ -45,6 +50,23 @@ def test_an_unattended_file_installs_without_a_question(place, capsys):
     assert run(place, "--script", file) == 0
     assert (place / "target").read_bytes() == (place / "bootable" / "disk.img").read_bytes()
     assert "keyboard: ignored" in capsys.readouterr().out
+
+
+def test_the_facts_of_an_installation_are_one_json_object(place, capsys):
+    file = script(place, "accepteula\ninstall --firstdisk\nreboot\n")
+    assert run(place, "--json", "--script", file) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["disk"], facts["size"]) == (str(place / "target"), SECTORS * SECTOR)
+    assert len(facts["notes"]) == 1
+
+
+@pytest.mark.parametrize("order", [("--home", 0), ("--home", 2)])
+def test_the_home_is_taken_before_and_after_the_command(tmp_path, order):
+    words = ["image", "install"]
+    words[order[1] : order[1]] = [order[0], str(tmp_path)]
+    with pytest.raises(HostError) as caught:
+        parse_and_run(words)
+    assert caught.value.component == str(tmp_path / "bootable" / "disk.img")
 
 
 def test_a_file_that_asks_for_a_script_writes_nothing(place):
@@ -68,7 +90,7 @@ def test_without_the_name_typed_again_nothing_is_written(monkeypatch, place, ans
     monkeypatch.setattr(install, "install", lambda *_args, **_options: pytest.fail("written"))
     waiting = iter(answers)
 
-    def answer(_question):
+    def answer():
         try:
             return next(waiting)
         except StopIteration as error:
@@ -86,7 +108,7 @@ def test_the_name_typed_again_installs_on_that_disk(monkeypatch, place):
     monkeypatch.setattr(
         install, "install", lambda _image, target, **options: written.append((target, options))
     )
-    monkeypatch.setattr("builtins.input", lambda _question: "sda")
+    monkeypatch.setattr("builtins.input", lambda: "sda")
     run(place, "--disk", "/dev/sda")
     ((target, options),) = written
     assert target == disk.path

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 
 from casemate.cli.progress import steps
+from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError, HostError
 from casemate.formats.kickstart import MAX_SIZE, Kickstart, disk_name, parse_kickstart
 from casemate.image.bootable import PLACE
@@ -20,7 +23,6 @@ def register_install(actions: argparse._SubParsersAction[argparse.ArgumentParser
     action = actions.add_parser(
         "install", help="put the built disk on a disk of this machine, which boots it from then on"
     )
-    action.add_argument("--home", type=Path, help="home directory")
     action.add_argument("--image", type=Path, help="the disk (default: <home>/bootable/disk.img)")
     how = action.add_mutually_exclusive_group()
     how.add_argument("--script", type=Path, help="unattended: a file in kickstart's words")
@@ -29,6 +31,7 @@ def register_install(actions: argparse._SubParsersAction[argparse.ArgumentParser
         "--overwrite", action="store_true", help="also a disk that holds something (with --disk)"
     )
     action.set_defaults(func=_install)
+    add_common(action)
 
 
 def _install(options: argparse.Namespace) -> int:
@@ -40,18 +43,22 @@ def _install(options: argparse.Namespace) -> int:
             component=str(image),
             remedy="Build it: casemate image disk.",
         )
-    found = targets()
+    found, notes = targets(), tuple[str, ...]()
     if options.script is None:
         target, overwrite = _asked(found, options), bool(options.overwrite)
     elif options.overwrite:
         raise ArgumentError("the file says what is overwritten: --overwritevmfs", argument="script")
     else:
         wanted = _script(options.script)
-        for note in wanted.notes:
-            print(note)
-        target, overwrite = choose(found, wanted.disk), wanted.overwrite
-    with steps(f"Installing on {target.name}", quiet=False) as progress:
+        target, overwrite, notes = choose(found, wanted.disk), wanted.overwrite, wanted.notes
+    with steps(f"Installing on {target.name}", quiet=options.json) as progress:
         install(image, target.path, overwrite=overwrite, progress=progress)
+    if options.json:
+        facts = {"disk": target.name, "size": target.size, "image": str(image), "notes": notes}
+        print(json.dumps(facts))
+        return 0
+    for note in notes:
+        print(note)
     print(f"Installed on {_shown(target)}. Start the machine from it.")
     return 0
 
@@ -71,7 +78,7 @@ def _asked(found: tuple[Target, ...], options: argparse.Namespace) -> Target:
     """Return the disk that a person chose, and confirmed by its name."""
     if options.disk is None:
         for one in found:
-            print(_shown(one))
+            print(_shown(one), file=sys.stderr)
     target = choose(found, disk_name(options.disk or _answer("Install on which disk? ")))
     if _answer(f"Install on {_shown(target)}? Type its name to confirm: ") != target.name:
         raise ArgumentError("the name typed is another one; nothing was written", argument="disk")
@@ -79,8 +86,9 @@ def _asked(found: tuple[Target, ...], options: argparse.Namespace) -> Target:
 
 
 def _answer(question: str) -> str:
+    print(question, end="", file=sys.stderr, flush=True)
     try:
-        return input(question).strip()
+        return input().strip()
     except EOFError as error:
         raise ArgumentError("nobody answers; nothing was written", argument="disk") from error
 
