@@ -481,6 +481,12 @@ def _names() -> set[str]:
         return set(links.all())
 
 
+def _bridge(name: str) -> None:
+    with Links() as links:
+        links.add_bridge("br0")
+        links.join(links.index(name), links.index("br0"))
+
+
 def test_an_uplink_is_taken_in_carries_frames_both_ways_and_is_given_back(root_only):  # noqa: ARG001
     kind = int.from_bytes(KIND, "big")
     outside = "02:00:00:00:00:09"
@@ -517,6 +523,11 @@ def test_an_uplink_is_taken_in_carries_frames_both_ways_and_is_given_back(root_o
                 assert "up0" in await asyncio.to_thread(_names)
                 assert "up0" not in await made.wires.links()
                 assert await made.exchange(1, mac(2)) == {2: 1}
+                await asyncio.to_thread(_bridge, "up0")
+                with pytest.raises(HostError) as caught:
+                    await made.apply(replace(FIRST, switches=(switch,)))
+                assert caught.value.code == "uplink-in-use"
+                assert "up0" in await asyncio.to_thread(_names)
         return "done"
 
     def body() -> bytes:

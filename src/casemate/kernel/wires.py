@@ -226,6 +226,14 @@ def _take(uplinks: Iterable[str], home: int) -> None:
     with Links() as links:
         present = links.all()
         for name in uplinks:
+            if name in present and present[name].master:
+                raise HostError(
+                    f"{name} belongs to a bridge or bond of the machine itself",
+                    code="uplink-in-use",
+                    component=name,
+                    remedy="Take another network card, or take this one out of there.",
+                )
+        for name in uplinks:
             if name in present:
                 links.give(present[name].index, home)
 
