@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
+from io import BytesIO
 
 from casemate.errors import FormatError
 from casemate.vim25 import types, versions
@@ -359,8 +360,10 @@ def response(method: types.Method, value: Value, version: str) -> bytes:
         else:
             out += writer.pieces("returnval", value, method.result)
     out.append(f"</{name}>{ENVELOPE_END}")
-    # Bytes piece by piece: what is long is copied once.
-    return b"".join([piece.encode() for piece in out])
+    # Bytes piece by piece, each forgotten when it is written: what is long is copied once.
+    body = BytesIO()
+    body.writelines(map(str.encode, out))
+    return body.getvalue()
 
 
 def fault_envelope(fault: Obj, sentence: str, version: str) -> bytes:
