@@ -59,6 +59,27 @@ def test_an_upload_of_a_session_that_ended_meanwhile_does_not_stand(play, place:
     assert (place / "old").read_bytes() == b"old"
 
 
+def test_an_upload_in_drops_ends_with_its_session(
+    play, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casemate.kernel.transfers._LOOK_SECONDS", 0.0)
+
+    async def drip(transfer: Transfer) -> None:
+        for _ in range(10_000):
+            await transfer.write(b"e")
+            await asyncio.sleep(0)
+
+    async def story(kernel: FakeKernel, handle: str) -> None:
+        async with kernel.transfer(WriteFile(handle, STORE, "old")) as transfer:
+            await transfer.write(b"n")
+            await kernel.ask(Logout(handle), object)
+            with pytest.raises(RefusedError, match="not authenticated"):
+                await drip(transfer)
+
+    play(story)
+    assert (place / "old").read_bytes() == b"old"
+
+
 def test_an_upload_that_is_given_up_or_of_another_size_does_not_stand(play, place: Path) -> None:
     async def story(kernel: FakeKernel, handle: str) -> None:
         async with kernel.transfer(WriteFile(handle, STORE, "old")) as transfer:

@@ -30,7 +30,9 @@ QUIET_SECONDS: Final = 120.0
 """How long the other end may neither send nor take anything."""
 _PIECE: Final = c.CHUNK_LIMIT
 _LOOK_EVERY: Final = 64 << 20
-"""Bytes between two looks at the session and at the free space."""
+"""Bytes between two looks at the session and at the free space, and ..."""
+_LOOK_SECONDS: Final = 5.0
+"""... seconds, for what comes in drops."""
 
 T = TypeVar("T")
 
@@ -97,6 +99,22 @@ class Transfers:
         return look
 
 
+class _Looks:
+    """Tells when to look again whether a transfer may go on."""
+
+    def __init__(self, position: int) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._position, self._time = position, self._clock()
+
+    def due(self, position: int) -> bool:
+        """Tell whether it is time at this place in the file; it is noted then."""
+        now = self._clock()
+        if position - self._position < _LOOK_EVERY and now - self._time < _LOOK_SECONDS:
+            return False
+        self._position, self._time = position, now
+        return True
+
+
 class _Reading(Transfer):
     """Sends a file."""
 
@@ -122,7 +140,7 @@ class _Reading(Transfer):
             reply(c.FileReply(entry))
             self.silent = True
             position, end = request.offset, min(request.offset + request.length, entry.size)
-            looked = position
+            looks = _Looks(position)
             while position < end:
                 piece = await asyncio.to_thread(
                     os.pread, handle, min(_PIECE, end - position), position
@@ -131,9 +149,8 @@ class _Reading(Transfer):
                     return
                 await send_piece(writer, piece)
                 position += len(piece)
-                if position - looked >= _LOOK_EVERY:
+                if looks.due(position):
                     self._alive()
-                    looked = position
             await send_piece(writer, b"")
 
 
@@ -161,14 +178,14 @@ class _Writing(Transfer):
                 handle = opened.enter_context(volume.writing(request.path, force=True))
                 reply(c.WriteReply(volume.exists(request.path)))
                 await writer.drain()
-                position = looked = 0
+                position = 0
+                looks = _Looks(position)
                 while piece := await receive_piece(reader):
                     await asyncio.to_thread(write_all, handle, piece, position)
                     position += len(piece)
-                    if position - looked >= _LOOK_EVERY:
+                    if looks.due(position):
                         self._alive()
                         volume.demand_space(0, shown)
-                        looked = position
                 if request.size not in {-1, position}:
                     raise FormatError(f"{position} bytes came where {request.size} were announced")
                 await asyncio.to_thread(os.fsync, handle)
