@@ -181,7 +181,13 @@ def test_a_list_without_its_last_record_does_not_lead_to_the_quote(web: Web, lin
     assert host["codes"] == ["ima-pcr"]
 
 
-def test_a_host_that_sends_no_list_is_not_taken_for_good(web: Web, linux: Linux) -> None:
+@pytest.mark.parametrize("required", [True, False])
+def test_a_host_that_sends_no_list_is_not_taken_for_good(
+    web: Web, linux: Linux, *, required: bool
+) -> None:
+    if not required:  # a runtime policy is in force all the same
+        text = POLICY.format(version=2, more="").replace("require runtime\n", "")
+        web.service.rules.add(signed(text), "anna")
     trusted(web, linux)
     measured = LinuxHost.evidence
     linux.host.evidence = lambda request: replace(  # type: ignore[method-assign]

@@ -239,7 +239,8 @@ class _Judge:
 
     def _runtime(self) -> None:
         rules, data = self._rules, self._evidence.measurements
-        required = "runtime" in self._policy.require
+        # Whoever has a runtime policy does not get out of it by sending no list.
+        required = "runtime" in self._policy.require or rules.runtime is not None
         if rules.runtime is None or not data:
             if required:
                 what = "the host sent no IMA list" if rules.runtime else "it has no runtime policy"
