@@ -152,6 +152,18 @@ def test_on_a_phone_nothing_sticks_out(page: Browser) -> None:
         assert wide <= 360, name
 
 
+def test_the_audit_of_hardening_is_made_when_asked_for(page: Browser) -> None:
+    assert "70 of 100" not in show(page, "hardening")
+    page.run("document.querySelector('.row button').click()")
+    page.until("document.querySelector('#audit table') !== null")
+    shown = str(page.run("document.querySelector('#audit').innerText"))
+    assert "70 of 100" in shown
+    assert "28 of 28" in shown
+    assert "The processor has no NX." in shown
+    keep(page, "audit")
+    assert not page.complaints()
+
+
 def test_a_wrong_password_is_told_and_logging_out_forgets_the_session(page: Browser) -> None:
     page.run("document.querySelector('#who button').click()")
     page.until("document.querySelector('form') !== null")

@@ -17,7 +17,7 @@ _TYPES = {
     **{
         f"{name}.js": "text/javascript; charset=utf-8"
         for name in (
-            *("api", "app", "console", "dom", "drawing", "hostpages"),
+            *("api", "app", "console", "dom", "drawing", "hardening", "hostpages"),
             *("keysym", "pages", "rfb", "vmparts"),
         )
     },

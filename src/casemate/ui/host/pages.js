@@ -4,6 +4,7 @@ import { HOST, ROOT_POOL, call, evidence, identity, members, read, ref } from "/
 import { consolePage } from "/ui/console.js";
 import { bar } from "/ui/drawing.js";
 import { charts, newMachine, snapshots } from "/ui/vmparts.js";
+export { hardening } from "/ui/hardening.js";
 export { network, storage, users } from "/ui/hostpages.js";
 import { coloured, h, hex, list, size, table, time } from "/ui/dom.js";
 
@@ -152,6 +153,7 @@ export async function packages() {
 
 const shown = (details) => details.componentName || details.bootSecurityOption
   || details.commandLine || details.optionsFileName || details.systemVersion || "";
+const digest = (bytes) => h("code", { class: "digest" }, hex(bytes));
 const kind = (details) => details._typeName.replace(/^HostTpm|EventDetails$/g, "");
 
 export async function measurements({ act, keep }) {
@@ -177,12 +179,12 @@ export async function measurements({ act, keep }) {
       "Ask for a proof with a fresh nonce")), proof,
     h("h3", {}, "Event log"),
     table(["PCR", "Event", "What", "VIB", "SHA-256"], report.tpmEvents.map((one) => [
-      String(one.pcrIndex), kind(one.eventDetails), shown(one.eventDetails),
+      String(one.pcrIndex), kind(one.eventDetails), h("span", { class: "any" }, shown(one.eventDetails)),
       [one.eventDetails.vibName, one.eventDetails.vibVersion].filter(Boolean).join(" "),
-      h("code", {}, hex(one.eventDetails.dataHash))]), [0]),
+      digest(one.eventDetails.dataHash)]), [0]),
     h("h3", {}, "PCRs"),
     table(["PCR", "SHA-256"], report.tpmPcrValues.map((one) => [
-      String(one.pcrNumber), h("code", {}, hex(one.digestValue))]), [0])];
+      String(one.pcrNumber), digest(one.digestValue)]), [0])];
 }
 
 export async function activity() {
@@ -199,24 +201,4 @@ export async function activity() {
     h("h3", {}, "Events"),
     table(["When", "Who", "What"], (events || []).slice(-100).reverse().map((one) => [
       time(one.createdTime), one.userName, one.fullFormattedMessage]))];
-}
-
-export async function hardening() {
-  const [report, summary, mode, options] = await Promise.all([
-    call(HOST, "QueryTpmAttestationReport"), read(HOST, "summary"),
-    read(ref("HostAccessManager", "ha-host-access-manager"), "lockdownMode"),
-    call(ref("OptionManager", "ha-adv-options"), "QueryOptions")]);
-  const found = report.tpmEvents.map((one) => one.eventDetails)
-    .filter((one) => one._typeName === "HostTpmBootSecurityOptionEventDetails");
-  return [h("h2", {}, "Hardening"),
-    list([
-      ["Health", coloured(summary.overallStatus, summary.overallStatus === "green" ? "good" : "warn")],
-      ["Lockdown", mode],
-      ["Model", summary.hardware.model],
-    ]),
-    h("h3", {}, "Security options, as measured into the TPM"),
-    table(["Option"], found.map((one) => [h("code", {}, one.bootSecurityOption)])),
-    h("h3", {}, "Advanced options"),
-    table(["Name", "Value"], (options || []).map((one) => [h("code", {}, one.key),
-      String(one.value._value ?? "")]))];
 }
