@@ -277,7 +277,7 @@ class BringUp:
         if not self._home.reference.exists():
             return
         appraisal = attest_once(
-            "localhost", port, self._home.reference, self._home.trust / "ek", time.time()
+            "127.0.0.1", port, self._home.reference, self._home.trust / "ek", time.time()
         )
         self._result.verdict = appraisal.verdict
         self._result.findings = list(appraisal.findings)

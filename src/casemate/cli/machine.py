@@ -185,7 +185,7 @@ def _attest(home: Home, place: Path, port: int) -> Appraisal:
     while True:
         try:
             return attest_once(
-                "localhost",
+                "127.0.0.1",
                 port,
                 home.path / PLACE / REFERENCE,
                 Home(place).trust / "ek",
