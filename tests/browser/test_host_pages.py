@@ -96,7 +96,9 @@ def test_every_page_shows_what_the_host_says_and_logs_no_complaint(page: Browser
     text = show(page, "measurements")
     assert "explains every PCR" in text
     assert "BootComplete" in text
-    assert "execInstalledOnly" in show(page, "hardening")
+    hardening = show(page, "hardening")
+    assert "execInstalledOnly" in hardening
+    assert "the cell around each QEMU is the only wall" in hardening
     assert "logged in" in show(page, "activity")
     assert not page.complaints()
 

@@ -185,6 +185,13 @@ def test_a_machine_is_registered_and_unregistered(si: vim.ServiceInstance) -> No
         _ = vm.name
 
 
+def test_a_host_without_kvm_says_that_emulation_is_no_isolation(si: vim.ServiceInstance) -> None:
+    (issue,) = host_of(si).configIssue
+    assert isinstance(issue, vim.event.GeneralHostWarningEvent)
+    assert "no isolation" in issue.message
+    assert issue.host.host == host_of(si)
+
+
 def test_what_a_host_does_not_do_faults_as_on_esxi(si: vim.ServiceInstance) -> None:
     vm = machine(si, "vm1")
     spec = vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), powerOn=False, template=False)

@@ -19,6 +19,7 @@ from casemate.hostd.objects.service import about
 from casemate.hostd.world import HOST, HOST_BROWSER
 from casemate.machine.facts import Allocation, HostFact, PowerState
 from casemate.machine.governance import LockdownMode
+from casemate.policy.isolation import EMULATED, TCG
 from casemate.policy.report import pcr_values
 from casemate.vim25.values import MoRef, Obj, Value
 
@@ -222,6 +223,24 @@ def _licensable(scope: Scope, _key: str) -> Obj:
     return Obj("HostLicensableResourceInfo", resource=(packages,))
 
 
+def _issues(scope: Scope, _key: str) -> Value:
+    """Return what is less than it should be, as a host shows it: as events of warning."""
+    host = scope.world.host
+    if host.accelerator != TCG:
+        return ()
+    warning = Obj(
+        "GeneralHostWarningEvent",
+        key=1,
+        chainId=1,
+        createdTime=moment(host.boot_time),
+        userName="",
+        host=Obj("HostEventArgument", name=host.name, host=HOST),
+        fullFormattedMessage=f"{EMULATED.reason} {EMULATED.remedy}",
+        message=EMULATED.reason,
+    )
+    return (warning,)
+
+
 def _vms(scope: Scope, _key: str) -> Value:
     return vm_refs(scope)
 
@@ -230,6 +249,7 @@ HOST_GETTERS: Mapping[str, Getters] = {
     "HostSystem": {
         **entity("HostSystem"),
         "overallStatus": status,
+        "configIssue": _issues,
         "runtime": runtime,
         "summary": summary,
         "hardware": hardware.hardware,

@@ -51,9 +51,10 @@ function result(things) {
 }
 
 export async function hardening({ act, keep }) {
-  const [report, summary, mode, options] = await Promise.all([
+  const [report, summary, mode, issues, options] = await Promise.all([
     call(HOST, "QueryTpmAttestationReport"), read(HOST, "summary"),
     read(ref("HostAccessManager", "ha-host-access-manager"), "lockdownMode"),
+    read(HOST, "configIssue"),
     call(ref("OptionManager", "ha-adv-options"), "QueryOptions")]);
   // Each is measured into a PCR of either layout.
   const found = [...new Set(report.tpmEvents.map((one) => one.eventDetails)
@@ -73,6 +74,7 @@ export async function hardening({ act, keep }) {
       ["Health", coloured(summary.overallStatus, summary.overallStatus === "green" ? "good" : "warn")],
       ["Lockdown", mode],
       ["Model", summary.hardware.model],
+      ...(issues || []).map((one) => ["Warning", coloured(one.fullFormattedMessage, "warn")]),
     ]),
     h("div", { class: "row" },
       h("button", { type: "button", onclick: () => act(look, "") }, "Audit the whole host now")), shown,
