@@ -43,6 +43,7 @@ class FakeWires:
         self.broken = ""
         self.tags = False
         self.own: tuple[AddressFact, ...] = ()
+        self.busy: frozenset[str] = frozenset()
 
     async def apply(self, plan: NetworkPlan) -> None:
         if self.broken in {bridge.name for bridge in plan.bridges}:
@@ -58,6 +59,9 @@ class FakeWires:
 
     async def addresses(self) -> tuple[AddressFact, ...]:
         return self.own
+
+    async def occupied(self) -> frozenset[str]:
+        return self.busy | {address.interface for address in self.own}
 
     async def close(self) -> None:
         pass
@@ -194,6 +198,29 @@ def test_a_card_that_got_its_address_after_the_start_is_no_uplink(tmp_path):
         desk.wires.own = (AddressFact("eth0", "192.0.2.2", 24),)
         with pytest.raises(ArgumentError):
             await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+
+    play(tmp_path, body)
+
+
+def test_a_card_without_an_ipv4_address_that_the_machine_uses_is_no_uplink(tmp_path):
+    async def body(desk: Desk) -> None:
+        desk.wires.busy = frozenset({"eth0"})
+        with pytest.raises(ArgumentError):
+            await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+
+    play(tmp_path, body)
+
+
+def test_an_address_that_the_machine_has_no_more_is_told_no_more(tmp_path):
+    async def body(desk: Desk) -> None:
+        first, second = AddressFact("eth0", "192.0.2.2", 24), AddressFact("eth0", "192.0.2.3", 24)
+        desk.wires.own = (first, second)
+        await desk.ask(c.AddSwitch("", "s1"))
+        assert desk.stream.fact("AddressFact", first.key) == first
+        desk.wires.own = (second,)
+        await desk.ask(c.AddSwitch("", "s2"))
+        assert desk.stream.fact("AddressFact", first.key) is None
+        assert desk.stream.fact("AddressFact", second.key) == second
 
     play(tmp_path, body)
 

@@ -481,6 +481,51 @@ def _names() -> set[str]:
         return set(links.all())
 
 
+def _give_address(address: str, prefix: int) -> None:
+    with Links() as links:
+        links._route.addr("add", index=links.index("up0"), address=address, prefixlen=prefix)
+
+
+def _occupied() -> frozenset[str]:
+    with Links() as links:
+        return links.occupied()
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix"), [("192.0.2.9", 24), ("2001:db8::9", 64), ("fd00::9", 64)]
+)
+def test_a_card_by_which_the_machine_is_reached_is_not_taken_as_an_uplink(
+    root_only,  # noqa: ARG001 (asked for its skip)
+    address,
+    prefix,
+):
+    async def story() -> str:
+        unshare(Namespace.NET)
+        await asyncio.to_thread(_lay_cable)
+        assert await asyncio.to_thread(_occupied) == frozenset()
+        async with lab() as made:
+            switch = replace(FIRST.switches[0], uplinks=("up0",))
+            await made.apply(replace(FIRST, switches=(switch,)))
+            await made.apply(FIRST)
+            await asyncio.to_thread(_give_address, address, prefix)
+            assert await asyncio.to_thread(_occupied) == {"up0"}
+            assert await made.wires.occupied() == {"up0"}
+            with pytest.raises(HostError) as caught:
+                await made.apply(replace(FIRST, switches=(switch,)))
+            assert caught.value.code == "uplink-in-use"
+            assert "up0" in await asyncio.to_thread(_names)
+        return "done"
+
+    assert call_in_child(lambda: told(story()), what="the machine", timeout=60) == b"done"
+
+
+def told(story: Awaitable[str]) -> bytes:
+    try:
+        return asyncio.run(asyncio.wait_for(story, 30)).encode()
+    except AssertionError as error:
+        return f"failed: {error!r} {traceback.format_exc()[-800:]}".encode()
+
+
 def _bridge(name: str) -> None:
     with Links() as links:
         links.add_bridge("br0")
@@ -530,13 +575,7 @@ def test_an_uplink_is_taken_in_carries_frames_both_ways_and_is_given_back(root_o
                 assert "up0" in await asyncio.to_thread(_names)
         return "done"
 
-    def body() -> bytes:
-        try:
-            return asyncio.run(asyncio.wait_for(story(), 30)).encode()
-        except AssertionError as error:
-            return f"failed: {error!r} {traceback.format_exc()[-800:]}".encode()
-
-    assert call_in_child(body, what="the host of an uplink", timeout=60) == b"done"
+    assert call_in_child(lambda: told(story()), what="the machine", timeout=60) == b"done"
 
 
 def test_an_interface_that_is_not_there_is_named(on):

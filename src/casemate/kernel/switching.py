@@ -27,6 +27,7 @@ from casemate.machine.facts import VmConfig
 from casemate.machine.networkplan import Card, needs_tags, plan_network
 from casemate.machine.networks import (
     FIRST,
+    AddressFact,
     Networks,
     PolicyOverride,
     PortGroupFact,
@@ -60,7 +61,8 @@ class Switching:
         self._changing = asyncio.Lock()
         self._jobs: set[asyncio.Task[None]] = set()
         self._lost: HostError | None = None
-        self._own: set[str] = set()
+        self._own: frozenset[str] = frozenset()
+        self._addresses: frozenset[AddressFact] = frozenset()
         self._followers: list[Callable[[str], Awaitable[None]]] = []
         self._publish(Networks(), self._networks)
 
@@ -115,10 +117,13 @@ class Switching:
 
     async def _look(self) -> None:
         """Find out which addresses the machine itself has now."""
-        found = await self._wires.addresses()
-        self._own = {address.interface for address in found}
+        self._own = await self._wires.occupied()
+        found = frozenset(await self._wires.addresses())
         for address in found:
             self._stream.publish(address)
+        for key in {gone.key for gone in self._addresses} - {kept.key for kept in found}:
+            self._stream.retract(AddressFact, key)
+        self._addresses = found
 
     async def close(self) -> None:
         """Let go of the wires, which stay as they are."""

@@ -83,6 +83,10 @@ class Wires:
         """Return the addresses of the machine itself. Raises HostError."""
         return await asyncio.to_thread(_guarded, _addresses)
 
+    async def occupied(self) -> frozenset[str]:
+        """Return the interfaces that the machine itself uses. Raises HostError."""
+        return await asyncio.to_thread(_guarded, _occupied)
+
     async def can_tag(self) -> bool:
         """Tell whether this Linux knows VLAN tags (its driver 8021q is there)."""
         return await self._run(_can_tag)
@@ -224,14 +228,14 @@ def _guarded(work: Callable[[], R]) -> R:
 def _take(uplinks: Iterable[str], home: int) -> None:
     """Move interfaces of this namespace to the home's; those that are not here are there."""
     with Links() as links:
-        present = links.all()
+        present, occupied = links.all(), links.occupied()
         for name in uplinks:
-            if name in present and present[name].master:
+            if name in occupied:
                 raise HostError(
-                    f"{name} belongs to a bridge or bond of the machine itself",
+                    f"{name} carries an address, a route, a bridge or a bond of the machine itself",
                     code="uplink-in-use",
                     component=name,
-                    remedy="Take another network card, or take this one out of there.",
+                    remedy="Take another network card, or take those from this one.",
                 )
         for name in uplinks:
             if name in present:
@@ -245,6 +249,11 @@ def _traffic() -> dict[str, tuple[int, int]]:
 def _addresses() -> tuple[AddressFact, ...]:
     with Links() as links:
         return links.addresses()
+
+
+def _occupied() -> frozenset[str]:
+    with Links() as links:
+        return links.occupied()
 
 
 def _links() -> dict[str, Link]:

@@ -25,6 +25,13 @@ _NOT_LEARNT: Final = 0x02 | _NEVER_EXPIRES  # NUD_REACHABLE beside NUD_NOARP: st
 _LIBRARY: Final = "pyroute2"
 _UP: Final = 1
 _IPV4: Final = 2
+_IPV6: Final = 10
+_LINK_SCOPE: Final = 253
+"""Scope of addresses that every interface gives itself (fe80::/10)."""
+_MAIN: Final = 254
+"""The table of routes that everything uses."""
+_STACKED: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
+"""Kinds of interfaces that are reached through another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,31 @@ class Links:
             for message in found
             if (index := int(message["index"])) in links and links[index].name != "lo"
         )
+
+    def occupied(self) -> frozenset[str]:
+        """Return the interfaces by which the machine itself is reached, or reaches others.
+
+        They carry an address that others know it by (IPv4, or IPv6 beyond the link), a route to
+        elsewhere, or other interfaces; or they are a part of a bridge or bond.
+        """
+        with failing("the use of the interfaces cannot be found out"):
+            links = {int(link["index"]): link for link in self._route.get_links()}
+            used = {
+                int(message["index"])
+                for message in self._route.get_addr()
+                if message["family"] == _IPV4 or int(message["scope"]) < _LINK_SCOPE
+            }
+            for family in (_IPV4, _IPV6):
+                for route in self._route.get_routes(family=family, table=_MAIN):
+                    used |= {int(way["oif"]) for way in route.get_attr("RTA_MULTIPATH") or ()}
+                    if not route["dst_len"] or route.get_attr("RTA_GATEWAY"):
+                        used.add(int(route.get_attr("RTA_OIF") or 0))
+        for index, link in links.items():
+            if link.get_attr("IFLA_MASTER"):
+                used.add(index)
+            if _link(link).kind in _STACKED and link.get_attr("IFLA_LINK_NETNSID") is None:
+                used.add(int(link.get_attr("IFLA_LINK") or 0))
+        return frozenset(_link(links[index]).name for index in used if index in links) - {"lo"}
 
     def index(self, name: str) -> int:
         """Return the number of an interface. Raises HostError (``host-enodev``)."""
