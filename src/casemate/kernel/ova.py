@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -27,6 +26,7 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
+from casemate.kernel.longwork import in_own_thread
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext
@@ -57,7 +57,7 @@ class Ova:
 
         async def work(fact: VmFact, job: Job) -> str:
             with self._context.open(fact) as directory:
-                await asyncio.to_thread(_write_archive, directory, fact.config, place, job)
+                await in_own_thread(_write_archive, directory, fact.config, place, job)
             return request.path
 
         return self._context.start_long(fact, "exportVm", session, work)
@@ -72,7 +72,7 @@ class Ova:
             with os.fdopen(handle, "rb") as stream:
                 # Read twice: against the manifest, then into the disks.
                 step = job.counter(2 * os.fstat(handle).st_size)
-                archive = await asyncio.to_thread(_Archive, stream, step)
+                archive = await in_own_thread(_Archive, stream, step)
                 machine = archive.machine
                 config = _config(machine, request.name or machine.name, datastore)
 

@@ -21,6 +21,7 @@ from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory, exists_already, make_directory
 from casemate.kernel.cells.hotplug import Hotplug
 from casemate.kernel.host import Handler
+from casemate.kernel.longwork import in_own_thread
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, file_name, new_uuid, with_addresses
 from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files
@@ -69,7 +70,7 @@ class Vms:
         config = _complete(config)
         _check(config)
         with contextlib.ExitStack() as undo:
-            path = await asyncio.to_thread(self._make, config, undo, thin=thin, fill=fill)
+            path = await in_own_thread(self._make, config, undo, thin=thin, fill=fill)
             vm = self._context.inventory.register(path)
             undo.pop_all()
         return vm
@@ -100,7 +101,7 @@ class Vms:
 
         async def work(fact: VmFact, job: Job) -> str:
             with contextlib.ExitStack() as undo:
-                path = await asyncio.to_thread(self._copy, fact, request.name, undo, job)
+                path = await in_own_thread(self._copy, fact, request.name, undo, job)
                 vm = self._context.inventory.register(path)
                 undo.pop_all()
             return vm

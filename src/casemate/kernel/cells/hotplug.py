@@ -29,6 +29,8 @@ from casemate.machine.planstorage import (
 # Seconds for QEMU to let go of a disk whose device is gone, and between tries.
 _LET_GO: Final = 5.0
 _PAUSE: Final = 0.05
+# A guest that closes its drive while the disc is changed does so once or twice.
+_TRAY_TRIES: Final = 3
 
 
 class Hotplug:
@@ -77,24 +79,42 @@ class Hotplug:
         await self._close(source)
 
     async def swap(self, was: Held, now: Held) -> None:
-        """Put another disc into a CD drive, or take it out; the guest sees that it was changed."""
+        """Put another disc into a CD drive, or take it out; the guest sees that it was changed.
+
+        Raises:
+            CasemateError: The image is not in order, or QEMU refuses; the old disc is in then.
+        """
         old = self._resolved(was)
         new = await self._open(now) if isinstance(now, DiskSpec) else None
         drive = device_id(now)
         try:
-            await self._qmp.execute("blockdev-open-tray", id=drive, force=True)
-            if old is not None:
-                await self._qmp.execute("blockdev-remove-medium", id=drive)
-            if new is not None:
-                node = {"node-name": node_name(new.file_name)}
-                await self._qmp.execute("blockdev-insert-medium", id=drive, **node)
-            await self._qmp.execute("blockdev-close-tray", id=drive)
+            await self._load(drive, new)
         except BaseException:
+            with contextlib.suppress(HostError):
+                await self._load(drive, old)
             if new is not None:
                 await self._close(new)
             raise
         if old is not None:
             await self._close(old)
+
+    async def _load(self, drive: str, disc: DiskSource | None) -> None:
+        """Exchange what is in a drive, whether its guest has locked it or closes it again."""
+        for left in reversed(range(_TRAY_TRIES)):
+            try:
+                await self._qmp.execute("blockdev-open-tray", id=drive, force=True)
+                await self._qmp.execute("blockdev-remove-medium", id=drive)
+                if disc is not None:
+                    node = {"node-name": node_name(disc.file_name)}
+                    await self._qmp.execute("blockdev-insert-medium", id=drive, **node)
+            except HostError:
+                # The guest may have closed the tray in between.
+                if not left:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                await self._qmp.execute("blockdev-close-tray", id=drive)
+                return
 
     def _resolved(self, held: Held) -> DiskSource | None:
         if isinstance(held, DriveSpec):
