@@ -157,6 +157,10 @@ class FrameReader:
             if size > self._limit:
                 raise LimitError(f"frame of {size} bytes: the limit is {self._limit}")
 
+    def rest(self) -> bytes:
+        """Return what came after the last whole body."""
+        return bytes(self._buffer)
+
     def next(self) -> bytes | None:
         """Return the next whole body, or None for "need more"."""
         if len(self._buffer) < 4:  # noqa: PLR2004  (the length field)

@@ -18,20 +18,25 @@ class TicketReply:
 
 @dataclass(frozen=True, slots=True)
 class AcquireTicket:
-    """Make a one-time ticket for the screen and keyboard of a running VM."""
+    """Make a one-time ticket for the screen and keyboard of a running VM, or for a serial port.
+
+    ``serial``: the number of the port, 0 the first; -1: the screen.
+    """
 
     session: str
     vm: str
     why: str = ""
+    serial: int = -1
     reply: ClassVar = TicketReply
     privilege: ClassVar[str] = "VirtualMachine.Interact.ConsoleInteract"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenConsole:
-    """Turn this connection into the console that the ticket is for: RFB, spoken by QEMU itself.
+    """Turn this connection into the console that the ticket is for.
 
-    The ticket is the right. What follows the reply on the connection does not pass the kernel.
+    The ticket is the right. What follows the reply on the connection is RFB, spoken by QEMU itself
+    without passing the kernel, or the plain bytes of a serial port.
     """
 
     ticket: str

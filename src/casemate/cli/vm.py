@@ -14,6 +14,7 @@ from casemate.calls import vms as c
 from casemate.calls.vmconsole import TakeScreenshot
 from casemate.cli import vmedit, vmsnapshot
 from casemate.cli.calls import Calls
+from casemate.cli.serial import attach
 from casemate.cli.vmtasks import find_vm, run, say, vms_of, wait
 from casemate.errors import NotFoundError
 from casemate.kernel.home import Home, find_home
@@ -60,6 +61,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         parser = actions.add_parser(name, help=words)
         parser.add_argument("vm", help="name or id")
         parser.set_defaults(func=_one, action=name)
+    actions.choices["console"].add_argument(
+        "--serial", type=int, metavar="N", help="a terminal on serial port N (0: the first)"
+    )
     vmedit.add_parsers(actions)
     vmsnapshot.add_parsers(actions)
     register = actions.add_parser("register", help="register a .vmx file")
@@ -94,6 +98,9 @@ def _list(options: argparse.Namespace) -> int:
 def _one(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     fact = find_vm(home, options.vm)
+    if options.action == "console" and options.serial is not None:
+        attach(home, fact.vm, options.serial)
+        return 0
     if options.action == "console":
         return _console(home, fact, as_json=options.json)
     if options.action == "screenshot":

@@ -9,7 +9,8 @@ from casemate.calls import vms as c
 from casemate.cli.vmtasks import find_vm, run, say, size
 from casemate.errors import ArgumentError
 from casemate.kernel.home import find_home
-from casemate.machine.facts import Allocation, DiskSpec, NicSpec, VmConfig
+from casemate.machine import serialports
+from casemate.machine.facts import Allocation, DiskSpec, NicSpec, SerialSpec, VmConfig
 
 WHY = "command line"
 _MIB = 20
@@ -48,7 +49,15 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         change.add_argument(
             f"--{word}-nic", action="append", default=[], type=int, metavar="N", help=help_text
         )
+    change.add_argument("--remove-serial", action="append", default=[], type=int, metavar="N")
     for parser in (create, change):
+        parser.add_argument(
+            "--serial",
+            action="append",
+            default=[],
+            metavar="file:NAME.log|pipe:NAME",
+            help="add a serial port: to a file of its directory, or for vm console --serial",
+        )
         parser.add_argument(
             "--nic", action="append", default=[], metavar="GROUP", help="add a card in a port group"
         )
@@ -85,6 +94,7 @@ def _create(options: argparse.Namespace) -> int:
         cpu_allocation=Allocation(),
         memory_allocation=Allocation(),
         extra=extra,
+        serials=_serials(options.serial, ()),
     )
     home = find_home(options.home)
     vm = run(home, c.CreateVm("", config, thin=not options.thick, why=WHY))
@@ -112,8 +122,10 @@ def _change(options: argparse.Namespace) -> int:
         "cpus": options.cpus,
         "memory_mib": None if options.memory is None else size(options.memory) >> _MIB,
     }
+    ports = tuple(port for port in before.serials if port.number not in options.remove_serial)
     config = replace(
         before,
+        serials=_serials(options.serial, ports),
         **{name: value for name, value in given.items() if value is not None},
         disks=(*disks, *_new_disks(options, disks)),
         nics=_changed_nics(options, before.nics),
@@ -185,6 +197,21 @@ def _changed_nics(options: argparse.Namespace, present: tuple[NicSpec, ...]) -> 
         if number not in gone
     )
     return (*kept, *(NicSpec("", group, "vmxnet3") for group in options.nic))
+
+
+def _serials(added: list[str], present: tuple[SerialSpec, ...]) -> tuple[SerialSpec, ...]:
+    """Return the ports with some added, each at the first free number."""
+    ports = {port.number: port for port in present}
+    for text in added:
+        kind, _, target = text.partition(":")
+        free = [number for number in range(serialports.PORTS) if number not in ports]
+        if kind not in {serialports.FILE, serialports.PIPE} or not free:
+            raise ArgumentError(
+                f"{text[:80]!r} is neither file:NAME.log nor pipe:NAME, or one port too many",
+                argument="serial",
+            )
+        ports[free[0]] = SerialSpec(free[0], kind, target)
+    return tuple(ports[number] for number in sorted(ports))
 
 
 def _card(text: str) -> int:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from casemate.calls.codec import FrameReader, decode, encode
-from casemate.calls.messages import FactReply, Refusal, Subscribe
+from casemate.calls.messages import Empty, FactReply, Refusal, Subscribe
 from casemate.errors import CasemateError, HostError
 from casemate.machine.facts import TaskFact, TaskState
 
@@ -72,6 +72,19 @@ class Calls:
             raise RefusedError(answer)
         assert isinstance(answer, reply)  # noqa: S101  (decode admits nothing else)
         return answer
+
+    def become(self, request: object) -> tuple[socket.socket, bytes]:
+        """Turn the connection into what the request asks for, without a time limit.
+
+        Returns:
+            The socket, which is closed with this, and what came on it already.
+
+        Raises:
+            RefusedError, HostError: As for ``ask``.
+        """
+        self.ask(request, Empty)
+        self._socket.settimeout(None)
+        return self._socket, self._frames.rest()
 
     def finished(
         self, task: str, seconds: float, report: Callable[[int], None] = lambda _: None

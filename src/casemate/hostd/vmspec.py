@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from casemate.formats import datastorepath
-from casemate.hostd import bootspec
+from casemate.hostd import bootspec, serialspec
 from casemate.hostd.objects.devices import (
     FIRST_NIC_KEY,
     controller_of,
@@ -255,7 +255,12 @@ class _Devices:
             device = _device(item)
             if device.type in controller_types():
                 continue
-            if device.type == "VirtualDisk":
+            if device.type == serialspec.CONTROLLER:
+                # Every VM has one.
+                continue
+            if device.type == serialspec.TYPE:
+                self._serial(operation, device)
+            elif device.type == "VirtualDisk":
                 self._disk(operation, files, device)
             elif device.type == "VirtualCdrom":
                 self._cdrom(operation, device)
@@ -377,6 +382,14 @@ class _Devices:
             return
         self._change.privileges.add("VirtualMachine.Interact.SetCDMedia")
         self._put(image, held.controller, held.unit)
+
+    def _serial(self, operation: str, device: Obj) -> None:
+        before = self._change.config
+        self._change.config = serialspec.taken(operation, device, before)
+        if operation != "edit":
+            self._right("AddRemoveDevice")
+        elif self._change.config != before:
+            self._right("EditDevice")
 
     def _held(self) -> tuple[DiskSpec | DriveSpec, ...]:
         return (*self._disks, *self._drives)

@@ -1,7 +1,8 @@
 """Consoles: tickets, the way to a guest's screen and keyboard, pictures of it, keys.
 
-A console is a connection between hostd and the cell's QEMU: the kernel redeems the ticket and
-hands hostd's end over as an open descriptor. Nothing listens for it, and it has no password.
+A screen is a connection between hostd and the cell's QEMU: the kernel redeems the ticket and
+hands hostd's end over as an open descriptor. Nothing listens for it, and it has no password. Bytes
+of a serial port pass the kernel, which is its other end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from casemate.calls import vmconsole as c
 from casemate.calls.messages import Empty, TaskReply
 from casemate.errors import AccessError, CasemateError, HostError, LimitError
 from casemate.kernel.accounts import Session
+from casemate.kernel.cells.console import SerialPort
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.host import Handler
@@ -37,6 +39,8 @@ VIEWERS: Final = 40
 """Viewers of one VM, as on ESXi: each takes a descriptor and memory of the cell."""
 _TICKET_BYTES: Final = 32
 _PICTURES: Final = 1000
+# Bytes typed at once: what a serial port takes in a second or two.
+_PIECE: Final = 1 << 12
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class _Ticket:
     vm: str
     user: str
     until: float
+    serial: int
 
 
 class _Console(Transfer):
@@ -80,6 +85,41 @@ class _Console(Transfer):
                 await self._qmp.execute("closefd", fdname=self._name)
 
 
+class _Serial(Transfer):
+    """Carries bytes between a connection and a serial port until either end is gone."""
+
+    def __init__(self, port: SerialPort) -> None:
+        self._port = port
+
+    async def run(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        reply: Callable[..., None],
+    ) -> None:
+        """See ``Transfer.run``."""
+        with self._port.viewed() as said:
+            reply(Empty())
+            self.silent = True
+            ways = [asyncio.ensure_future(way) for way in (_show(said, writer), self._type(reader))]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _type(self, reader: asyncio.StreamReader) -> None:
+        while data := await reader.read(_PIECE):
+            await self._port.type(data)
+
+
+async def _show(said: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
+    while data := await said.get():
+        writer.write(data)
+        await writer.drain()
+
+
 class Consoles:
     """Handlers of the requests about consoles. ``ticks`` gives seconds that only grow."""
 
@@ -103,7 +143,7 @@ class Consoles:
 
         Raises:
             AccessError: The ticket is unknown, used, or too old.
-            LimitError: There are ``VIEWERS`` already.
+            LimitError: There are ``VIEWERS`` of the screen already.
             CasemateError: The VM does not run any more.
         """
         found = self._tickets.pop(_digest(request.ticket), None)
@@ -119,6 +159,8 @@ class Consoles:
         if found is None or not good:
             raise AccessError("The ticket is not, or no longer, good.", code="console-ticket")
         self._opened += 1
+        if found.serial >= 0:
+            return _Serial(self._context.cells.serial_port(found.vm, found.serial))
         qmp = await self._context.cells.control(found.vm, Operation.CONSOLE)
         if await _viewers(qmp) >= VIEWERS:
             raise LimitError(f"{VIEWERS} viewers look at this VM", component=found.vm)
@@ -126,6 +168,8 @@ class Consoles:
 
     async def _acquire(self, request: c.AcquireTicket, session: Session) -> c.TicketReply:
         fact = self._context.demand(request.vm, Operation.CONSOLE)
+        if request.serial >= 0:
+            self._context.cells.serial_port(fact.vm, request.serial)
         now = self._ticks()
         self._tickets = {
             digest: kept for digest, kept in self._tickets.items() if kept.until >= now
@@ -133,7 +177,9 @@ class Consoles:
         while len(self._tickets) >= TICKETS:
             del self._tickets[next(iter(self._tickets))]
         ticket = secrets.token_hex(_TICKET_BYTES)
-        self._tickets[_digest(ticket)] = _Ticket(fact.vm, session.user, now + TICKET_SECONDS)
+        self._tickets[_digest(ticket)] = _Ticket(
+            fact.vm, session.user, now + TICKET_SECONDS, request.serial
+        )
         return c.TicketReply(ticket, TICKET_SECONDS)
 
     async def _screenshot(self, request: c.TakeScreenshot, session: Session) -> TaskReply:

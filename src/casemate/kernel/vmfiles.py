@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from casemate.errors import HostError
 from casemate.formats.vmdk import is_plain_name
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.vmcontext import file_name, stem
+from casemate.machine import serialports
 from casemate.machine.facts import SnapshotSpec, VmConfig, VmFact
 from casemate.machine.vmconfig import saved_memory
 
@@ -29,6 +31,7 @@ def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) ->
     picture = re.compile(re.escape(begin) + r"-[0-9]{1,3}\.png")
     found = {file_name(fact.config), *(begin + suffix for suffix in OWN_SUFFIXES)}
     found |= {name for name in directory.names() if picture.fullmatch(name)}
+    found |= set(serial_files(fact.config))
     if memory := saved_memory(fact.config):
         found.add(memory)
     tops = {disk.file_name for disk in fact.config.disks if media or disk.kind != "cdrom"}
@@ -41,6 +44,13 @@ def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) ->
         for layer in directory.chain(top):
             found |= set(directory.files_of(layer))
     return {name for name in found if is_plain_name(name)}
+
+
+def serial_files(config: VmConfig) -> Iterator[str]:
+    """Yield the files that a VM's serial ports write to."""
+    for _, name in serialports.files(config):
+        if name:
+            yield from (name, name + serialports.OLDER)
 
 
 def state_name(config: VmConfig, number: int) -> str:

@@ -24,7 +24,7 @@ from casemate.kernel.host import Handler
 from casemate.kernel.longwork import in_own_thread
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, file_name, new_uuid, with_addresses
-from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files
+from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files, serial_files
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
 from casemate.machine.hotplug import HotChange, hot_change
 from casemate.machine.power import Operation, next_state
@@ -219,8 +219,10 @@ class Vms:
         ):
             files = owned_files(source, replace(fact, snapshots=()), media=True)
             own = file_name(fact.config)
-            # A copy has UEFI variables like the VM's, and a TPM and snapshots of its own.
+            # A copy has UEFI variables like the VM's, and a TPM, snapshots, and what its serial
+            # ports write of its own.
             skipped = {own.removesuffix(_VMX) + suffix for suffix in OWN_SUFFIXES}
+            skipped |= set(serial_files(fact.config))
             parts = [part for part in sorted(files - skipped) if source.exists(part)]
             step = job.counter(sum(source.size(part) for part in parts))
             for part in parts:

@@ -136,6 +136,19 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SerialSpec:
+    """A serial port of a VM: what it is connected to (``machine.serialports``), and to which one.
+
+    ``connected``: it is when the VM starts.
+    """
+
+    number: int
+    kind: str
+    target: str = ""
+    connected: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Allocation:
     """Reservation, limit (-1: none) and shares; units MHz for CPU, MiB for memory."""
 
@@ -164,6 +177,7 @@ class VmConfig:
     annotation: str = ""
     extra: tuple[tuple[str, str], ...] = ()
     drives: tuple[DriveSpec, ...] = ()
+    serials: tuple[SerialSpec, ...] = ()
 
     @property
     def slots(self) -> tuple[DiskSpec | DriveSpec, ...]:

@@ -13,6 +13,7 @@ from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
 from casemate.formats.vmdk import is_plain_name
+from casemate.machine import serialports
 from casemate.machine.bootorder import boot_words
 from casemate.machine.cellplan import (
     CellPlan,
@@ -139,6 +140,7 @@ def plan_power_on(
             QEMU,
             *_machine(vm, config, host.accelerator, _board(config, extra)),
             *_channels(),
+            *serialports.words(config),
             *firmware,
             *boot_words(extra),
             *vtpm_options(config),
@@ -177,6 +179,7 @@ def plan_power_on(
             Listener(_QMP_FD, QMP_SOCKET),
             Listener(_CONSOLE_FD, CONSOLE_SOCKET),
             Listener(_AGENT_FD, AGENT_SOCKET),
+            *(Listener(fd, name) for fd, name in serialports.listeners(config)),
         ),
         rlimits=(
             (Limit.CORE, 0),

@@ -10,6 +10,7 @@ from casemate.errors import ArgumentError, LimitError
 from casemate.formats.datastorepath import in_volume
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
+from casemate.machine import serialports
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, PowerState, VmConfig
 from casemate.machine.guestcpu import check_masks
 from casemate.machine.networks import DEFAULT_GROUP
@@ -100,6 +101,7 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
         cpu_allocation=_allocation(entries, "sched.cpu", _SHARES, cpus),
         memory_allocation=_allocation(entries, "sched.mem", _MEMORY_SHARES, memory),
         annotation=entries.take("annotation"),
+        serials=tuple(serialports.read(entries)),
         extra=tuple(entries.rest(vmx)),
         drives=tuple(one for one in slots if isinstance(one, DriveSpec)),
     )

@@ -8,6 +8,7 @@ from typing import Final
 
 from casemate.errors import ArgumentError
 from casemate.formats.vmx import Vmx
+from casemate.machine import serialports
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.vmconfig import vm_config
 
@@ -53,6 +54,7 @@ def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
         known.add(f"{disk.controller}.present")
     known |= {f"{drive.controller}.present" for drive in config.drives}
     known |= {f"ethernet{number}.{what}" for number in range(_NICS) for what in _NIC}
+    known |= {*serialports.names(before), *serialports.names(config)}
     kept = [(name, value) for name, value in old.entries if name.lower() not in known]
     made = Vmx((*_heading(config), *kept, *_devices(config, before), *config.extra))
     vm_config(made, config.vmx_path)
@@ -130,6 +132,7 @@ def _devices(config: VmConfig, before: VmConfig) -> Iterator[tuple[str, str]]:
             yield f"{_slot(drive)}.present", "TRUE"
             yield f"{_slot(drive)}.deviceType", "cdrom-raw"
             yield f"{_slot(drive)}.startConnected", "FALSE"
+    yield from serialports.written(config)
     for number, nic in enumerate(config.nics):
         yield from _nic(f"ethernet{number}", nic)
 

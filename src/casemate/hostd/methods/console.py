@@ -8,6 +8,8 @@ from casemate.hostd.http import CONSOLE_PATH
 from casemate.hostd.objects.vm import vmx_path
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, text
+from casemate.machine.facts import VmConfig
+from casemate.machine.serialports import PIPE
 from casemate.machine.usbkeys import MODIFIERS, PAGE
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
@@ -20,12 +22,15 @@ _PAGE_MASK = 0xFFFF
 
 async def _acquire(context: Context) -> Value:
     kind = text(context.arguments.get("ticketType"))
-    if kind != "webmks":
-        raise FaultError(Obj("NotSupported"), f"There are tickets for webmks, not for {kind:.40}.")
-    request = vmconsole.AcquireTicket(context.who.handle, context.this.value, WHY)
-    reply = await context.link.ask(request, vmconsole.TicketReply)
     world = context.replica.world
     vm = world.vms[context.this.value]
+    if kind not in {"webmks", "device"}:
+        raise FaultError(
+            Obj("NotSupported"), f"There are tickets for webmks and device, not for {kind:.40}."
+        )
+    serial = _serial_port(vm.config) if kind == "device" else -1
+    request = vmconsole.AcquireTicket(context.who.handle, context.this.value, WHY, serial)
+    reply = await context.link.ask(request, vmconsole.TicketReply)
     endpoint = world.endpoint
     return Obj(
         "VirtualMachineTicket",
@@ -36,6 +41,12 @@ async def _acquire(context: Context) -> Value:
         sslThumbprint=endpoint.thumbprint or None,
         url=f"wss://{world.host.name}:{endpoint.port}{CONSOLE_PATH}{reply.ticket}",
     )
+
+
+def _serial_port(config: VmConfig) -> int:
+    """Return the port that a ticket for a device is for: the first pipe, else the console."""
+    pipes = (port.number for port in config.serials if port.kind == PIPE and port.connected)
+    return next(pipes, 0)
 
 
 async def _screenshot(context: Context) -> Value:
@@ -72,7 +83,7 @@ CONSOLE_METHODS = (
         vmconsole.AcquireTicket.privilege,
         _acquire,
         (vmconsole.AcquireTicket,),
-        rule="for webmks",
+        rule="webmks: the screen; device: the first serial port that is a pipe, else the first",
     ),
     Served(
         _VM,

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from casemate.formats.datastorepath import in_volume, show
-from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
+from casemate.machine import serialports
+from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, SerialSpec, VmConfig
 from casemate.vim25.values import MoRef, Obj, Value
 
 KIB = 1024
 PCI_KEY = 100
 PS2_KEY = 300
+SIO_KEY = 400
+FIRST_SERIAL_KEY = 9000
 FIRST_NIC_KEY = 4000
 FIRST_NIC_UNIT = 7
 
@@ -84,7 +87,7 @@ def _bus(controller: str) -> tuple[_Bus, int]:
     return _BUSES.get(name, _BUSES["scsi"]), number
 
 
-def _fixed() -> Iterator[Obj]:
+def _fixed(serials: tuple[SerialSpec, ...]) -> Iterator[Obj]:
     yield Obj(
         "VirtualPCIController", key=PCI_KEY, deviceInfo=_info("PCI controller 0"), busNumber=0
     )
@@ -94,6 +97,13 @@ def _fixed() -> Iterator[Obj]:
         deviceInfo=_info("PS2 controller 0"),
         busNumber=0,
         device=(600, 700),
+    )
+    yield Obj(
+        "VirtualSIOController",
+        key=SIO_KEY,
+        deviceInfo=_info("SIO controller 0"),
+        busNumber=0,
+        device=tuple(FIRST_SERIAL_KEY + port.number for port in serials),
     )
     yield Obj(
         "VirtualKeyboard",
@@ -249,6 +259,35 @@ def _nic(nic: NicSpec, number: int, *, running: bool) -> Obj:
     )
 
 
+def _serial(port: SerialSpec, directory: str, datastore: MoRef | None, *, running: bool) -> Obj:
+    backing = Obj("VirtualSerialPortDeviceBackingInfo", deviceName="", useAutoDetect=True)
+    summary = "Connected to nothing"
+    connected = port.connected
+    if port.kind == serialports.FILE:
+        summary = f"{directory}{port.target}"
+        backing = Obj("VirtualSerialPortFileBackingInfo", fileName=summary, datastore=datastore)
+    elif port.kind == serialports.PIPE:
+        summary = f"Pipe {port.target}"
+        backing = Obj(
+            "VirtualSerialPortPipeBackingInfo",
+            pipeName=port.target,
+            endpoint="server",
+            noRxLoss=False,
+        )
+    else:
+        connected = False
+    return Obj(
+        "VirtualSerialPort",
+        key=FIRST_SERIAL_KEY + port.number,
+        deviceInfo=_info(f"Serial port {port.number + 1}", summary),
+        backing=backing,
+        connectable=_connectable(start=connected, connected=connected and running),
+        controllerKey=SIO_KEY,
+        unitNumber=port.number,
+        yieldOnPoll=True,
+    )
+
+
 def _drive(drive: DriveSpec, number: int) -> Obj:
     bus, controller = _bus(drive.controller)
     return Obj(
@@ -279,4 +318,5 @@ def devices(
     first = counts.get("cdrom", 0) + 1
     drives += [_drive(drive, number) for number, drive in enumerate(config.drives, first)]
     nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]
-    return (*_fixed(), *_controllers(config), *drives, *nics)
+    ports = [_serial(port, directory, datastore, running=running) for port in config.serials]
+    return (*_fixed(config.serials), *_controllers(config), *drives, *nics, *ports)

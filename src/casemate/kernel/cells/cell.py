@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Final
 
 from casemate.errors import HostError
-from casemate.kernel.cells.console import LOG_LIMIT, ConsoleLog, trim
+from casemate.kernel.cells.console import (
+    LOG_LIMIT,
+    Keep,
+    SerialPort,
+    file_keeper,
+    log_keeper,
+    trim,
+)
 from casemate.kernel.cells.memory import load
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.cells.runstate import RunState
 from casemate.kernel.sys.spawn import kill, wait_gone
 from casemate.machine.plan import CONSOLE_SOCKET, QMP_SOCKET
+from casemate.machine.serialports import socket_name
 
 # Seconds: for QEMU to flush and quit; between tries to reach it again; between looks at its log.
 _QUIT_TIMEOUT: Final = 3.0
@@ -66,7 +74,7 @@ class Cell:
         self._log, self._console_log = logs
         self._on_event = on_event
         self._qmp: Qmp | None = None
-        self._console: ConsoleLog | None = None
+        self._ports: dict[int, SerialPort] = {}
         self._keeper: asyncio.Task[None] | None = None
         asyncio.get_running_loop().add_reader(pidfd, self._process_ended)
 
@@ -100,6 +108,10 @@ class Cell:
         if self._qmp is None:
             raise HostError("the cell has ended", code="cell-ended", component=self.state.vm)
         return self._qmp
+
+    def port(self, number: int) -> SerialPort | None:
+        """Return a serial port; None where there is none, or nothing that it is connected to."""
+        return self._ports.get(number)
 
     async def stop(self) -> None:
         """End the process: QEMU is asked to write back and quit, then killed.
@@ -135,10 +147,10 @@ class Cell:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        if self._console is not None:
+        for port in self._ports.values():
             if self.ended.is_set():
-                await self._console.drain()
-            await self._console.close()
+                await port.drain()
+            await port.close()
         if self._qmp is not None:
             if self.ended.is_set():
                 await self._qmp.drain()
@@ -151,10 +163,16 @@ class Cell:
             await self._qmp.close()
             self._qmp = None
         self._qmp = await Qmp.open(self._directory / QMP_SOCKET, self._event)
-        if self._console is not None:
-            await self._console.close()
-            self._console = None
-        self._console = ConsoleLog(self._directory / CONSOLE_SOCKET, self._console_log)
+        for port in self._ports.values():
+            await port.close()
+        self._ports.clear()
+        files = dict(self.state.serials)
+        for number in sorted({0, *files}):
+            name = socket_name(number) if number else CONSOLE_SOCKET
+            kept: list[Keep] = [] if number else [log_keeper(self._console_log)]
+            if files.get(number):
+                kept.append(file_keeper(Path(self.state.directory), files[number]))
+            self._ports[number] = SerialPort(self._directory / name, tuple(kept))
 
     async def _keep(self) -> None:
         """Reconnect when the connection was lost, and keep the log bounded."""

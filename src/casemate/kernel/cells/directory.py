@@ -103,6 +103,31 @@ class VmDirectory:
         """Return a descriptor of a regular file."""
         return self._open(name, flags)
 
+    def append(self, name: str, data: bytes) -> int:
+        """Write to the end of a regular file, made where there is none; returns its size.
+
+        Raises:
+            HostError: It is something else, or there is no space.
+        """
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+        handle = open_beneath(self.fd, _plain(name), flags, mode=_FILE_MODE)
+        with os.fdopen(handle, "ab") as stream:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise HostError(f"{name} is not a regular file", code="disk-kind", component=name)
+            try:
+                stream.write(data)
+                stream.flush()
+            except OSError as error:
+                raise from_os_error(f"cannot write {name}", error, component=name) from error
+            return stream.tell()
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name, which none or an older file has. Raises HostError."""
+        try:
+            os.rename(_plain(name), _plain(new_name), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            raise from_os_error(f"cannot rename {name}", error, component=name) from error
+
     def remove(self, name: str) -> None:
         """Remove a file or link; nothing to do where there is none."""
         with contextlib.suppress(FileNotFoundError):

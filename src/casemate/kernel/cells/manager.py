@@ -27,11 +27,12 @@ from casemate.errors import (
 from casemate.kernel.cells import channels, disks, jail, runstate
 from casemate.kernel.cells.cell import Cell, CellEvent, CellExit
 from casemate.kernel.cells.cgroups import Cgroups, Usage
-from casemate.kernel.cells.console import last_line
+from casemate.kernel.cells.console import SerialPort, last_line
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.sys.files import open_directory
 from casemate.kernel.sys.spawn import Child, kill, wait_gone
+from casemate.machine import serialports
 from casemate.machine.cellplan import CellPlan
 from casemate.machine.facts import PowerState, VmConfig
 from casemate.machine.plan import AGENT_SOCKET, HostSide, cell_memory, cell_uid, plan_power_on
@@ -217,6 +218,18 @@ class Cells:
         """
         return await self._running(vm, operation).qmp()
 
+    def serial_port(self, vm: str, number: int) -> SerialPort:
+        """Return a serial port of a running VM.
+
+        Raises:
+            PowerStateError: It does not run.
+            NotFoundError: It has no such port, or that is connected to nothing.
+        """
+        port = self._running(vm, Operation.CONSOLE).port(number)
+        if port is None:
+            raise NotFoundError(f"no serial port {number} is connected", component=vm)
+        return port
+
     async def status(self, vm: str) -> str:
         """Return QEMU's run state of a VM: ``running``, ``paused``, ``guest-panicked``, ..."""
         return await (await self._running(vm, Operation.RESET).qmp()).status()
@@ -319,6 +332,8 @@ class Cells:
                     accelerator=plan.accelerator,
                     domain=plan.domain,
                     started=time.time(),
+                    directory=str(vm_dir),
+                    serials=tuple(serialports.files(config)),
                 )
                 runstate.save(directory, state)
                 cell = await self._connected(state, child.pidfd, memory=memory, run=run)

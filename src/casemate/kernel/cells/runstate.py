@@ -25,7 +25,11 @@ _STATE: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """A started cell. ``start_time`` is in clock ticks since the boot named by ``boot_id``."""
+    """A started cell. ``start_time`` is in clock ticks since the boot named by ``boot_id``.
+
+    ``directory`` is the VM's; ``serials`` are numbers of its serial ports and the files there that
+    they write to (empty: none).
+    """
 
     vm: str
     pid: int
@@ -35,6 +39,8 @@ class RunState:
     accelerator: str
     domain: str
     started: float
+    directory: str = ""
+    serials: tuple[tuple[int, str], ...] = ()
 
 
 def boot_id() -> str:
@@ -71,7 +77,8 @@ def load(directory: Path) -> RunState | None:
     try:
         with (directory / _FILE).open("rb") as stream:
             data = json.loads(stream.read(_LIMIT))
-        state = RunState(**data)
+        serials = tuple((int(number), str(name)) for number, name in data.pop("serials", ()))
+        state = RunState(**data, serials=serials)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
