@@ -17,8 +17,19 @@ _TYPES = {
     **{
         f"{name}.js": "text/javascript; charset=utf-8"
         for name in (
-            *("api", "app", "console", "dom", "drawing", "hardening", "hostpages"),
-            *("keysym", "pages", "rfb", "vmparts"),
+            *(
+                "activity",
+                "allocation",
+                "api",
+                "app",
+                "console",
+                "dom",
+                "drawing",
+                "files",
+                "forms",
+            ),
+            *("forms", "hardening", "keysym", "measurements", "network", "overview", "packages"),
+            *("pages", "pools", "rfb", "storage", "users", "vmedit", "vmparts", "vms"),
         )
     },
 }

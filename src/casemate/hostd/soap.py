@@ -37,6 +37,7 @@ GZIP_SIZE = 16 << 10
 
 _GZIP_BITS = 31
 _AGENT_LIMIT = 256
+_MAPPED = "::ffff:"
 _log = logging.getLogger(__name__)
 
 
@@ -71,9 +72,9 @@ def headers_of(scope: Scope) -> dict[str, str]:
 
 
 def peer_of(scope: Scope) -> str:
-    """Return the client's address."""
+    """Return the client's address; IPv4 is written as such on a socket for both, too."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    return str(client[0]).removeprefix(_MAPPED) if client else ""
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 const BASE = "/sdk/vim25/9.1.0.0";
 const HEADER = "vmware-api-session-id";
 const KEPT = "casemate-session";
+const TICKET_SECONDS = 30;
 
 export const ref = (type, value) => ({ _typeName: "ManagedObjectReference", type, value });
 export const SESSIONS = ref("SessionManager", "ha-sessionmgr");
@@ -70,6 +71,13 @@ export async function login(userName, password) {
 
 export async function logout() {
   try { await call(SESSIONS, "Logout"); } finally { session.id = ""; }
+}
+
+// A ticket for one request that no script can sign: it goes as a cookie, for this request alone.
+export async function service(method, path) {
+  const spec = { _typeName: "SessionManagerHttpServiceRequestSpec", method, url: `https://${location.host}${path}` };
+  const { id } = await call(SESSIONS, "AcquireGenericServiceTicket", { spec });
+  document.cookie = `vmware_cgi_ticket=${id}; path=/folder; max-age=${TICKET_SECONDS}; secure; samesite=strict`;
 }
 
 export async function evidence() {

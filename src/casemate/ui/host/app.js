@@ -5,32 +5,50 @@ import { h } from "/ui/dom.js";
 import * as pages from "/ui/pages.js";
 
 const TITLES = {
-  vms: "Virtual machines", pools: "Resource pools", storage: "Storage", network: "Network",
+  host: "Host", vms: "Virtual machines", pools: "Resource pools", storage: "Storage", network: "Network",
   users: "Users", packages: "Packages",
   measurements: "Measurements", activity: "Tasks and events", hardening: "Hardening",
 };
-const LIVE = new Set(["vms", "vm", "pools", "storage", "activity"]);
+const UNDER = { vm: "vms", console: "vms", files: "storage" };
+const LIVE = new Set(["host", "vms", "vm", "pools", "storage", "activity"]);
 const REFRESH = 3000;
 const STATUS = 6000;
+const PAUSE = 300;
 
 const place = (id) => document.getElementById(id);
 let shown = "";
 let turn = 0;
 let keep = {};
 
-function say(text) {
+function say(text, kind = "") {
   place("status").textContent = text;
+  place("status").className = kind;
   clearTimeout(say.timer);
   if (text) say.timer = setTimeout(() => say(""), STATUS);
 }
 
-async function act(work, done) {
+// Tells how far a task is, until it ends. Raises what it failed with.
+async function follow(task, what) {
+  for (;;) {
+    const info = await read(task, "info");
+    if (info.state === "success") return;
+    if (info.state === "error") throw new Error(`${what}: ${info.error.localizedMessage}`);
+    say(`${what}: ${info.progress != null ? `${info.progress} %` : info.state}`);
+    await new Promise((done) => setTimeout(done, PAUSE));
+  }
+}
+
+// Does something, says how it ended and shows the page as it is then. Returns whether it worked.
+async function act(work, what, done = "done") {
   try {
-    await work();
-    say(done);
+    const answer = await work();
+    if (answer && answer.type === "Task") await follow(answer, what);
+    say(what && `${what}: ${done}`);
     await show();
+    return true;
   } catch (error) {
     failed(error);
+    return false;
   }
 }
 
@@ -39,7 +57,7 @@ function failed(error) {
     session.id = "";
     show();
   } else {
-    say(error.message);
+    say(error.message, "failure");
   }
 }
 
@@ -60,7 +78,7 @@ function loginForm() {
 
 function navigation(page) {
   place("nav").replaceChildren(...Object.entries(TITLES).map(([name, title]) =>
-    h("a", { href: `#${name}`, "aria-current": (name === page || (["vm", "console"].includes(page) && name === "vms")) && "page" }, title)));
+    h("a", { href: `#${name}`, "aria-current": name === (UNDER[page] || page) && "page" }, title)));
 }
 
 async function who() {
@@ -68,7 +86,7 @@ async function who() {
     read(SESSIONS, "currentSession"), read(HOST, "name")]);
   place("host").textContent = name;
   place("who").replaceChildren(h("span", {}, `${current.userName} `),
-    h("button", { type: "button", onclick: () => act(logout, "Logged out") }, "Log out"));
+    h("button", { type: "button", onclick: () => act(logout, "Session", "ended") }, "Log out"));
 }
 
 async function show() {
@@ -83,18 +101,20 @@ async function show() {
     main.querySelector("input").focus();
     return;
   }
-  const [page, argument] = (location.hash.slice(1) || "vms").split("/").map(decodeURIComponent);
-  const name = Object.hasOwn(pages, page) ? page : "vms";
+  const [page, argument] = (location.hash.slice(1) || "host").split("/").map(decodeURIComponent);
+  const name = Object.hasOwn(pages, page) ? page : "host";
   if (shown !== location.hash + name) keep = {};
   navigation(name);
   try {
     const [content] = await Promise.all([pages[name]({ argument, act, keep }), who()]);
     if (mine !== turn) return;
     const focused = document.activeElement?.dataset?.method;
-    main.replaceChildren(...content);
-    document.title = `${TITLES[name] || "Virtual machine"} - Casemate`;
-    if (shown !== location.hash + name) main.focus();
-    else if (focused) main.querySelector(`[data-method="${focused}"]`)?.focus();
+    main.replaceChildren(...content.flat(Infinity).filter((one) => one != null && one !== false));
+    document.title = `${TITLES[UNDER[name] || name]} - Casemate`;
+    if (shown !== location.hash + name) {
+      main.focus({ preventScroll: true });
+      scrollTo(0, 0);
+    } else if (focused) main.querySelector(`[data-method="${focused}"]`)?.focus();
     shown = location.hash + name;
     document.body.dataset.ready = name;
   } catch (error) {
@@ -104,7 +124,7 @@ async function show() {
 
 addEventListener("hashchange", show);
 setInterval(() => {
-  const page = location.hash.slice(1).split("/")[0] || "vms";
+  const page = location.hash.slice(1).split("/")[0] || "host";
   if (session.id && !document.hidden && LIVE.has(page)) show();
 }, REFRESH);
 show();

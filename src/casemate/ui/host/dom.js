@@ -24,7 +24,7 @@ export const list = (pairs) =>
     .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
 export const hex = (bytes) =>
-  (bytes || []).map((one) => (one & 255).toString(16).padStart(2, "0")).join("");
+  Array.from(bytes || [], (one) => (one & 255).toString(16).padStart(2, "0")).join("");
 
 export const time = (text) => (text ? new Date(text).toLocaleString() : "");
 

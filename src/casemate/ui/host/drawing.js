@@ -41,3 +41,27 @@ export function chart(label, values, unit) {
     s("polyline", { class: "line", points: points.join(" ") })), caption);
   return figure;
 }
+
+// Stages in their order, each with how many events it left; an arrow leads from one to the next.
+export function chain(stages) {
+  const [wide, gap, high] = [120, 34, 56];
+  const parts = stages.flatMap(({ name, events }, place) => {
+    const x = place * (wide + gap) + 1;
+    const label = (text, y, kind) => {
+      const made = s("text", { x: x + wide / 2, y, class: kind });
+      made.textContent = text;
+      return made;
+    };
+    const arrow = place ? [s("path", { class: "arrow", d: `M${x - gap + 3} ${high / 2 + 1}h${gap - 10}m-6 -5l6 5l-6 5` })] : [];
+    return [...arrow, s("rect", { class: "stage", x, y: 1, width: wide, height: high, rx: 6 }),
+      label(name, 25, "name"), label(`${events} ${events === 1 ? "event" : "events"}`, 44, "many")];
+  });
+  const width = stages.length * (wide + gap) - gap + 2;
+  const told = stages.map(({ name, events }) => `${name}: ${events}`).join(", then ");
+  const made = s("svg", { class: "chain", width, height: high + 2,
+    role: "img", "aria-label": told }, ...parts);
+  const around = document.createElement("div");
+  around.className = "scroll";
+  around.append(made);
+  return around;
+}

@@ -1,8 +1,9 @@
-// Parts of the pages about VMs: the form that makes one, its snapshots, its charts.
+// Parts of the pages about VMs: forms that bring one about, its devices, its snapshots, its charts.
 
-import { call, members, read, ref } from "/ui/api.js";
+import { ROOT_POOL, call, members, read, ref } from "/ui/api.js";
 import { chart } from "/ui/drawing.js";
-import { h, size, time } from "/ui/dom.js";
+import { h, size, table, time } from "/ui/dom.js";
+import { button, choice, folded, form, number, text, tick } from "/ui/forms.js";
 
 const PERFORMANCE = ref("PerformanceManager", "ha-perfmgr");
 const DATACENTER = ref("Datacenter", "ha-datacenter");
@@ -39,63 +40,95 @@ export async function charts(entity) {
 }
 
 export function snapshots(trees, current, act) {
-  const button = (one, label, method, parameters, question) => h("button", {
-    type: "button", "data-method": `${method}-${one.id}`,
-    onclick: () => confirm(question) && act(() => call(one.snapshot, method, parameters), `${label}: asked`),
-  }, label);
+  const ask = (one, label, method, parameters, question) => button(label, `${method}-${one.id}`,
+    () => act(() => call(one.snapshot, method, parameters), label), { question });
   return h("ul", { class: "tree" }, trees.map((one) => h("li", {},
     h("div", { class: "row" }, h("strong", {}, one.name),
       h("span", { class: "dim" }, time(one.createTime)),
       current && current.value === one.snapshot.value ? h("span", { class: "good" }, "the VM stands here") : null,
-      button(one, "Go back", "RevertToSnapshot_Task", {}, `Go back to ${one.name}? What came after it is lost.`),
-      button(one, "Remove", "RemoveSnapshot_Task", { removeChildren: false, consolidate: true },
+      ask(one, "Go back", "RevertToSnapshot_Task", {}, `Go back to ${one.name}? What came after it is lost.`),
+      ask(one, "Remove", "RemoveSnapshot_Task", { removeChildren: false, consolidate: true },
         `Remove the snapshot ${one.name}?`)),
     one.description ? h("div", { class: "dim" }, one.description) : null,
     one.childSnapshotList && one.childSnapshotList.length
       ? snapshots(one.childSnapshotList, current, act) : null)));
 }
 
-const device = (operation, what, more = {}) => ({ operation, device: what, ...more });
+export const disk = (gib, controllerKey, unit = {}) => ({
+  _typeName: "VirtualDisk", key: -2, controllerKey, ...unit, capacityInKB: gib * KIB * KIB,
+  backing: { _typeName: "VirtualDiskFlatVer2BackingInfo", fileName: "", diskMode: "persistent",
+    thinProvisioned: true },
+});
+
+export const card = (network) => ({
+  _typeName: "VirtualVmxnet3", key: -3,
+  backing: { _typeName: "VirtualEthernetCardNetworkBackingInfo", deviceName: network },
+});
 
 function spec(given) {
+  const add = (what, more = {}) => ({ operation: "add", device: what, ...more });
   return {
     name: given.name, guestId: given.guest, numCPUs: Number(given.cpus),
-    memoryMB: Number(given.memory), firmware: "efi",
+    memoryMB: Number(given.memory), firmware: given.firmware,
     files: { vmPathName: `[${given.store}]` },
     deviceChange: [
-      device("add", { _typeName: "ParaVirtualSCSIController", key: -1, busNumber: 0, sharedBus: "noSharing" }),
-      device("add", { _typeName: "VirtualDisk", key: -2, controllerKey: -1, unitNumber: 0,
-        capacityInKB: Number(given.disk) * KIB * KIB,
-        backing: { _typeName: "VirtualDiskFlatVer2BackingInfo", fileName: "", diskMode: "persistent",
-          thinProvisioned: true } }, { fileOperation: "create" }),
-      ...(given.network ? [device("add", { _typeName: "VirtualVmxnet3", key: -3,
-        backing: { _typeName: "VirtualEthernetCardNetworkBackingInfo", deviceName: given.network } })] : []),
+      add({ _typeName: "ParaVirtualSCSIController", key: -1, busNumber: 0, sharedBus: "noSharing" }),
+      add(disk(Number(given.disk), -1, { unitNumber: 0 }), { fileOperation: "create" }),
+      ...(given.network ? [add(card(given.network))] : []),
+      ...(given.disc ? [add({ _typeName: "VirtualAHCIController", key: -4, busNumber: 0 }),
+        add({ _typeName: "VirtualCdrom", key: -5, controllerKey: -4, unitNumber: 0,
+          backing: { _typeName: "VirtualCdromIsoBackingInfo", fileName: given.disc },
+          connectable: { startConnected: true, allowGuestControl: true, connected: true } })] : []),
     ],
   };
 }
 
 export async function newMachine(act) {
   const browser = ref("EnvironmentBrowser", "envbrowser-1");
-  const [stores, networks, option, pool] = await Promise.all([
+  const [stores, networks, option] = await Promise.all([
     members(DATACENTER, "datastore", "Datastore", ["name"]),
     members(DATACENTER, "network", "Network", ["name"]),
-    call(browser, "QueryConfigOption"),
-    Promise.resolve(ref("ResourcePool", "ha-root-pool"))]);
-  const input = (label, name, more) => h("label", {}, label, h("input", { name, required: true, ...more }));
-  const choice = (label, name, options) => h("label", {}, label, h("select", { name },
-    options.map(([value, text]) => h("option", { value }, text))));
-  const number = (low, high, value) => ({ type: "number", min: low, max: high, value });
-  const form = h("form", { class: "wide" }, input("Name", "name", { maxlength: 80 }),
+    call(browser, "QueryConfigOption")]);
+  return folded("new", "New virtual machine", form([text("Name", "name", { maxlength: 80 }),
     choice("Guest", "guest", option.guestOSDescriptor.map((one) => [one.id, one.fullName])),
-    input("CPUs", "cpus", number(1, 64, 1)), input("Memory in MiB", "memory", number(4, 1048576, 1024)),
-    input("Disk in GiB", "disk", number(1, 65536, 8)),
+    number("CPUs", "cpus", 1, { min: 1, max: 64 }),
+    number("Memory in MiB", "memory", 1024, { min: 4, max: 1048576 }),
+    number("Disk in GiB", "disk", 8, { min: 1, max: 65536 }),
     choice("Datastore", "store", stores.map(({ name }) => [name, name])),
     choice("Network", "network", [...networks.map(({ name }) => [name, name]), ["", "none"]]),
-    h("button", { class: "first" }, "Create"));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const given = Object.fromEntries(new FormData(form));
-    act(() => call(FOLDER, "CreateVM_Task", { config: spec(given), pool }), `${given.name}: asked`);
-  });
-  return h("details", { id: "new" }, h("summary", {}, "New virtual machine"), form);
+    choice("Firmware", "firmware", [["efi", "UEFI"], ["bios", "BIOS"]]),
+    text("Disc image", "disc", { required: false, placeholder: "[datastore1] install.iso" })], "Create",
+  (given) => act(() => call(FOLDER, "CreateVM_Task", { config: spec(given), pool: ROOT_POOL }),
+    given.name, "created")));
+}
+
+export const registration = (act) => folded("register", "Register a virtual machine that is there", form([
+  text("Its .vmx file", "path", { placeholder: "[datastore1] name/name.vmx" })], "Register", ({ path }) =>
+  act(() => call(FOLDER, "RegisterVM_Task", { path, asTemplate: false, pool: ROOT_POOL }), path, "registered")));
+
+export const newSnapshot = (target, act) => folded("snapshot", "Take a snapshot", form([
+  text("Name", "name", { maxlength: 80 }), text("Description", "description", { required: false }),
+  tick("With the memory of the running guest", "memory")], "Take it", (given) =>
+  act(() => call(target, "CreateSnapshot_Task", { name: given.name, description: given.description,
+    memory: given.memory === "on", quiesce: false }), given.name, "taken")));
+
+export function devices(target, config, act) {
+  const reconfigure = (operation, device, more) => act(() => call(target, "ReconfigVM_Task", {
+    spec: { deviceChange: [{ operation, device, ...more }] } }), device.deviceInfo.label);
+  const connect = (one) => ({ ...one, connectable: { ...one.connectable, connected: !one.connectable.connected } });
+  const actions = (one) => {
+    const label = one.deviceInfo.label;
+    const removed = (question, more) => button("Remove", `remove-${one.key}`,
+      () => reconfigure("remove", one, more), { question });
+    if (one._typeName === "VirtualDisk") return removed(`Take ${label} out? Its file stays in the datastore.`);
+    if (one.macAddress) {
+      return h("div", { class: "row" }, button(one.connectable?.connected ? "Disconnect" : "Connect",
+        `connect-${one.key}`, () => reconfigure("edit", connect(one))), removed(`Take ${label} out?`));
+    }
+    return "";
+  };
+  const shown = (one) => [one.backing.fileName || one.backing.deviceName || one.deviceInfo.summary,
+    one.capacityInKB && size(one.capacityInKB * KIB), one.macAddress].filter(Boolean).join(", ");
+  return table(["Device", "Backing", ""], config.hardware.device.filter((one) => one.backing)
+    .map((one) => [one.deviceInfo.label, h("span", { class: "any" }, shown(one)), actions(one)]));
 }
