@@ -9,9 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from casemate.machine.facts import PowerState, VmFact
+from casemate.calls.messages import FactReply
+from casemate.hostd.soap import PART_SIZE
+from casemate.hostd.world import World
+from casemate.machine.facts import HostFact, PowerState, TaskFact, TaskState, VmFact
 from casemate.machine.governance import PermissionFact
-from casemate.testing.fakekernel import READER, FakeKernel, fake_vm
+from casemate.testing.fakekernel import BOOT_TIME, READER, FakeKernel, fake_vm
 from casemate.testing.soapclient import Reply
 from casemate.vim25.values import MoRef
 
@@ -35,6 +38,12 @@ def prop_set(kind: str, *paths: str, every: bool = False) -> str:
 def object_set(ref: MoRef, select: str = "", *, skip: bool = False) -> str:
     skipped = "<skip>true</skip>" if skip else ""
     return f'<objectSet><obj type="{ref.type}">{ref.value}</obj>{skipped}{select}</objectSet>'
+
+
+def fake_task(key: str) -> TaskFact:
+    return TaskFact(
+        key, "1", "VirtualMachine", "powerOn", TaskState.RUNNING, 0, BOOT_TIME, "root", BOOT_TIME
+    )
 
 
 def vm(number: int) -> MoRef:
@@ -283,6 +292,65 @@ def test_objects_enter_and_leave_a_view(play: Callable[..., None]) -> None:
         assert '<kind>leave</kind><obj type="VirtualMachine">1</obj>' in both
 
     play(story)
+
+
+def test_tasks_of_a_list_leave_when_they_are_forgotten(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        tasks = [fake_task("a"), fake_task("b")]
+        host.kernel.state(*tasks)
+        refs = [MoRef("Task", task.task) for task in tasks]
+        for ref in refs:
+            for _ in range(500):
+                if not (await retrieve(host.root, prop_set("Task"), object_set(ref))).fault:
+                    break
+                await asyncio.sleep(0.002)
+        members = "".join(f'<obj type="Task">{ref.value}</obj>' for ref in refs)
+        made = await host.root.call("CreateListView", VIEWS, members)
+        view = MoRef("ListView", re.search(r">(session\[[^<]*)<", made.text)[1])
+        select = (
+            '<selectSet xsi:type="TraversalSpec"><type>ListView</type><path>view</path>'
+            "<skip>false</skip></selectSet>"
+        )
+        await filter_on(host.root, prop_set("Task", "info.state"), object_set(view, select))
+        first = await wait(host.root)
+        assert set(names(first)) == {ref.value for ref in refs}
+        host.kernel.retract(TaskFact, "a")
+        second = await wait(host.root, version_of(first))
+        assert '<kind>leave</kind><obj type="Task">a</obj>' in second.text
+        assert names(second) == ["a"]
+
+    play(story)
+
+
+def test_new_tasks_are_no_new_inventory(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        world = World()
+        for fact in host.kernel.all(HostFact):
+            world.fold(FactReply("", 1, "HostFact", fact.key, fact))
+        before = world.structure
+        task = fake_task("t")
+        change = world.fold(FactReply("", 2, "TaskFact", "t", task))
+        assert not change.structure
+        assert world.structure == before
+        assert {MoRef("Task", "t"), MoRef("TaskManager", "ha-taskmgr"), vm(1)} == change.touched
+
+    play(story)
+
+
+def test_a_long_answer_comes_in_parts_and_is_whole(play: Callable[..., None]) -> None:
+    many = 600
+
+    async def story(host) -> None:
+        every = [object_set(vm(number)) for number in range(1, many + 1)]
+        reply = await retrieve(host.root, prop_set("VirtualMachine", "name", "config"), *every)
+        assert len(reply.text.encode()) == int(reply.headers["content-length"]) > 4 * PART_SIZE
+        assert names(reply) == [str(number) for number in range(1, many + 1)]
+        assert "snowman ☃" in reply.text
+
+    kernel = FakeKernel(vms=many)
+    odd = fake_vm(7)
+    kernel.state(replace(odd, config=replace(odd.config, name="snowman ☃")))
+    play(story, kernel)
 
 
 def test_many_updates_come_in_parts(play: Callable[..., None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 import time
@@ -13,21 +14,23 @@ import pytest
 
 from casemate.hostd import soap
 from casemate.hostd.http import Protocol
+from casemate.testing.fakekernel import PASSWORD, FakeKernel
 from casemate.testing.hostsimulator import HostSimulator
+from casemate.testing.soapclient import ENVELOPE
 from casemate.vim25.values import MoRef
 
 COLLECTOR = MoRef("PropertyCollector", "ha-property-collector")
 HASTE = 0.5
+ESTABLISHED = 1
+"""TCP's state of a connection that nobody has ended."""
 
 
 @pytest.fixture
-def host() -> Iterator[HostSimulator]:
-    kept, Protocol.limit = Protocol.limit, HASTE
-    try:
-        with HostSimulator().running() as running:
-            yield running
-    finally:
-        Protocol.limit = kept
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostSimulator]:
+    monkeypatch.setattr(Protocol, "limit", HASTE)
+    monkeypatch.setattr(Protocol, "take_limit", HASTE)
+    with HostSimulator(FakeKernel(vms=1500)).running() as running:
+        yield running
 
 
 def connect(host: HostSimulator) -> ssl.SSLSocket:
@@ -45,6 +48,15 @@ def ended(connection: ssl.SSLSocket) -> bool:
 def asks(connection: ssl.SSLSocket) -> bool:
     connection.sendall(b"GET /sdk/vimServiceVersions.xml HTTP/1.1\r\nHost: x\r\n\r\n")
     return connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def read_until(connection: ssl.SSLSocket, end: bytes) -> bytes:
+    seen = b""
+    while not seen.endswith(end):
+        more = connection.recv(1 << 16)
+        assert more
+        seen += more
+    return seen
 
 
 def test_one_header_line_after_the_other_is_hung_up_on(host: HostSimulator) -> None:
@@ -65,8 +77,7 @@ def test_a_silent_connection_is_hung_up_on(host: HostSimulator) -> None:
 def test_between_two_whole_requests_a_client_may_rest(host: HostSimulator) -> None:
     with connect(host) as honest:
         assert asks(honest)
-        while not honest.recv(1 << 16).endswith(b"</namespaces>\n"):
-            continue
+        read_until(honest, b"</namespaces>\n")
         time.sleep(HASTE * 2)
         assert asks(honest)
 
@@ -74,10 +85,38 @@ def test_between_two_whole_requests_a_client_may_rest(host: HostSimulator) -> No
 def test_half_a_second_request_is_hung_up_on_as_well(host: HostSimulator) -> None:
     with connect(host) as slow:
         assert asks(slow)
-        while not slow.recv(1 << 16).endswith(b"</namespaces>\n"):
-            continue
+        read_until(slow, b"</namespaces>\n")
         slow.sendall(b"GET / HT")
         assert ended(slow)
+
+
+def test_an_answer_that_nobody_takes_is_given_up(host: HostSimulator) -> None:
+    with connect(host) as greedy:
+        assert asks(greedy)
+        read_until(greedy, b"</namespaces>\n")
+        ask = "POST /sdk HTTP/1.1\r\nHost: x\r\n{}Content-Length: {}\r\n\r\n{}"
+        login = ENVELOPE.format(
+            '<Login xmlns="urn:vim25"><_this type="SessionManager">ha-sessionmgr</_this>'
+            f"<userName>root</userName><password>{PASSWORD}</password></Login>"
+        )
+        greedy.sendall(ask.format("", len(login), login).encode())
+        head = read_until(greedy, b"Envelope>").decode()
+        cookie = re.search(r"vmware_soap_session=[^;]*", head)[0]
+        every = "".join(
+            f'<objectSet><obj type="VirtualMachine">{number}</obj></objectSet>'
+            for number in range(1, 1501)
+        )
+        read = ENVELOPE.format(
+            '<RetrieveProperties xmlns="urn:vim25"><_this type="PropertyCollector">'
+            "ha-property-collector</_this><specSet><propSet><type>VirtualMachine</type>"
+            f"<pathSet>config</pathSet></propSet>{every}</specSet></RetrieveProperties>"
+        )
+        greedy.sendall(ask.format(f"Cookie: {cookie}\r\n", len(read), read).encode())
+        assert greedy.recv(15) == b"HTTP/1.1 200 OK"
+        deadline = time.monotonic() + 20
+        while greedy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_thousand_idle_connections_leave_room_for_the_honest() -> None:

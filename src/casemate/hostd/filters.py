@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -20,6 +20,12 @@ PAGE_LIMIT = 1000
 
 PENDING_LIMIT = 10
 """Unfinished paged retrievals of one collector; the oldest is forgotten."""
+
+TURN_SECONDS = 0.005
+"""How long one retrieval works at a stretch."""
+
+TURN_OBJECTS = 16
+"""How often it looks at the clock."""
 
 MakeReader = Callable[[], Reader]
 
@@ -53,6 +59,23 @@ def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> st
     made = "".join(out)
     if not missing:
         reader.keep_content(ref, tag, wanted, made)
+    return made
+
+
+async def contents(
+    tag: str, items: Iterable[tuple[MoRef, tuple[str, ...]]], reader: Reader
+) -> list[str]:
+    """Return ObjectContents; while there are many, others get their turn."""
+    loop = asyncio.get_running_loop()
+    begin, shared = loop.time(), False
+    made: list[str] = []
+    for number, (ref, wanted) in enumerate(items, 1):
+        # What ended while others had their turn is left out.
+        if not shared or reader.exists(ref):
+            made.append(content(tag, ref, wanted, reader))
+        if number % TURN_OBJECTS == 0 and loop.time() - begin > TURN_SECONDS:
+            await asyncio.sleep(0)
+            begin, shared = loop.time(), True
     return made
 
 
@@ -110,7 +133,7 @@ class Filter:
         dirty, listener.dirty = listener.dirty, set()
         structure, listener.structure = listener.structure, False
         self._dirty |= dirty
-        if self._stale or structure or not dirty.isdisjoint(self._selector.walked):
+        if self._stale or structure or self._concerned(dirty, reader):
             self._reselect(reader)
         while self._leaving:
             ref = self._leaving.pop()
@@ -124,6 +147,12 @@ class Filter:
             ref = self._dirty.pop()
             if ref in self._told and (update := self._modify(ref, self._selection[ref], reader)):
                 yield update
+
+    def _concerned(self, dirty: set[MoRef], reader: Reader) -> bool:
+        """Tell whether these changes may decide on the selection, or ended something in it."""
+        if not dirty.isdisjoint(self._selector.walked):
+            return True
+        return any(ref in self._selection and not reader.exists(ref) for ref in dirty)
 
     def _reselect(self, reader: Reader) -> None:
         try:
@@ -207,7 +236,7 @@ class Collector:
         if self.waiting is not None:
             self.waiting.set()
 
-    def page(
+    async def page(
         self,
         items: list[tuple[MoRef, tuple[str, ...]]],
         limit: int,
@@ -224,8 +253,8 @@ class Collector:
             self.pending[token] = rest
             while len(self.pending) > PENDING_LIMIT:
                 del self.pending[next(iter(self.pending))]
-        objects = tuple(content("objects", ref, wanted, reader) for ref, wanted in now)
-        return Obj("RetrieveResult", token=token, objects=Raw("", objects))
+        objects = await contents("objects", now, reader)
+        return Obj("RetrieveResult", token=token, objects=Raw("", tuple(objects)))
 
     def changes(self, limit: int | None) -> Obj | None:
         """Return what is new as an UpdateSet, or None; ``limit`` is a number of objects."""

@@ -1,12 +1,14 @@
-"""HTTP/1.1 with a limit on how long a request may take to arrive.
+"""HTTP/1.1 with limits on how long a request may take to arrive and an answer to be taken.
 
 uvicorn bounds the time between requests and the application bounds the body; what a client that
-sends one header line a minute would hold for ever is bounded here.
+sends one header line a minute, or never reads, would hold for ever is bounded here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,11 +21,20 @@ HEADER_SECONDS = 20.0
 stay silent."""
 
 
+TAKE_SECONDS = 60.0
+"""How long a client may take none of an answer that waits for it: a part is a few hundred KiB."""
+
+
+_FORGET = struct.pack("ii", 1, 0)
+
+
 class Protocol(H11Protocol):
-    """uvicorn's protocol that hangs up on requests which never become whole."""
+    """uvicorn's protocol that hangs up on requests, and answers, that do not get on."""
 
     _late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
     limit = HEADER_SECONDS
+    take_limit = TAKE_SECONDS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows the type
         """Start to wait for the first request."""
@@ -41,15 +52,29 @@ class Protocol(H11Protocol):
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand over to the protocol of WebSockets, which has time limits of its own."""
         self._arrived()
+        self._taken()
         super().handle_websocket_upgrade(event)
 
     def _should_upgrade_to_ws(self) -> bool:
         """Speak WebSocket where the consoles are, and nowhere else."""
         return self.scope["path"].startswith(CONSOLE_PATH)
 
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()
+        if self._stuck is None:
+            loop = asyncio.get_running_loop()
+            self._stuck = loop.call_later(self.take_limit, self._give_up)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        self._taken()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers."""
         self._arrived()
+        self._taken()
         super().connection_lost(exc)
 
     def _idle(self) -> bool:
@@ -65,6 +90,18 @@ class Protocol(H11Protocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+    def _taken(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def _give_up(self) -> None:
+        self._stuck = None
+        # Otherwise Linux goes on offering what it holds of the answer.
+        peer = self.transport.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+        self.transport.abort()
 
     def _hang_up(self) -> None:
         self._late = None

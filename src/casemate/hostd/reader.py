@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 from casemate.hostd.objects import catalog
 from casemate.hostd.objects.base import Scope
 from casemate.hostd.replica import Replica
@@ -56,6 +58,13 @@ class Reader:
         if self.session is not None and ref in self.session.own:
             return True
         return catalog.exists(self.replica.world, ref)
+
+    def present(self, refs: Iterable[MoRef]) -> list[MoRef]:
+        """Return those of the objects that exist for this session and appear to it."""
+        own: Container[MoRef] = () if self.session is None else self.session.own
+        world = self.replica.world
+        found = [ref for ref in refs if catalog.exists(world, ref) or ref in own]
+        return found if self._uniform else [ref for ref in found if self.sees(ref)]
 
     def require(self, ref: MoRef) -> None:
         """Raise FaultError (ManagedObjectNotFound) unless the object exists."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from casemate.errors import LimitError
@@ -70,7 +70,7 @@ class Selector:
         self._traversals: dict[int, _Traversal] = {}
         self._per_type: dict[str, tuple[str, ...] | None] = {}
         self.walked: frozenset[MoRef] = frozenset()
-        """The objects whose properties decided on the last selection."""
+        """The objects that decided on the last selection: by what they hold, or as missing."""
         for number, item in enumerate(self._properties):
             self._check_properties(item, number)
         for item in self._objects:
@@ -128,32 +128,33 @@ class Selector:
             if reader.session is None and ref not in {SERVICE, SESSION_MANAGER}:
                 raise faults.not_authenticated(ref, "System.View")
             if not reader.exists(ref):
+                self.walked |= {ref}
                 if self._report_missing:
                     continue
                 raise faults.not_found(ref)
             if item.get("skip") is not True:
                 self._take(ref, reader, found)
             self._walk(ref, objs(item.get("selectSet")), reader, found, walked)
-        self.walked = frozenset(ref for ref, _ in walked)
+        self.walked |= {ref for ref, _ in walked}
         return found
 
     def _take(self, ref: MoRef, reader: Reader, found: Selection) -> None:
-        if ref not in found and (wanted := self._paths(ref.type, reader)) is not None:
-            found[ref] = wanted
+        if ref.type not in self._per_type:
+            self._per_type[ref.type] = self._paths(ref.type, reader)
+        if (wanted := self._per_type[ref.type]) is not None:
+            found.setdefault(ref, wanted)
 
     def _paths(self, type_name: str, reader: Reader) -> tuple[str, ...] | None:
-        if type_name not in self._per_type:
-            wanted: dict[str, None] = {}
-            matching = False
-            for item in self._properties:
-                if not types.is_subtype(type_name, text(item.get("type"))):
-                    continue
-                matching = True
-                if item.get("all") is True:
-                    wanted.update(dict.fromkeys(reader.property_names(type_name)))
-                wanted.update(dict.fromkeys(texts(item.get("pathSet"))))
-            self._per_type[type_name] = tuple(wanted) if matching else None
-        return self._per_type[type_name]
+        wanted: dict[str, None] = {}
+        matching = False
+        for item in self._properties:
+            if not types.is_subtype(type_name, text(item.get("type"))):
+                continue
+            matching = True
+            if item.get("all") is True:
+                wanted.update(dict.fromkeys(reader.property_names(type_name)))
+            wanted.update(dict.fromkeys(texts(item.get("pathSet"))))
+        return tuple(wanted) if matching else None
 
     def _walk(
         self,
@@ -173,18 +174,20 @@ class Selector:
             if len(walked) > STEP_LIMIT:
                 raise LimitError(f"a selection of more than {STEP_LIMIT} steps")
             traversal = self._traversals[id(resolved)]
-            for target in _targets(ref, traversal, reader):
-                if not traversal.skip:
+            targets = _targets(ref, traversal, reader)
+            if not traversal.skip:
+                for target in targets:
                     self._take(target, reader, found)
-                pending.extend((target, below) for below in reversed(traversal.select))
+            below = traversal.select[::-1]
+            pending.extend((target, one) for target in targets for one in below)
 
 
-def _targets(ref: MoRef, traversal: _Traversal, reader: Reader) -> Iterator[MoRef]:
+def _targets(ref: MoRef, traversal: _Traversal, reader: Reader) -> list[MoRef]:
     if not types.is_subtype(ref.type, traversal.type):
-        return
+        return []
     try:
         value, _ = reader.resolve(ref, traversal.path)
     except FaultError:
         # What may not be read leads nowhere.
-        return
-    yield from (target for target in refs(value) if reader.exists(target) and reader.sees(target))
+        return []
+    return reader.present(refs(value))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope, Send
@@ -35,7 +37,11 @@ CALLS_AT_ONCE = 40
 GZIP_SIZE = 16 << 10
 """Bytes from which on an answer is compressed: below, it costs more than it saves."""
 
+PART_SIZE = 128 << 10
+"""Characters of a long answer that become bytes and are sent at a time."""
+
 _GZIP_BITS = 31
+_NO_WEIGHT = re.compile(r"q=0(\.0*)?")
 _AGENT_LIMIT = 256
 _MAPPED = "::ffff:"
 _log = logging.getLogger(__name__)
@@ -53,10 +59,10 @@ class Hostd:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back: whether it is a fault, the envelope, and a Set-Cookie value."""
+    """What goes back: whether it is a fault, the envelope in pieces, and a Set-Cookie value."""
 
     good: bool
-    body: bytes
+    body: list[str]
     cookie: str | None = None
 
 
@@ -245,22 +251,70 @@ async def _reply(
     send: Send, answer: Answer, headers: dict[str, str], *, close: bool = False
 ) -> None:
     out = {"content-type": "text/xml; charset=utf-8", "cache-control": "no-cache"}
-    body = answer.body
-    if len(body) >= GZIP_SIZE and "gzip" in headers.get("accept-encoding", ""):
-        packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP_BITS)
-        body = packer.compress(body) + packer.flush()
-        out["content-encoding"] = "gzip"
     if answer.cookie is not None:
         out["set-cookie"] = answer.cookie
     if close:
         out["connection"] = "close"
-    await send_response(send, 200 if answer.good else 500, body, out)
+    status, length = 200 if answer.good else 500, _octets(answer.body)
+    if length >= GZIP_SIZE and _takes_gzip(headers.get("accept-encoding", "")):
+        out["content-encoding"] = "gzip"
+        await send_response(send, status, await _packed(answer.body), out)
+        return
+    if length <= PART_SIZE:
+        await send_response(send, status, "".join(answer.body).encode(), out)
+        return
+    # What is long leaves in parts: it is never whole in memory, and others get their turn.
+    await _start(send, status, length, out)
+    for part in _parts(answer.body):
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _octets(pieces: list[str]) -> int:
+    if all(map(str.isascii, pieces)):
+        return sum(map(len, pieces))
+    return sum(len(one.encode()) for one in pieces)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Tell whether gzip is among the encodings; one with the weight 0 is refused by the client."""
+    for one in accepted.lower().split(","):
+        name, _, weight = one.partition(";")
+        if name.strip() == "gzip":
+            return not _NO_WEIGHT.fullmatch(weight.replace(" ", ""))
+    return False
+
+
+async def _packed(pieces: list[str]) -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP_BITS)
+    packed: list[bytes] = []
+    for part in _parts(pieces):
+        packed.append(packer.compress(part))
+        await asyncio.sleep(0)
+    return b"".join([*packed, packer.flush()])
+
+
+def _parts(pieces: list[str]) -> Iterator[bytes]:
+    """Yield the pieces as bytes, together about ``PART_SIZE`` at a time."""
+    gathered: list[str] = []
+    size = 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= PART_SIZE:
+            yield "".join(gathered).encode()
+            gathered, size = [], 0
+    yield "".join(gathered).encode()
 
 
 async def send_response(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
     """Send one response."""
+    await _start(send, status, len(body), headers)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _start(send: Send, status: int, length: int, headers: dict[str, str]) -> None:
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    pairs.append((b"content-length", str(len(body)).encode()))
+    pairs.append((b"content-length", str(length).encode()))
     start: Message = {"type": "http.response.start", "status": status, "headers": pairs}
     await send(start)
-    await send({"type": "http.response.body", "body": body})

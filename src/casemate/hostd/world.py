@@ -82,7 +82,10 @@ class Endpoint:
 
 @dataclass(slots=True)
 class Change:
-    """What one entry of the stream touched; ``structure``: objects came, went or moved."""
+    """What one entry of the stream touched; ``structure``: the inventory is another one.
+
+    Tasks are no part of the inventory: one that comes or goes touches itself and what lists it.
+    """
 
     touched: set[MoRef] = field(default_factory=set)
     structure: bool = False
@@ -113,7 +116,7 @@ class World:
         self.rights = Rights(self.pool_of)
         self.pcrs: tuple[BankValues, ...] = ()
         self.structure = 0
-        """Counts up whenever objects come, go or move."""
+        """Counts up whenever the inventory changes."""
         self._network_uses: Counter[str] = Counter()
 
     @property
@@ -430,8 +433,6 @@ def _place(fact: object) -> tuple[object, ...]:
             return (fact.pool, fact.name, fact.parent)
         case DatastoreFact():
             return (fact.datastore, fact.name)
-        case TaskFact():
-            return (fact.task,)
         case HostFact() | PortGroupFact():
             return (fact.name,)
         case _:

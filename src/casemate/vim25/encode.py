@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
-from io import BytesIO
 
 from casemate.errors import FormatError
 from casemate.vim25 import types, versions
@@ -349,8 +348,11 @@ def encoder(version: str) -> Encoder:
     return Encoder(version)
 
 
-def response(method: types.Method, value: Value, version: str) -> bytes:
-    """Return the envelope that answers a call. Raises FormatError when the value does not fit."""
+def response(method: types.Method, value: Value, version: str) -> list[str]:
+    """Return the envelope that answers a call, in pieces: what is long is never in one piece.
+
+    Raises FormatError when the value does not fit.
+    """
     name = f"{method.name}Response"
     out = [f'{ENVELOPE_START}<{name} xmlns="urn:vim25">']
     if method.result is not None and value is not None:
@@ -360,17 +362,14 @@ def response(method: types.Method, value: Value, version: str) -> bytes:
         else:
             out += writer.pieces("returnval", value, method.result)
     out.append(f"</{name}>{ENVELOPE_END}")
-    # Bytes piece by piece, each forgotten when it is written: what is long is copied once.
-    body = BytesIO()
-    body.writelines(map(str.encode, out))
-    return body.getvalue()
+    return out
 
 
-def fault_envelope(fault: Obj, sentence: str, version: str) -> bytes:
+def fault_envelope(fault: Obj, sentence: str, version: str) -> list[str]:
     """Return the envelope of a fault: its parts are in no namespace, as clients expect."""
     detail = encoder(version).fault_detail(fault)
-    return (
-        f"{ENVELOPE_START}<soapenv:Fault><faultcode>ServerFaultCode</faultcode>"
-        f"<faultstring>{escape(sentence)}</faultstring>"
-        f"<detail>{detail}</detail></soapenv:Fault>{ENVELOPE_END}"
-    ).encode()
+    return [
+        f"{ENVELOPE_START}<soapenv:Fault><faultcode>ServerFaultCode</faultcode>",
+        f"<faultstring>{escape(sentence)}</faultstring>",
+        f"<detail>{detail}</detail></soapenv:Fault>{ENVELOPE_END}",
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from casemate.hostd.filters import PAGE_LIMIT, Collector, Filter, content, retrieve
+from casemate.hostd.filters import PAGE_LIMIT, Collector, Filter, contents, retrieve
 from casemate.hostd.reader import ANONYMOUS, Reader
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, refs, text, texts
@@ -45,14 +45,14 @@ async def _retrieve_ex(context: Context) -> Value:
     found = retrieve(objs(context.arguments.get("specSet")), reader)
     items = [(ref, wanted) for (_, ref), wanted in found.items()]
     collector = Collector(PROPERTY_COLLECTOR) if context.session is None else _collector(context)
-    return collector.page(items, min(limit or PAGE_LIMIT, PAGE_LIMIT), reader)
+    return await collector.page(items, min(limit or PAGE_LIMIT, PAGE_LIMIT), reader)
 
 
 async def _continue(context: Context) -> Value:
     items = _collector(context).pending.pop(text(context.arguments.get("token")), None)
     if items is None:
         raise faults.invalid_argument("token", "There is no such retrieval, or it was finished.")
-    return _collector(context).page(items, PAGE_LIMIT, context.reader)
+    return await _collector(context).page(items, PAGE_LIMIT, context.reader)
 
 
 async def _cancel_retrieve(context: Context) -> Value:
@@ -64,9 +64,8 @@ async def _cancel_retrieve(context: Context) -> Value:
 async def _retrieve(context: Context) -> Value:
     reader = context.reader
     found = retrieve(objs(context.arguments.get("specSet")), reader)
-    return Raw(
-        "".join(content("returnval", ref, wanted, reader) for (_, ref), wanted in found.items())
-    )
+    items = ((ref, wanted) for (_, ref), wanted in found.items())
+    return Raw("", tuple(await contents("returnval", items, reader)))
 
 
 async def _create_collector(context: Context) -> Value:
