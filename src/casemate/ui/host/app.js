@@ -38,13 +38,15 @@ async function follow(task, what) {
   }
 }
 
-// Does something, says how it ended and shows the page as it is then. Returns whether it worked.
-async function act(work, what, done = "done") {
+// Does something, says how it ended and shows the page as it is then, or another one.
+// Returns whether it worked.
+async function act(work, what, done = "done", next = "") {
   try {
     const answer = await work();
     if (answer && answer.type === "Task") await follow(answer, what);
     say(what && `${what}: ${done}`);
-    await show();
+    if (next) location.hash = next;
+    else await show();
     return true;
   } catch (error) {
     failed(error);

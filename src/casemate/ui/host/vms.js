@@ -53,10 +53,9 @@ export async function vms({ act, keep }) {
 }
 
 function removal(target, name, now, act) {
-  const gone = () => { location.hash = "vms"; };
-  const ask = (method, what, question) => button(what, method, async () => {
-    if (await act(() => call(target, method), name, "removed")) gone();
-  }, { disabled: now === "poweredOn", question });
+  const ask = (method, what, question) => button(what, method,
+    () => act(() => call(target, method), name, "removed", "vms"),
+    { disabled: now === "poweredOn", question });
   return h("div", { class: "row" },
     ask("UnregisterVM", "Unregister", `Take ${name} out of the inventory? Its files stay.`),
     ask("Destroy_Task", "Delete with its disks", `Delete ${name} and its disks? There is no way back.`));
