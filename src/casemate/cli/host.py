@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from casemate.calls.messages import Snapshot, SnapshotReply, Status, StatusReply
@@ -167,3 +168,6 @@ def _draw(
         )
     console.print()
     console.print(rows if vms else "No VM is registered.")
+    for _, component, reason, remedy in status.findings:
+        console.print()
+        console.print(f"[bold yellow]{escape(component)}[/]: {escape(reason)} {escape(remedy)}")

@@ -72,7 +72,7 @@ export async function users({ act, keep }) {
     keep.account, keep.permit,
     h("h3", {}, "Sessions"),
     table(["User", "From", "With", "Since", "Last used", ""], (sessions || []).map((one) => [
-      one.userName, one.ipAddress, h("span", { class: "any" }, (one.userAgent || "").slice(0, 40)),
+      one.userName, one.ipAddress, h("span", { class: "any" }, (one.userAgent || "").split(" ")[0]),
       time(one.loginTime), time(one.lastActiveTime),
       one.key === current.key ? "this one" : button("End", `end-${one.key}`, () => act(() =>
         call(SESSIONS, "TerminateSession", { sessionId: [one.key] }), "Session", "ended"))])),
