@@ -15,6 +15,7 @@ from rich.text import Text
 
 from casemate.calls.verdict import appraisal_json
 from casemate.cli import attestesxi
+from casemate.cli.terminal import PlainConsole, styled
 from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError, CasemateError, Finding
 from casemate.formats.text import escape
@@ -122,7 +123,7 @@ def _attest(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(as_json(name, attestation, trusted)))
     else:
-        print_verdict(Console(highlight=False), name, attestation, time.monotonic() - began)
+        print_verdict(PlainConsole(), name, attestation, time.monotonic() - began)
     return STATUS[attestation.appraisal.verdict]
 
 
@@ -155,20 +156,19 @@ def print_verdict(console: Console, host: str, attestation: Attestation, seconds
         words = "; ".join(
             f"{status.value}: {', '.join(map(str, pcrs))}" for status, pcrs in by_status.items()
         )
-        console.print(f"PCRs {bank}: {words}", markup=False)
+        console.print(f"PCRs {bank}: {words}")
     if attestation.identity is not None:
         console.print(
             f"TPM {attestation.identity.fingerprint[:16]}, vouched for by "
             f"{escape(attestation.identity.issuer)}",
-            markup=False,
         )
     for finding in appraisal.findings:
         _print_finding(console, finding, "bold red")
     for finding in appraisal.warnings:
         _print_finding(console, finding, "yellow")
     colour = _COLOURS[appraisal.verdict]
-    console.print(f"[bold {colour}]{appraisal.verdict.value}[/]", end=" ")
-    console.print(f"{escape(host)} ({seconds * 1000:.0f} ms)", markup=False)
+    console.print(styled((appraisal.verdict.value, f"bold {colour}")), end=" ")
+    console.print(f"{escape(host)} ({seconds * 1000:.0f} ms)")
 
 
 def _component_table(rows: tuple[ComponentResult, ...], *, wide: bool) -> Table:
@@ -190,7 +190,5 @@ def _component_table(rows: tuple[ComponentResult, ...], *, wide: bool) -> Table:
 
 def _print_finding(console: Console, finding: Finding, style: str) -> None:
     console.print(Text(finding.code, style=style), end=" ")
-    console.print(
-        f"{escape(finding.component)}: {escape(finding.reason)}", markup=False, soft_wrap=True
-    )
-    console.print(f"  {escape(finding.remedy)}", markup=False, soft_wrap=True)
+    console.print(f"{escape(finding.component)}: {escape(finding.reason)}", soft_wrap=True)
+    console.print(f"  {escape(finding.remedy)}", soft_wrap=True)

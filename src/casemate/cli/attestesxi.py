@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from casemate.calls.verdict import finding_json
+from casemate.cli.terminal import PlainConsole
 from casemate.errors import ArgumentError, Finding, NotFoundError
 from casemate.formats.text import escape
 from casemate.policy.reportcheck import ReportEvent, report_from
@@ -97,7 +97,7 @@ def _before(path: Path | None) -> Sequence[ReportEvent] | None:
 
 
 def _print(found: EsxiReport, findings: tuple[Finding, ...]) -> None:
-    console = Console(highlight=False)
+    console = PlainConsole()
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for title in ("PCR", "measured", "VIB", "digest"):
         table.add_column(title, no_wrap=title != "measured", overflow="fold")
@@ -107,11 +107,11 @@ def _print(found: EsxiReport, findings: tuple[Finding, ...]) -> None:
     console.print(table)
     if found.status:
         words = f"vSphere says: {escape(found.status)} {found.message}".rstrip()
-        console.print(words, markup=False, soft_wrap=True)
+        console.print(words, soft_wrap=True)
     for one in findings:
         console.print(Text(one.code, style="bold red"), end=" ")
-        console.print(f"{one.component}: {one.reason}", markup=False, soft_wrap=True)
-        console.print(f"  {one.remedy}", markup=False, soft_wrap=True)
+        console.print(f"{one.component}: {one.reason}", soft_wrap=True)
+        console.print(f"  {one.remedy}", soft_wrap=True)
     word, style = ("untrusted", "bold red") if findings else ("undecided", "bold yellow")
     console.print(Text(word, style=style), end=" ")
-    console.print(found.host if findings else f"{found.host}: {UNSIGNED}", markup=False)
+    console.print(found.host if findings else f"{found.host}: {UNSIGNED}")

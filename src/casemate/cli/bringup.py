@@ -28,6 +28,7 @@ from casemate.calls import messages as m
 from casemate.cli import vmtasks as vm_commands
 from casemate.cli.attest import attest_once
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import styled
 from casemate.errors import BootError, CasemateError, Finding
 from casemate.image.build import build_image
 from casemate.image.demo import write_demo
@@ -126,7 +127,7 @@ class BringUp:
         self._result.stages.append((name, time.monotonic() - began))
 
     def _say(self, words: str) -> None:
-        self._console.print(f"[bold]==>[/] {words}", highlight=False)
+        self._console.print(styled(("==>", "bold"), f" {words}"))
 
     def _build(self) -> None:
         home = self._home
@@ -162,7 +163,7 @@ class BringUp:
                 if finding.code == "bank-empty":
                     continue
                 self._console.print(
-                    f"[bold red]refused[/] {finding.component}: {finding.reason}", highlight=False
+                    styled(("refused", "bold red"), f" {finding.component}: {finding.reason}")
                 )
             try:
                 self._boot_bank(plan.bank)
@@ -336,26 +337,27 @@ def print_summary(console: Console, result: Result, seconds: float) -> None:
             f"[{signers.index(provider) + 1}]" if provider else "",
         )
     console.print()
-    console.print(table, markup=False)
+    console.print(table)
     for provider in filter(None, signers):
-        console.print(f"[{signers.index(provider) + 1}] {provider}", markup=False, style="dim")
+        console.print(f"[{signers.index(provider) + 1}] {provider}", style="dim")
     console.print()
     for name, taken in result.stages:
-        console.print(f"[dim]{name:<18}{taken:>7.2f} s[/]", highlight=False)
-    console.print(f"[dim]{'total':<18}{seconds:>7.2f} s[/]\n", highlight=False)
+        console.print(f"{name:<18}{taken:>7.2f} s", style="dim")
+    console.print(f"{'total':<18}{seconds:>7.2f} s\n", style="dim")
     for name, power in result.vms:
-        console.print(f"VM {name}: {power}", highlight=False)
+        console.print(f"VM {name}: {power}")
     colour = "green" if result.verdict == "trusted" else "red"
-    console.print(f"Attestation: [bold {colour}]{result.verdict}[/]", highlight=False)
+    console.print(styled("Attestation: ", (result.verdict, f"bold {colour}")))
     for finding in result.findings:
         console.print(
             f"  {finding.code} {finding.component}: {finding.reason} {finding.remedy}",
-            highlight=False,
-            markup=False,
         )
-    password = f"   password [bold]{result.password}[/] (shown once)" if result.password else ""
+    password: tuple[str | tuple[str, str], ...] = (
+        ("   password ", (result.password, "bold"), " (shown once)") if result.password else ()
+    )
     console.print(
-        f"[bold]Casemate is up.[/]   API [bold]{result.api}[/]   user root{password}",
-        highlight=False,
+        styled(
+            ("Casemate is up.", "bold"), "   API ", (result.api, "bold"), "   user root", *password
+        ),
         soft_wrap=True,
     )

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from casemate.cli import imalist
+from casemate.cli.terminal import PlainConsole
 from casemate.errors import ArgumentError, CasemateError, Finding, FormatError, LimitError
 from casemate.formats.cel import looks_like_cel, parse_cel
 from casemate.formats.eventdata import describe, judge
@@ -382,7 +383,7 @@ def _table(*columns: str) -> Table:
 
 def _console() -> Console:
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    return PlainConsole(width=width)
 
 
 def _print_json(value: object) -> None:

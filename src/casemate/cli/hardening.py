@@ -28,6 +28,7 @@ from casemate.calls.hardening import (
     is_bad,
 )
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import PlainConsole, styled
 from casemate.cli.trust import add_common
 from casemate.formats.text import escape
 from casemate.image.hardening import programs
@@ -102,7 +103,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(as_json(report) | ({"changed": changed} if changed else {})))
     else:
-        _draw(Console(highlight=False), report, changed)
+        _draw(PlainConsole(), report, changed)
     return status
 
 
@@ -147,7 +148,13 @@ def _draw(console: Console, report: HardeningReply, changed: dict[str, Any]) -> 
     _draw_processes(console, [row for row in report.rows if row.area is Area.PROCESSES])
     _draw_entropy(console, report.entropy)
     _draw_findings(console, report)
-    console.print(f"Score [bold]{report.score}[/] of 100 (what was not looked at counts as failed)")
+    console.print(
+        styled(
+            "Score ",
+            (str(report.score), "bold"),
+            " of 100 (what was not looked at counts as failed)",
+        )
+    )
 
 
 def _draw_findings(console: Console, report: HardeningReply) -> None:
@@ -273,7 +280,7 @@ def _domains(options: argparse.Namespace) -> int:
         present = ", ".join(f"{name} ({pid})" for name, pid in row["processes"])
         walls = str(len(row["walls"]))
         table.add_row(row["name"], row["enforcement"], row["about"], walls, present)
-    Console(highlight=False).print(table)
+    PlainConsole().print(table)
     return 0
 
 

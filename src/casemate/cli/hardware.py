@@ -6,12 +6,12 @@ import argparse
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from casemate.calls import messages as m
 from casemate.calls.hardware import PassthroughReply, PlanPassthrough
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import PlainConsole
 from casemate.errors import NotFoundError
 from casemate.kernel.home import find_home
 from casemate.machine.facts import HardwareFact
@@ -38,7 +38,7 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(found)))
         return 0
-    console = Console(highlight=False)
+    console = PlainConsole()
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for title in ("device", "what", "driver", "details"):
         table.add_column(title, overflow="fold")

@@ -9,11 +9,12 @@ import time
 from dataclasses import replace
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from casemate.calls.messages import Snapshot, SnapshotReply, Status, StatusReply
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import PlainConsole, styled
 from casemate.errors import HostError
 from casemate.kernel.boot import running
 from casemate.kernel.home import Home, find_home
@@ -133,7 +134,7 @@ def print_status(home: Home, *, as_json: bool) -> int:
             )
         )
         return 0
-    _draw(Console(highlight=False), home, status, facts, vms)
+    _draw(PlainConsole(), home, status, facts, vms)
     return 0
 
 
@@ -142,7 +143,7 @@ def _draw(
 ) -> None:
     host = next((fact for fact in facts if isinstance(fact, HostFact)), None)
     table = Table.grid(padding=(0, 3))
-    table.add_row("state", f"[bold green]{status.state}[/]")
+    table.add_row("state", Text(status.state, "bold green"))
     table.add_row("API", status.api)
     table.add_row("home", str(home.path))
     table.add_row("bank", status.boot_bank)
@@ -151,7 +152,7 @@ def _draw(
         table.add_row("image", f"{host.image_profile} ({host.acceptance_level})")
         table.add_row("accelerator", f"{host.accelerator}: {host.accelerator_reason}")
         for taint in host.taints:
-            table.add_row("[bold red]tainted[/]", taint)
+            table.add_row(Text("tainted", "bold red"), taint)
     console.print(table)
     rows = Table(box=None, pad_edge=False, padding=(0, 2))
     for title in ("id", "VM", "power", "pid", "uid", "domain", "accelerator"):
@@ -170,4 +171,4 @@ def _draw(
     console.print(rows if vms else "No VM is registered.")
     for _, component, reason, remedy in status.findings:
         console.print()
-        console.print(f"[bold yellow]{escape(component)}[/]: {escape(reason)} {escape(remedy)}")
+        console.print(styled((component, "bold yellow"), f": {reason} {remedy}"))

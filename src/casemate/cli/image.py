@@ -8,7 +8,6 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from casemate.cli.install import register_install
@@ -16,6 +15,7 @@ from casemate.cli.machine import register_machine
 from casemate.cli.progress import steps
 from casemate.cli.reference import register_reference
 from casemate.cli.releasedate import released
+from casemate.cli.terminal import PlainConsole
 from casemate.cli.trust import add_common
 from casemate.formats.descriptor import parse_descriptor
 from casemate.image.build import Image, build_image
@@ -68,7 +68,7 @@ def _build(options: argparse.Namespace) -> int:
         name = f"{recipe.name} {recipe.version}"
         size = f"{payload.size / MEBIBYTE:.1f}"
         table.add_row(name, recipe.level, recipe.boot_name, size)
-    Console().print(table)
+    PlainConsole().print(table)
     print(f"Image {image.build} in {image.bank}, reference {reference}, {seconds:.1f} s")
     return 0
 
@@ -131,5 +131,5 @@ def _profile(options: argparse.Namespace) -> int:
         table.add_column(title)
     for row in rows:
         table.add_row(*row.values())
-    Console().print(table)
+    PlainConsole().print(table)
     return 0

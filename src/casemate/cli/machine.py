@@ -18,6 +18,7 @@ from rich.table import Table
 from casemate.cli.attest import attest_once
 from casemate.cli.progress import steps
 from casemate.cli.releasedate import released
+from casemate.cli.terminal import PlainConsole, styled
 from casemate.cli.trust import add_common
 from casemate.errors import BootError, HostError
 from casemate.image.bootable import PLACE, REFERENCE, build_bootable
@@ -157,7 +158,7 @@ def _disk(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     home = find_home(options.home)
-    console = Console(quiet=options.json, highlight=False)
+    console = PlainConsole(quiet=options.json)
     place = home.path / "machines" / options.name
     hardware = Hardware(
         options.cpus, options.memory, _accelerator(options.accel), options.port or _free_port()
@@ -253,12 +254,16 @@ def _show(console: Console, machine: Machine, boot: Boot, appraisal: Appraisal) 
         table.add_row(name, f"{taken:.1f}")
     console.print(table)
     colour = "green" if appraisal.verdict is Verdict.TRUSTED else "red"
-    console.print(f"Attestation: [bold {colour}]{appraisal.verdict.value}[/]")
+    console.print(styled("Attestation: ", (appraisal.verdict.value, f"bold {colour}")))
     for finding in appraisal.findings:
-        console.print(f"  {finding.code} {finding.component}: {finding.reason}", markup=False)
-    console.print(f"API [bold]https://localhost:{machine.hardware.port}/sdk[/]   user root")
+        console.print(f"  {finding.code} {finding.component}: {finding.reason}")
+    console.print(
+        styled("API ", (f"https://localhost:{machine.hardware.port}/sdk", "bold"), "   user root")
+    )
     if boot.password:
-        console.print(f"First password, shown once: [bold]{boot.password}[/]")
+        console.print(styled("First password, shown once: ", (boot.password, "bold")))
     if boot.recovery_key:
-        console.print(f"Recovery key of the state, shown once: [bold]{boot.recovery_key}[/]")
+        console.print(
+            styled("Recovery key of the state, shown once: ", (boot.recovery_key, "bold"))
+        )
     console.print(f"Direct console: socat -,raw,echo=0 unix-connect:{machine.line}")

@@ -11,10 +11,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from casemate import __version__
+from casemate.cli.terminal import PlainConsole, styled
 from casemate.errors import CasemateError
+from casemate.formats.text import escape
 
 _ROOMS = {
     "up": "up",
@@ -99,8 +99,8 @@ def say_error(error: CasemateError, *, as_json: bool) -> int:
             )
         )
         return 2
-    console = Console(stderr=True, highlight=False)
-    about = f" ({error.component})" if error.component else ""
-    console.print(f"[bold red]error[/]: {error.reason}{about}", markup=True, soft_wrap=True)
-    console.print(f"[bold]remedy[/]: {error.remedy}", soft_wrap=True)
+    console = PlainConsole(stderr=True)
+    about = f" ({escape(error.component)})" if error.component else ""
+    console.print(styled(("error", "bold red"), f": {escape(error.reason)}{about}"), soft_wrap=True)
+    console.print(styled(("remedy", "bold"), f": {escape(error.remedy)}"), soft_wrap=True)
     return 2

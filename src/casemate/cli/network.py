@@ -6,13 +6,13 @@ import argparse
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from casemate.calls import messages as m
 from casemate.calls import networks as c
 from casemate.calls.esxcli.network import Present
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import PlainConsole, styled
 from casemate.kernel.home import find_home
 from casemate.machine.networks import (
     PORTS,
@@ -84,10 +84,12 @@ def _list(options: argparse.Namespace) -> int:
             ]
         print(json.dumps(shown))
         return 0
-    console = Console(highlight=False)
+    console = PlainConsole()
     for switch in now.networks.switches:
         uplinks = ", ".join(switch.uplinks) or "no uplink"
-        console.print(f"[bold]{switch.name}[/]  MTU {switch.mtu}, {uplinks}", soft_wrap=True)
+        console.print(
+            styled((switch.name, "bold"), f"  MTU {switch.mtu}, {uplinks}"), soft_wrap=True
+        )
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for title in ("port group", "VLAN", "promiscuous", "MAC changes", "forged", "cards"):
             table.add_column(title, overflow="fold")

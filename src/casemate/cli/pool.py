@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
 from casemate.calls import messages as m
 from casemate.calls import pools as c
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import PlainConsole, styled
 from casemate.errors import ArgumentError, NotFoundError
 from casemate.kernel.home import find_home
 from casemate.machine.facts import Allocation, Fact, PoolFact, PowerState, VmFact
@@ -201,7 +201,7 @@ def _list(options: argparse.Namespace) -> int:
         table.add_column(title, justify="right")
     for row in _rows(found, ROOT, 0):
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print(table)
     root = found.pools.get(ROOT)
     if root is not None:
@@ -313,22 +313,25 @@ def _explain(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(reply)))
         return 0
-    console = Console(highlight=False)
+    console = PlainConsole()
     for reasons in reply.reasons:
         unit = "MHz" if reasons.resource == "cpu" else "MiB"
         scale = 1 if reasons.resource == "cpu" else _MIB
         console.print(
-            f"[bold]{reasons.resource}[/]: entitled to {reasons.amount // scale} {unit}; "
-            f"uses {reasons.usage // scale}, wants {reasons.demand // scale}; "
-            f"{reasons.static // scale} if every VM wanted all it may"
+            styled(
+                (reasons.resource, "bold"),
+                f": entitled to {reasons.amount // scale} {unit}; uses {reasons.usage // scale}, "
+                f"wants {reasons.demand // scale}; "
+                f"{reasons.static // scale} if every VM wanted all it may",
+            )
         )
         for step in reasons.steps:
-            console.print(f"  {_sentence(found, step, scale, unit)}", markup=False)
-    console.print("[bold]latest decisions[/]" if reply.decisions else "")
+            console.print(f"  {_sentence(found, step, scale, unit)}")
+    console.print("latest decisions" if reply.decisions else "", style="bold")
     for entry in reply.decisions[-5:]:
         told = ", ".join(f"{name} {value}" for name, value in entry.inputs)
         done = ", ".join(f"{name} {value}" for name, value in entry.outcome)
-        console.print(f"  {entry.what}: {told} -> {done}", markup=False)
+        console.print(f"  {entry.what}: {told} -> {done}")
     return 0
 
 
@@ -352,16 +355,22 @@ def _what_if(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(reply)))
         return _REFUSED if refused else 0
-    console = Console(highlight=False)
+    console = PlainConsole()
     for outcome in reply.outcomes:
         scale, unit = (1, "MHz") if outcome.resource == "cpu" else (_MIB, "MiB")
         if outcome.refusal is not None:
             console.print(
-                f"[bold]{outcome.resource}[/]: [red]refused[/] ({outcome.refusal.fault}): "
-                f"{outcome.refusal.reason}"
+                styled(
+                    (outcome.resource, "bold"),
+                    ": ",
+                    ("refused", "red"),
+                    f" ({outcome.refusal.fault}): {outcome.refusal.reason}",
+                )
             )
             continue
-        console.print(f"[bold]{outcome.resource}[/]: admitted; the tree is {outcome.colour}")
+        console.print(
+            styled((outcome.resource, "bold"), f": admitted; the tree is {outcome.colour}")
+        )
         for moved in outcome.moved:
             if moved.before // scale != moved.after // scale:
                 name = found.name(moved.vm)

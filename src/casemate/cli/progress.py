@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,18 +14,20 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from casemate.cli.terminal import PlainConsole
+
 
 @contextmanager
 def steps(title: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar while the block runs; yields what reports (what, done, of how many)."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[what]}"),
+        TextColumn("{task.fields[what]}", markup=False),
     )
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task(title, total=None, what="")
 
@@ -39,8 +40,8 @@ def steps(title: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], None
 @contextmanager
 def percent(title: str) -> Iterator[Callable[[int], None]]:
     """Show a bar once something is told; yields what is told the percent done."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    console = PlainConsole(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     quiet = not console.is_terminal
     with Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Final
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from casemate.calls.statistics import LoadReply, QueryLoad, VmLoad
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import PlainConsole
 from casemate.errors import ArgumentError
 from casemate.kernel.home import find_home
 
@@ -59,7 +60,7 @@ def _top(options: argparse.Namespace) -> int:
                     return 0
                 time.sleep(options.interval)
         if options.once or not sys.stdin.isatty() or not sys.stdout.isatty():
-            Console(highlight=False).print(_page(_look(calls), "c", keys=False))
+            PlainConsole().print(_page(_look(calls), "c", keys=False))
             return 0
         _live(calls, options.interval)
     return 0
@@ -71,7 +72,7 @@ def _look(calls: Calls) -> LoadReply:
 
 def _live(calls: Calls, interval: float) -> None:
     order = "c"
-    console = Console(highlight=False)
+    console = PlainConsole()
     with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(_page(_look(calls), order, keys=True), refresh=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate
-from rich.console import Console
 from rich.table import Table
 
 from casemate.cli.progress import steps
+from casemate.cli.terminal import PlainConsole
 from casemate.errors import ArgumentError, HostError, NotFoundError
 from casemate.formats.cms import sign_detached
 from casemate.formats.vib import parse_vib
@@ -237,5 +237,5 @@ def _print(anchors: Iterable[AnchorFile], *, as_json: bool, made: bool | None = 
         until = row["not_after"].partition("T")[0]
         subject = row["subject"].partition(",")[0].removeprefix("CN=")
         table.add_row(row["level"], row["name"], until, row["sha256"][:16], subject)
-    Console().print(table)
+    PlainConsole().print(table)
     return 0

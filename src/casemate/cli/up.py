@@ -12,6 +12,7 @@ from rich.console import Console
 from casemate.cli import bringup
 from casemate.cli.bringup import BringUp, Result
 from casemate.cli.host import need_root, print_status, wait_for_kernel
+from casemate.cli.terminal import PlainConsole
 from casemate.kernel.boot import running
 from casemate.kernel.home import Home, find_home
 
@@ -29,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _up(options: argparse.Namespace) -> int:
     need_root("casemate up")
     home = find_home(options.home)
-    console = Console(stderr=options.json, highlight=False)
+    console = PlainConsole(stderr=options.json)
     began = time.monotonic()
     home.create()
     with running.changing(home):

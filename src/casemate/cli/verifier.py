@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from casemate.cli import verifierpolicy, verifierup
+from casemate.cli.terminal import PlainConsole
 from casemate.cli.verifierup import DEFAULT_STATE, open_service
 from casemate.errors import ArgumentError, NotFoundError
 from casemate.formats.text import escape
@@ -158,15 +158,15 @@ def _enroll(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(told))
         return 0
-    console = Console(highlight=False)
-    console.print(f"{told['name']}: {told['state']}", markup=False)
+    console = PlainConsole()
+    console.print(f"{told['name']}: {told['state']}")
     if told["ek"]:
         words = f"TPM {told['ek']}, vouched for by {escape(told['issuer'])}"
-        console.print(words, markup=False, soft_wrap=True)
+        console.print(words, soft_wrap=True)
     if "token" in told:
-        console.print(f"Secret for its agent, shown this once: {told['token']}", markup=False)
+        console.print(f"Secret for its agent, shown this once: {told['token']}")
     elif told["state"] == "pending":
-        console.print(f"Compare the TPM, then: casemate verifier approve {name}", markup=False)
+        console.print(f"Compare the TPM, then: casemate verifier approve {name}")
     return 0
 
 
@@ -185,7 +185,7 @@ def _list(options: argparse.Namespace) -> int:
                 Text(host["image"]),
                 Text(escape(host["verdict"])),
             )
-        Console(highlight=False).print(table)
+        PlainConsole().print(table)
         for alarm in fleet["alarms"]:
             print(f"alarm {alarm['code']} {alarm['host']}: {escape(alarm['sentence'])}")
     return 1 if any(host["state"] in _BAD_STATES for host in fleet["hosts"]) else 0
@@ -200,18 +200,18 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**host, "round": found}))
     else:
-        console = Console(highlight=False)
+        console = PlainConsole()
         style = _COLOURS[STATE_KIND[host["state"]]]
         console.print(Text(f"{host['name']}: {host['state']}", style=style))
-        console.print(escape(host["verdict"]), markup=False, soft_wrap=True)
-        console.print(f"TPM {host['ek']}, vouched for by {escape(host['issuer'])}", markup=False)
+        console.print(escape(host["verdict"]), soft_wrap=True)
+        console.print(f"TPM {host['ek']}, vouched for by {escape(host['issuer'])}")
         result = (found or {}).get("result") or {}
         for section, tier in result.get("sections", {}).items():
-            console.print(f"  {section:20} {tier}", markup=False)
+            console.print(f"  {section:20} {tier}")
         for finding in result.get("findings", []):
             words = f"{finding['code']} {finding['component']}: {finding['reason']}"
-            console.print(escape(words), markup=False, soft_wrap=True)
-            console.print(f"  {escape(finding['remedy'])}", markup=False, soft_wrap=True)
+            console.print(escape(words), soft_wrap=True)
+            console.print(f"  {escape(finding['remedy'])}", soft_wrap=True)
     return 0 if STATE_KIND[host["state"]] == "good" else 1
 
 
@@ -260,7 +260,7 @@ def _reference(options: argparse.Namespace) -> int:
             image = f"{one['profile']} {one['build']}"
             row = (one["identifier"][:12], image, str(one["serial"]), one["state"])
             table.add_row(*map(Text, (*row, str(one["hosts"]), one["signer"])))
-        Console(highlight=False).print(table)
+        PlainConsole().print(table)
     return 0
 
 
@@ -284,7 +284,7 @@ def _rehearsed(told: dict[str, Any], *, as_json: bool) -> int:
             table.add_row(
                 *(Text(escape(one[key])) for key in ("host", "state", "would", "sentence"))
             )
-        Console(highlight=False).print(table)
+        PlainConsole().print(table)
     return verifierpolicy.status_of(told["counts"])
 
 

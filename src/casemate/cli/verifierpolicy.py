@@ -12,11 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from casemate.cli.eventlog import read_log
+from casemate.cli.terminal import PlainConsole
 from casemate.errors import ArgumentError, FormatError, NotFoundError
 from casemate.formats.cms import sign_detached
 from casemate.formats.corim import CONTENT_TYPE, write_corim
@@ -197,13 +197,13 @@ def _print(options: argparse.Namespace, told: dict[str, Any]) -> None:
         for one in told["policies"]:
             row = (one["name"], one["kind"], str(one["version"]), one["state"])
             table.add_row(*map(Text, (*row, str(len(one["hosts"])), one["signer"])))
-        Console(highlight=False).print(table)
+        PlainConsole().print(table)
     elif "hosts" in told:
         table = _table("host", "state", "would", "verdict")
         for one in told["hosts"]:
             cells = (one["host"], one["state"], one["would"], one["sentence"])
             table.add_row(*(Text(escape(cell)) for cell in cells))
-        Console(highlight=False).print(table)
+        PlainConsole().print(table)
     elif "version" in told:
         print(f"{escape(told['name'])} {told['version']}: in force")
     else:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from casemate.cli import vibmake
+from casemate.cli.terminal import PlainConsole
 from casemate.cli.trust import add_common, load_revocations
 from casemate.errors import CasemateError, Finding, HostError, LimitError, NotFoundError
 from casemate.formats.cms import verify_detached
@@ -382,7 +383,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    return PlainConsole()
 
 
 def _table(*titles: str) -> Table:

@@ -6,7 +6,6 @@ import argparse
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from casemate.calls import messages as m
@@ -15,6 +14,7 @@ from casemate.calls.vmconsole import TakeScreenshot
 from casemate.cli import vmedit, vmsnapshot
 from casemate.cli.calls import Calls
 from casemate.cli.serial import attach
+from casemate.cli.terminal import PlainConsole
 from casemate.cli.vmtasks import find_vm, run, say, vms_of, wait
 from casemate.errors import NotFoundError
 from casemate.kernel.home import Home, find_home
@@ -91,7 +91,7 @@ def _list(options: argparse.Namespace) -> int:
             f"{fact.config.memory_mib} MiB",
             fact.config.vmx_path,
         )
-    Console(highlight=False).print(table if vms else "No VM is registered.", markup=False)
+    PlainConsole().print(table if vms else "No VM is registered.")
     return 0
 
 

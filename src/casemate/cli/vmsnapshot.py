@@ -7,13 +7,13 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.cli.calls import Calls
+from casemate.cli.terminal import PlainConsole
 from casemate.cli.vmtasks import find_vm, run, say
 from casemate.errors import ArgumentError, NotFoundError
 from casemate.kernel.home import find_home
@@ -103,16 +103,16 @@ def _list(fact: VmFact, *, as_json: bool) -> int:
         shown = [asdict(snapshot) for snapshot in fact.snapshots]
         print(json.dumps({"current": fact.current_snapshot, "snapshots": shown}))
         return 0
-    tree = Tree(escape(fact.config.name))
+    tree = Tree(fact.config.name)
     nodes = {0: tree}
     for snapshot in fact.snapshots:
         nodes[snapshot.number] = nodes[snapshot.parent].add(_line(snapshot))
-    nodes[fact.current_snapshot].add("[bold]you are here[/]")
-    Console(highlight=False).print(tree)
+    nodes[fact.current_snapshot].add(Text("you are here", "bold"))
+    PlainConsole().print(tree)
     return 0
 
 
 def _line(snapshot: SnapshotSpec) -> str:
     when = datetime.fromtimestamp(snapshot.created, UTC).strftime("%Y-%m-%d %H:%M:%S")
     memory = ", with memory" if snapshot.memory else ""
-    return escape(f"{snapshot.number}  {snapshot.name}  ({when}{memory})")
+    return f"{snapshot.number}  {snapshot.name}  ({when}{memory})"
