@@ -8,6 +8,7 @@ import json
 import os
 import select
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -99,6 +100,11 @@ class BringUp:
 
     def run(self, *, demo: bool) -> Result:
         """Do everything that is lacking and return what was done."""
+        # Before all else: a port that is taken is no fault of any boot bank.
+        with listen(self._port) as listener:
+            return self._run(listener, demo=demo)
+
+    def _run(self, listener: socket.socket, *, demo: bool) -> Result:
         home = self._home
         home.create()
         running.clean(home)
@@ -112,7 +118,7 @@ class BringUp:
             with self._stage("TPM manufactured"):
                 self._say("Manufacturing the embedded TPM with its EK certificate")
                 swtpm.manufacture(home)
-        self._boot()
+        self._boot(listener)
         if demo:
             with self._stage("demo VM"):
                 self._demo()
@@ -154,7 +160,7 @@ class BringUp:
         finally:
             store.close()
 
-    def _boot(self) -> None:
+    def _boot(self, listener: socket.socket) -> None:
         home = self._home
         plan = plan_boot(read_banks(home))
         while True:
@@ -166,18 +172,17 @@ class BringUp:
                     styled(("refused", "bold red"), f" {finding.component}: {finding.reason}")
                 )
             try:
-                self._boot_bank(plan.bank)
+                self._boot_bank(plan.bank, listener)
             except CasemateError as error:
                 running.clean(home)
                 plan = after_failure(plan, _told(error))
             else:
                 return
 
-    def _boot_bank(self, bank: Bank) -> None:
+    def _boot_bank(self, bank: Bank, listener: socket.socket) -> None:
         home = self._home
         if bank.config is None:
             raise BootError(f"{bank.name} has no boot.cfg", component=bank.name)
-        listener = listen(self._port)
         port = listener.getsockname()[1]
         reader, writer = os.pipe2(os.O_CLOEXEC)
         api = f"https://{self._host_name}:{port}/sdk"
@@ -206,7 +211,6 @@ class BringUp:
                 running.abort(pidfd)
             raise
         finally:
-            listener.close()
             for descriptor in (reader, writer, pidfd):
                 if descriptor >= 0:
                     os.close(descriptor)

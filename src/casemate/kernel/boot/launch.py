@@ -17,14 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from casemate.errors import BootError
+from casemate.errors import BootError, HostError
 from casemate.kernel.boot.component import SIZE_LIMIT
 from casemate.kernel.boot.loader import verify_loader
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.home import Home
 from casemate.kernel.sys import mounts, spawn
-from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.memfd import mapped, sealed_copy
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.process import close_all_but, randomize_addresses
@@ -58,8 +57,10 @@ def listen(port: int) -> socket.socket:
         try:
             opened = socket.create_server(("0.0.0.0", port), backlog=512)  # noqa: S104 (the API is meant to be reached)
         except OSError as error:
-            raise from_os_error(
-                f"port {port} cannot be opened for the API", error, component="api"
+            raise HostError(
+                f"port {port} cannot be opened for the API: {os.strerror(error.errno or 0)}",
+                component="api",
+                remedy="Name another one with --port, or stop the program that has it.",
             ) from error
     opened.set_inheritable(True)
     return opened
@@ -93,7 +94,7 @@ def _seal_loader(path: Path) -> tuple[int, dict[str, str]]:
         source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise BootError(
-            f"{path.name} cannot be read: {error.strerror}",
+            f"{path.name} cannot be read: {os.strerror(error.errno or 0)}",
             code="component-missing",
             component=path.name,
         ) from error
