@@ -77,6 +77,8 @@ def test_answers_are_those_of_the_command(play: Callable[..., None]) -> None:
         assert version["Version"] == "0.1.0"
         trusted = cells(await esxcli(host.root, "hardware trustedboot get"))
         assert trusted == {"DrtmEnabled": "false", "TpmPresent": "true"}
+        platform = cells(await esxcli(host.root, "hardware platform get"))
+        assert platform["VendorName"] == "Fake Systems"
         uptime = inner(await esxcli(host.root, "system stats uptime get"))
         assert int(uptime.text) > 0
         options = inner(await esxcli(host.root, "system settings advanced list"))

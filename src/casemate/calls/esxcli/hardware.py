@@ -1,4 +1,4 @@
-"""esxcli hardware: processors, memory, TPM and trusted boot."""
+"""esxcli hardware: the machine, its processors, memory, PCI devices, TPM and trusted boot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Identity, IdentityReply, Snapshot, SnapshotReply
 from casemate.errors import CasemateError, NotFoundError
-from casemate.machine.facts import HostFact
+from casemate.machine.facts import HardwareFact, HostFact
 
 F = TypeVar("F")
 
@@ -23,6 +23,10 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     command(totals, "get", "Count processors.", _cpu)
     memory = namespace(top, "memory", "memory")
     command(memory, "get", "Show the size of the memory.", _memory)
+    platform = namespace(top, "platform", "the machine as its maker names it")
+    command(platform, "get", "Show maker, model and identity of the machine.", _platform)
+    pci = namespace(top, "pci", "PCI devices")
+    command(pci, "list", "List the PCI devices.", _pci)
     tpm = namespace(top, "tpm", "the TPM")
     command(tpm, "get", "Show the TPM.", _tpm)
     trusted = namespace(top, "trustedboot", "trusted boot")
@@ -64,6 +68,37 @@ def _memory(_options: argparse.Namespace) -> Run:
         "NUMA Node Count": host.numa_nodes,
     }
     return Answer([row], structure="MemoryInfo")
+
+
+def _platform(_options: argparse.Namespace) -> Run:
+    host = yield from host_fact()
+    found = next(iter((yield from facts_of(HardwareFact))), None)
+    row: Row = {
+        "UUID": host.uuid,
+        "Product Name": found.system_model if found else "",
+        "Vendor Name": found.system_vendor if found else "",
+        "BIOS Version": found.bios_version if found else "",
+        "IPMI Supported": False,
+    }
+    return Answer([row], structure="PlatformInfo", headers=["Platform Information"])
+
+
+def _pci(_options: argparse.Namespace) -> Run:
+    found = yield from facts_of(HardwareFact)
+    rows: list[Row] = [
+        {
+            "Address": device.address,
+            "Module Name": device.driver or "None",
+            "Vendor ID": f"0x{device.vendor:04x}",
+            "Device ID": f"0x{device.device:04x}",
+            "SubVendor ID": f"0x{device.subsystem_vendor:04x}",
+            "SubDevice ID": f"0x{device.subsystem_device:04x}",
+            "Device Class": f"0x{device.device_class >> 8:04x}",
+            "NUMA Node": device.numa_node,
+        }
+        for device in (found[0].pci if found else ())
+    ]
+    return Answer(rows, structure="PCIDevice", headers=[str(row["Address"]) for row in rows])
 
 
 def _tpm(_options: argparse.Namespace) -> Run:
