@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from casemate.calls.vmconsole import OpenConsole, SendKeys
+from casemate.calls.vmconsole import AcquireTicket, OpenConsole, SendKeys
 from casemate.hostd.console import CONSOLES, ConsoleEndpoint
+from casemate.hostd.viewers import Viewer, Viewers
 from casemate.machine.facts import PowerState
-from casemate.testing.fakekernel import FakeKernel
+from casemate.machine.governance import LockdownFact, LockdownMode, PermissionFact, RoleFact
+from casemate.testing.fakekernel import PASSWORD, READER, FakeKernel
 from casemate.testing.fakescreen import HEIGHT, WIDTH
+from casemate.testing.soapclient import SoapClient
 from casemate.vim25.values import MoRef
+
+IMPLIED = ("System.Anonymous", "System.View", "System.Read")
 
 
 class Socket:
@@ -29,6 +34,7 @@ class Socket:
         scope = {
             "type": "websocket",
             "path": f"/ticket/{ticket}",
+            "root_path": "",
             "headers": [],
             "subprotocols": list(protocols),
             "client": ("192.0.2.7", 40000),
@@ -54,17 +60,21 @@ class Socket:
         self._to.put_nowait({"bytes": None, "text": None, **message})
 
 
-async def ticket_of(kernel: FakeKernel) -> str:
+VIEWER = Viewer("key", "root", "1")
+
+
+async def ticket_of(kernel: FakeKernel, viewers: Viewers) -> str:
     ticket = "ab" * 32
     kernel._tickets.add(ticket)
+    viewers.issued(ticket, VIEWER)
     return ticket
 
 
 def test_what_the_guest_shows_and_is_told_is_carried_and_the_ticket_is_used_up() -> None:
     async def story() -> None:
         kernel = FakeKernel()
-        endpoint = ConsoleEndpoint(kernel)
-        ticket = await ticket_of(kernel)
+        endpoint = ConsoleEndpoint(kernel, viewers := Viewers())
+        ticket = await ticket_of(kernel, viewers)
         viewer = Socket(endpoint, ticket)
         assert (await viewer.next()) == {"type": "websocket.accept", "subprotocol": "binary"}
         assert await viewer.take(12) == b"RFB 003.008\n"
@@ -109,8 +119,9 @@ def test_a_stranger_is_refused_before_the_handshake(
 ) -> None:
     async def story() -> None:
         kernel = FakeKernel()
-        await ticket_of(kernel)
-        stranger = Socket(ConsoleEndpoint(kernel), ticket, protocols)
+        viewers = Viewers()
+        await ticket_of(kernel, viewers)
+        stranger = Socket(ConsoleEndpoint(kernel, viewers), ticket, protocols)
         assert (await stranger.next()) == {"type": "websocket.close", "code": 1008}
         await stranger.task
         assert not kernel.screen.viewers
@@ -122,13 +133,13 @@ def test_a_stranger_is_refused_before_the_handshake(
 def test_a_guest_that_goes_and_a_client_that_sends_text_end_the_console() -> None:
     async def story() -> None:
         kernel = FakeKernel()
-        endpoint = ConsoleEndpoint(kernel)
-        talker = Socket(endpoint, await ticket_of(kernel))
+        endpoint = ConsoleEndpoint(kernel, viewers := Viewers())
+        talker = Socket(endpoint, await ticket_of(kernel, viewers))
         assert (await talker.next())["type"] == "websocket.accept"
         await talker.take(12)
         talker.say(type="websocket.receive", text="hello")
         assert (await talker.next())["code"] == 1003
-        viewer = Socket(endpoint, await ticket_of(kernel))
+        viewer = Socket(endpoint, await ticket_of(kernel, viewers))
         await viewer.next()
         await viewer.take(12)
         await kernel.screen.close()
@@ -139,12 +150,93 @@ def test_a_guest_that_goes_and_a_client_that_sends_text_end_the_console() -> Non
     asyncio.run(asyncio.wait_for(story(), 20))
 
 
+def test_a_ticket_that_this_process_has_not_given_out_opens_nothing() -> None:
+    async def story() -> None:
+        kernel = FakeKernel()
+        kernel._tickets.add("ab" * 32)
+        stranger = Socket(ConsoleEndpoint(kernel, Viewers()), "ab" * 32)
+        assert (await stranger.next()) == {"type": "websocket.close", "code": 1008}
+        await stranger.task
+        await kernel.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+async def opened(host, client, vm: MoRef) -> Socket:
+    """Open a console as a client does, over the whole application."""
+    made = await client.call("AcquireTicket", vm, "<ticketType>webmks</ticketType>")
+    ticket = re.search(r"/ticket/([0-9a-f]{64})<", made.text)[1]
+    viewer = Socket(host.root.app, ticket)
+    assert (await viewer.next())["type"] == "websocket.accept"
+    await viewer.take(12)
+    return viewer
+
+
+async def powered_on(host) -> MoRef:
+    vm = MoRef("VirtualMachine", "1")
+    await host.root.call("PowerOnVM_Task", vm)
+    await host.until(lambda: host.kernel.vm("1").power is PowerState.POWERED_ON)
+    return vm
+
+
+def test_a_terminated_session_loses_its_consoles_and_a_logout_does_not(play) -> None:
+    async def story(host) -> None:
+        vm = await powered_on(host)
+        stays = await opened(host, host.root, vm)
+        other = SoapClient(host.root.app)
+        assert (await other.login("root", PASSWORD)).status == 200
+        goes = await opened(host, other, vm)
+        waiting = await other.call("AcquireTicket", vm, "<ticketType>webmks</ticketType>")
+        ticket = re.search(r"/ticket/([0-9a-f]{64})<", waiting.text)[1]
+        manager = MoRef("SessionManager", "ha-sessionmgr")
+        mine = await other.call("Fetch", manager, "<prop>currentSession</prop>")
+        key = re.search(r"<key>([^<]*)</key>", mine.text)[1]
+        ended = await host.root.call("TerminateSession", manager, f"<sessionId>{key}</sessionId>")
+        assert ended.status == 200
+        assert (await goes.next()) == {"type": "websocket.close", "code": 1008}
+        late = Socket(host.root.app, ticket)
+        assert (await late.next()) == {"type": "websocket.close", "code": 1008}
+        assert (await host.root.call("Logout", manager)).status == 200
+        stays.send(b"RFB 003.008\n")
+        assert await stays.take(2) == b"\1\1"
+        stays.say(type="websocket.disconnect", code=1000)
+        await asyncio.gather(stays.task, goes.task, late.task)
+
+    play(story)
+
+
+def test_who_loses_the_right_loses_the_console(play) -> None:
+    async def story(host) -> None:
+        vm = await powered_on(host)
+        role = RoleFact(77, "viewer", (*IMPLIED, AcquireTicket.privilege))
+        root = PermissionFact("Folder", "ha-folder-root", READER, 77, propagate=True)
+        for lose in (
+            lambda: host.kernel.state(RoleFact(77, "viewer", IMPLIED)),
+            lambda: host.kernel.retract(PermissionFact, root.key),
+            lambda: host.kernel.state(LockdownFact(LockdownMode.NORMAL)),
+        ):
+            host.kernel.state(role, root)
+            for _ in range(500):
+                made = await host.reader.call(
+                    "AcquireTicket", vm, "<ticketType>webmks</ticketType>"
+                )
+                if not made.fault:
+                    break
+                await asyncio.sleep(0.002)
+            viewer = await opened(host, host.reader, vm)
+            lose()
+            assert (await viewer.next()) == {"type": "websocket.close", "code": 1008}
+            await viewer.task
+
+    play(story)
+
+
 def test_more_consoles_than_there_may_be_are_refused() -> None:
     async def story() -> None:
         kernel = FakeKernel()
-        endpoint = ConsoleEndpoint(kernel)
+        endpoint = ConsoleEndpoint(kernel, viewers := Viewers())
         endpoint._open = CONSOLES
-        late = Socket(endpoint, await ticket_of(kernel))
+        late = Socket(endpoint, await ticket_of(kernel, viewers))
         assert (await late.next())["code"] == 1008
         await late.task
         assert kernel._tickets

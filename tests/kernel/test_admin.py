@@ -27,6 +27,7 @@ from casemate.kernel.logs import COUNT_LIMIT, Logs
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import Allocation, PoolFact
+from casemate.machine.governance import SessionFact
 from casemate.policy import options
 from casemate.testing.fakekernel import fake_vm
 
@@ -267,10 +268,30 @@ def test_guessing_an_old_password_counts_as_guessing(world: World) -> None:
 def test_a_terminated_session_is_gone_and_told(world: World) -> None:
     handle, session = world.login("root")
     assert world.stream.fact("SessionFact", session.key) is not None
+    told = world.stream.subscribe().queue
     world.do(a.TerminateSession("", session.key))
     assert world.stream.fact("SessionFact", session.key) is None
     with pytest.raises(NotAuthenticatedError):
         world.accounts.session(handle)
+    assert revocations(told) == [session.key]
+
+
+def revocations(told) -> list[str]:
+    """Return the sessions of which the stream has said that they are revoked."""
+    replies = [told.get_nowait() for _ in range(told.qsize())]
+    facts = [one.fact for one in replies if isinstance(one.fact, SessionFact)]
+    return [fact.key for fact in facts if fact.revoked]
+
+
+def test_a_new_password_revokes_sessions_and_a_logout_does_not(world: World) -> None:
+    handle, _ = world.login("root")
+    told = world.stream.subscribe().queue
+    world.accounts.logout(handle)
+    assert revocations(told) == []
+    _, session = world.login("root")
+    told = world.stream.subscribe().queue
+    world.do(a.UpdateAccount("", "root", "Root", "Another-Horse-8"))
+    assert revocations(told) == [session.key]
 
 
 def test_no_fact_holds_a_secret(world: World) -> None:

@@ -16,7 +16,7 @@ from casemate.errors import AccessError, ArgumentError, HostError, PowerStateErr
 from casemate.hostd.kernelclient import RefusedError, SocketLink
 from casemate.kernel import consoles
 from casemate.kernel.accounts import LOCAL_ROOT
-from casemate.kernel.consoles import TICKET_SECONDS, TICKETS, Consoles
+from casemate.kernel.consoles import TICKET_SECONDS, TICKETS_OF_ONE, Consoles
 from casemate.kernel.server import CallsServer
 from casemate.kernel.stream import FactStream
 from casemate.machine.usbkeys import PAGE, key_name
@@ -112,7 +112,7 @@ def test_tickets_age_are_few_and_end_with_their_vm(on):
         late = await bench.ticket(vm)
         bench.now += TICKET_SECONDS + 1
         first = await bench.ticket(vm)
-        for _ in range(TICKETS):
+        for _ in range(TICKETS_OF_ONE):
             last = await bench.ticket(vm)
         for ticket in (late, first):
             with pytest.raises(AccessError):

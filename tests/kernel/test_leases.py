@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -17,8 +19,9 @@ from casemate.calls.messages import PowerOn
 from casemate.errors import BusyError, CasemateError, NotFoundError, StateError
 from casemate.formats import streamvmdk
 from casemate.hostd.kernelclient import RefusedError, Transfer
+from casemate.kernel import leases
 from casemate.kernel.accounts import LOCAL_ROOT
-from casemate.kernel.leases import LEASE_SECONDS, Leases
+from casemate.kernel.leases import LEASE_LIMIT, LEASE_SECONDS, Leases
 from casemate.kernel.server import carry_out
 
 from .vmbench import MIB, Host, RefusedTaskError, config, disk, make
@@ -146,6 +149,62 @@ def test_a_disk_on_its_way_out_ends_with_the_session(on):
                 while piece := await transfer.read():
                     taken += len(piece)
         assert taken < len(noise) // 2
+
+    on(body)
+
+
+def test_many_imports_at_once_are_no_more_than_there_may_be(on):
+    async def body(host: Host) -> None:
+        lab = Lab(host)
+        asked = [
+            lab.ask(c.OpenImport("", config(f"vm{number}", disks=())))
+            for number in range(LEASE_LIMIT + 5)
+        ]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        lent = [one for one in replies if isinstance(one, c.LeaseReply)]
+        assert len(lent) == LEASE_LIMIT
+        assert {type(one) for one in replies} == {c.LeaseReply, StateError}
+        for one in lent:
+            await lab.ask(c.CloseLease("", one.vm, complete=False))
+        assert host.inventory.vms() == ()
+
+    on(body)
+
+
+def test_a_disk_s_directory_stays_open_while_a_thread_reads_in_it(on, monkeypatch):
+    inside, go_on, errors = threading.Event(), threading.Event(), []
+
+    def slow(directory, _source, _name, _told):
+        inside.set()
+        go_on.wait(10)
+        try:
+            os.fstat(directory.fd)
+        except OSError as error:
+            errors.append(error)
+        yield b""
+
+    async def body(host: Host) -> None:
+        monkeypatch.setattr(leases, "packed", slow)
+        lab = Lab(host)
+        vm = await make(host)
+        lent = await lab.ask(c.OpenExport("", vm))
+        transfer = await lab.ask(c.ExportDisk("", vm, lent.disks[0].file_name))
+        here, there = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=here)
+        running = asyncio.ensure_future(transfer.run(reader, writer, lambda _: None))
+        await asyncio.to_thread(inside.wait, 10)
+        running.cancel()
+        await asyncio.sleep(0.02)
+        running.cancel()
+        await asyncio.sleep(0.02)
+        assert not running.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert errors == []
+        writer.close()
+        there.close()
+        await lab.ask(c.CloseLease("", vm, complete=True))
 
     on(body)
 

@@ -96,6 +96,22 @@ def test_a_flood_of_one_peer_holds_up_no_other(accounts: Counted) -> None:
     asyncio.run(story())
 
 
+def test_a_flood_from_one_network_of_ipv6_holds_up_no_other(accounts: Counted) -> None:
+    async def story() -> None:
+        logins = Logins(accounts, Clock())
+        flood = [
+            asyncio.ensure_future(logins.open(f"n{number}", "wrong", f"2001:db8::{number:x}"))
+            for number in range(200)
+        ]
+        await asyncio.sleep(0)
+        _, session = await logins.open("honest", "right", "2001:db8:0:1::1")
+        assert session.user == "honest"
+        ended = await asyncio.gather(*flood, return_exceptions=True)
+        assert sum(isinstance(one, LimitError) for one in ended) == 200 - WAITING_OF_ONE
+
+    asyncio.run(story())
+
+
 def test_names_are_forgotten_before_they_fill_the_memory(accounts: Counted) -> None:
     async def story() -> None:
         logins = Logins(accounts, Clock())

@@ -29,6 +29,7 @@ from casemate.hostd.session import IDLE_SECONDS, Sessions
 from casemate.hostd.soap import Hostd, SoapEndpoint
 from casemate.hostd.viewjson import JsonEndpoint
 from casemate.hostd.world import Endpoint
+from casemate.machine.governance import SessionFact
 from casemate.policy.options import SESSION_TIMEOUT
 from casemate.vim25 import versions
 
@@ -40,6 +41,9 @@ RETRY_SECONDS = 2.0
 
 REFRESH_SECONDS = 300.0
 """How often PCR values are asked for afterwards."""
+
+DECIDING = frozenset({"PermissionFact", "RoleFact", "LockdownFact", "PoolFact", "VmFact"})
+"""Facts that decide who may look at a VM: rights, and where in the pools it is."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +90,7 @@ def make_app(
             Mount(PREFIX, folder),
             Mount(NFC, NfcEndpoint(hostd)),
             Mount("/ui", pages),
-            Mount("/ticket", ConsoleEndpoint(link)),
+            Mount("/ticket", ConsoleEndpoint(link, sessions.viewers)),
             Mount("/attestation", ProofEndpoint(link, ticks)),
             Route(STYLE_PATH, landing),
             Route("/", landing),
@@ -104,11 +108,20 @@ async def _follow(link: KernelLink, replica: Replica, sessions: Sessions) -> Non
             if settling is not None:
                 settling.cancel()
             loop = asyncio.get_running_loop()
-            settling = loop.call_later(SETTLE_SECONDS, replica.settle)
+            settling = loop.call_later(SETTLE_SECONDS, _settle, replica, sessions)
         else:
             replica.fold(reply)
-            if reply.kind == "SessionFact" and reply.gone:
+            if isinstance(reply.fact, SessionFact) and reply.fact.revoked:
+                sessions.viewers.revoke(reply.key)
+            elif reply.kind == "SessionFact" and reply.gone:
                 sessions.forget(reply.key)
+            elif reply.kind in DECIDING:
+                sessions.viewers.look(replica.world)
+
+
+def _settle(replica: Replica, sessions: Sessions) -> None:
+    replica.settle()
+    sessions.viewers.look(replica.world)
 
 
 async def _measure(link: KernelLink, replica: Replica) -> None:

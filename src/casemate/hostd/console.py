@@ -1,7 +1,8 @@
 """Consoles in a WebSocket: ``wss://host/ticket/TICKET``, RFB in binary messages.
 
 The ticket in the path is the whole right: it was made for a session that had the privilege, it is
-good once, and a page of another origin cannot know it. hostd carries bytes and understands none.
+good once, and a page of another origin cannot know it. hostd carries bytes and understands none;
+it ends a console whose viewer may not look any more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from casemate.errors import CasemateError
 from casemate.hostd.http import CONSOLE_PATH
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.soap import peer_of, send_response
+from casemate.hostd.viewers import Viewers
 
 CONSOLES = 128
 """Consoles open at once: each costs hostd two descriptors and some hundred KiB."""
@@ -31,8 +33,9 @@ _GONE = 1000
 class ConsoleEndpoint:
     """ASGI application for everything below ``/ticket/``."""
 
-    def __init__(self, link: KernelLink) -> None:
+    def __init__(self, link: KernelLink, viewers: Viewers) -> None:
         self._link = link
+        self._viewers = viewers
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,18 +59,25 @@ class ConsoleEndpoint:
     async def _serve(
         self, ticket: str, peer: str, receive: Receive, send: Send, *, chosen: bool
     ) -> None:
+        viewer = self._viewers.redeem(ticket)
         try:
+            # The kernel is asked in any case: it writes down who tried what.
             reader, writer = await self._link.console(ticket, peer)
         except CasemateError:
             # Whatever was wrong with it: who has no good ticket learns nothing.
             await _close(send, _REFUSED)
             return
-        try:
+        if viewer is None:
+            writer.close()
+            await _close(send, _REFUSED)
+            return
+        with self._viewers.looking(viewer) as over, contextlib.closing(writer):
             protocol = SUBPROTOCOL if chosen else None
             await send({"type": "websocket.accept", "subprotocol": protocol})
             ways = [
                 asyncio.ensure_future(_to_client(reader, send)),
                 asyncio.ensure_future(_to_guest(receive, writer)),
+                asyncio.ensure_future(_until(over)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -77,8 +87,6 @@ class ConsoleEndpoint:
                 codes = await asyncio.gather(*ways, return_exceptions=True)
             code = next((one for one in codes if isinstance(one, int)), _GONE)
             await _close(send, code)
-        finally:
-            writer.close()
 
 
 async def _to_client(reader: asyncio.StreamReader, send: Send) -> int:
@@ -99,6 +107,12 @@ async def _to_guest(receive: Receive, writer: asyncio.StreamWriter) -> int:
             writer.write(data)
             await writer.drain()
     return _GONE
+
+
+async def _until(over: asyncio.Event) -> int:
+    """Wait until the viewer may not look any more."""
+    await over.wait()
+    return _REFUSED
 
 
 async def _close(send: Send, code: int) -> None:

@@ -64,7 +64,7 @@ class EventLog:
                 yield from self._vm(world, vm, before, now, gone=after is None)
             case TaskFact() as task if after is not None:
                 yield from self._task(world, task, before, now)
-            case SessionFact() as session:
+            case SessionFact() as session if after is None or before is None:
                 yield self._session(world, session, now, gone=after is None)
             case (
                 AccountFact()

@@ -157,10 +157,12 @@ class FolderEndpoint:
                 raise HttpError(404, "Say on which datastore: ?dsName=NAME.")
             return Target(None, "", query)
         path = "/".join(datastorepath.parts(path))
-        for fact in self._hostd.replica.world.datastores.values():
-            if name in {fact.name, fact.datastore}:
-                return Target(fact, path, urlencode({"dcPath": DATACENTER.value, "dsName": name}))
-        raise HttpError(404, "There is no such datastore.")
+        held = self._hostd.replica.world.datastores
+        # A name comes first: what is called like another's id is meant by it.
+        named = (fact for fact in held.values() if fact.name == name)
+        if (fact := next(named, held.get(name))) is None:
+            raise HttpError(404, "There is no such datastore.")
+        return Target(fact, path, urlencode({"dcPath": DATACENTER.value, "dsName": name}))
 
     def _allow(self, session: Session, fact: DatastoreFact, privilege: str) -> None:
         hostd = self._hostd

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from casemate.policy.quotas import peer_of_address
+
 PEERS_KEPT = 1000
 """Peers remembered; the one that was seen longest ago is forgotten."""
-
-_PREFIX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +59,3 @@ class PerPeer:
         while len(self._buckets) > self._kept:
             self._buckets.popitem(last=False)
         return bucket.take(now)
-
-
-def peer_of_address(address: str) -> str:
-    """Return who an address stands for: of IPv6, a whole /64 belongs to one subscriber."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, _PREFIX), strict=False))
-    return str(parsed)

@@ -25,8 +25,9 @@ from casemate.calls.messages import (
 )
 from casemate.errors import ArgumentError, CasemateError, FormatError, LimitError, NotFoundError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
-from casemate.hostd.limits import Bucket, PerPeer, Rate, peer_of_address
+from casemate.hostd.limits import Bucket, PerPeer, Rate
 from casemate.hostd.soap import GoneError, peer_of, read_body, send_response
+from casemate.policy.quotas import peer_of_address
 
 NONCE_SIZES = range(16, 65)
 """Bytes of a nonce: enough to be unique, no more than a TPM takes."""

@@ -23,6 +23,7 @@ from casemate.hostd.limits import Bucket, PerPeer, Rate
 from casemate.hostd.objects.base import moment
 from casemate.hostd.objects.service import OWN_LIMIT
 from casemate.hostd.tickets import Tickets
+from casemate.hostd.viewers import Viewers
 from casemate.vim25.values import MoRef, Obj, Value
 
 COOKIE = "vmware_soap_session"
@@ -139,6 +140,7 @@ class Sessions:
         self._refused: OrderedDict[str, None] = OrderedDict()
         self.tickets = Tickets(clock)
         self.leases: dict[str, Lease] = {}
+        self.viewers = Viewers()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_handle.values()))

@@ -9,13 +9,17 @@ from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
+from casemate.policy.quotas import displaced
+
 COOKIE: Final = "vmware_cgi_ticket"
 PREFIXES: Final = ("/folder", "/nfc/")
 """Where a ticket is good."""
 SECONDS: Final = 60
 """How long a ticket waits for its request: a client makes it at once."""
 LIMIT: Final = 1000
-"""Tickets at once; the oldest goes."""
+"""Tickets at once; then whoever holds most gives way."""
+OF_ONE: Final = 100
+"""... of one session; its oldest goes: a client asks for one a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,9 @@ class Tickets:
 
     def issue(self, handle: str, method: str, path: str, query: str) -> str:
         """Return a ticket by which a request is made in the name of a session."""
-        while len(self._tickets) >= LIMIT:
-            del self._tickets[next(iter(self._tickets))]
+        owners = {name: one.handle for name, one in self._tickets.items()}
+        if (old := displaced(owners, handle, of_one=OF_ONE, limit=LIMIT)) is not None:
+            del self._tickets[old]
         name = secrets.token_hex(32)
         until = self._clock() + timedelta(seconds=SECONDS)
         self._tickets[name] = _Ticket(handle, method, _target(path, query), until)

@@ -338,11 +338,11 @@ class World:
         )
 
     def datastore_of(self, vm: VmFact) -> DatastoreFact | None:
-        """Return the VM's datastore, found by id or name."""
-        for datastore in self.datastores.values():
-            if vm.datastore in {datastore.datastore, datastore.name}:
-                return datastore
-        return None
+        """Return the VM's datastore, found by id, else by name."""
+        if (found := self.datastores.get(vm.datastore)) is not None:
+            return found
+        named = (one for one in self.datastores.values() if one.name == vm.datastore)
+        return next(named, None)
 
     def entity_name(self, ref: MoRef) -> str | None:
         """Return the name of a managed entity, or None when it does not exist."""

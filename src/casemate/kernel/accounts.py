@@ -72,12 +72,15 @@ class Rules:
 
 @dataclass(slots=True)
 class Hooks:
-    """Who else has a say: which role, whether a login is admitted, who hears of sessions."""
+    """Who else has a say: which role, whether a login is admitted, who hears of sessions.
+
+    ``ended`` hears whether the session was revoked: ended by somebody else than its user.
+    """
 
     role_of: Callable[[Account], Role] = lambda account: role_named(account.role)
     admit: Callable[[str, str], None] = lambda _user, _peer: None
     opened: Callable[[StoredSession], None] = lambda _session: None
-    ended: Callable[[StoredSession], None] = lambda _session: None
+    ended: Callable[[StoredSession, bool], None] = lambda _session, _revoked: None
 
 
 LOCAL_ROOT = Session("local", "root", "Local administrator", role_named("Admin"), 0.0)
@@ -203,12 +206,12 @@ class Accounts:
         """Return all sessions."""
         return tuple(self._sessions.values())
 
-    def end(self, sessions: Iterable[StoredSession]) -> None:
-        """End sessions."""
+    def end(self, sessions: Iterable[StoredSession], *, revoked: bool = True) -> None:
+        """End sessions; ``revoked``: their user has not asked for it."""
         gone = [one for one in sessions if self._sessions.pop(one.digest, None) is not None]
         self._store.drop_sessions(one.digest for one in gone)
         for one in gone:
-            self.hooks.ended(one)
+            self.hooks.ended(one, revoked)
 
     def session(self, handle: str) -> Session:
         """Return the session of a handle and note that it was used.
@@ -226,7 +229,7 @@ class Accounts:
     def logout(self, handle: str) -> None:
         """End the session; an unknown handle is not an error."""
         found = self._sessions.get(_digest(handle))
-        self.end([found] if found else [])
+        self.end([found] if found else [], revoked=False)
 
     def _note_failure(self, account: Account, now: float) -> None:
         failures = account.failures + 1
@@ -235,7 +238,8 @@ class Accounts:
 
     def _expire(self, now: float) -> None:
         idle = self.rules.idle_seconds
-        self.end([s for s in self.sessions() if now - s.last_active > idle])
+        idled = [s for s in self.sessions() if now - s.last_active > idle]
+        self.end(idled, revoked=False)
 
     def _session(self, stored: StoredSession, account: Account) -> Session:
         return Session(

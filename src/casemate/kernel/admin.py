@@ -75,7 +75,7 @@ class Admin:
         accounts.hooks.role_of = self._role_of
         accounts.hooks.admit = self._admit
         accounts.hooks.opened = lambda session: stream.publish(_session_fact(session))
-        accounts.hooks.ended = lambda session: stream.retract(SessionFact, session.key)
+        accounts.hooks.ended = self._ended
         self._load()
 
     def handlers(self) -> Mapping[type, Callable[..., Awaitable[object]]]:
@@ -115,6 +115,12 @@ class Admin:
         raise PermissionDeniedError(
             _DENIED, privilege=privilege, component=":".join(entity_of(request))
         )
+
+    def _ended(self, session: StoredSession, revoked: bool) -> None:  # noqa: FBT001  (a hook)
+        if revoked:
+            # Said before it is gone: what the session opened ends with it.
+            self._stream.publish(replace(_session_fact(session), revoked=True))
+        self._stream.retract(SessionFact, session.key)
 
     def _load(self) -> None:
         for account in self._store.accounts():

@@ -30,11 +30,14 @@ from casemate.kernel.vmcontext import VmContext, stem
 from casemate.machine.facts import VmFact
 from casemate.machine.power import Operation
 from casemate.machine.usbkeys import presses
+from casemate.policy.quotas import displaced
 
 TICKET_SECONDS: Final = 60
 """How long a ticket is good: a client opens the console at once."""
 TICKETS: Final = 256
-"""Tickets that wait to be redeemed; the oldest goes first."""
+"""Tickets that wait to be redeemed; then whoever holds most gives way."""
+TICKETS_OF_ONE: Final = 40
+"""... of one session; its oldest goes: as many as a VM has viewers."""
 VIEWERS: Final = 40
 """Viewers of one VM, as on ESXi: each takes a descriptor and memory of the cell."""
 _TICKET_BYTES: Final = 32
@@ -48,7 +51,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Ticket:
     vm: str
-    user: str
+    session: Session
     until: float
     serial: int
 
@@ -121,10 +124,19 @@ async def _show(said: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> Non
 
 
 class Consoles:
-    """Handlers of the requests about consoles. ``ticks`` gives seconds that only grow."""
+    """Handlers of the requests about consoles.
 
-    def __init__(self, context: VmContext, ticks: Callable[[], float]) -> None:
+    ``ticks`` gives seconds that only grow; ``check`` raises where a privilege is lacking.
+    """
+
+    def __init__(
+        self,
+        context: VmContext,
+        ticks: Callable[[], float],
+        check: Callable[[Session, str, object], None] = lambda *_: None,
+    ) -> None:
         self._context = context
+        self._check = check
         self._ticks = ticks
         self._tickets: dict[bytes, _Ticket] = {}
         self._opened = 0
@@ -143,6 +155,7 @@ class Consoles:
 
         Raises:
             AccessError: The ticket is unknown, used, or too old.
+            PermissionDeniedError: Whose ticket it is has lost the right meanwhile.
             LimitError: There are ``VIEWERS`` of the screen already.
             CasemateError: The VM does not run any more.
         """
@@ -150,7 +163,7 @@ class Consoles:
         good = found is not None and found.until >= self._ticks()
         self._context.store.audit(
             self._context.clock(),
-            found.user if found else "",
+            found.session.user if found else "",
             "OpenConsole",
             found.vm if found else "",
             request.peer,
@@ -158,6 +171,7 @@ class Consoles:
         )
         if found is None or not good:
             raise AccessError("The ticket is not, or no longer, good.", code="console-ticket")
+        self._check(found.session, c.AcquireTicket.privilege, c.AcquireTicket("", found.vm))
         self._opened += 1
         if found.serial >= 0:
             return _Serial(self._context.cells.serial_port(found.vm, found.serial))
@@ -174,11 +188,13 @@ class Consoles:
         self._tickets = {
             digest: kept for digest, kept in self._tickets.items() if kept.until >= now
         }
-        while len(self._tickets) >= TICKETS:
-            del self._tickets[next(iter(self._tickets))]
+        owners = {digest: kept.session.key for digest, kept in self._tickets.items()}
+        old = displaced(owners, session.key, of_one=TICKETS_OF_ONE, limit=TICKETS)
+        if old is not None:
+            del self._tickets[old]
         ticket = secrets.token_hex(_TICKET_BYTES)
         self._tickets[_digest(ticket)] = _Ticket(
-            fact.vm, session.user, now + TICKET_SECONDS, request.serial
+            fact.vm, session, now + TICKET_SECONDS, request.serial
         )
         return c.TicketReply(ticket, TICKET_SECONDS)
 

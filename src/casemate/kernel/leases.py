@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from casemate.calls import leases as c
 from casemate.calls.files import WriteReply
@@ -46,6 +46,8 @@ LEASE_LIMIT: Final = 16
 _LOOK_SECONDS: Final = 0.25
 _LOOK_EVERY: Final = 64 << 20
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class _Lease:
@@ -81,6 +83,7 @@ class Leases:
         self._ticks = ticks
         self._alive = alive
         self._leases: dict[str, _Lease] = {}
+        self._opening = 0
         self.workers = ThreadPoolExecutor(AT_ONCE, "disk")
 
     def handlers(self) -> dict[type, Handler]:
@@ -95,23 +98,30 @@ class Leases:
         }
 
     async def _open_import(self, request: c.OpenImport, session: Session) -> c.LeaseReply:
-        self._demand_room()
-        vm = await self._vms.create(request.config, thin=request.thin)
-        fact = self._context.inventory.vm(vm)
-        try:
-            return self._start(fact, session, "importVApp", importing=True)
-        except BaseException:
-            await self._vms.remove(fact)
-            raise
+        with self._room():
+            vm = await self._vms.create(request.config, thin=request.thin)
+            fact = self._context.inventory.vm(vm)
+            try:
+                return self._start(fact, session, "importVApp", importing=True)
+            except BaseException:
+                await self._vms.remove(fact)
+                raise
 
     async def _open_export(self, request: c.OpenExport, session: Session) -> c.LeaseReply:
-        self._demand_room()
-        fact = self._context.demand(request.vm, Operation.EXPORT)
-        return self._start(fact, session, Operation.EXPORT, importing=False)
+        with self._room():
+            fact = self._context.demand(request.vm, Operation.EXPORT)
+            return self._start(fact, session, Operation.EXPORT, importing=False)
 
-    def _demand_room(self) -> None:
-        if len(self._leases) >= LEASE_LIMIT:
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Hold a place for a lease that is being opened."""
+        if len(self._leases) + self._opening >= LEASE_LIMIT:
             raise StateError(f"{LEASE_LIMIT} VMs are brought in or out already", code="leases")
+        self._opening += 1
+        try:
+            yield
+        finally:
+            self._opening -= 1
 
     def _start(
         self, fact: VmFact, session: Session, operation: str, *, importing: bool
@@ -255,9 +265,24 @@ class _Importing(Transfer):
             finally:
                 feed.end(whole=whole)
                 if not whole:
-                    await asyncio.gather(work, return_exceptions=True)
-            await work
+                    await _settled(work)
+            await _outlasting(work)
             reply(Empty())
+
+
+async def _settled(work: asyncio.Future[T]) -> None:
+    """Wait for a thread to be done: what it works on is closed only then, whoever hangs up."""
+    while not work.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((work,))
+
+
+async def _outlasting(work: asyncio.Future[T]) -> T:
+    """Return what a thread returns; who cancels waits for the thread as well."""
+    try:
+        return await asyncio.shield(work)
+    finally:
+        await _settled(work)
 
 
 def _unpack(feed: Feed, handle: int, capacity: int, again: bool) -> None:  # noqa: FBT001  (run in a thread by position)
@@ -304,7 +329,7 @@ class _Exporting(Transfer):
         with opened as (directory, source):
             pieces = packed(directory, source, self._disk.file_name, lambda _: None)
             loop = asyncio.get_running_loop()
-            piece = await loop.run_in_executor(self._leases.workers, next, pieces, b"")
+            piece = await _outlasting(loop.run_in_executor(self._leases.workers, next, pieces, b""))
             reply(Empty())
             self.silent = True
             try:
@@ -313,8 +338,9 @@ class _Exporting(Transfer):
                         raise CancelledError("The lease was closed.")
                     for start in range(0, len(piece), 1 << 20):
                         await send_piece(writer, piece[start : start + (1 << 20)])
-                    piece = await loop.run_in_executor(self._leases.workers, next, pieces, b"")
+                    piece = await _outlasting(
+                        loop.run_in_executor(self._leases.workers, next, pieces, b"")
+                    )
                 await send_piece(writer, b"")
             finally:
-                with suppress(ValueError):  # a thread is still in it, and ends soon
-                    pieces.close()
+                pieces.close()

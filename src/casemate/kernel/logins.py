@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from casemate.errors import LimitError, LoginError
 from casemate.kernel.accounts import Accounts, Session
+from casemate.policy.quotas import peer_of_address
 
 LOGINS_AT_ONCE = 2
 """Password checks at once: each takes a core for tens of milliseconds and 64 MiB."""
@@ -51,13 +52,14 @@ class Logins:
         if self._locked(user):
             # Says what it always says, without the work.
             return self._accounts.conclude(user, peer, "")
-        if self._waiting[peer] >= WAITING_OF_ONE:
+        asker = peer_of_address(peer)
+        if self._waiting[asker] >= WAITING_OF_ONE:
             raise LimitError(
                 f"{WAITING_OF_ONE} logins of this client wait already.",
                 code="too-many-logins",
                 remedy="Wait for their answers, then try again.",
             )
-        self._waiting[peer] += 1
+        self._waiting[asker] += 1
         try:
             hashed = self._accounts.hash_of(user)
             async with self._turn:
@@ -69,9 +71,9 @@ class Logins:
             self._note(user)
             raise
         finally:
-            self._waiting[peer] -= 1
-            if not self._waiting[peer]:
-                del self._waiting[peer]
+            self._waiting[asker] -= 1
+            if not self._waiting[asker]:
+                del self._waiting[asker]
 
     def _locked(self, user: str) -> bool:
         now = self._clock()

@@ -80,7 +80,7 @@ class VirtualDisks:
                 _found(volume, request.path) as (directory, source),
             ):
                 thin = _is_thin(directory, source) if request.thin is None else request.thin
-                self._clear(target, request)
+                self._clear(volume, target, request)
                 _make(target, request.to_path, replace(source.disk, file_name=""), thin=thin)
                 try:
                     _fill(directory, source, target, request.to_path, job)
@@ -102,7 +102,7 @@ class VirtualDisks:
                 self._datastores.open(request.datastore) as volume,
                 self._datastores.open(request.to_datastore) as target,
             ):
-                self._clear(target, request)
+                self._clear(volume, target, request)
                 self._relocate(volume, target, request)
                 return target.shown(request.to_path)
 
@@ -153,15 +153,14 @@ class VirtualDisks:
         folder, _ = _split(path)
         self._datastores.demand_free(datastore, f"{folder}/{extent}".strip("/"))
 
-    def _clear(self, target: Volume, request: c.CopyDisk | c.MoveDisk) -> None:
-        """Make room for a disk, where told to replace one."""
+    def _clear(self, volume: Volume, target: Volume, request: c.CopyDisk | c.MoveDisk) -> None:
+        """Make room for a disk, where told to replace another one."""
         if not target.exists(request.to_path):
             return
         shown = target.shown(request.to_path)
-        if not request.force or (request.datastore, request.path) == (
-            request.to_datastore,
-            request.to_path,
-        ):
+        # Paths may be written in many ways: files are the same when Linux says so.
+        same = _inodes(volume, request.path) & _inodes(target, request.to_path)
+        if not request.force or same:
             raise FilePresentError(f"{shown} exists already", file=shown)
         self._remove(target, request.to_datastore, request.to_path)
 
@@ -210,6 +209,18 @@ def _split(path: str) -> tuple[str, str]:
 
 def _extent(path: str) -> str:
     return f"{path.strip('/')[: -len(_SUFFIX)]}-flat{_SUFFIX}"
+
+
+def _inodes(volume: Volume, path: str) -> set[tuple[int, int]]:
+    """Return what tells a disk's files from all others."""
+    folder, name = _split(path)
+    found: set[tuple[int, int]] = set()
+    with volume.folder(folder) as directory:
+        for part in directory.files_of(name):
+            with contextlib.suppress(OSError):
+                entry = os.stat(part, dir_fd=directory.fd, follow_symlinks=False)
+                found.add((entry.st_dev, entry.st_ino))
+    return found
 
 
 def _make(volume: Volume, path: str, spec: DiskSpec, *, thin: bool) -> None:

@@ -71,12 +71,13 @@ class PermissionFact:
 
 @dataclass(frozen=True, slots=True)
 class SessionFact:
-    """A session by its public key."""
+    """A session by its public key; ``revoked``: it is being ended, and not by its user."""
 
     session: str
     user: str
     peer: str
     login_time: float
+    revoked: bool = False
 
     @property
     def key(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from casemate.calls import admin as a
@@ -118,8 +119,10 @@ class FakeAdmin:
 
     def _terminate(self, request: object) -> Empty:
         assert isinstance(request, a.TerminateSession)
-        if self._kernel.find(SessionFact, request.key) is None:
+        found = self._kernel.find(SessionFact, request.key)
+        if not isinstance(found, SessionFact):
             raise RefusedError(_NOBODY)
+        self._kernel.state(replace(found, revoked=True))
         self._kernel.retract(SessionFact, request.key)
         return Empty()
 

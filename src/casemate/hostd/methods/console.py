@@ -8,6 +8,7 @@ from casemate.hostd.http import CONSOLE_PATH
 from casemate.hostd.objects.vm import vmx_path
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, text
+from casemate.hostd.viewers import Viewer
 from casemate.machine.facts import VmConfig
 from casemate.machine.serialports import PIPE
 from casemate.machine.usbkeys import MODIFIERS, PAGE
@@ -31,6 +32,8 @@ async def _acquire(context: Context) -> Value:
     serial = _serial_port(vm.config) if kind == "device" else -1
     request = vmconsole.AcquireTicket(context.who.handle, context.this.value, WHY, serial)
     reply = await context.link.ask(request, vmconsole.TicketReply)
+    viewer = Viewer(context.who.key, context.who.user, vm.vm)
+    context.sessions.viewers.issued(reply.ticket, viewer)
     endpoint = world.endpoint
     return Obj(
         "VirtualMachineTicket",
