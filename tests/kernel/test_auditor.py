@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import mmap
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +130,20 @@ def test_a_process_that_is_started_to_be_measured_is_no_intruder():
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_layer_is_known_by_the_device_that_lists_of_mappings_show(tmp_path):
+    """One file of the layer is enough; a layer without code is nobody's."""
+    code = tmp_path / "layer/opt/vendor/tool"
+    code.parent.mkdir(parents=True)
+    code.write_bytes(b"x")
+    (tmp_path / "data/usr/share").mkdir(parents=True)
+    (tmp_path / "data/usr/share/file").write_bytes(b"x")
+    with code.open("rb") as file, contextlib.closing(mmap.mmap(file.fileno(), 1, prot=1)):
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    (shown,) = {line.split()[3] for line in lines if line.endswith(str(code))}
+    assert a.code_devices([tmp_path / "layer"], ()) == {shown}
+    assert a.code_devices([tmp_path / "data"], ()) == set()
 
 
 async def no_measure(_text: str) -> None:

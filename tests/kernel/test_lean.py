@@ -15,6 +15,10 @@ import pytest
             "casemate.kernel.start",
             "cryptography ssl asyncio casemate.formats.pe email xml.sax casemate.calls",
         ),
+        (
+            "casemate.kernel.ownmachine",
+            "cryptography argon2 tpm2_pytss casemate.formats.imgdb casemate.kernel.boot.loader",
+        ),
         ("casemate.hostd.main", "cryptography ctypes jinja2 rich casemate.kernel sqlite3"),
         ("casemate.kernel.__main__", "pyVmomi starlette jinja2 rich casemate.hostd xml.sax"),
     ],

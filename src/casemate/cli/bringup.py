@@ -35,9 +35,10 @@ from casemate.image.build import build_image
 from casemate.image.demo import write_demo
 from casemate.image.reference import write_reference
 from casemate.kernel.accounts import Accounts, generate_password
+from casemate.kernel.apisocket import listen
 from casemate.kernel.boot import running
 from casemate.kernel.boot.bank import read_banks, write_states
-from casemate.kernel.boot.launch import boot_time, launch, listen
+from casemate.kernel.boot.launch import boot_time, launch
 from casemate.kernel.boot.progress import Progress as Teller
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.certificate import ensure_certificate

@@ -147,7 +147,6 @@ def resources(
 def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path) -> Auditor:
     """Add the audit of all processes; the caller runs it."""
     auditor = Auditor(kernel.cells.running, measurements.security_option, kernel.cells.power_off)
-    auditor.extend(visor_root())
     auditor.also(Integrity(measurements).look)
     audit = Hardening(auditor, accelerator, bank, bank.parent / "trust")
     kernel.add(audit.handlers())
@@ -261,9 +260,7 @@ def packages(
     auditor: Auditor,
 ) -> Modules:
     """Hook up what changes the host's software, and what loads Linux modules of it."""
-    software = Software(
-        place, store, stream, measurements, changed=lambda: auditor.extend(visor_root())
-    )
+    software = Software(place, store, stream, measurements, changed=auditor.extend)
     modules = Modules(visor_root, software.in_use, place.home.trust, store)
     kernel.add({**software.handlers(), **modules.handlers()})
     return modules

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from casemate.errors import CasemateError, Finding
+from casemate.kernel.boot.visor import LAYERS
 from casemate.kernel.cells.manager import CellState
+from casemate.kernel.layers import LIVE
 from casemate.kernel.processes import Process, namespaces, processes, read_texts
+from casemate.kernel.roots import VISOR, visor_root
 from casemate.kernel.sys import spawn
 from casemate.kernel.sys.views import view_of
 from casemate.machine import domains
@@ -36,10 +39,11 @@ NEW_SECONDS: Final = 0.5
 """Between two looks for processes that were started."""
 AGAIN_SECONDS: Final = 0.05
 """Until a violation is looked at again: a process that is just being started has none by then."""
-CODE_PLACES: Final = ("/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/python3*")
-"""Where payloads bring programs and libraries."""
-LIVE_PLACES: Final = (*CODE_PLACES, "/opt", "/usr/lib/vmware")
-"""Where the visor root has code when VIBs of all levels are joined to it."""
+CODE_PLACES: Final = (
+    *("/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/python3*"),
+    *("/opt", "/usr/lib/vmware"),
+)
+"""Where payloads of all levels bring programs and libraries."""
 _TEXT: Final = 300  # characters of a measured violation
 _APART: Final = {Wall.MOUNTS: "mnt", Wall.PROCESSES: "pid", Wall.NETWORK: "net"}
 _INIT: Final = 1
@@ -64,34 +68,53 @@ class Subject:
     vm: str = ""
 
 
-def code_devices(places: Iterable[str] = CODE_PLACES, top: Path = Path("/")) -> frozenset[str]:
-    """Return the devices of the visor root's files, as lists of mappings show them.
+def code_layers() -> tuple[Path, ...]:
+    """Return the layers of the visor root, those of VIBs installed live too; "/" without any."""
+    found = (path for place in (LAYERS, LIVE) if place.is_dir() for path in place.iterdir())
+    return tuple(found) or (VISOR,)
 
-    ``places`` are patterns below ``top``, where the layers are joined.
 
-    Linux before 6.8 shows the device of a file's own layer there and not that of the joined root,
-    so one file of each layer is mapped and looked at; layers are told apart by ``st_dev``.
+def code_devices(layers: Iterable[Path], roots: Iterable[Path] = (VISOR,)) -> frozenset[str]:
+    """Return the devices of programs and libraries, as lists of mappings show them.
+
+    Linux before 6.8 shows the device of a file's own layer there, so one file of each layer with
+    code is mapped and looked at; later ones show that of the joined root.
     """
-    samples: dict[int, Path] = {}
-    for pattern in places:
-        for place in top.glob(pattern.lstrip("/")):
-            for path in place.rglob("*"):
-                status = path.lstat()
-                if stat.S_ISREG(status.st_mode) and status.st_size:
-                    samples.setdefault(status.st_dev, path)
-    found = set()
-    for path in samples.values():
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                view = view_of(descriptor)
-                maps = Path("/proc/self/maps").read_text()
-                found |= set(re.findall(rf" (\S+) \d+ +{re.escape(str(path))}", maps))
-                del view
-            finally:
-                os.close(descriptor)
-    status = top.stat()
-    return frozenset(found | {f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"})
+    found = {_device(root.stat().st_dev) for root in roots}
+    for layer in layers:
+        path = _any_code(layer)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                found |= _mapped_devices(path)
+    return frozenset(found)
+
+
+def _any_code(layer: Path) -> Path | None:
+    """Return a file in a place of code; None where the layer has none."""
+    for pattern in CODE_PLACES:
+        for place in layer.glob(pattern.lstrip("/")):
+            for above, _, names in os.walk(place):
+                for name in names:
+                    path = Path(above, name)
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode) and status.st_size:
+                        return path
+    return None
+
+
+def _mapped_devices(path: Path) -> set[str]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        view = view_of(descriptor)
+        maps = Path("/proc/self/maps").read_text()
+        del view
+        return set(re.findall(rf" (\S+) \d+ +{re.escape(str(path))}", maps))
+    finally:
+        os.close(descriptor)
+
+
+def _device(number: int) -> str:
+    return f"{os.major(number):02x}:{os.minor(number):02x}"
 
 
 class Auditor:
@@ -112,16 +135,17 @@ class Auditor:
         self._cells = cells
         self._measure = measure
         self._stop = stop
-        self._devices = code_devices()
+        self._devices: frozenset[str] = frozenset()
+        self.extend()
         self._host = namespaces("self")
         self._violations: dict[tuple[int, int, str], Finding] = {}
         self._checks: list[Callable[[], tuple[Finding, ...]]] = []
         self.probes: set[int] = set()
         """Processes that are started only to measure their addresses, and end in milliseconds."""
 
-    def extend(self, root: Path) -> None:
-        """Accept programs of another root as well: the visor root with VIBs installed live."""
-        self._devices |= code_devices(LIVE_PLACES, root)
+    def extend(self) -> None:
+        """Accept programs of VIBs installed live as well."""
+        self._devices |= code_devices(code_layers(), (VISOR, visor_root()))
 
     def also(self, check: Callable[[], tuple[Finding, ...]]) -> None:
         """Ask this, too, at every look at everything: it tells of no process, and ends none."""

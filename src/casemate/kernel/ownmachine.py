@@ -13,19 +13,18 @@ import datetime as dt
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NoReturn
 
 from casemate.errors import CasemateError
-from casemate.kernel.accounts import Accounts, generate_password
+from casemate.kernel.apisocket import listen
 from casemate.kernel.boot.drivers import Drivers, present
 from casemate.kernel.boot.firstwords import add_first_words
+from casemate.kernel.boot.handover import INIT, become
 from casemate.kernel.boot.lastword import named, say
-from casemate.kernel.boot.launch import listen
-from casemate.kernel.boot.load import INIT, become
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
-from casemate.kernel.certificate import ensure_certificate
 from casemate.kernel.home import CONSOLE_UID, HOSTD_UID, Home
 from casemate.kernel.network import configure
 from casemate.kernel.store import Store
@@ -40,21 +39,50 @@ MODULES = (
 )
 
 
-def first_account(home: Home) -> str:
-    """Make root's account where there is none; return its password, shown this once."""
+def first_secrets(home: Home, host_name: str) -> str:
+    """Make root's account and the certificate where they are lacking.
+
+    Returns root's password, shown this once; empty where there was an account. What makes them is
+    imported here: later starts need none of it.
+    """
+    password = ""
     store = Store(home.database)
     try:
-        if store.account("root") is not None:
-            return ""
-        password = generate_password()
-        Accounts(store, time.time).set_password("root", "Administrator", password, "Admin")
-        return password
+        if store.account("root") is None:
+            from casemate.kernel.accounts import Accounts, generate_password  # noqa: PLC0415
+
+            password = generate_password()
+            Accounts(store, time.time).set_password("root", "Administrator", password, "Admin")
     finally:
         store.close()
+    if not (home.tls / "rui.crt").exists() or not (home.tls / "rui.key").exists():
+        from casemate.kernel.certificate import ensure_certificate  # noqa: PLC0415
+
+        ensure_certificate(home.tls, host_name, HOSTD_UID, dt.datetime.now(dt.UTC))
+    return password
 
 
 def prepare(settings: Settings, home: Home, progress: Progress) -> Settings:
-    """Make the machine ready for init. Raises our errors."""
+    """Make the machine ready for init. Raises our errors.
+
+    Account and certificate are made beside: a password's hash is costly on purpose.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        secrets = beside.submit(first_secrets, home, settings.host_name)
+        progress.tell("drivers", failed=load_drivers())
+        address = configure(settings.host_name)
+        progress.tell("network", address=address)
+        password = secrets.result()
+    if password:
+        progress.tell("account", user="root", password=password)
+        add_first_words(home, f"First password of root: {password}")
+    listener = listen(API_PORT).detach()
+    api = f"https://{address or settings.host_name}/sdk"
+    return replace(settings, listener=listener, api=api)
+
+
+def load_drivers() -> list[str]:
+    """Load what drives the machine's devices; return what did not load, and why."""
     drivers = Drivers()
     failed = list(drivers.match(present()))
     for name in MODULES:
@@ -62,17 +90,7 @@ def prepare(settings: Settings, home: Home, progress: Progress) -> Settings:
             drivers.need(name)
         except CasemateError as error:  # a machine without KVM refuses its module
             failed.append(f"{name}: {error.reason}")
-    progress.tell("drivers", failed=failed)
-    address = configure(settings.host_name)
-    progress.tell("network", address=address)
-    password = first_account(home)
-    ensure_certificate(home.tls, settings.host_name, HOSTD_UID, dt.datetime.now(dt.UTC))
-    if password:
-        progress.tell("account", user="root", password=password)
-        add_first_words(home, f"First password of root: {password}")
-    listener = listen(API_PORT).detach()
-    api = f"https://{address or settings.host_name}/sdk"
-    return replace(settings, listener=listener, api=api)
+    return failed
 
 
 def main() -> NoReturn:

@@ -29,8 +29,9 @@ from casemate.kernel.boot.bank import read_banks, read_images, write_states, wri
 from casemate.kernel.boot.drivers import Drivers
 from casemate.kernel.boot.firmware import Firmware, read_firmware
 from casemate.kernel.boot.firmwareboot import FirmwareBoot
+from casemate.kernel.boot.handover import become
 from casemate.kernel.boot.lastword import named, say
-from casemate.kernel.boot.load import become, load
+from casemate.kernel.boot.load import load
 from casemate.kernel.boot.machinedisk import STATE, MachineDisk, find_disk, mount_home
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings

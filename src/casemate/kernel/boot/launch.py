@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from casemate.errors import BootError, HostError
+from casemate.errors import BootError
 from casemate.kernel.boot.component import SIZE_LIMIT
 from casemate.kernel.boot.loader import verify_loader
 from casemate.kernel.boot.progress import Progress
@@ -45,25 +45,6 @@ class Launched:
 
     pid: int
     pidfd: int
-
-
-def listen(port: int) -> socket.socket:
-    """Open the API's listening socket (IPv6 and IPv4). Raises HostError with a remedy."""
-    try:
-        opened = socket.create_server(
-            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512
-        )
-    except OSError:
-        try:
-            opened = socket.create_server(("0.0.0.0", port), backlog=512)  # noqa: S104 (the API is meant to be reached)
-        except OSError as error:
-            raise HostError(
-                f"port {port} cannot be opened for the API: {os.strerror(error.errno or 0)}",
-                component="api",
-                remedy="Name another one with --port, or stop the program that has it.",
-            ) from error
-    opened.set_inheritable(True)
-    return opened
 
 
 def launch(home: Home, settings: Settings, loader_file: str, tell: Progress) -> Launched:

@@ -1,4 +1,4 @@
-"""From a chosen bank to the next program: load its layers, write the record, become what is next.
+"""From a chosen bank to a visor root: load its layers, write the record of it.
 
 Shared by the loader of an installed Linux and by the one that firmware starts.
 """
@@ -6,24 +6,20 @@ Shared by the loader of an installed Linux and by the one that firmware starts.
 from __future__ import annotations
 
 import datetime as dt
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from casemate.kernel.boot.firmware import NO_FIRMWARE, Firmware
 from casemate.kernel.boot.layers import VisorRoot
 from casemate.kernel.boot.loader import Loaded, Loader
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.record import BootRecord, write_record
-from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings
+from casemate.kernel.boot.settings import Settings
 from casemate.kernel.home import Home
 from casemate.kernel.sys import mounts
 from casemate.kernel.tpm.device import Tpm
 from casemate.policy.measure import BANKS, BootMeasurer
 
-INIT = (PYTHON, "-I", "-B", "-m", "casemate.kernel.start")
 _LAYER_SPACE = 1 << 20  # bytes: the tmpfs that only holds mount points
 
 
@@ -67,14 +63,6 @@ def load(
     _hand_over(settings, home, loaded, banks, visor)
     progress.tell("visor", layers=len(loaded.components))
     return Booted(root, loaded)
-
-
-def become(program: Sequence[str], settings: Settings) -> NoReturn:
-    """Run the next program in this process; it inherits pipe and socket."""
-    for descriptor in (settings.progress, settings.listener):
-        if descriptor >= 0:
-            os.set_inheritable(descriptor, True)
-    os.execve(PYTHON, [*program, settings.dump()], ENVIRONMENT)  # noqa: S606 (no shell is the point)
 
 
 def _hand_over(

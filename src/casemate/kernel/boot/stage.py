@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from casemate.errors import CasemateError
-from casemate.kernel.boot.load import INIT, become, load
+from casemate.kernel.boot.handover import INIT, become
+from casemate.kernel.boot.load import load
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
 from casemate.kernel.boot.visor import enter_visor
