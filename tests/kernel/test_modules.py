@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from casemate.calls import modules as m
-from casemate.errors import CasemateError, HostError
+from casemate.errors import CasemateError, HostError, SignatureError
 from casemate.formats.cms import sign_bare
 from casemate.formats.kmod import join_module
+from casemate.kernel.loading import Gate, Loading
 from casemate.kernel.modules import Linux, Modules
 from casemate.kernel.store import Store
 from casemate.kernel.sys.memfd import is_sealed
@@ -52,12 +53,23 @@ class Host:
         self.files = []
         self.taken = []
         self.store = Store(place / "store")
-        self.modules = Modules(
-            lambda: self.root, self._vibs, self.trust, self.store, Linux(self.proc, self._take)
+        self.refusal = None
+        gate = Gate(self._judge, lambda _: None)
+        self.linux_modules = Modules(
+            lambda: self.root, self._vibs, self.trust, gate, Linux(self.proc, self._take)
         )
+        self.modules = Loading([self.linux_modules], self.store)
 
     def _vibs(self):
-        return [SimpleNamespace(descriptor=make_descriptor(files=tuple(self.files)))]
+        return [
+            SimpleNamespace(
+                descriptor=make_descriptor(files=tuple(self.files)), files={"p": "demo.v00"}
+            )
+        ]
+
+    def _judge(self, _vib):
+        if self.refusal:
+            raise self.refusal
 
     def _take(self, sealed, name, options):
         assert is_sealed(sealed)
@@ -124,7 +136,7 @@ def test_linux_never_sees_a_module_that_is(host, name):
     assert caught.value.code == code
     assert host.taken == []
     (shown,) = host.ask(m.ModuleList(name="evil")).modules
-    assert shown.status.startswith("Unsigned")
+    assert shown.status.startswith("Refused")
 
 
 def test_linux_never_sees_a_module_that_needs_a_bad_one(host):
@@ -135,6 +147,17 @@ def test_linux_never_sees_a_module_that_needs_a_bad_one(host):
         host.load("good")
     assert (caught.value.code, caught.value.component) == ("signer-untrusted", "bad")
     assert host.taken == []
+
+
+def test_linux_never_sees_a_module_whose_vib_was_revoked_and_says_so_in_the_same_words(host):
+    host.trust_key()
+    host.put("good", module("good"))
+    host.refusal = SignatureError("VIB demo is revoked: key lost", code="vib-revoked")
+    with pytest.raises(SignatureError, match="key lost"):
+        host.load("good")
+    assert host.taken == []
+    (shown,) = host.ask(m.ModuleList(name="good")).modules
+    assert shown.status == "Refused: VIB demo is revoked: key lost"
 
 
 def test_modules_that_need_each_other_end(host):
@@ -199,7 +222,7 @@ def test_what_is_known_of_a_module_is_shown(host):
     host.put("good", module("good"))
     (host.proc / "modules").write_text("good 100 0 - Live 0x0\n")
     (one,) = host.ask(m.ModuleList()).modules
-    assert (one.loaded, one.enabled, one.license, one.version) == (True, True, "GPL", "2.1")
+    assert (one.loaded, one.enabled, one.license, one.version) == (True, False, "GPL", "2.1")
     assert (one.vib, one.level, one.status) == ("demo", "PartnerSupported", "Signed")
     assert one.issuer == "CN=Module key,O=Casemate tests"
     assert one.digest == hashlib.sha256(module("good")).hexdigest()
@@ -225,7 +248,7 @@ def test_a_linux_that_refuses_is_told_and_everything_is_closed(host):
         os.close(sealed)
         raise HostError("Key was rejected by service", component=name)
 
-    host.modules._linux = Linux(host.proc, refuse)
+    host.linux_modules._linux = Linux(host.proc, refuse)
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(HostError):
         host.load("good")

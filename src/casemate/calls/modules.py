@@ -1,4 +1,4 @@
-"""Requests about Linux modules that VIBs bring."""
+"""Requests about what VIBs bring to be loaded: Linux modules, and plug-ins of the kernel."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ CONFIG = "Host.Config.AdvancedConfig"
 
 
 @dataclass(frozen=True, slots=True)
-class LinuxModule:
+class Module:
     """A module: its file, the VIB that brings it, who signed it, and what is set for it.
 
-    ``status`` is "Signed", or why the module's own signature is not good. ``digest`` is the SHA-256
+    ``status`` is "Signed", or why it would not be loaded. ``digest`` is the SHA-256
     of the file, ``fingerprint`` that of the signer's certificate, both hexadecimal. ``parameters``
-    are (name, type, description); ``options`` what is set.
+    are (name, type, description); ``options`` what is set; ``provides`` the interfaces that it is
+    for. Of a plug-in ``file`` is the manifest, and the digest covers all its files.
     """
 
     name: str
@@ -36,19 +37,21 @@ class LinuxModule:
     fingerprint: str
     parameters: tuple[tuple[str, str, str], ...]
     options: str
+    kind: str = ""
+    provides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ModulesReply:
     """Modules, by name; ``refusal`` says why this machine loads none, if it does not."""
 
-    modules: tuple[LinuxModule, ...]
+    modules: tuple[Module, ...]
     refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleList:
-    """The Linux modules of the running image; ``name`` asks for one alone."""
+    """The Linux modules and plug-ins of the running image; ``name`` asks for one alone."""
 
     session: str = ""
     name: str = ""
@@ -59,7 +62,7 @@ class ModuleList:
 
 @dataclass(frozen=True, slots=True)
 class ModuleLoad:
-    """Load a module, and what it depends on, with the options that are set."""
+    """Load a module, and what it depends on, with the options that are set; or a plug-in."""
 
     session: str
     name: str

@@ -35,6 +35,7 @@ from casemate.kernel.datastores import Datastores
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.devices import Devices
 from casemate.kernel.encryption import Encryption
+from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.groups import Groups
 from casemate.kernel.guests import Guests
 from casemate.kernel.hardening import Hardening
@@ -46,12 +47,14 @@ from casemate.kernel.init import configure_log
 from casemate.kernel.integrity import Integrity
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.leases import Leases
+from casemate.kernel.loading import Gate, Loading
 from casemate.kernel.logs import Logs
 from casemate.kernel.maintenance import Maintenance
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
 from casemate.kernel.modules import Modules
 from casemate.kernel.ova import Ova
+from casemate.kernel.plugins.registry import Plugins
 from casemate.kernel.poolcalls import PoolCalls
 from casemate.kernel.pools import Pools, capacity_of
 from casemate.kernel.roots import visor_root
@@ -144,14 +147,17 @@ def resources(
     return scheduler, statistics
 
 
-def hardened(kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path) -> Auditor:
+def hardened(
+    kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path
+) -> tuple[Auditor, Integrity]:
     """Add the audit of all processes; the caller runs it."""
     auditor = Auditor(kernel.cells.running, measurements.security_option, kernel.cells.power_off)
-    auditor.also(Integrity(measurements).look)
+    integrity = Integrity(measurements)
+    auditor.also(integrity.look)
     audit = Hardening(auditor, accelerator, bank, bank.parent / "trust")
     kernel.add(audit.handlers())
     kernel.watch(audit.findings)
-    return auditor
+    return auditor, integrity
 
 
 def devices_of(kernel: Kernel, stream: FactStream) -> Devices:
@@ -199,12 +205,12 @@ def life_of_vms(
     return starter, switching, guests
 
 
-def files(kernel: Kernel, inventory: Inventory, accounts: Accounts) -> None:
+def files(kernel: Kernel, inventory: Inventory, accounts: Accounts, plugins: Plugins) -> None:
     """Hook up the files of datastores."""
     datastores = Datastores(inventory, kernel.vms.tasks, kernel.check)
     datastores.sweep()
     kernel.add(datastores.handlers())
-    kernel.add(VirtualDisks(datastores).handlers())
+    kernel.add(VirtualDisks(datastores, ForeignDisks(plugins)).handlers())
     kernel.add(Transfers(datastores, accounts.session, kernel.check).handlers())
 
 
@@ -251,19 +257,24 @@ def told_to_stop() -> asyncio.Event:
     return stopping
 
 
-def packages(
+async def packages(
     kernel: Kernel,
     place: Place,
-    store: Store,
     stream: FactStream,
     measurements: Measurements,
     auditor: Auditor,
-) -> Modules:
-    """Hook up what changes the host's software, and what loads Linux modules of it."""
+    integrity: Integrity,
+) -> Plugins:
+    """Hook up what changes the host's software, and load what it brings to be loaded."""
+    store = kernel.vms.store
     software = Software(place, store, stream, measurements, changed=auditor.extend)
-    modules = Modules(visor_root, software.in_use, place.home.trust, store)
-    kernel.add({**software.handlers(), **modules.handlers()})
-    return modules
+    gate = Gate(software.judge_in_use, integrity.confirm)
+    modules = Modules(visor_root, software.in_use, place.home.trust, gate)
+    plugins = Plugins(visor_root, software.in_use, gate, software.waivers)
+    loading = Loading((modules, plugins), store)
+    kernel.add({**software.handlers(), **loading.handlers()})
+    await loading.load_enabled()
+    return plugins
 
 
 async def serve(settings: Settings, home: Home) -> None:
@@ -311,7 +322,6 @@ async def serve(settings: Settings, home: Home) -> None:
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
     starter, switching, guests = life_of_vms(kernel, pools, stream, devices, statistics)
-    files(kernel, inventory, accounts)
     kernel.add(
         {
             **maintenance.handlers(),
@@ -319,15 +329,15 @@ async def serve(settings: Settings, home: Home) -> None:
             **agents(settings, home, measurements),
         }
     )
-    auditor = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
+    watch = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     place = Place(home, settings.bank, inventory.resolve, time.time)
-    await packages(kernel, place, store, stream, measurements, auditor).load_enabled()
+    files(kernel, inventory, accounts, await packages(kernel, place, stream, measurements, *watch))
     await kernel.adopt()
     await switching.start(kernel.running())
     pools.publish()
     server = CallsServer(home.calls_socket, callers(settings), stream, kernel.handle)
     await server.start(HOSTD_UID)
-    loops = asyncio.gather(scheduler.run(), statistics.run(), auditor.run(), guests.run())
+    loops = asyncio.gather(scheduler.run(), statistics.run(), watch[0].run(), guests.run())
     try:
         if not measurements.complete:
             await _complete(home, settings, stream, measurements, progress)

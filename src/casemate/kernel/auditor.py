@@ -30,7 +30,7 @@ from casemate.machine import domains
 from casemate.machine.domains import Domain, Enforcement, Wall
 from casemate.machine.planaudit import TPM_UID_END, UID_BASE, UID_END
 from casemate.machine.planvtpm import TPM_UID_OFFSET
-from casemate.machine.processplan import APP_UID, CONSOLE_UID, HOSTD_UID, TPM_UID
+from casemate.machine.processplan import APP_UID, CONSOLE_UID, HOSTD_UID, PLUGIN_UID, TPM_UID
 from casemate.policy.processaudit import VIOLATION, Expected, ProcessReport, audit_process
 
 EVERY_SECONDS: Final = 5.0
@@ -52,6 +52,7 @@ _SERVICES: Final = {
     CONSOLE_UID: ("console", domains.CONSOLE),
     TPM_UID: ("swtpm", domains.TPM),
     APP_UID: ("app", domains.APP),
+    PLUGIN_UID: ("plug-in", domains.PLUGIN),
 }
 # A guest's TPM has all the walls of its VM, and ends with it.
 _GUEST_TPM: Final = replace(domains.VM, name=domains.TPM.name, dual_mapped=frozenset())

@@ -50,8 +50,12 @@ def start(
             seccomp.apply(plan.calls)
 
     limits = {resource.RLIMIT_CORE: plan.core_bytes}
-    if plan.open_files:
-        limits[resource.RLIMIT_NOFILE] = plan.open_files
+    wanted = {
+        resource.RLIMIT_NOFILE: plan.open_files,
+        resource.RLIMIT_AS: plan.memory,
+        resource.RLIMIT_CPU: plan.processor_seconds,
+    }
+    limits |= {kind: limit for kind, limit in wanted.items() if limit}
     identity = Identity(plan.uid, plan.uid) if plan.uid is not None else None
     return spawn(program, identity=identity, rlimits=limits, prepare=before)
 

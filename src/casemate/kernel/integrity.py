@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
-from casemate.errors import CasemateError, Finding
+from casemate.errors import CasemateError, Finding, VerificationError
 from casemate.kernel.boot.layers import LayerDevice
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.sys.loops import backing_of, open_loop
@@ -52,6 +52,26 @@ class Integrity:
     def look(self) -> tuple[Finding, ...]:
         """Return what is not as it was measured."""
         return (*self._mounts(), *self._layers())
+
+    def confirm(self, names: Collection[str]) -> None:
+        """Raise unless the layers of these names still are what was measured.
+
+        Raises:
+            VerificationError: ``layer-replaced`` or ``layer-changed``.
+            HostError: One cannot be looked at.
+        """
+        facts = {one.file_name: one for one in self._measurements.components}
+        for layer in self._measurements.record.layers:
+            device = LayerDevice(*layer)
+            if device.name in names:
+                fact = facts[device.name]
+                for found in _check(device, fact.size, fact.sha256):
+                    raise VerificationError(
+                        found.reason,
+                        code=found.code,
+                        component=found.component,
+                        remedy=found.remedy,
+                    )
 
     def _mounts(self) -> Iterator[Finding]:
         yield from audit_mounts(self._first, parse_mounts(self._mountinfo.read_text()))

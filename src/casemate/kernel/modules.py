@@ -8,13 +8,10 @@ is inside the kernel image and nowhere else: ``casemate trust module-keys`` take
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 import logging
 import os
-import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -22,10 +19,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from casemate.calls import modules as m
-from casemate.calls.messages import Empty
+from casemate.calls.modules import Module
 from casemate.errors import (
-    ArgumentError,
     CasemateError,
     HostError,
     NotFoundError,
@@ -33,26 +28,20 @@ from casemate.errors import (
 )
 from casemate.formats.imgdb import DbVib
 from casemate.formats.modinfo import ModuleInfo, parse_modinfo
-from casemate.kernel.accounts import Session
-from casemate.kernel.store import Store
+from casemate.kernel.loading import Gate, Settings, plain
 from casemate.kernel.sys.memfd import mapped, sealed_copy
 from casemate.kernel.sys.modules import load_sealed
 from casemate.policy.kmod import MODULE_KEYS, verify_module
 from casemate.policy.levels import Level
 from casemate.policy.trust import subject_of
 
-SETTINGS: Final = "modules"
-"""Name in the store: JSON, module to ``enabled`` and ``options``."""
 PLACES: Final = ("usr/lib/modules/", "usr/lib/vmware/vmkmod/")
 """Where VIBs bring Linux modules."""
 MAX_MODULE: Final = 64 << 20
 """Bytes of a module; the largest of Debian's have some 10 MiB."""
-MAX_OPTIONS: Final = 1024
 MAX_DEPTH: Final = 32
 """Modules that need one another in a row."""
 
-Settings = dict[str, dict[str, object]]
-_OPTIONS: Final = re.compile(r"(?:[A-Za-z0-9_]{1,64}=[!-~]{0,256}(?: |$))*", re.ASCII)
 _log = logging.getLogger(__name__)
 
 
@@ -91,13 +80,13 @@ class Linux:
 
 
 class Modules:
-    """Answers the requests about modules.
+    """Lists and loads Linux modules.
 
     Args:
         root: where the visor root is now.
         vibs: the VIBs that are in use.
         trust: the trust directory.
-        store: keeps settings.
+        gate: what a VIB passes again.
         linux: the machine's Linux.
     """
 
@@ -106,59 +95,33 @@ class Modules:
         root: Callable[[], Path],
         vibs: Callable[[], Iterable[DbVib]],
         trust: Path,
-        store: Store,
+        gate: Gate,
         linux: Linux | None = None,
     ) -> None:
         self._root = root
         self._vibs = vibs
         self._keys_place = trust / MODULE_KEYS
-        self._store = store
+        self._gate = gate
         self._linux = linux or Linux()
-        self._lock = asyncio.Lock()
 
-    def handlers(self) -> dict[type, Callable[..., Awaitable[object]]]:
-        """Return the handlers of this topic."""
-        return {m.ModuleList: self._list, m.ModuleLoad: self._load, m.ModuleSet: self._set}
+    def refusal(self) -> str:
+        """Return why this machine loads no modules; nothing when it can be tried."""
+        return self._linux.refusal()
 
-    async def load_enabled(self) -> None:
-        """Load what is set to be loaded at every start; what fails is logged."""
-        settings = self._settings()
-        for name, own in settings.items():
-            if own.get("enabled") is True:
-                try:
-                    async with self._lock:
-                        await asyncio.to_thread(self._load_named, name, settings)
-                except CasemateError as error:
-                    _log.warning("the module %s was not loaded: %s", name, error.reason)
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the modules of VIBs that are in use."""
+        return tuple(found.name for found in self._all())
 
-    async def _list(self, request: m.ModuleList, _: Session) -> m.ModulesReply:
-        return await asyncio.to_thread(self._describe_all, request.name, self._settings())
+    def at_start(self, own: Mapping[str, object]) -> bool:
+        """Tell whether a module with these settings is loaded when the kernel starts."""
+        return own.get("enabled") is True
 
-    async def _load(self, request: m.ModuleLoad, _: Session) -> Empty:
-        async with self._lock:
-            await asyncio.to_thread(self._load_named, request.name, self._settings())
-        return Empty()
+    def load(self, name: str, settings: Settings) -> None:
+        """Load a module, after what it needs.
 
-    async def _set(self, request: m.ModuleSet, _: Session) -> Empty:
-        name = self._find(request.name).name
-        if request.options is not None and (
-            len(request.options) > MAX_OPTIONS or not _OPTIONS.fullmatch(request.options)
-        ):
-            raise ArgumentError(
-                f"{request.options[:100]!r} are no options: they are name=value, apart by spaces.",
-                argument="parameter-string",
-                component=name,
-            )
-        settings = self._settings()
-        own = settings.setdefault(name, {})
-        if request.enabled is not None:
-            own["enabled"] = request.enabled
-        if request.options is not None:
-            own["options"] = request.options
-        self._store.set_value(SETTINGS, json.dumps(settings))
-        return Empty()
-
-    def _load_named(self, name: str, settings: Settings) -> None:
+        Raises:
+            CasemateError: It may not be loaded, or Linux refuses it.
+        """
         if reason := self._linux.refusal():
             raise NotSupportedError(
                 reason,
@@ -191,6 +154,7 @@ class Modules:
                 component=found.name,
                 remedy="Ask the provider of the VIB for modules that fit together.",
             )
+        self._gate.admit(found.vib)
         sealed = self._sealed(found)
         try:
             with mapped(sealed) as view:
@@ -201,7 +165,7 @@ class Modules:
             raise
         try:
             for need in info.depends:
-                if _plain(need) not in self._linux.loaded():
+                if plain(need) not in self._linux.loaded():
                     self._load_with_needs(self._find(need), keys, settings, (*above, found.name))
         except BaseException:
             os.close(sealed)
@@ -242,11 +206,11 @@ class Modules:
         for vib in self._vibs():
             for path in vib.descriptor.files:
                 if path.startswith(PLACES) and path.endswith(".ko"):
-                    yield Found(_plain(PurePosixPath(path).stem), path, vib)
+                    yield Found(plain(PurePosixPath(path).stem), path, vib)
 
     def _find(self, name: str) -> Found:
         for found in self._all():
-            if found.name == _plain(name):
+            if found.name == plain(name):
                 return found
         raise NotFoundError(
             f"There is no module {name[:64]!r}.",
@@ -255,27 +219,35 @@ class Modules:
             remedy="List them: esxcli system module list; install the VIB that brings it.",
         )
 
-    def _describe_all(self, name: str, settings: Settings) -> m.ModulesReply:
-        wanted = [self._find(name)] if name else list(self._all())
+    def describe(self, names: Collection[str], settings: Settings) -> Iterator[Module]:
+        """Yield what is known of modules, and of who signed them."""
         keys, loaded = self.keys(), self._linux.loaded()
-        rows = tuple(
-            replace(
-                self._describe(found, keys, settings.get(found.name, {})),
-                loaded=found.name in loaded,
-            )
-            for found in sorted(wanted, key=lambda one: one.name)
-        )
-        return m.ModulesReply(rows, self._linux.refusal())
+        refusals: dict[str, str] = {}
+        for found in self._all():
+            if found.name in names:
+                vib_id = found.vib.descriptor.vib_id
+                if vib_id not in refusals:
+                    refusals[vib_id] = self._refusal_of(found.vib)
+                row = self._describe(found, keys, settings.get(found.name, {}), refusals[vib_id])
+                yield replace(row, loaded=found.name in loaded)
+
+    def _refusal_of(self, vib: DbVib) -> str:
+        try:
+            self._gate.judge(vib)
+        except CasemateError as error:
+            return f"Refused: {error.reason}"
+        return ""
 
     def _describe(
         self,
         found: Found,
         keys: tuple[x509.Certificate, ...],
-        settings: Mapping[str, object],
-    ) -> m.LinuxModule:
+        own: Mapping[str, object],
+        refusal: str,
+    ) -> Module:
         descriptor = found.vib.descriptor
         info = ModuleInfo(found.name, (), (), "")
-        status, issuer, fingerprint, digest = "Signed", "", "", ""
+        status, issuer, fingerprint, digest = refusal or "Signed", "", "", ""
         sealed = self._sealed(found)
         try:
             with mapped(sealed) as view:
@@ -285,14 +257,14 @@ class Modules:
                 issuer = subject_of(signed.certificate)
                 fingerprint = signed.certificate.fingerprint(hashes.SHA256()).hex()
         except CasemateError as error:
-            status = f"Unsigned: {error.reason}"
+            status = f"Refused: {error.reason}"
         finally:
             os.close(sealed)
-        return m.LinuxModule(
+        return Module(
             name=found.name,
             file=f"/{found.path}",
             loaded=False,
-            enabled=settings.get("enabled") is not False,
+            enabled=self.at_start(own),
             license=info.license,
             version=info.version,
             depends=info.depends,
@@ -304,14 +276,6 @@ class Modules:
             digest=digest,
             fingerprint=fingerprint,
             parameters=info.parameters,
-            options=str(settings.get("options", "")),
+            options=str(own.get("options", "")),
+            kind="Linux module",
         )
-
-    def _settings(self) -> Settings:
-        found = json.loads(self._store.value(SETTINGS) or "{}")
-        return {str(name): dict(own) for name, own in found.items()}
-
-
-def _plain(name: str) -> str:
-    """Return a module's name as Linux writes it: with underscores."""
-    return name.replace("-", "_")

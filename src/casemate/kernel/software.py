@@ -48,7 +48,7 @@ from casemate.kernel.transaction import Disk, write_bank
 from casemate.kernel.vibfacts import describe
 from casemate.machine.facts import HostFact
 from casemate.policy import solve
-from casemate.policy.acceptance import verify_payload
+from casemate.policy.acceptance import VibVerdict, verify_payload
 from casemate.policy.banks import plan_rollback
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level, level_from_name
@@ -137,6 +137,15 @@ class Software:
     def in_use(self) -> list[DbVib]:
         """Return the VIBs of the running image and those that were installed live."""
         return [*self._images.running().database.vibs, *self._live.vibs()]
+
+    def judge_in_use(self, vib: DbVib) -> VibVerdict:
+        """Judge a VIB that is in use again, as one that is installed now. Raises CasemateError."""
+        level = Level(self._images.running().database.profile.acceptance_level)
+        return self._judge(level).verdict(vib.descriptor_bytes, vib.signature)
+
+    def waivers(self) -> tuple[Waiver, ...]:
+        """Return the hardening waivers in force."""
+        return self._waivers()
 
     async def _list(self, request: s.SoftwareList, _: Session) -> s.SoftwareReply:
         image = self._images.upcoming() if request.rebooting else self._images.running()

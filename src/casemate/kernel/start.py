@@ -24,10 +24,10 @@ from casemate.kernel import confine
 from casemate.kernel.boot.firstwords import NAME
 from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
-from casemate.kernel.home import INSIDE, Home
+from casemate.kernel.home import Home
 from casemate.kernel.init import Init, Service, configure_log
-from casemate.kernel.roots import newest_root
-from casemate.kernel.sys import mounts
+from casemate.kernel.ownroot import hide_all_but
+from casemate.kernel.roots import visor_root
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
@@ -42,7 +42,6 @@ TRIAL_SECONDS = 600
 
 _LISTENER = 3
 _PROGRESS = 4
-_PLACES = 1 << 16  # bytes: a tmpfs that only holds mount points
 
 
 def _log_file(home: Home, name: str) -> int:
@@ -89,7 +88,10 @@ def start_hostd(settings: Settings, home: Home) -> int:
     )
     program = Program(argv, ENVIRONMENT, {1: log, 2: log, _LISTENER: settings.listener})
     return _start(
-        HOSTD, program, log, prepare=lambda: _hide_all_but(home.calls_socket.parent, home.tls)
+        HOSTD,
+        program,
+        log,
+        prepare=lambda: hide_all_but(home.calls_socket.parent, home.tls, root=visor_root()),
     )
 
 
@@ -108,36 +110,9 @@ def start_console(home: Home, terminal: str) -> int:
 
     def prepare() -> None:
         unshare(Namespace.NET)
-        _hide_all_but(*kept)
+        hide_all_but(*kept, root=visor_root())
 
     return _start(CONSOLE, program, log, prepare=prepare)
-
-
-def _hide_all_but(*kept: Path) -> None:
-    """Leave, in a mount namespace of its own, the visor root and nothing of the home but this.
-
-    The root is the newest one: with the VIBs in it that were installed live.
-    """
-    unshare(Namespace.MOUNT | Namespace.IPC | Namespace.UTS)
-    mounts.make_private()
-    root = newest_root()
-    top = root or Path("/")
-    handles = [os.open(place, os.O_PATH | os.O_DIRECTORY) for place in kept]
-    if root is not None:
-        mounts.bind("/dev", root / "dev", mounts.Access.NO_SUID | mounts.Access.NO_EXEC)
-        for name in ("dev/shm", "tmp"):
-            mounts.bind(Path("/", name), root / name, mounts.DATA)
-    inside = top / INSIDE.relative_to("/")
-    for hidden in (inside, top / "sys", top / "run"):
-        mounts.tmpfs(hidden, size=_PLACES, mode=0o755)
-    for place, handle in zip(kept, handles, strict=True):
-        target = top / place.relative_to("/")
-        target.mkdir(parents=True)
-        mounts.bind(f"/proc/self/fd/{handle}", target, mounts.DATA)
-    mounts.restrict(inside, mounts.READ_ONLY_DATA)
-    mounts.tmpfs(top / "proc", size=_PLACES, mode=0o755)
-    if root is not None:
-        mounts.pivot_root(root)
 
 
 def end_trial(home: Home, bank: str, end: Callable[[Power], object] = end_machine) -> None:

@@ -17,6 +17,7 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.datastores import Datastores, Handler
+from casemate.kernel.foreigndisks import ForeignDisk, ForeignDisks
 from casemate.kernel.sys.files import copy_data, lock, write_all
 from casemate.kernel.tasks import Job
 from casemate.kernel.volume import Volume
@@ -32,8 +33,9 @@ _THIN: Final = "ddb.thinProvisioned"
 class VirtualDisks:
     """Handlers of the requests about disks."""
 
-    def __init__(self, datastores: Datastores) -> None:
+    def __init__(self, datastores: Datastores, foreign: ForeignDisks) -> None:
         self._datastores = datastores
+        self._foreign = foreign
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
@@ -69,11 +71,15 @@ class VirtualDisks:
         return self._datastores.start(request.datastore, operation, session, work)
 
     async def _copy(self, request: c.CopyDisk, session: Session) -> TaskReply:
-        _split(request.path)
+        foreign = self._foreign.reads(request.path)
+        if not foreign:
+            _split(request.path)
         self._demand_free(request.to_datastore, request.to_path)
         self._datastores.demand_target(request, session)
 
         def work(job: Job) -> str:
+            if foreign:
+                return self._convert(request, job)
             with (
                 self._datastores.open(request.datastore) as volume,
                 self._datastores.open(request.to_datastore) as target,
@@ -91,6 +97,26 @@ class VirtualDisks:
 
         operation = f"{_MANAGER}.copyVirtualDisk"
         return self._datastores.start(request.datastore, operation, session, work, cancellable=True)
+
+    def _convert(self, request: c.CopyDisk, job: Job) -> str:
+        """Make a flat disk of a file that a storage plug-in reads."""
+        with (
+            self._datastores.open(request.datastore) as volume,
+            self._datastores.open(request.to_datastore) as target,
+            contextlib.ExitStack() as opened,
+        ):
+            source = volume.open_read(request.path)
+            opened.callback(os.close, source)
+            disk = opened.enter_context(self._foreign.open(request.path, source))
+            self._clear(target, request)
+            spec = _spec("", disk.capacity, "")
+            _make(target, request.to_path, spec, thin=request.thin is not False)
+            try:
+                _fill_from(disk, target, request.to_path, job)
+            except BaseException:
+                self._remove(target, request.to_datastore, request.to_path)
+                raise
+            return target.shown(request.to_path)
 
     async def _move(self, request: c.MoveDisk, session: Session) -> TaskReply:
         self._demand_free(request.datastore, request.path)
@@ -248,6 +274,20 @@ def _found(volume: Volume, path: str) -> Iterator[tuple[VmDirectory, DiskSource]
 def _is_thin(directory: VmDirectory, source: DiskSource) -> bool:
     told = dict(disks.describe(directory.fd, source.disk.file_name).ddb)
     return source.format != "raw" or told.get(_THIN) == "1"
+
+
+def _fill_from(disk: ForeignDisk, target: Volume, to_path: str, job: Job) -> None:
+    """Write what a plug-in reads into the empty disk that was made for it."""
+    folder, _ = _split(to_path)
+    with target.folder(folder) as goal, target.faults(target.shown(to_path)):
+        writing = goal.open_file(_extent(to_path).rpartition("/")[2], os.O_RDWR)
+        try:
+            for offset, data in disk.pieces():
+                job.report(offset, disk.capacity)
+                write_all(writing, data, offset)
+            os.fsync(writing)
+        finally:
+            os.close(writing)
 
 
 def _fill(

@@ -94,3 +94,7 @@ PRIVILEGED: Final = CallFilter()
 FRONT_END: Final = CallFilter(
     allowed=tuple(sorted({*_FILES, *_MEMORY, *_NETWORK, *_WAITING, *_ITSELF}))
 )
+PLUGIN: Final = CallFilter(
+    allowed=tuple(sorted(({*_FILES, *_MEMORY, *_WAITING, *_ITSELF}) - {"kill", "tkill", "ioctl"}))
+)
+"""For plug-ins: what an interpreter needs to read, compute and answer; no sockets at all."""

@@ -100,7 +100,13 @@ APP: Final = Domain(
     dual_mapped=VM.dual_mapped,
 )
 
-DOMAINS: Final = (SUPER, HOSTD, CONSOLE, VM, TPM, APP)
+PLUGIN: Final = Domain(
+    "pluginDom",
+    "a plug-in of the kernel that a VIB brings",
+    _UNPRIVILEGED | {Wall.VISOR_ROOT, Wall.MOUNTS, Wall.FILE_RULES, Wall.NETWORK},
+)
+
+DOMAINS: Final = (SUPER, HOSTD, CONSOLE, VM, TPM, APP, PLUGIN)
 """All domains; superDom and tpm2emuDom cannot be ended without ending every proof of the host, so
 their violations are reported, and measured, instead."""
 

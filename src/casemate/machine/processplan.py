@@ -13,6 +13,7 @@ from typing import Final
 from casemate.errors import Finding
 from casemate.machine import domains
 from casemate.machine.callfilters import FRONT_END, NEVER, PRIVILEGED, CallFilter
+from casemate.machine.callfilters import PLUGIN as PLUGIN_CALLS
 from casemate.machine.domains import Domain, Wall
 
 HOSTD_UID: Final = 64000
@@ -23,6 +24,8 @@ APP_UID: Final = 64002
 """uid and gid of short-lived programs that the kernel runs."""
 CONSOLE_UID: Final = 64003
 """uid and gid of the direct console on a machine of its own."""
+PLUGIN_UID: Final = 64004
+"""uid and gid of the processes in which plug-ins of the kernel run."""
 TERMINALS: Final = ("tty1", "ttyS0")
 """Device names of a machine's terminals: screen and first serial line."""
 SERVICE_UIDS: Final = range(64000, 64016)
@@ -57,6 +60,10 @@ class ProcessPlan:
     files: tuple[FileRule, ...] = ()
     open_files: int = 0
     core_bytes: int = 0
+    memory: int = 0
+    """Bytes of addresses that it may use at most; 0: no limit of its own."""
+    processor_seconds: int = 0
+    """Of a processor's time, after which Linux ends it; 0: no limit."""
 
 
 INIT: Final = ProcessPlan(
@@ -104,8 +111,25 @@ CONSOLE: Final = ProcessPlan(
 APP: Final = ProcessPlan(
     "app", domains.APP, domains.APP.walls, uid=APP_UID, calls=PRIVILEGED, open_files=256
 )
+PLUGIN: Final = ProcessPlan(
+    "plugin",
+    domains.PLUGIN,
+    domains.PLUGIN.walls,
+    "casemate.kernel.plugins.process",
+    uid=PLUGIN_UID,
+    calls=PLUGIN_CALLS,
+    files=(
+        FileRule("/usr"),
+        FileRule("/etc"),
+        FileRule("/dev/null", change=True),
+        FileRule("/dev/urandom"),
+    ),
+    open_files=256,
+    memory=1 << 30,
+    processor_seconds=3600,
+)
 
-PLANS: Final = (INIT, KERNEL, HOSTD, CONSOLE, APP)
+PLANS: Final = (INIT, KERNEL, HOSTD, CONSOLE, APP, PLUGIN)
 
 
 def swtpm_plan(state: str, sockets: str) -> ProcessPlan:

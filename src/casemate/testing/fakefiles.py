@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from casemate.calls import files as c
 from casemate.calls.codec import decode
@@ -16,6 +16,8 @@ from casemate.errors import CasemateError, NotFoundError, PermissionDeniedError
 from casemate.hostd.kernelclient import RefusedError, Transfer
 from casemate.kernel.accounts import LOCAL_ROOT, Session
 from casemate.kernel.datastores import Datastores
+from casemate.kernel.foreigndisks import ForeignDisks
+from casemate.kernel.plugins.runner import Session as PluginSession
 from casemate.kernel.server import carry_out
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks, fault_of
@@ -63,6 +65,16 @@ class _Stream(FactStream):
         return self._told.find({"TaskFact": TaskFact}[kind], key)
 
 
+class _NoPlugins:
+    """A host without plug-ins."""
+
+    def storage(self, _suffix: str) -> str | None:
+        return None
+
+    def use(self, name: str, _told: Mapping[str, Any]) -> AbstractContextManager[PluginSession]:
+        raise NotFoundError(f"There is no plug-in {name}.")
+
+
 class FakeFiles:
     """Answers the requests of ``calls.files``."""
 
@@ -71,7 +83,10 @@ class FakeFiles:
         tasks = Tasks(_Stream(facts), lambda: 1_700_000_000.0)
         datastores = Datastores(self, tasks, self._check)
         self._transfers = Transfers(datastores, self._session, self._check).handlers()
-        self.handlers = {**datastores.handlers(), **VirtualDisks(datastores).handlers()}
+        self.handlers = {
+            **datastores.handlers(),
+            **VirtualDisks(datastores, ForeignDisks(_NoPlugins())).handlers(),
+        }
 
     async def ask(self, request: object) -> object:
         """Answer a request. Raises RefusedError."""

@@ -11,7 +11,7 @@ from casemate.calls.esxcli.hardware import facts_of, host_fact
 from casemate.calls.esxcli.settings import register_system
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Empty
-from casemate.calls.modules import LinuxModule, ModuleList, ModuleLoad, ModuleSet, ModulesReply
+from casemate.calls.modules import Module, ModuleList, ModuleLoad, ModuleSet, ModulesReply
 from casemate.calls.software import InstalledVib, SoftwareList, SoftwareReply
 from casemate.errors import ArgumentError
 from casemate.machine.facts import ComponentFact
@@ -36,9 +36,11 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     listed.add_argument("-l", "--loaded", help="true: only these; false: only others")
     listed.add_argument("-e", "--enabled", help="true: only these; false: only others")
     got = command(module, "get", "Show a module and who signed it.", _module)
-    loaded = command(module, "load", "Load a Linux module of a VIB.", _load)
+    loaded = command(module, "load", "Load a Linux module or a plug-in of a VIB.", _load)
     loaded.add_argument("-f", "--force", action="store_true", help=argparse.SUPPRESS)
-    changed = command(module, "set", "Set whether a module is loaded at every start.", _set)
+    changed = command(
+        module, "set", "Set whether a module or plug-in is loaded at every start.", _set
+    )
     changed.add_argument("-e", "--enabled", required=True, help="true or false")
     changed.add_argument("-f", "--force", action="store_true", help=argparse.SUPPRESS)
     parameters = namespace(module, "parameters", "parameters of Linux modules")
@@ -74,10 +76,10 @@ def _version(_options: argparse.Namespace) -> Run:
 
 def _modules(options: argparse.Namespace) -> Run:
     components = yield from _components()
-    linux = (yield from ask(ModuleList(), ModulesReply)).modules
+    loadable = (yield from ask(ModuleList(), ModulesReply)).modules
     rows: list[Row] = [
         *(_state(_stem(one), loaded=True, enabled=True) for one in components),
-        *(_state(one.name, loaded=one.loaded, enabled=one.enabled) for one in linux),
+        *(_state(one.name, loaded=one.loaded, enabled=one.enabled) for one in loadable),
     ]
     for label, wanted in (("Is Loaded", options.loaded), ("Is Enabled", options.enabled)):
         if wanted is not None:
@@ -97,20 +99,20 @@ def _module(options: argparse.Namespace) -> Run:
     )
     if found is None:
         reply = yield from ask(ModuleList(name=options.module), ModulesReply)
-        return Answer([_linux_facts(reply.modules[0])], structure="ModuleInfo")
+        return Answer([_loadable_facts(reply.modules[0])], structure="ModuleInfo")
     image = yield from ask(SoftwareList(), SoftwareReply)
     vib = next((one for one in image.vibs if one.vib_id == found.vib_id), None)
     return Answer([_module_facts(found, vib)], structure="ModuleInfo")
 
 
-def _linux_facts(one: LinuxModule) -> Row:
+def _loadable_facts(one: Module) -> Row:
     return {
         "Module": one.name,
         "Module File": one.file,
         "License": one.license,
         "Version": one.version,
         "Build Type": "release",
-        "Provided Namespaces": (),
+        "Provided Namespaces": one.provides,
         "Required Namespaces": one.depends,
         "Containing VIB": one.vib,
         "VIB Acceptance Level": one.level,
@@ -119,6 +121,7 @@ def _linux_facts(one: LinuxModule) -> Row:
         "Signature Digest": _grouped(one.digest),
         "Signature FingerPrint": one.fingerprint,
         "File Version": one.vib_version,
+        "Kind": one.kind,
     }
 
 
@@ -177,6 +180,7 @@ def _module_facts(one: ComponentFact, vib: InstalledVib | None) -> Row:
         "Signature Digest": _grouped(digest),
         "Signature FingerPrint": vib.fingerprint if vib else "",
         "File Version": one.vib_version,
+        "Kind": "payload",
     }
 
 
