@@ -28,7 +28,7 @@ from casemate.policy.levels import Level
 from casemate.testing.elves import Elf
 from casemate.testing.vibs import make_descriptor
 
-EXAMPLE = Path(__file__).parents[3] / "docs/examples/vhd"
+EXAMPLE = Path(__file__).parents[3] / "docs/examples/vhd/root"
 MANIFEST = 'name = "{name}"\nkind = "{kind}"\ninterface = {interface}\nentry = "driver:Entry"\n'
 GOOD = """
 class Entry:
