@@ -35,6 +35,7 @@ from casemate.kernel.datastores import Datastores
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.devices import Devices
 from casemate.kernel.encryption import Encryption
+from casemate.kernel.endorsement import Endorsement
 from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.groups import Groups
 from casemate.kernel.guests import Guests
@@ -274,6 +275,7 @@ async def packages(
     loading = Loading((modules, plugins), store)
     kernel.add({**software.handlers(), **loading.handlers()})
     await loading.load_enabled()
+    measurements.find_certificate = Endorsement(measurements, plugins).find
     return plugins
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ from casemate.errors import ArgumentError, CasemateError, TpmError
 from casemate.kernel.boot.loader import extend
 from casemate.kernel.boot.record import read_record, write_record
 from casemate.kernel.journal import Journal
-from casemate.kernel.tpm.device import Tpm
+from casemate.kernel.tpm.device import Maker, Tpm
 from casemate.machine.facts import ComponentFact
 from casemate.policy.measure import BootMeasurer, PlannedEvent
 
@@ -53,6 +54,8 @@ class Measurements:
         self.complete = False
         self.accelerator = ""
         self.lost = ""
+        self.find_certificate: Callable[[Maker, bytes], Awaitable[bytes]] = _nowhere
+        """Looks for the certificate of a TPM that has it in no usual place."""
 
     async def start(self) -> None:
         """Bring log and PCRs in step; a TPM that went away is noted, and no reason to stop."""
@@ -92,9 +95,9 @@ class Measurements:
     async def identity(self) -> IdentityReply:
         """Return the TPM's identity. Raises TpmError."""
 
-        def read(tpm: Tpm) -> IdentityReply:
+        def read(tpm: Tpm) -> tuple[IdentityReply, Maker]:
             endorsement, maker = tpm.ek(), tpm.maker()
-            return IdentityReply(
+            told = IdentityReply(
                 ek_certificate=endorsement.certificate,
                 ek_public=endorsement.public,
                 ak_public=tpm.ak(),
@@ -102,8 +105,13 @@ class Measurements:
                 firmware_version=maker.firmware_version,
                 kind=tpm.kind,
             )
+            return told, maker
 
-        return await self._with_tpm(read)
+        identity, maker = await self._with_tpm(read)
+        if identity.ek_certificate:
+            return identity
+        certificate = await self.find_certificate(maker, identity.ek_public)
+        return replace(identity, ek_certificate=certificate)
 
     async def activate(self, request: ActivateCredential) -> ActivationReply:
         """Answer a credential challenge. Raises TpmError when it is not for this TPM."""
@@ -196,3 +204,7 @@ class Measurements:
             except CasemateError as error:
                 _log.warning("the TPM did not close: %s", error.reason)
             self._tpm = None
+
+
+async def _nowhere(_maker: Maker, _public: bytes) -> bytes:
+    return b""

@@ -140,10 +140,11 @@ class Plugins:
 
     def storage(self, suffix: str) -> str | None:
         """Return the loaded plug-in that reads files with this suffix."""
-        return self._serving(PluginKind.STORAGE, lambda one: suffix.lower() in one.suffixes)
+        found = self._serving(PluginKind.STORAGE, lambda one: suffix.lower() in one.suffixes)
+        return found[0] if found else None
 
-    def tpm(self, maker: str) -> str | None:
-        """Return the loaded plug-in that knows TPMs of this maker."""
+    def tpm(self, maker: str) -> tuple[str, str] | None:
+        """Return the loaded plug-in that knows TPMs of this maker, and the id of its VIB."""
         return self._serving(PluginKind.TPM, lambda one: maker in one.makers)
 
     @contextmanager
@@ -162,12 +163,14 @@ class Plugins:
         with self._verified(found) as code, self._start(code, root, told) as session:
             yield session
 
-    def _serving(self, kind: PluginKind, suits: Callable[[PluginManifest], bool]) -> str | None:
+    def _serving(
+        self, kind: PluginKind, suits: Callable[[PluginManifest], bool]
+    ) -> tuple[str, str] | None:
         in_use = {found.name: found.vib.descriptor.vib_id for found in self._all()}
         with self._lock:
             for name, (vib_id, manifest) in sorted(self._loaded.items()):
                 if in_use.get(name) == vib_id and manifest.kind is kind and suits(manifest):
-                    return name
+                    return name, vib_id
         return None
 
     def _note(self, found: Found, manifest: PluginManifest) -> None:
