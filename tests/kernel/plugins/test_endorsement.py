@@ -1,4 +1,4 @@
-"""The certificate of a TPM's key by a plug-in: for that key, from where such things lie, or none."""
+"""The certificate of a TPM's key by a plug-in: for that very key, from its place, or none."""
 
 from __future__ import annotations
 
