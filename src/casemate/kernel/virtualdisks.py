@@ -86,7 +86,7 @@ class VirtualDisks:
                 _found(volume, request.path) as (directory, source),
             ):
                 thin = _is_thin(directory, source) if request.thin is None else request.thin
-                self._clear(volume, target, request)
+                self._clear(_inodes(volume, request.path), target, request)
                 _make(target, request.to_path, replace(source.disk, file_name=""), thin=thin)
                 try:
                     _fill(directory, source, target, request.to_path, job)
@@ -108,7 +108,8 @@ class VirtualDisks:
             source = volume.open_read(request.path)
             opened.callback(os.close, source)
             disk = opened.enter_context(self._foreign.open(request.path, source))
-            self._clear(target, request)
+            status = os.fstat(source)
+            self._clear({(status.st_dev, status.st_ino)}, target, request)
             spec = _spec("", disk.capacity, "")
             _make(target, request.to_path, spec, thin=request.thin is not False)
             try:
@@ -128,7 +129,7 @@ class VirtualDisks:
                 self._datastores.open(request.datastore) as volume,
                 self._datastores.open(request.to_datastore) as target,
             ):
-                self._clear(volume, target, request)
+                self._clear(_inodes(volume, request.path), target, request)
                 self._relocate(volume, target, request)
                 return target.shown(request.to_path)
 
@@ -179,14 +180,15 @@ class VirtualDisks:
         folder, _ = _split(path)
         self._datastores.demand_free(datastore, f"{folder}/{extent}".strip("/"))
 
-    def _clear(self, volume: Volume, target: Volume, request: c.CopyDisk | c.MoveDisk) -> None:
-        """Make room for a disk, where told to replace another one."""
+    def _clear(
+        self, source: set[tuple[int, int]], target: Volume, request: c.CopyDisk | c.MoveDisk
+    ) -> None:
+        """Make room for a disk, where told to replace one of other files than the source's."""
         if not target.exists(request.to_path):
             return
         shown = target.shown(request.to_path)
         # Paths may be written in many ways: files are the same when Linux says so.
-        same = _inodes(volume, request.path) & _inodes(target, request.to_path)
-        if not request.force or same:
+        if not request.force or source & _inodes(target, request.to_path):
             raise FilePresentError(f"{shown} exists already", file=shown)
         self._remove(target, request.to_datastore, request.to_path)
 
