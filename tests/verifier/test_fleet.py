@@ -13,7 +13,7 @@ from tests.verifier.conftest import Engine
 
 from casemate.testing.minifleet import MiniFleet
 from casemate.testing.smallhost import SmallImage
-from casemate.verifier import audit, store
+from casemate.verifier import alarmstore, audit, store
 from casemate.verifier.database import Postgres, open_database
 from casemate.verifier.references import Anchors
 from casemate.verifier.schema import SCHEMA
@@ -69,7 +69,7 @@ def attack(engine: Engine, made: MiniFleet) -> None:
     good = {name: state for name, state in engine.states().items() if name not in planned}
     assert set(good.values()) == {"trusted"}
     with engine.database.transaction() as step:
-        assert {alarm.host for alarm in store.alarms(step) if alarm.host} == set(planned)
+        assert {alarm.host for alarm in alarmstore.alarms(step) if alarm.host} == set(planned)
         audit.check(step)
 
 
@@ -93,7 +93,7 @@ def test_two_verifiers_on_postgresql_lose_nothing_when_one_is_killed(
         made = fleet(HOSTS)
         engine.enrol(made, CADENCE)
         with database.transaction() as step:
-            store.beat(step, "killed", 0.0)
+            alarmstore.beat(step, "killed", 0.0)
         taken = store.lease_due(database, "killed", 4.0, limit=5)
         assert len(taken) == 5
         engine.worker("one")
@@ -134,4 +134,4 @@ def test_postgresql_restarted_loses_nothing(postgres: str, anchors: Anchors, fle
 
 def _alarms(engine: Engine, code: str) -> list[str]:
     with engine.database.transaction() as step:
-        return [alarm.code for alarm in store.alarms(step) if alarm.code == code]
+        return [alarm.code for alarm in alarmstore.alarms(step) if alarm.code == code]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from casemate.errors import AppraisalError, BusyError
-from casemate.machine.fleet import FleetHost, Mode
+from casemate.errors import AppraisalError
+from casemate.machine.fleet import FleetHost, Mode, Round
 from casemate.policy.statemachine import State, enrolled
 from casemate.verifier import nonces, store
 from casemate.verifier.database import Database, Sqlite, SteadyClock, open_database
+from casemate.verifier.packing import Packer
 from casemate.verifier.records import moment, write_record
 from casemate.verifier.schema import SCHEMA
 
@@ -113,50 +114,64 @@ class Leases(RuleBasedStateMachine):
         assert len(rows) == len(HOSTS)
 
 
-class Nonces(RuleBasedStateMachine):
-    """Nonces handed out, brought back by anybody, in any order, early and late."""
+class NonceWorld(RuleBasedStateMachine):
+    """Nonces handed out, brought back by anybody, changed, early and late, and days apart."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
         self.database = memory(self.clock)
-        self.out: dict[bytes, tuple[str, float]] = {}
-        self.spent: set[bytes] = set()
+        self.nonces = (nonces.Nonces(), nonces.Nonces())  # two verifiers share the keys
+        self.out: dict[bytes, tuple[str, float, int]] = {}
 
     def teardown(self) -> None:
         self.database.close()
 
-    @rule(host=st.sampled_from(HOSTS))
-    def issue(self, host: str) -> None:
-        try:
-            with self.database.transaction() as step:
-                nonce = nonces.issue(step, host)
-        except BusyError:
-            fresh = [1 for name, at in self.out.values() if name == host and self.clock() - at < 60]
-            assert len(fresh) >= nonces.OUTSTANDING
-            return
+    @rule(host=st.sampled_from(HOSTS), version=st.integers(0, 2**32 - 1), maker=st.integers(0, 1))
+    def issue(self, host: str, version: int, maker: int) -> None:
+        with self.database.transaction() as step:
+            nonce = self.nonces[maker].issue(step, host, version)
         assert nonce not in self.out
-        self.out[nonce] = (host, self.clock())
+        self.out[nonce] = (host, self.clock(), version)
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data(), host=st.sampled_from(HOSTS))
-    def spend(self, data: st.DataObject, host: str) -> None:
+    @rule(data=st.data(), host=st.sampled_from(HOSTS), reader=st.integers(0, 1))
+    def read(self, data: st.DataObject, host: str, reader: int) -> None:
         nonce = data.draw(st.sampled_from(sorted(self.out)))
-        owner, issued = self.out[nonce]
-        late = self.clock() - issued > 60
-        good = owner == host and nonce not in self.spent and not late
+        owner, issued, version = self.out[nonce]
+        good = owner == host and 0 <= self.clock() - issued <= 60
         try:
-            nonces.spend(self.database, nonce, host)
+            with self.database.transaction() as step:
+                found = self.nonces[reader].read(step, nonce, host)
         except AppraisalError:
             assert not good
         else:
             assert good
-        if owner == host:
-            self.spent.add(nonce)
+            assert found.version == version
+            assert found.issued.timestamp() == pytest.approx(issued, abs=1e-5)
 
-    @rule(seconds=st.sampled_from([1.0, 30.0, 61.0]))
+    @precondition(lambda self: self.out)
+    @rule(data=st.data(), place=st.integers(0, 31), bit=st.integers(0, 7))
+    def change(self, data: st.DataObject, place: int, bit: int) -> None:
+        nonce = bytearray(data.draw(st.sampled_from(sorted(self.out))))
+        nonce[place] ^= 1 << bit
+        host = self.out[bytes(data.draw(st.sampled_from(sorted(self.out))))][0]
+        with (
+            self.database.transaction() as step,
+            pytest.raises(AppraisalError, match="none of ours"),
+        ):
+            self.nonces[0].read(step, bytes(nonce), host)
+
+    @rule(seconds=st.sampled_from([1.0, 30.0, 61.0, 86_400.0]))
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
+
+    @rule()
+    def forget(self) -> None:
+        with self.database.transaction() as step:
+            nonces.forget(step)
+            kept = step.all("SELECT name FROM value")
+        assert len(kept) <= 4
 
 
 QUICK = settings(
@@ -165,7 +180,7 @@ QUICK = settings(
 )  # fmt: skip
 TestLeases = Leases.TestCase
 TestLeases.settings = QUICK
-TestNonces = Nonces.TestCase
+TestNonces = NonceWorld.TestCase
 TestNonces.settings = QUICK
 
 
@@ -201,25 +216,23 @@ def test_many_verifiers_at_once_never_lease_a_host_twice(database: Database) -> 
     assert max(Counter(taken).values()) == 1
 
 
-def test_nonce_sent_by_many_at_once_is_spent_once(database: Database) -> None:
-    with database.transaction() as step:
-        nonce = nonces.issue(step, "a")
-    good = itertools.count()
-    spent: list[int] = []
+def test_round_sent_by_many_at_once_is_written_once(database: Database) -> None:
+    packer = Packer()
+    round_ = Round(0, "a", 1.0, "good", "trusted", "", 0, 1.0, os.urandom(32), b"{}", b"{}")
+    spent: list[bytes] = []
 
     def work() -> None:
-        try:
-            nonces.spend(database, nonce, "a")
-        except AppraisalError:
-            return
-        spent.append(next(good))
+        with database.transaction() as step:
+            spent.extend(store.add_rounds(step, [round_], packer))
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert spent == [0]
+    assert spent == [round_.nonce]
+    with database.transaction() as step:
+        assert store.spent_nonces(step, [round_.nonce, bytes(32)]) == {round_.nonce}
 
 
 def test_stepping_the_clock_of_the_machine_moves_no_lifetime() -> None:

@@ -55,10 +55,10 @@ def test_linux_machine_with_a_tpm_is_enrolled_and_judged(
     web.service.book.add(sign_reference(static), "anna")
     _, secret = web.service.enrolment.invite(Wanted("linux"), "anna")
     source, pushing = agent.ThisMachine(tpm, log), Pushing(web.client, secret)
-    assert agent.one_round(source, pushing)["state"] == "pending"
+    assert agent.Prover(source, pushing).round()["state"] == "pending"
     web.service.enrolment.approve("linux", "anna")
-    assert agent.one_round(source, pushing)["state"] == "trusted"
+    assert agent.Prover(source, pushing).round()["state"] == "trusted"
     tpm.extend(14, {"sha256": b"\1" * 32, "sha384": b"\1" * 48})
-    told = agent.one_round(source, pushing)
+    told = agent.Prover(source, pushing).round()
     assert told["state"] == "failed-latched"
     assert "PCR 14" in told["verdict"]

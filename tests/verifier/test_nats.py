@@ -105,15 +105,15 @@ def test_an_agent_is_enrolled_and_judged_over_the_bus(web: Web, nats: Nats, secr
     host = SmallHost()
     source = HonestHost(host)
     with listening(web, nats), posting(nats, secret) as verifier:
-        assert agent.one_round(source, verifier)["state"] == "pending"
+        assert agent.Prover(source, verifier).round()["state"] == "pending"
         web.service.enrolment.approve("far", "anna")
-        assert agent.one_round(source, verifier)["state"] == "trusted"
+        assert agent.Prover(source, verifier).round()["state"] == "trusted"
         host.reboot(SmallImage(contents={"nic.v00": b"evil"}))
-        told = agent.one_round(source, verifier)
+        told = agent.Prover(source, verifier).round()
         assert told["state"] == "failed-latched"
         assert "nic.v00" in told["verdict"]
         with posting(nats, "guess") as stranger, pytest.raises(HostError) as refused:
-            agent.one_round(source, stranger)
+            agent.Prover(source, stranger).round()
         assert refused.value.code == "not-authenticated"
         with pytest.raises(HostError):
             verifier.post("/token")
@@ -124,12 +124,12 @@ def test_what_came_while_the_verifier_was_away_is_not_lost(
 ) -> None:
     source = HonestHost(SmallHost())
     with listening(web, nats), posting(nats, secret) as verifier:
-        agent.one_round(source, verifier)
+        agent.Prover(source, verifier).round()
         web.service.enrolment.approve("far", "anna")
     told: list[str] = []
 
     def later(verifier: agent.OverNats) -> None:
-        told.append(agent.one_round(source, verifier)["state"])
+        told.append(agent.Prover(source, verifier).round()["state"])
 
     with posting(nats, secret) as verifier:
         thread = threading.Thread(target=later, args=(verifier,))
@@ -144,14 +144,14 @@ def test_what_came_while_the_verifier_was_away_is_not_lost(
 def test_a_server_that_was_restarted_is_found_again(web: Web, nats: Nats, secret: str) -> None:
     source = HonestHost(SmallHost())
     with listening(web, nats), posting(nats, secret) as verifier:
-        agent.one_round(source, verifier)
+        agent.Prover(source, verifier).round()
         web.service.enrolment.approve("far", "anna")
         nats.stop()
         nats.start()
         deadline = time.monotonic() + 60
         while True:
             try:
-                assert agent.one_round(source, verifier)["state"] == "trusted"
+                assert agent.Prover(source, verifier).round()["state"] == "trusted"
             except HostError:
                 assert time.monotonic() < deadline
             else:

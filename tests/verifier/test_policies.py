@@ -90,7 +90,7 @@ class Linux:
         web.service.enrolment.approve(name, "anna")
 
     def round(self) -> dict[str, Any]:
-        return agent.one_round(self.host, self._verifier)
+        return agent.Prover(self.host, self._verifier).round()
 
 
 @pytest.fixture

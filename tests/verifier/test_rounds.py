@@ -18,7 +18,7 @@ from casemate.errors import (
 from casemate.testing.minifleet import MiniFleet
 from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk, SoftKey
-from casemate.verifier import audit, store
+from casemate.verifier import alarmstore, audit, rulestore, store
 from casemate.verifier.enrol import Wanted
 from casemate.verifier.rehearsal import rehearse
 
@@ -70,13 +70,13 @@ def test_tampered_component_is_named_and_latches(engine: Engine, fleet: Fleet) -
     assert again.state == "failed-latched"
     assert "operator" in again.verdict
     with engine.database.transaction() as step:
-        assert [alarm.code for alarm in store.alarms(step)] == ["failed-latched"]
+        assert [alarm.code for alarm in alarmstore.alarms(step)] == ["failed-latched"]
     with pytest.raises(ArgumentError):
         engine.enrolment.clear("host-001", "anna", " ")
     engine.enrolment.clear("host-001", "anna", "image installed again")
     assert engine.round("host-001").state == "trusted"
     with engine.database.transaction() as step:
-        assert store.alarms(step) == []
+        assert alarmstore.alarms(step) == []
 
 
 def test_update_with_overlap_raises_no_alarm(engine: Engine, fleet: Fleet) -> None:
@@ -90,7 +90,7 @@ def test_update_with_overlap_raises_no_alarm(engine: Engine, fleet: Fleet) -> No
     assert engine.round("host-002").state == "trusted"
     assert engine.host("host-001").reference != engine.host("host-002").reference
     with engine.database.transaction() as step:
-        old = store.references(step, whole=False)
+        old = rulestore.references(step, whole=False)
         expiring = next(one for one in old if one.until is not None)
     engine.book.withdraw(expiring.identifier[:12], "anna", "all updated")
     assert engine.round("host-001").state == "failed-latched"

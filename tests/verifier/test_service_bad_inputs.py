@@ -17,7 +17,7 @@ from tests.verifier.conftest import Engine, Web
 
 from casemate.errors import ArgumentError
 from casemate.testing.minifleet import MiniFleet
-from casemate.verifier import scheduler, store
+from casemate.verifier import alarmstore, scheduler, store
 from casemate.verifier import web as webface
 from casemate.verifier.endpoints import ENDPOINTS
 from casemate.verifier.enrol import Wanted
@@ -71,7 +71,7 @@ def test_bi_107_the_leases_of_a_dead_verifier_run_out_and_an_alarm_stands(
     engine.reference()
     engine.enrol(fleet(4), cadence=60)
     with engine.database.transaction() as step:
-        store.beat(step, "dead", step.now())
+        alarmstore.beat(step, "dead", step.now())
     held = store.lease_due(engine.database, "dead", 1.0)
     assert len(held) == 4
     assert store.lease_due(engine.database, "other", 60) == []
@@ -82,7 +82,7 @@ def test_bi_107_the_leases_of_a_dead_verifier_run_out_and_an_alarm_stands(
 
     def alarmed() -> bool:
         with engine.database.transaction() as step:
-            return "verifier-dead:dead" in {alarm.code for alarm in store.alarms(step)}
+            return "verifier-dead:dead" in {alarm.code for alarm in alarmstore.alarms(step)}
 
     wait_for(alarmed)
 
@@ -138,7 +138,7 @@ def test_bi_109_a_fleet_that_boots_at_once_is_attested_without_a_false_alarm(
     engine.worker("one")
     wait_for(lambda: set(engine.states().values()) == {"trusted"})
     with engine.database.transaction() as step:
-        assert store.alarms(step, standing=False) == []
+        assert alarmstore.alarms(step, standing=False) == []
         due = sorted(host.next_due for host in store.all_hosts(step))
     assert due[-1] - due[0] > 1  # they do not come together again
 

@@ -261,13 +261,13 @@ def test_agent_enrols_pushes_and_is_judged(web: Web) -> None:
     told = web.client.post("/api/v1/hosts", json=body, headers=web.login("olga")).json()
     pushing = Pushing(web.client, told["token"])
     source = HonestHost(SmallHost())
-    assert agent.one_round(source, pushing)["state"] == "pending"
+    assert agent.Prover(source, pushing).round()["state"] == "pending"
     web.service.enrolment.approve("far-away", "anna")
-    assert agent.one_round(source, pushing)["state"] == "trusted"
+    assert agent.Prover(source, pushing).round()["state"] == "trusted"
     source.host.reboot(SmallImage(contents={"nic.v00": b"evil"}))
-    assert agent.one_round(source, pushing)["state"] == "failed-latched"
+    assert agent.Prover(source, pushing).round()["state"] == "failed-latched"
     with pytest.raises(PermissionError):
-        agent.one_round(source, Pushing(web.client, "stolen"))
+        agent.Prover(source, Pushing(web.client, "stolen")).round()
 
 
 def test_agent_cannot_bring_another_tpm_or_replay(web: Web) -> None:
@@ -275,7 +275,7 @@ def test_agent_cannot_bring_another_tpm_or_replay(web: Web) -> None:
     _, secret = web.service.enrolment.invite(Wanted("far-away"), "anna")
     pushing = Pushing(web.client, secret)
     source = HonestHost(SmallHost())
-    agent.one_round(source, pushing)
+    agent.Prover(source, pushing).round()
     web.service.enrolment.approve("far-away", "anna")
     sent: list[tuple[str, bytes]] = []
     post = pushing.post
@@ -285,12 +285,12 @@ def test_agent_cannot_bring_another_tpm_or_replay(web: Web) -> None:
         return post(path, body)
 
     pushing.post = remember  # type: ignore[method-assign]  # a listener between agent and verifier
-    agent.one_round(source, pushing)
+    agent.Prover(source, pushing).round()
     with pytest.raises(PermissionError, match="nonce-reused"):
         post(*sent[-1])
     source.host.ek = SoftEk()
     with pytest.raises(PermissionError, match="identity-conflict"):
-        agent.one_round(source, pushing)
+        agent.Prover(source, pushing).round()
 
 
 def test_agent_that_cannot_answer_the_challenge_is_not_enrolled(web: Web) -> None:
@@ -316,7 +316,7 @@ def test_evidence_that_is_nonsense_is_a_bad_round_not_a_crash(web: Web) -> None:
     web.service.book.add(sign_reference(SmallImage().reference()), "anna")
     _, secret = web.service.enrolment.invite(Wanted("far-away"), "anna")
     pushing, source = Pushing(web.client, secret), HonestHost(SmallHost())
-    agent.one_round(source, pushing)
+    agent.Prover(source, pushing).round()
     web.service.enrolment.approve("far-away", "anna")
     for body in (b"{}", b"\xff" * 100, json.dumps({"quotes": []}).encode()):
         nonce = pushing.post("/nonce")["nonce"]

@@ -13,6 +13,7 @@ import json
 import os
 import ssl
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -78,20 +79,23 @@ class ThisMachine:
 
     def __init__(self, tpm: Tpm, log: Path = EVENT_LOG, measurements: Path = IMA_LIST) -> None:
         self._tpm = tpm
+        self._identity: IdentityReply | None = None
         self._log = log
         self._measurements = measurements
 
     def identity(self) -> IdentityReply:
-        """Say who the TPM is."""
-        ek, maker = self._tpm.ek(), self._tpm.maker()
-        return IdentityReply(
-            ek.certificate,
-            ek.public,
-            self._tpm.ak(),
-            maker.manufacturer,
-            maker.firmware_version,
-            "hardware",
-        )
+        """Say who the TPM is; asked once, since a hardware TPM makes its RSA EK in some seconds."""
+        if self._identity is None:
+            ek, maker = self._tpm.ek(), self._tpm.maker()
+            self._identity = IdentityReply(
+                ek.certificate,
+                ek.public,
+                self._tpm.ak(),
+                maker.manufacturer,
+                maker.firmware_version,
+                "hardware",
+            )
+        return self._identity
 
     def activate(self, request: ActivateCredential) -> ActivationReply:
         """Answer a credential challenge."""
@@ -246,10 +250,42 @@ class Verifier:
         self._connection.close()
 
 
+class AnyOf:
+    """Several verifiers of one fleet: the one that answered last is called first."""
+
+    def __init__(self, ways: Sequence[Verifier]) -> None:
+        self._ways = list(ways)
+
+    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
+        """Send something and return the answer; raises what the last one raised."""
+        for left in range(len(self._ways) - 1, -1, -1):
+            try:
+                return self._ways[0].post(path, body)
+            except HostError as error:
+                if not left or error.code not in _ELSEWHERE:
+                    raise
+                self._ways.append(self._ways.pop(0))
+        raise AssertionError
+
+    def close(self) -> None:
+        """Close the connections."""
+        for way in self._ways:
+            way.close()
+
+
+_ELSEWHERE = frozenset({"unreachable", "database"})
+"""What another verifier may not suffer from."""
+
+
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``agent``."""
     parser = commands.add_parser("agent", help="prove this machine, or a host, to a verifier")
-    parser.add_argument("--verifier", metavar="URL", help="https://HOST:PORT")
+    parser.add_argument(
+        "--verifier",
+        metavar="URL",
+        action="append",
+        help="https://HOST:PORT; several of one fleet: the next is called when one is away",
+    )
     parser.add_argument("--nats", metavar="URL", help="tls://HOST:PORT of a NATS server instead")
     parser.add_argument("--nats-credentials", type=Path, help="file with NATS credentials")
     parser.add_argument(
@@ -274,7 +310,7 @@ def _agent(options: argparse.Namespace) -> int:
     verifier = (
         OverNats(Place(options.nats, options.ca, options.nats_credentials), secret)
         if options.nats
-        else Verifier(options.verifier, secret, options.ca)
+        else AnyOf([Verifier(url, secret, options.ca) for url in options.verifier])
     )
     try:
         return _prove(options, verifier)
@@ -295,9 +331,10 @@ def _prove(options: argparse.Namespace, verifier: Posting) -> int:
 
 def run(source: Source, verifier: Posting, options: argparse.Namespace) -> int:
     """Go on for ever, or for one round; returns 0 where the last state was good."""
+    prover = Prover(source, verifier)
     while True:
         try:
-            told = one_round(source, verifier)
+            told = prover.round()
         except CasemateError as error:
             if options.once:
                 raise
@@ -311,19 +348,39 @@ def run(source: Source, verifier: Posting, options: argparse.Namespace) -> int:
         time.sleep(float(told["wait"]))
 
 
-def one_round(source: Source, verifier: Posting) -> dict[str, Any]:
-    """Show the TPM where the verifier does not know it yet, then answer one nonce."""
-    shown = verifier.post("/identity", wire.encode(source.identity()))
-    if not shown["known"]:
-        del shown["known"]
-        challenge = wire.decode(ActivateCredential, json.dumps(shown).encode())
-        verifier.post("/activate", wire.encode(source.activate(challenge)))
-    asked = verifier.post("/nonce")
-    if "nonce" not in asked:
-        return {**asked, "verdict": "waits for approval by an operator"}
-    quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
-    body = wire.encode(source.evidence(quote))
-    return verifier.post(f"/evidence?nonce={asked['nonce']}", body)
+class Prover:
+    """Rounds of one host: what need not be said again is not."""
+
+    def __init__(self, source: Source, verifier: Posting) -> None:
+        self._source = source
+        self._verifier = verifier
+        self._shown = False
+        self._asked: dict[str, Any] = {}
+
+    def round(self) -> dict[str, Any]:
+        """Prove the host once; after anything but a good answer all begins anew."""
+        asked, self._asked = self._asked, {}
+        shown, self._shown = self._shown, False
+        if not shown:
+            self._show()
+        if "nonce" not in asked:
+            asked = self._verifier.post("/nonce")
+        if "nonce" not in asked:
+            return {**asked, "verdict": "waits for approval by an operator"}
+        quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
+        body = wire.encode(self._source.evidence(quote))
+        told = self._verifier.post(f"/evidence?nonce={asked['nonce']}", body)
+        self._shown = told["state"] == "trusted"
+        self._asked = told if "nonce" in told else {}
+        return told
+
+    def _show(self) -> None:
+        """Show the TPM; where the verifier does not know it yet, answer its challenge."""
+        shown = self._verifier.post("/identity", wire.encode(self._source.identity()))
+        if not shown["known"]:
+            del shown["known"]
+            challenge = wire.decode(ActivateCredential, json.dumps(shown).encode())
+            self._verifier.post("/activate", wire.encode(self._source.activate(challenge)))
 
 
 def _secret(path: Path | None) -> str:

@@ -19,7 +19,6 @@ from casemate.calls.messages import (
     Quote,
 )
 from casemate.errors import CasemateError
-from casemate.formats.tpm import Credential
 from casemate.machine.facts import ComponentFact
 from casemate.testing.pki import issue
 from casemate.testing.smallhost import SmallHost
@@ -60,8 +59,9 @@ class HonestHost:
 
     def activate(self, request: ActivateCredential) -> ActivationReply:
         """Answer a credential challenge."""
-        challenge = Credential(request.credential_blob, request.encrypted_secret)
-        return ActivationReply(self.host.ek.activate(challenge, self.host.ak.public.name()))
+        return ActivationReply(
+            self.host.activate(request.credential_blob, request.encrypted_secret)
+        )
 
     def evidence(self, request: Quote) -> EvidenceReply:
         """Give fresh evidence."""
@@ -95,9 +95,9 @@ class HonestHost:
 
 
 class HttpsHost:
-    """An HTTPS server on a port of its own in front of something that answers."""
+    """An HTTPS server on a port of its own; ``poll``: seconds until it sees that it shall close."""
 
-    def __init__(self, respond: Respond, place: Path) -> None:
+    def __init__(self, respond: Respond, place: Path, poll: float = 0.05) -> None:
         certificate = place / "mini-tls.pem"
         if not certificate.exists():
             identity = issue("stranger")
@@ -128,7 +128,7 @@ class HttpsHost:
         )
         self._server.daemon_threads = True
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True
+            target=self._server.serve_forever, args=(poll,), daemon=True
         )
         self._thread.start()
         self.port = int(self._server.server_address[1])

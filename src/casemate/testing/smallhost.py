@@ -23,7 +23,7 @@ from casemate.formats.descriptor_values import Checksum, PayloadInfo
 from casemate.formats.eventlog import Event, write_event
 from casemate.formats.imgdb import DbVib, ImageDb, ImageProfile, write_imgdb
 from casemate.formats.manifest import Manifest, write_body, write_manifest
-from casemate.formats.tpm import write_public, write_signature
+from casemate.formats.tpm import Credential, write_public, write_signature
 from casemate.policy.acceptance import verify_vib
 from casemate.policy.appraise import Evidence
 from casemate.policy.explain import ComponentClaim
@@ -238,7 +238,7 @@ class SmallHost:
 
     def _boot(self) -> None:
         if self.measurer.measure(Launch(KERNEL), self._digests(KERNEL)):
-            self.tpm.hash_launch(self.files[KERNEL])
+            self._launch(self.files[KERNEL])
         bank = self.image.bank(self.measurer.algorithms)
         signers = {vib_id: certificate for vib_id, (_, certificate) in bank.signers.items()}
         for step in boot_steps(bank.cfg, bank.db, bank.anchors, signers):
@@ -246,6 +246,13 @@ class SmallHost:
             if isinstance(step, Launch | Component | Option):
                 digests = self._digests(step.file_name)
             self.extend(self.measurer.measure(step, digests))
+
+    def _launch(self, code: bytes) -> None:
+        self.tpm.hash_launch(code)
+
+    def activate(self, blob: bytes, secret: bytes) -> bytes:
+        """Answer a credential challenge."""
+        return self.ek.activate(Credential(blob, secret), self.ak.public.name())
 
     def _digests(self, file_name: str) -> dict[str, bytes]:
         return measured_digests(self.files[file_name], self.measurer.algorithms)

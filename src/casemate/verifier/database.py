@@ -21,6 +21,9 @@ from casemate.errors import HostError
 CONNECTIONS = 8
 """Connections of one verifier to PostgreSQL: its default is 100 for all clients."""
 
+MOST_VALUES = 999
+"""Parameters of one statement that every SQLite takes."""
+
 BUSY_SECONDS = 30.0
 """How long to wait for another process that writes to the same SQLite file."""
 
@@ -31,6 +34,8 @@ PAUSE = 0.5
 """Seconds between two tries, doubled each time."""
 
 Row = tuple[Any, ...]
+Columns = tuple[tuple[str, str], ...]
+"""Names and types: TEXT, REAL, INTEGER or BLOB."""
 T = TypeVar("T")
 
 
@@ -51,6 +56,13 @@ class Transaction(Protocol):
 
     def many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run a statement for each row."""
+        ...
+
+    def given(self, columns: Columns, rows: Sequence[Row], sql: str) -> list[Row]:
+        """Run one statement over many rows, which it reads from ``given``; return its rows.
+
+        ``columns`` are the names and types of the columns of ``given``.
+        """
         ...
 
     def now(self) -> float:
@@ -110,6 +122,18 @@ class _SqliteTransaction:
     def many(self, sql: str, rows: Sequence[Row]) -> None:
         self._connection.executemany(sql, rows)
 
+    def given(self, columns: Columns, rows: Sequence[Row], sql: str) -> list[Row]:
+        names = ", ".join(name for name, _ in columns)
+        one = f"({', '.join('?' * len(columns))})"
+        step = MOST_VALUES // len(columns)
+        found: list[Row] = []
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            table = f"WITH given({names}) AS (VALUES {', '.join([one] * len(some))}) "
+            values = [value for row in some for value in row]
+            found += self._connection.execute(table + sql, values).fetchall()
+        return found
+
     def now(self) -> float:
         return self._clock()
 
@@ -160,6 +184,12 @@ class Sqlite:
             self._connection.close()
 
 
+_ARRAYS = {
+    "TEXT": "%s::text[]",
+    "REAL": "%s::double precision[]",
+    "INTEGER": "%s::bigint[]",
+    "BLOB": "%b::bytea[]",  # in binary: as text it would be twice as long
+}
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::double precision"
 
 
@@ -189,6 +219,15 @@ class _PostgresTransaction:
 
     def many(self, sql: str, rows: Sequence[Row]) -> None:
         self._cursor.executemany(_marked(sql), rows)
+
+    def given(self, columns: Columns, rows: Sequence[Row], sql: str) -> list[Row]:
+        names = ", ".join(name for name, _ in columns)
+        lists = ", ".join(_ARRAYS[kind] for _, kind in columns)
+        if not rows:
+            return []
+        table = f"WITH given({names}) AS (SELECT * FROM unnest({lists})) "  # noqa: S608 (own names)
+        self._cursor.execute(table + sql, [list(values) for values in zip(*rows, strict=True)])
+        return list(self._cursor.fetchall())
 
     def now(self) -> float:
         return self._now

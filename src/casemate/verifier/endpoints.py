@@ -11,7 +11,7 @@ from typing import Final
 from starlette.responses import PlainTextResponse
 
 from casemate.calls import evidence as wire
-from casemate.calls.messages import ActivationReply, IdentityReply
+from casemate.calls.messages import ActivationReply, IdentityReply, Quote
 from casemate.errors import FormatError
 from casemate.formats.manifest import MAX_SIZE
 from casemate.machine.fleet import FleetHost, Mode
@@ -22,6 +22,7 @@ from casemate.verifier.enrol import CADENCE, Wanted
 from casemate.verifier.people import Role
 from casemate.verifier.records import values_to
 from casemate.verifier.rehearsal import rehearse, rehearse_policy
+from casemate.verifier.rounds import Answer, Arrival
 from casemate.verifier.service import Service
 from casemate.verifier.web import Call, Endpoint, Field, number_of
 
@@ -222,22 +223,36 @@ def _nonce(service: Service, call: Call) -> object:
     host, asked = service.rounds.ask(call.secret)
     if asked is None:
         return {"state": host.state, "wait": host.cadence}
-    return {
-        "state": host.state,
-        "nonce": asked.nonce.hex(),
-        "banks": list(asked.banks),
-        "pcrs": list(asked.pcrs),
-    }
+    return {"state": host.state, **_asked(asked)}
+
+
+def _asked(asked: Quote) -> dict[str, object]:
+    return {"nonce": asked.nonce.hex(), "banks": list(asked.banks), "pcrs": list(asked.pcrs)}
 
 
 def _push(service: Service, call: Call) -> object:
+    return _answered(service.rounds.push(*_arrival(call)))
+
+
+async def _push_together(service: Service, call: Call) -> object:
+    return _answered(await service.intake.push(Arrival(*_arrival(call))))
+
+
+def _arrival(call: Call) -> tuple[str, bytes, bytes]:
     try:
         nonce = bytes.fromhex(call.query.get("nonce", ""))
     except ValueError:
         raise FormatError("the nonce is not hexadecimal", code="nonce") from None
-    host, done = service.rounds.push(call.secret, nonce, call.raw)
-    wait = 0.0 if done.again else host.cadence
-    return {"state": done.state.value, "verdict": done.sentence, "wait": wait}
+    return call.secret, nonce, call.raw
+
+
+def _answered(answer: Answer) -> dict[str, object]:
+    told: dict[str, object] = {
+        "state": answer.state.value,
+        "verdict": answer.verdict,
+        "wait": answer.wait,
+    }
+    return told if answer.asked is None else {**told, **_asked(answer.asked)}
 
 
 def _told(host: FleetHost) -> dict[str, object]:
@@ -317,6 +332,7 @@ ENDPOINTS: Final = (
     Endpoint("POST", AGENT + "/activate", "Answer the challenge", _prove, agent=True,
              raw=wire.REQUEST_LIMIT),
     Endpoint("POST", AGENT + "/nonce", "Ask for a nonce", _nonce, agent=True),
-    Endpoint("POST", AGENT + "/evidence", "Send evidence", _push, agent=True, raw=wire.BODY_LIMIT,
+    Endpoint("POST", AGENT + "/evidence", "Send evidence; the answer may bring the next nonce",
+             _push, agent=True, raw=wire.BODY_LIMIT, together=_push_together,
              query={"nonce": "that it answers, hexadecimal"}),
 )  # fmt: skip

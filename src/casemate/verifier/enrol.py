@@ -21,7 +21,7 @@ from casemate.machine.fleet import FleetHost, Mode, Proposal
 from casemate.policy.enrolment import Pinned, check_registration
 from casemate.policy.statemachine import Event, HostRecord, State, Step, enrolled, operator
 from casemate.policy.tpmidentity import SECRET_SIZE, TpmIdentity, check_identity, make_challenge
-from casemate.verifier import audit, nonces, store
+from casemate.verifier import alarmstore, audit, nonces, rulestore, store
 from casemate.verifier.client import prove_identity
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.records import claim_of, moment, read_record, write_claim, write_record
@@ -121,7 +121,7 @@ class Enrolment:
             AppraisalError: ``activation``...
             ArgumentError: the TPM is enrolled under another name.
         """
-        payload = nonces.answer_challenge(self._database, host.name, answer, SECRET_SIZE)
+        payload = nonces.answer_challenge(self._database, host.name, answer)
         fingerprint, issuer, identity = json.loads(payload)
         with self._database.exclusive("audit") as step:
             current = store.get_host(step, host.name)
@@ -159,7 +159,7 @@ class Enrolment:
                 store.swap_tpm(
                     step, name, proposal, write_record(taken.record), taken.record.state.value
                 )
-                store.clear_alarms(step, name)
+                alarmstore.clear_alarms(step, name)
                 audit.append(step, who, "approve-tpm", name, f"TPM {proposal.ek} {why}".strip())
                 return store.get_host(step, name)
             if not host.ek:
@@ -200,7 +200,7 @@ class Enrolment:
             raise ArgumentError("say why the failure is over", argument="why", component=name)
         with self._database.exclusive("audit") as step:
             after = self._change(step, store.get_host(step, name), Event.CLEAR, who)
-            store.clear_alarms(step, name)
+            alarmstore.clear_alarms(step, name)
             audit.append(step, who, "clear", name, why)
             return after
 
@@ -216,7 +216,7 @@ class Enrolment:
         with self._database.exclusive("audit") as step:
             store.get_host(step, name)
             store.remove_host(step, name)
-            store.clear_alarms(step, name)
+            alarmstore.clear_alarms(step, name)
             audit.append(step, who, "remove", name, why)
 
     def _challenge(self, address: str) -> tuple[TpmIdentity, IdentityReply]:
@@ -230,7 +230,7 @@ class Enrolment:
 
     def _new(self, step: Transaction, wanted: Wanted) -> FleetHost:
         now = step.now()
-        record = enrolled(moment(now), store.policy_version(step))
+        record = enrolled(moment(now), rulestore.policy_version(step))
         return FleetHost(
             name=wanted.name,
             address=wanted.address,

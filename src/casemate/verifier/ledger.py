@@ -10,6 +10,7 @@ import json
 import random
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -32,7 +33,7 @@ from casemate.policy.statemachine import (
 from casemate.policy.tpmidentity import TpmIdentity
 from casemate.policy.verdict import Judged as Covered
 from casemate.policy.verdict import from_appraisal, submodules
-from casemate.verifier import audit, store
+from casemate.verifier import alarmstore, audit, nonces, store
 from casemate.verifier.alarms import Notice, Notifier
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Judged
@@ -40,7 +41,7 @@ from casemate.verifier.packing import Packer
 from casemate.verifier.records import moment, read_record, values_to, write_clock, write_record
 
 JITTER = 0.2
-"""Share of the cadence by which the next round comes earlier or later: no herd forms."""
+"""Share of the cadence by which the next round may come earlier, so that no herd forms."""
 
 DUE_FACTOR = 3
 """Cadences without a good round after which trust runs out."""
@@ -82,6 +83,33 @@ class Finished:
     millis: float
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finished round of a host, which was read as ``host`` under a version of the rules."""
+
+    host: FleetHost
+    version: int
+    outcome: Finished
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a round, the ``number``-th of those that are written, makes of its host."""
+
+    number: int
+    change: store.Change
+    taken: Step
+    record: HostRecord
+
+
+class _SpentError(Exception):
+    """These nonces were spent meanwhile."""
+
+    def __init__(self, nonces: set[bytes]) -> None:
+        super().__init__()
+        self.nonces = nonces
+
+
 class Ledger:
     """Writes results down, from any thread."""
 
@@ -100,25 +128,81 @@ class Ledger:
         with self._turn:
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def write(self, host: FleetHost, outcome: Finished) -> Done:
-        """Write a finished round down; nothing where the host's lease was lost meanwhile."""
-        for _ in range(RACES):
-            with self._database.transaction() as step:
-                found = store.current(step, host.name)
-                if found is None or not _still_ours(host, found.host):
-                    return Done(State.REMOVED, again=False, sentence="the lease was lost")
-                current = found.host
-                record = _at(read_record(current.record), found.version)
-                settings = Settings(
-                    latch=self._latch, validity=timedelta(seconds=DUE_FACTOR * current.cadence)
-                )
-                taken = appraised(record, outcome.result, settings)
-                after = self._after(step, current, taken, outcome)
-                if store.update_host(step, current, after):
-                    self._keep(step, after, outcome)
-                    self._alarm(step, after, taken, record)
-                    return Done(taken.record.state, taken.again, after.verdict)
-        raise HostError(f"too many write to {host.name} at once", component=host.name)
+    def pause(self, host: FleetHost) -> float:
+        """Return the seconds until a host's next round: its cadence at most."""
+        return host.cadence * self._random.uniform(1 - JITTER, 1)
+
+    def write(self, rounds: Sequence[Entry]) -> list[Done | CasemateError]:
+        """Write finished rounds down together, and say how each ended, once that is for good.
+
+        A host that has changed since it was read is read again. An error stands for a round that
+        was not written: ``nonce-reused``, or too many that write to the host.
+        """
+        done: list[Done | CasemateError | None] = [None] * len(rounds)
+        for turn in range(RACES):
+            left = [n for n, one in enumerate(done) if one is None]
+            if not left:
+                break
+            try:
+                self._write_some(rounds, left, done, again=turn > 0)
+            except _SpentError as error:
+                for n in left:
+                    if rounds[n].outcome.nonce in error.nonces:
+                        done[n] = nonces.spent()
+        return [
+            HostError(f"too many write to {entry.host.name} at once", component=entry.host.name)
+            if one is None
+            else one
+            for entry, one in zip(rounds, done, strict=True)
+        ]
+
+    def _write_some(
+        self,
+        rounds: Sequence[Entry],
+        left: list[int],
+        done: list[Done | CasemateError | None],
+        *,
+        again: bool,
+    ) -> None:
+        """Write in one transaction what still can be written; told others only after it."""
+        ended: dict[int, Done] = {}
+        notices: list[Notice] = []
+        with self._database.transaction() as step:
+            entries = {n: rounds[n] for n in left}
+            if again:
+                names = [one.host.name for one in entries.values()]
+                now = {one.host.name: one for one in store.currents(step, "name", names)}
+                for n, one in entries.items():
+                    found = now.get(one.host.name)
+                    if found is None or not _still_ours(one.host, found.host):
+                        ended[n] = Done(State.REMOVED, again=False, sentence="the lease was lost")
+                        continue
+                    entries[n] = replace(one, host=found.host, version=found.version)
+            first = {one.host.name: n for n, one in reversed(entries.items()) if n not in ended}
+            plans = {  # of two rounds of one host the later waits for the next transaction
+                name: _Plan(n, *self._planned(step, entries[n])) for name, n in first.items()
+            }
+            written = store.write_judged(step, [plan.change for plan in plans.values()])
+            kept = [plans[name] for name in sorted(written)]
+            self._keep(step, [(p.change.after, entries[p.number].outcome) for p in kept])
+            for plan in kept:
+                after, taken = plan.change.after, plan.taken
+                notices += self._alarm(step, after, taken, plan.record)
+                ended[plan.number] = Done(taken.record.state, taken.again, after.verdict)
+        for number, ending in ended.items():
+            done[number] = ending
+        for notice in notices:
+            self._notifier.tell(notice)
+
+    def _planned(self, step: Transaction, entry: Entry) -> tuple[store.Change, Step, HostRecord]:
+        host, outcome = entry.host, entry.outcome
+        record = _at(read_record(host.record), entry.version)
+        settings = Settings(
+            latch=self._latch, validity=timedelta(seconds=DUE_FACTOR * host.cadence)
+        )
+        taken = appraised(record, outcome.result, settings)
+        after = self._after(step, host, taken, outcome)
+        return store.Change(host, entry.version, after), taken, record
 
     def _after(
         self, step: Transaction, host: FleetHost, taken: Step, outcome: Finished
@@ -132,7 +216,7 @@ class Ledger:
             state=taken.record.state.value,
             record=write_record(taken.record),
             identity=outcome.claim or host.identity,
-            next_due=now + host.cadence * self._random.uniform(1 - JITTER, 1 + JITTER),
+            next_due=now + self.pause(host) if host.mode == Mode.PULL else host.next_due,
             last_tried=now,
             last_good=now if trusted else host.last_good,
             policy=outcome.result.policy,
@@ -141,9 +225,11 @@ class Ledger:
             counters=write_clock(clock) if good else host.counters,
         )
 
-    def _keep(self, step: Transaction, host: FleetHost, outcome: Finished) -> None:
-        store.add_round(
-            step,
+    def _keep(self, step: Transaction, rounds: Sequence[tuple[FleetHost, Finished]]) -> None:
+        """Keep what was judged. Raises _SpentError: then nothing of the transaction counts."""
+        if not rounds:
+            return
+        made = [
             Round(
                 0,
                 host.name,
@@ -156,11 +242,15 @@ class Ledger:
                 outcome.nonce,
                 self._result(outcome),
                 outcome.reply,
-            ),
-            self._packer,
-        )
-        if self._random.random() < THINNING:
-            store.thin_out(step, host.name)
+            )
+            for host, outcome in rounds
+        ]
+        fresh = store.add_rounds(step, made, self._packer)
+        if len(fresh) < len(made):
+            raise _SpentError({one.nonce for one in made} - fresh)
+        for one in made:
+            if self._random.random() < THINNING:
+                store.thin_out(step, one.host)
 
     def _result(self, outcome: Finished) -> bytes:
         """Write the result as JSON, once for rounds whose comparison was remembered."""
@@ -191,17 +281,24 @@ class Ledger:
             self._results[key] = made
         return made
 
-    def _alarm(self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord) -> None:
-        if taken.record.state is before.state:
-            return
+    def _alarm(
+        self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord
+    ) -> list[Notice]:
+        """Raise or end alarms; returns whom to tell what once it is for good."""
+        state = taken.record.state
+        if state is before.state:
+            return []
+        notice = Notice(host.name, state.value, host.verdict, step.now())
         if taken.alarm:
-            self._raise(step, host.name, taken.record.state.value, host.verdict)
-        elif taken.record.state is State.TRUSTED:
-            store.clear_alarms(step, host.name)
-            self._notifier.tell(Notice(host.name, "trusted", host.verdict, step.now()))
+            new = alarmstore.raise_alarm(step, host.name, state.value, host.verdict)
+            return [notice] if new else []
+        if state is State.TRUSTED:
+            alarmstore.clear_alarms(step, host.name)
+            return [notice]
+        return []
 
     def _raise(self, step: Transaction, name: str, code: str, sentence: str) -> None:
-        if store.raise_alarm(step, name, code, sentence):
+        if alarmstore.raise_alarm(step, name, code, sentence):
             self._notifier.tell(Notice(name, code, sentence, step.now()))
 
     def silent(self, host: FleetHost, error: CasemateError) -> Done:
@@ -218,7 +315,7 @@ class Ledger:
                 state=taken.record.state.value,
                 record=write_record(taken.record),
                 last_tried=now,
-                next_due=now + current.cadence * self._random.uniform(1 - JITTER, 1 + JITTER),
+                next_due=now + self.pause(current),
                 verdict=host.verdict if record.codes else f"no answer: {error.reason}",
             )
             store.update_host(step, current, after)

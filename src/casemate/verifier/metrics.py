@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from casemate.policy.statemachine import State
-from casemate.verifier import store
+from casemate.verifier import alarmstore, store
 from casemate.verifier.database import Transaction
+
+ALIVE = 60.0
+"""A verifier heard within so many seconds counts as alive."""
 
 
 def render(step: Transaction, counts: Mapping[str, int]) -> str:
@@ -17,7 +20,8 @@ def render(step: Transaction, counts: Mapping[str, int]) -> str:
     states = Counter(host.state for host in hosts)
     ages = [now - host.last_good for host in hosts if host.last_good]
     late = [now - host.next_due for host in hosts if host.next_due and host.mode == "pull"]
-    alive = [name for name, seen, stopped in store.workers(step) if not stopped and now - seen < 60]  # noqa: PLR2004 (a minute)
+    workers = alarmstore.workers(step)
+    alive = [name for name, seen, stopped in workers if not stopped and now - seen < ALIVE]
     lines = [
         "# HELP casemate_hosts Hosts by state.",
         "# TYPE casemate_hosts gauge",
@@ -33,7 +37,7 @@ def render(step: Transaction, counts: Mapping[str, int]) -> str:
         f"casemate_late_seconds {max(0, *late, 0):.3f}",
         "# HELP casemate_alarms Standing alarms.",
         "# TYPE casemate_alarms gauge",
-        f"casemate_alarms {len(store.alarms(step))}",
+        f"casemate_alarms {len(alarmstore.alarms(step))}",
         "# HELP casemate_verifiers Verifiers heard within a minute.",
         "# TYPE casemate_verifiers gauge",
         f"casemate_verifiers {len(alive)}",

@@ -1,12 +1,23 @@
-"""Challenges: handed out to one host, spent once, in time, by the clock of the store."""
+"""Challenges: made for one host, good once, in time, by the clock of the store.
+
+A nonce says by itself when it was made, for whom, and under which version of the rules: it carries
+a MAC under a key that all verifiers of a store share, a new one every day. So asking costs the
+store nothing. It is spent by the round that is written down with it: nonces of rounds are unique.
+
+Credential challenges hold a secret, and stand in the store until they are answered.
+"""
 
 from __future__ import annotations
 
+import hmac
+import json
 import secrets
+import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
-from casemate.errors import AppraisalError, BusyError
+from casemate.errors import AppraisalError
 from casemate.policy.enrolment import (
     CHALLENGE_LIFETIME,
     NONCE_LIFETIME,
@@ -17,107 +28,106 @@ from casemate.policy.enrolment import (
 )
 from casemate.verifier.database import Database, Transaction
 
-EVIDENCE = "evidence"
 ACTIVATION = "activation"
 
-OUTSTANDING = 16
-"""Unspent nonces of one host: it needs one, or a few when answers get lost."""
-
 FORGET = 600.0
-"""Seconds after which a nonce is forgotten: long after the longest lifetime."""
+"""Seconds after which a challenge is forgotten: long after the longest lifetime."""
 
-
-def issue(step: Transaction, host: str) -> bytes:
-    """Return a fresh nonce for a host. Raises BusyError where it holds too many."""
-    now = step.now()
-    nonce = secrets.token_bytes(NONCE_SIZE)
-    issued = step.run(
-        "INSERT INTO nonce SELECT ?,?,?,?,?,0,'' WHERE"
-        " (SELECT count(*) FROM nonce WHERE host=? AND spent=0 AND issued>?)<?",
-        nonce,
-        host,
-        EVIDENCE,
-        now,
-        NONCE_LIFETIME.total_seconds(),
-        host,
-        now - NONCE_LIFETIME.total_seconds(),
-        OUTSTANDING,
-    )
-    if not issued:
-        raise BusyError(
-            f"{host} holds {OUTSTANDING} nonces that it has not used",
-            code="too-many-nonces",
-            component=host,
-            remedy="Wait a minute.",
-        )
-    return nonce
+_HEAD: Final = struct.Struct(">QII")  # microseconds, version of the rules, random
+_MAC: Final = NONCE_SIZE - _HEAD.size
+_DAY: Final = 86_400
+_KEY: Final = "nonce-key-"
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A nonce that was brought back, and when; ``issued`` None: it is not known here."""
+class Read:
+    """A nonce that was made here and came back in time."""
 
-    issued: Issued | None
-    host: str
-    at: datetime
+    issued: datetime
+    version: int
 
-    def check(self) -> datetime:
-        """Return when it was issued, once it is spent for good: after the commit.
+
+class Nonces:
+    """Makes nonces and reads them; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._keys: dict[int, bytes] = {}
+
+    def issue(self, step: Transaction, host: str, version: int) -> bytes:
+        """Return a fresh nonce for a host under a version of the rules."""
+        return self.issue_at(step, host, version, step.now())
+
+    def issue_at(self, step: Transaction, host: str, version: int, now: float) -> bytes:
+        """Return a fresh nonce that counts from ``now``, in Unix seconds of the store's clock."""
+        head = _HEAD.pack(int(now * 1e6), version, secrets.randbits(32))
+        return head + _mac(self._key(step, int(now) // _DAY), head, host)
+
+    def read(self, step: Transaction, nonce: bytes, host: str) -> Read:
+        """Read a nonce that came back; whether it was spent is for ``check_unspent`` to say.
 
         Raises:
-            AppraisalError: ``stale-nonce``, ``nonce-reused``, ``nonce-expired``.
+            AppraisalError: ``stale-nonce``, ``nonce-expired``.
         """
-        if self.issued is None:
-            raise AppraisalError(
-                "the nonce is none of ours, or long forgotten",
-                code="stale-nonce",
-                remedy="Ask for a nonce first.",
-            )
-        check_nonce_record(self.issued, self.host, self.at)
-        return self.issued.issued
+        if len(nonce) != NONCE_SIZE:
+            raise _stale()
+        micros, version, _ = _HEAD.unpack_from(nonce)
+        now = step.now()
+        day = micros // 1_000_000 // _DAY
+        known = abs(int(now) // _DAY - day) <= 1
+        key = self._find(step, day) if known else b""
+        head = nonce[: _HEAD.size]
+        if not key or not hmac.compare_digest(_mac(key, head, host), nonce[_HEAD.size :]):
+            raise _stale()
+        issued = _moment(micros / 1e6)
+        check_nonce_record(Issued(host, nonce, issued, NONCE_LIFETIME), host, _moment(now))
+        return Read(issued, int(version))
+
+    def _key(self, step: Transaction, day: int) -> bytes:
+        """Return the key of a day; whoever comes first makes it."""
+        found = self._find(step, day)
+        if found:
+            return found
+        fresh = secrets.token_bytes(32).hex()
+        step.run("INSERT INTO value VALUES (?,?) ON CONFLICT DO NOTHING", _name(day), fresh)
+        return self._find(step, day)
+
+    def _find(self, step: Transaction, day: int) -> bytes:
+        known = self._keys.get(day)
+        if known is not None:
+            return known
+        row = step.one("SELECT value FROM value WHERE name=?", _name(day))
+        if row is None:
+            return b""
+        self._keys = {other: key for other, key in self._keys.items() if abs(other - day) <= 1}
+        self._keys[day] = bytes.fromhex(row[0])
+        return self._keys[day]
 
 
-def take(step: Transaction, nonce: bytes, host: str) -> Taken:
-    """Spend a nonce: of two that bring the same one only the first finds it unspent.
-
-    It is spent whatever follows, so the transaction must be committed before ``Taken.check``.
-    """
-    now = _moment(step.now())
-    found = step.one(
-        "UPDATE nonce SET spent=1 WHERE value=? AND spent=0 AND host=? AND purpose=?"
-        " RETURNING host, issued, lifetime",
-        nonce,
-        host,
-        EVIDENCE,
+def spent() -> AppraisalError:
+    """Return what is said of a nonce with which a round was written down before."""
+    return AppraisalError(
+        "this evidence, or another with this nonce, was sent before",
+        code="nonce-reused",
+        remedy="Ask for fresh evidence with a new nonce.",
     )
-    first = found is not None
-    if found is None:
-        found = step.one(
-            "SELECT host, issued, lifetime FROM nonce WHERE value=? AND purpose=?", nonce, EVIDENCE
-        )
-    if found is None:
-        return Taken(None, host, now)
-    lifetime = timedelta(seconds=found[2])
-    issued = Issued(found[0], nonce, _moment(found[1]), lifetime, spent=not first)
-    return Taken(issued, host, now)
-
-
-def spend(database: Database, nonce: bytes, host: str) -> datetime:
-    """Spend a nonce in a transaction of its own; returns and raises as ``Taken.check``."""
-    with database.transaction() as step:
-        taken = take(step, nonce, host)
-    return taken.check()
 
 
 def open_challenge(step: Transaction, host: str, secret: bytes, payload: str) -> None:
     """Keep the secret of a credential challenge, the one that counts for this host now."""
     step.run("DELETE FROM nonce WHERE host=? AND purpose=?", host, ACTIVATION)
-    handle = secrets.token_bytes(NONCE_SIZE)
-    _put(step, handle, host, ACTIVATION, CHALLENGE_LIFETIME, secret.hex() + payload)
+    step.run(
+        "INSERT INTO nonce VALUES (?,?,?,?,?,0,?)",
+        secrets.token_bytes(NONCE_SIZE),
+        host,
+        ACTIVATION,
+        step.now(),
+        CHALLENGE_LIFETIME.total_seconds(),
+        json.dumps([secret.hex(), payload]),
+    )
 
 
-def answer_challenge(database: Database, host: str, answer: bytes, size: int) -> str:
-    """Check the answer to a challenge of ``size`` bytes and return what was kept beside it.
+def answer_challenge(database: Database, host: str, answer: bytes) -> str:
+    """Check the answer to a challenge and return what was kept beside it.
 
     Raises:
         AppraisalError: ``activation``, ``activation-spent``, ``activation-expired``.
@@ -134,28 +144,34 @@ def answer_challenge(database: Database, host: str, answer: bytes, size: int) ->
         now = _moment(step.now())
     if found is None:
         raise AppraisalError("no challenge was asked", code="activation", remedy="Begin again.")
-    secret, payload = bytes.fromhex(found[2][: 2 * size]), found[2][2 * size :]
-    issued = Issued(host, secret, _moment(found[0]), timedelta(seconds=found[1]), spent=not first)
+    secret, payload = json.loads(found[2])
+    lifetime = timedelta(seconds=found[1])
+    issued = Issued(host, bytes.fromhex(secret), _moment(found[0]), lifetime, spent=not first)
     check_challenge(issued, host, answer, now)
     return str(payload)
 
 
 def forget(step: Transaction) -> None:
-    """Drop what is long expired."""
-    step.run("DELETE FROM nonce WHERE issued<?", step.now() - FORGET)
+    """Drop challenges that are long over, and keys of days that are."""
+    now = step.now()
+    step.run("DELETE FROM nonce WHERE issued<?", now - FORGET)
+    oldest = int(now) // _DAY - 2
+    step.run("DELETE FROM value WHERE name>=? AND name<?", _name(0), _name(oldest))
 
 
-def _put(
-    step: Transaction, value: bytes, host: str, purpose: str, lifetime: timedelta, payload: str
-) -> None:
-    step.run(
-        "INSERT INTO nonce VALUES (?,?,?,?,?,0,?)",
-        value,
-        host,
-        purpose,
-        step.now(),
-        lifetime.total_seconds(),
-        payload,
+def _mac(key: bytes, head: bytes, host: str) -> bytes:
+    return hmac.digest(key, head + host.encode(), "sha256")[:_MAC]
+
+
+def _name(day: int) -> str:
+    return f"{_KEY}{day:010}"
+
+
+def _stale() -> AppraisalError:
+    return AppraisalError(
+        "the nonce is none of ours, or not this host's",
+        code="stale-nonce",
+        remedy="Ask for a nonce first.",
     )
 
 

@@ -23,7 +23,7 @@ from casemate.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
-from casemate.verifier import store, views
+from casemate.verifier import alarmstore, rulestore, views
 from casemate.verifier.oidc import LIFETIME
 from casemate.verifier.people import Role, Who
 from casemate.verifier.service import Service
@@ -128,7 +128,7 @@ class Pages:
             known = host["rounds"] or which is not None
             book, against = self._service.book, request.query_params.get("against", "")
             found = views.evidence(step, book, name, which, against) if known else None
-            policies = sorted({one.name for one in store.policies(step)})
+            policies = sorted({one.name for one in rulestore.policies(step)})
         return {
             "page": "host",
             "host": host,
@@ -147,7 +147,7 @@ class Pages:
 
     def _alarms(self, _request: Request, _who: Who) -> dict[str, Any]:
         with self._service.database.transaction() as step:
-            found = store.alarms(step, standing=False)
+            found = alarmstore.alarms(step, standing=False)
         return {"page": "alarms", "alarms": [asdict(one) for one in found]}
 
     def _audit(self, _request: Request, _who: Who) -> dict[str, Any]:

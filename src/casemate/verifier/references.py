@@ -17,7 +17,7 @@ from casemate.policy.levels import Level
 from casemate.policy.references import verify_reference
 from casemate.policy.tpmidentity import load_ek_roots
 from casemate.policy.trust import TrustStore, trust_from_files
-from casemate.verifier import audit, store
+from casemate.verifier import audit, rulestore
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Candidate
 
@@ -76,7 +76,7 @@ class ReferenceBook:
         identifier = hashlib.sha256(signed.body).hexdigest()
         with self._database.exclusive("audit") as step:
             now = step.now()
-            known = store.references(step, whole=False)
+            known = rulestore.references(step, whole=False)
             same = [one for one in known if one.profile == manifest.profile_name]
             found = next((one for one in known if one.identifier == identifier), None)
             if found is not None:
@@ -92,7 +92,7 @@ class ReferenceBook:
                 )
             for one in same:
                 if one.until is None:
-                    store.limit_reference(step, one.identifier, now + overlap.total_seconds())
+                    rulestore.limit_reference(step, one.identifier, now + overlap.total_seconds())
             added = StoredReference(
                 identifier,
                 manifest.profile_name,
@@ -104,8 +104,8 @@ class ReferenceBook:
                 None,
                 body,
             )
-            store.put_reference(step, added)
-            store.next_policy(step)
+            rulestore.put_reference(step, added)
+            rulestore.next_policy(step)
             audit.append(step, who, "reference-add", identifier[:16], manifest.profile_name)
         return added
 
@@ -119,8 +119,8 @@ class ReferenceBook:
         """End a reference at once; ``identifier`` may be shortened. Raises NotFoundError."""
         with self._database.exclusive("audit") as step:
             found = find(step, identifier)
-            store.limit_reference(step, found.identifier, step.now())
-            store.next_policy(step)
+            rulestore.limit_reference(step, found.identifier, step.now())
+            rulestore.next_policy(step)
             audit.append(step, who, "reference-withdraw", found.identifier[:16], why)
         return found
 
@@ -146,14 +146,14 @@ class ReferenceBook:
         return known[1] if known else None
 
     def _refresh(self, step: Transaction, version: int | None = None) -> None:
-        version = store.policy_version(step) if version is None else version
+        version = rulestore.policy_version(step) if version is None else version
         with self._turn:
             if version == self._version:
                 return
             trust, now = self._anchors.trust(), self._clock()
             self._known = {
                 one.identifier: (one, manifest)
-                for one in store.references(step)
+                for one in rulestore.references(step)
                 if (manifest := _verified(one.body, trust, now)) is not None
             }
             self._version = version
@@ -173,7 +173,7 @@ def find(step: Transaction, identifier: str) -> StoredReference:
     """Return the reference whose identifier begins so. Raises NotFoundError."""
     hits = [
         one
-        for one in store.references(step, whole=False)
+        for one in rulestore.references(step, whole=False)
         if identifier and one.identifier.startswith(identifier)
     ]
     if len(hits) != 1:

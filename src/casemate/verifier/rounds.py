@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import EvidenceReply, Quote
-from casemate.errors import AppraisalError, CasemateError, Finding, FormatError, HostError
+from casemate.errors import (
+    AppraisalError,
+    CasemateError,
+    Finding,
+    FormatError,
+    HostError,
+    NotAuthenticatedError,
+)
 from casemate.machine.fleet import FleetHost
 from casemate.policy.appraise import Appraisal, Verdict, refused
 from casemate.policy.statemachine import Outcome, Result, Settings, State
@@ -20,7 +27,7 @@ from casemate.verifier import nonces, store
 from casemate.verifier.client import HostClient, RefusedError, evidence_of, prove_identity
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import NO_REFERENCE, Assigned, Candidate, Judge, Judged
-from casemate.verifier.ledger import Done, Finished, Ledger
+from casemate.verifier.ledger import Done, Entry, Finished, Ledger
 from casemate.verifier.records import claim_of, moment, read_claim, read_clock, write_claim
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rulebook import RuleBook
@@ -30,19 +37,53 @@ _LOG = logging.getLogger("verifier.rounds")
 IDENTITIES = 1 << 15
 """Proven identities remembered: some 4 KiB each."""
 
+CARRIED = 30.0
+"""Cadence in seconds up to which an answer brings the next nonce along.
+
+Half a nonce's life: a host that quotes at once, and is changed before it sends, is found in the
+round after, and that is within the cadence that hosts have by default.
+"""
+
 ClientMaker = Callable[[str], HostClient]
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """What a round begins with."""
+    """What a round begins with.
+
+    ``now`` is the store's clock at ``started``; ``begun`` is when the nonce was issued, under the
+    version ``asked`` of the rules; ``upcoming`` is the nonce of the next round, if it goes along.
+    """
 
     host: FleetHost
     version: int
     candidates: tuple[Candidate, ...]
     assigned: Assigned | None
     nonce: bytes
+    now: datetime
     started: float
+    begun: datetime
+    asked: int = 0
+    upcoming: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What an agent sent; ``secret`` is the digest of its secret."""
+
+    secret: str
+    nonce: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a round ended for its agent: ``wait`` seconds, then answer ``asked``, or ask for it."""
+
+    state: State
+    verdict: str
+    wait: float
+    asked: Quote | None = None
 
 
 class Rounds:
@@ -64,6 +105,7 @@ class Rounds:
         self._ledger = ledger
         self._connect = connect
         self._judge = Judge()
+        self._nonces = nonces.Nonces()
         self._identities: dict[str, TpmIdentity] = {}
         self._turn = threading.Lock()
 
@@ -97,45 +139,98 @@ class Rounds:
             found = store.get_host_of_token(step, secret)
             if found.host.state == State.PENDING:
                 return found.host, None
-            nonce = nonces.issue(step, found.host.name)
+            nonce = self._nonces.issue(step, found.host.name, found.version)
             return found.host, _request(self._attempt(step, found, nonce))
 
-    def push(self, secret: str, nonce: bytes, body: bytes) -> tuple[FleetHost, Done]:
-        """Take in what a host's agent sent.
+    def push(self, secret: str, nonce: bytes, body: bytes) -> Answer:
+        """Take in what a host's agent sent; raises what ``take_in`` returns as an error."""
+        (answer,) = self.take_in([Arrival(secret, nonce, body)])
+        if isinstance(answer, CasemateError):
+            raise answer
+        return answer
 
-        Raises:
-            NotAuthenticatedError: no agent has this secret.
-            AppraisalError: the nonce is not this host's, spent, or too old: that is no verdict.
+    def take_in(self, arrivals: Sequence[Arrival]) -> list[Answer | CasemateError]:
+        """Judge what agents sent, and write it down in one transaction.
+
+        An error stands for what is no verdict: NotAuthenticatedError (no agent has this secret),
+        AppraisalError (the nonce is not this host's, spent, or too old), HostError (the store).
         """
+        answers: list[Answer | CasemateError | None] = [None] * len(arrivals)
+        attempts: dict[int, _Attempt] = {}
         with self._database.transaction() as step:
-            found = store.get_host_of_token(step, secret)
-            host = found.host
-            taken = nonces.take(step, nonce, host.name)
-            attempt = self._attempt(step, found, nonce)
-        begun = taken.check()
+            hosts = {
+                one.host.token: one
+                for one in store.currents(step, "token", [a.secret for a in arrivals if a.secret])
+            }
+            spent = store.spent_nonces(step, [one.nonce for one in arrivals])
+            for n, arrival in enumerate(arrivals):
+                try:
+                    attempts[n] = self._begun(step, hosts.get(arrival.secret), arrival, spent)
+                except CasemateError as error:
+                    answers[n] = error
+        judged: dict[int, Entry] = {}
+        for n, attempt in attempts.items():
+            if attempt.version == attempt.asked:
+                finished = self._appraised(attempt, arrivals[n].body)
+                judged[n] = Entry(attempt.host, attempt.version, finished)
+            else:  # it could not know for what it would be judged
+                answers[n] = Answer(State(attempt.host.state), attempt.host.verdict, 0.0)
+        written = self._ledger.write(list(judged.values()))
+        for (n, entry), done in zip(judged.items(), written, strict=True):
+            answers[n] = done if isinstance(done, CasemateError) else self._answer(entry, done)
+        return [self._with_next(attempts.get(n), one) for n, one in enumerate(answers) if one]
+
+    def _begun(
+        self, step: Transaction, found: store.Current | None, arrival: Arrival, spent: set[bytes]
+    ) -> _Attempt:
+        if found is None:
+            raise NotAuthenticatedError("No agent has this secret.")
+        read = self._nonces.read(step, arrival.nonce, found.host.name)
+        if arrival.nonce in spent:
+            raise nonces.spent()
+        attempt = self._attempt(step, found, arrival.nonce)
+        upcoming = b""
+        if found.host.cadence <= CARRIED and found.host.state != State.PENDING:
+            upcoming = self._nonces.issue(step, found.host.name, found.version)
+        return replace(attempt, begun=read.issued, asked=read.version, upcoming=upcoming)
+
+    def _appraised(self, attempt: _Attempt, body: bytes) -> Finished:
         identity: TpmIdentity | None = None
         try:
-            reply = wire.decode(EvidenceReply, body)
-            identity = self._identity(host)
-            judged = self._judged(attempt, reply, identity)
+            identity = self._identity(attempt.host)
+            judged = self._judged(attempt, wire.decode(EvidenceReply, body), identity)
         except (CasemateError, ValueError) as error:
             judged = Judged(_refused(error), "")
-        return host, self._finish(attempt, judged, identity, body, begun)
+        except Exception:  # noqa: BLE001 (one host's evidence must not stop the others)
+            _LOG.exception("appraisal of %s", attempt.host.name)
+            judged = Judged(Appraisal(Verdict.UNDECIDED, (_FAULT,)), "")
+        return self._finished(attempt, judged, body)
+
+    def _answer(self, entry: Entry, done: Done) -> Answer:
+        wait = 0.0 if done.again else self._ledger.pause(entry.host)
+        return Answer(done.state, done.sentence, wait)
+
+    def _with_next(
+        self, attempt: _Attempt | None, answer: Answer | CasemateError
+    ) -> Answer | CasemateError:
+        if attempt is None or not attempt.upcoming or isinstance(answer, CasemateError):
+            return answer
+        return replace(answer, asked=_request(replace(attempt, nonce=attempt.upcoming)))
 
     def _pull_once(self, host: FleetHost, client: HostClient) -> Done:
         with self._database.transaction() as step:
-            nonce = nonces.issue(step, host.name)
-            begun = moment(step.now())
             found = store.current(step, host.name)
             if found is None:
                 return Done(State.REMOVED, again=False, sentence="the host was removed")
+            nonce = self._nonces.issue(step, host.name, found.version)
             attempt = self._attempt(step, replace(found, host=host), nonce)
         identity: TpmIdentity | None = None
         body, claim = b"", ""
         try:
             reply = client.evidence(_request(attempt))
             body = wire.encode(reply)
-            begun = nonces.spend(self._database, nonce, host.name)
+            with self._database.transaction() as step:
+                self._nonces.read(step, nonce, host.name)
             identity = self._identity(host)
             judged = self._judged(attempt, reply, identity)
             appraised = attempt.candidates or attempt.assigned
@@ -153,13 +248,17 @@ class Rounds:
         except Exception:  # noqa: BLE001 (one host's evidence must not stop the others)
             _LOG.exception("appraisal of %s", host.name)
             judged = Judged(Appraisal(Verdict.UNDECIDED, (_FAULT,)), "")
-        return self._finish(attempt, judged, identity, body, begun, claim)
+        finished = self._finished(attempt, judged, body, claim if identity else "")
+        (done,) = self._ledger.write([Entry(host, attempt.version, finished)])
+        if isinstance(done, CasemateError):
+            raise done
+        return done
 
     def _attempt(self, step: Transaction, found: store.Current, nonce: bytes) -> _Attempt:
-        host, version = found.host, found.version
+        host, version, now = found.host, found.version, moment(step.now())
         candidates = self._book.in_force(step, host.profile, version)
         assigned = self._rules.of(step, found)
-        return _Attempt(host, version, candidates, assigned, nonce, time.perf_counter())
+        return _Attempt(host, version, candidates, assigned, nonce, now, time.perf_counter(), now)
 
     def _judged(self, attempt: _Attempt, reply: EvidenceReply, identity: TpmIdentity) -> Judged:
         host = attempt.host
@@ -183,15 +282,9 @@ class Rounds:
             )
         return self._judge.judge(evidence, attempt.candidates, identity, attempt.nonce, previous)
 
-    def _finish(
-        self,
-        attempt: _Attempt,
-        judged: Judged,
-        identity: TpmIdentity | None,
-        body: bytes,
-        begun: datetime,
-        claim: str = "",
-    ) -> Done:
+    def _finished(
+        self, attempt: _Attempt, judged: Judged, body: bytes, claim: str = ""
+    ) -> Finished:
         findings = judged.appraisal.findings
         kind = _OUTCOMES[judged.appraisal.verdict] if _FAULT not in findings else Outcome.FAULT
         codes = frozenset(finding.code for finding in findings)
@@ -199,17 +292,17 @@ class Rounds:
         launched = (
             c.manifest.launched for c in attempt.candidates if c.identifier == judged.reference
         )
-        finished = Finished(
+        at = attempt.now + timedelta(seconds=elapsed)
+        self._ledger.count(kind.value)
+        return Finished(
             judged,
-            claim if identity else "",
-            Result(kind, begun, begun + timedelta(seconds=elapsed), attempt.version, codes),
+            claim,
+            Result(kind, attempt.begun, at, attempt.version, codes),
             attempt.nonce,
             body,
             any(launched),
             elapsed * 1000,
         )
-        self._ledger.count(kind.value)
-        return self._ledger.write(attempt.host, finished)
 
     def _identity(self, host: FleetHost) -> TpmIdentity:
         """Return the proven identity of a host; it was checked when it was proven."""

@@ -23,7 +23,7 @@ from casemate.policy.ruled import Rules
 from casemate.policy.runtimefile import parse_runtime
 from casemate.policy.signedtext import check_newer, split_signed, verify_signed
 from casemate.policy.trust import TrustStore
-from casemate.verifier import audit, store
+from casemate.verifier import audit, rulestore, store
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Assigned
 from casemate.verifier.records import values_from
@@ -101,8 +101,8 @@ class RuleBook:
             store.get_host(step, host)
             if name:
                 _newest(step, name)
-            store.assign(step, host, name)
-            store.next_policy(step)
+            rulestore.assign(step, host, name)
+            rulestore.next_policy(step)
             audit.append(step, who, "policy-assign", host, f"{name or 'none'} {why}".strip())
 
     def approve_values(self, host: str, who: str, why: str = "") -> HostValues:
@@ -117,8 +117,8 @@ class RuleBook:
                     component=host,
                     remedy="Assign a policy with per-host rules, and attest the host.",
                 )
-            store.approve_values(step, host, json.dumps(seen), who)
-            store.next_policy(step)
+            rulestore.approve_values(step, host, json.dumps(seen), who)
+            rulestore.next_policy(step)
             audit.append(step, who, "approve-values", host, why)
         return values_from(seen)
 
@@ -159,7 +159,7 @@ class RuleBook:
     ) -> StoredPolicy:
         identifier = hashlib.sha256(body).hexdigest()
         with self._database.exclusive("audit") as step:
-            same = [one for one in store.policies(step) if (one.kind, one.name) == (kind, name)]
+            same = [one for one in rulestore.policies(step) if (one.kind, one.name) == (kind, name)]
             found = next((one for one in same if one.identifier == identifier), None)
             if found is not None:
                 return found
@@ -173,8 +173,8 @@ class RuleBook:
                 )
             now = step.now()
             added = StoredPolicy(identifier, kind, name, version, signer, now, who, body)
-            store.put_policy(step, added)
-            store.next_policy(step)
+            rulestore.put_policy(step, added)
+            rulestore.next_policy(step)
             audit.append(step, who, f"{kind.value}-add", identifier[:16], f"{name} {version}")
         return added
 
@@ -184,8 +184,8 @@ class RuleBook:
                 return
             trust = self._anchors.trust()
             known = {}
-            for name in {one.name for one in store.policies(step) if one.kind == Kind.POLICY}:
-                body = store.policy_body(step, Kind.POLICY, name)
+            for name in {one.name for one in rulestore.policies(step) if one.kind == Kind.POLICY}:
+                body = rulestore.policy_body(step, Kind.POLICY, name)
                 try:
                     self._signer(body, "policy")
                     policy = parse_policy(split_signed(body).body)
@@ -195,8 +195,8 @@ class RuleBook:
             self._known, self._version = known, version
 
     def _made(self, step: Transaction, policy: Policy, body: bytes, trust: TrustStore) -> Assigned:
-        runtime = store.policy_body(step, Kind.RUNTIME, policy.name)
-        foreign = store.policy_body(step, Kind.CORIM, policy.name)
+        runtime = rulestore.policy_body(step, Kind.RUNTIME, policy.name)
+        foreign = rulestore.policy_body(step, Kind.CORIM, policy.name)
         rules = Rules(policy)
         if runtime:
             signed = split_signed(runtime)
@@ -209,7 +209,7 @@ class RuleBook:
 
 
 def _newest(step: Transaction, name: str) -> bytes:
-    body = store.policy_body(step, Kind.POLICY, name)
+    body = rulestore.policy_body(step, Kind.POLICY, name)
     if not body:
         raise NotFoundError(
             f"there is no policy {name!r}",

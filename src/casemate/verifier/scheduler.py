@@ -1,7 +1,7 @@
 """Who is asked when: due hosts are leased, asked side by side, and given back.
 
-Every verifier runs one scheduler. They share nothing but the store: a verifier that dies loses
-its leases after ``LEASE_SECONDS``, and the others go on with its hosts and raise an alarm.
+Every verifier runs one scheduler. They share nothing but the store: a verifier that was not heard
+for ``DEAD_SECONDS`` loses its leases to the others, which go on with its hosts and raise an alarm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from casemate.errors import CasemateError
 from casemate.machine.fleet import FleetHost
-from casemate.verifier import nonces, store
+from casemate.verifier import alarmstore, nonces, store
 from casemate.verifier.alarms import Notice, Notifier
 from casemate.verifier.database import Database
 from casemate.verifier.ledger import Ledger
@@ -66,7 +66,7 @@ class Scheduler:
         self._pool.shutdown(wait=True)
         with self._database.transaction() as step:
             store.release(step, self.name)
-            store.stop_worker(step, self.name)
+            alarmstore.stop_worker(step, self.name)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -104,14 +104,15 @@ class Scheduler:
             return
         self._kept = now
         with self._database.transaction() as step:
-            store.beat(step, self.name, self._started)
+            alarmstore.beat(step, self.name, self._started)
             nonces.forget(step)
             for name in store.leased(step, self.name):
                 if name not in self._running or self._running[name].done():
                     store.release(step, self.name, name)  # its round ended without the store
-            for name in store.silent_workers(step, DEAD_SECONDS):
+            for name in alarmstore.silent_workers(step, DEAD_SECONDS):
+                store.release(step, name)  # should it live, what it writes of them is not taken
                 words = f"verifier {name} was not heard for {DEAD_SECONDS:g} s"
-                if store.raise_alarm(step, "", f"verifier-dead:{name}", words):
+                if alarmstore.raise_alarm(step, "", f"verifier-dead:{name}", words):
                     self._notifier.tell(Notice("", "verifier-dead", words, step.now()))
-            store.clear_alarms(step, "", f"verifier-dead:{self.name}")
+            alarmstore.clear_alarms(step, "", f"verifier-dead:{self.name}")
         self._ledger.expire()

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS round (
     number INTEGER PRIMARY KEY AUTOINCREMENT, host TEXT NOT NULL, time REAL NOT NULL,
     outcome TEXT NOT NULL, state TEXT NOT NULL, reference TEXT NOT NULL, policy INTEGER NOT NULL,
     millis REAL NOT NULL, nonce BLOB NOT NULL, result BLOB NOT NULL, evidence BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS round_nonce ON round (nonce);
 CREATE INDEX IF NOT EXISTS round_host ON round (host, number);
 CREATE TABLE IF NOT EXISTS reference (
     identifier TEXT PRIMARY KEY, profile TEXT NOT NULL, build TEXT NOT NULL,

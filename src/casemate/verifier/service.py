@@ -18,6 +18,7 @@ from casemate.verifier.alarms import Notifier
 from casemate.verifier.client import HostClient
 from casemate.verifier.database import open_database
 from casemate.verifier.enrol import Enrolment
+from casemate.verifier.intake import Intake
 from casemate.verifier.ledger import Ledger
 from casemate.verifier.oidc import SingleSignOn, provider_from
 from casemate.verifier.people import People, Role
@@ -75,6 +76,7 @@ class Service:
         self.rounds = Rounds(
             self.database, self.book, self.rules, self.anchors, self.ledger, connect
         )
+        self.intake = Intake(self.rounds)
         self.enrolment = Enrolment(self.database, self.anchors, connect)
         self.people = People(self.database)
         provider = provider_from(settings.oidc)
@@ -107,6 +109,7 @@ class Service:
         """Finish what runs, give back what is leased, close the store."""
         if self._asking:
             self.scheduler.stop()
+        self.intake.close()
         self.notifier.close()
         self.database.close()
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 from casemate.errors import ArgumentError, NotAuthenticatedError, NotFoundError
-from casemate.machine.fleet import Alarm, FleetHost, Proposal, Round, StoredPolicy, StoredReference
+from casemate.machine.fleet import FleetHost, Proposal, Round
 from casemate.policy.statemachine import State
-from casemate.verifier.database import Database, Transaction
+from casemate.verifier.database import Columns, Database, Row, Transaction
 from casemate.verifier.packing import Packer, unpack
 
 LEASE_BATCH = 50
@@ -24,9 +24,11 @@ ROUNDS_WITH_EVIDENCE = 20
 ROUNDS_KEPT = 500
 """Rounds of a host that are kept at all; changes of state are kept for ever."""
 
+SPENT_SECONDS = 600.0
+"""For how long a round is kept in any case: ten times the life of its nonce."""
+
 _HOST = ", ".join(field.name for field in fields(FleetHost))
 _ROUND = ", ".join(field.name for field in fields(Round))
-_REFERENCE = ", ".join(field.name for field in fields(StoredReference))
 _DUE = (
     "SELECT name FROM host WHERE mode='pull' AND next_due<=? AND state NOT IN (?,?)"
     " AND (lease_owner='' OR lease_until<?) ORDER BY next_due LIMIT ?"
@@ -97,10 +99,22 @@ def current(step: Transaction, name: str) -> Current | None:
     return _current(step, "name", name)
 
 
+def currents(step: Transaction, column: str, keys: Sequence[str]) -> list[Current]:
+    """Return hosts as they are now, by their ``name`` or ``token``: those that there are."""
+    rows = step.given(
+        (("key", "TEXT"),),
+        [(key,) for key in keys],
+        f"{_CURRENT} JOIN given ON host.{column}=given.key",
+    )
+    return [_made(row) for row in rows]
+
+
 def _current(step: Transaction, column: str, key: str) -> Current | None:
     row = step.one(f"{_CURRENT} WHERE host.{column}=?", key)
-    if row is None:
-        return None
+    return _made(row) if row else None
+
+
+def _made(row: Row) -> Current:
     *values, version, policy, own = row
     return Current(FleetHost(*values), int(version or 0), policy, str(own or ""))
 
@@ -156,6 +170,49 @@ def update_host(step: Transaction, before: FleetHost, after: FleetHost) -> bool:
             before.lease_owner,
         )
     )
+
+
+_JUDGED: Columns = (
+    ("name", "TEXT"), ("seen", "TEXT"), ("tpm", "TEXT"), ("owner", "TEXT"), ("version", "TEXT"),
+    ("state", "TEXT"), ("record", "TEXT"), ("identity", "TEXT"), ("next_due", "REAL"),
+    ("last_tried", "REAL"), ("last_good", "REAL"), ("policy", "INTEGER"), ("reference", "TEXT"),
+    ("verdict", "TEXT"), ("counters", "TEXT"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A host that was judged: as it was read under a version of the rules, and as it shall be."""
+
+    before: FleetHost
+    version: int
+    after: FleetHost
+
+
+def write_judged(step: Transaction, changes: Sequence[Change]) -> set[str]:
+    """Write hosts back that were judged; returns those that were still as they had been read."""
+    rows = step.given(
+        _JUDGED,
+        [
+            (
+                one.before.name, one.before.record, one.before.ek, one.before.lease_owner,
+                str(one.version), one.after.state, one.after.record,
+                "" if one.after.identity == one.before.identity else one.after.identity,
+                one.after.next_due, one.after.last_tried, one.after.last_good, one.after.policy,
+                one.after.reference, one.after.verdict, one.after.counters,
+            )
+            for one in sorted(changes, key=lambda one: one.before.name)
+        ],
+        "UPDATE host SET state=given.state, record=given.record,"
+        " identity=CASE given.identity WHEN '' THEN host.identity ELSE given.identity END,"
+        " next_due=given.next_due, last_tried=given.last_tried, last_good=given.last_good,"
+        " policy=given.policy, reference=given.reference, verdict=given.verdict,"
+        " counters=given.counters FROM given WHERE host.name=given.name"
+        " AND host.record=given.seen AND host.ek=given.tpm AND host.lease_owner=given.owner"
+        " AND COALESCE((SELECT value FROM value WHERE name='policy'), '0')=given.version"
+        " RETURNING host.name",
+    )  # fmt: skip
+    return {str(row[0]) for row in rows}
 
 
 def swap_tpm(step: Transaction, host: str, proposal: Proposal, record: str, state: str) -> None:
@@ -236,22 +293,39 @@ def due_now(step: Transaction, name: str | None = None) -> int:
     return step.run("UPDATE host SET next_due=0 WHERE name=?", name)
 
 
-def add_round(step: Transaction, one: Round, packer: Packer) -> None:
-    """Keep a round; its number is given here."""
-    step.run(
-        f"INSERT INTO round ({_ROUND.removeprefix('number, ')})"  # noqa: S608 (own names)
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
-        one.host,
-        one.time,
-        one.outcome,
-        one.state,
-        one.reference,
-        one.policy,
-        one.millis,
-        one.nonce,
-        packer.pack(one.result),
-        packer.pack(one.evidence),
+_KEPT: Columns = (
+    ("host", "TEXT"), ("time", "REAL"), ("outcome", "TEXT"), ("state", "TEXT"),
+    ("reference", "TEXT"), ("policy", "INTEGER"), ("millis", "REAL"), ("nonce", "BLOB"),
+    ("result", "BLOB"), ("evidence", "BLOB"),
+)  # fmt: skip
+_KEPT_NAMES = ", ".join(name for name, _ in _KEPT)
+
+
+def add_rounds(step: Transaction, rounds: Sequence[Round], packer: Packer) -> set[bytes]:
+    """Keep rounds, whose numbers are given here; returns the nonces that were not spent before."""
+    rows = step.given(
+        _KEPT,
+        [
+            (
+                one.host, one.time, one.outcome, one.state, one.reference, one.policy, one.millis,
+                one.nonce, packer.pack(one.result), packer.pack(one.evidence),
+            )
+            for one in rounds
+        ],
+        f"INSERT INTO round ({_KEPT_NAMES}) SELECT {_KEPT_NAMES} FROM given WHERE true"  # noqa: S608 (own names)
+        " ON CONFLICT (nonce) DO NOTHING RETURNING nonce",
+    )  # fmt: skip
+    return {bytes(row[0]) for row in rows}
+
+
+def spent_nonces(step: Transaction, wanted: Sequence[bytes]) -> set[bytes]:
+    """Return the nonces with which a round was written down."""
+    rows = step.given(
+        (("nonce", "BLOB"),),
+        [(one,) for one in wanted],
+        "SELECT round.nonce FROM round JOIN given ON round.nonce=given.nonce",
     )
+    return {bytes(row[0]) for row in rows}
 
 
 def rounds_of(step: Transaction, host: str, limit: int = 50) -> list[Round]:
@@ -298,163 +372,24 @@ def _unpacked(value: object) -> bytes:
 
 
 def thin_out(step: Transaction, host: str) -> None:
-    """Keep what is worth keeping: changes of state, the last rounds, evidence of the newest."""
-    for keep, action in (
-        (ROUNDS_KEPT, "DELETE FROM round"),
-        (ROUNDS_WITH_EVIDENCE, "UPDATE round SET result=?, evidence=?"),
-    ):
-        row = step.one(
-            "SELECT number FROM round WHERE host=? ORDER BY number DESC LIMIT 1 OFFSET ?",
+    """Keep what is worth keeping: changes of state, the last rounds, evidence of the newest.
+
+    No round goes while its nonce could come back.
+    """
+    beyond = "SELECT number FROM round WHERE host=? ORDER BY number DESC LIMIT 1 OFFSET ?"
+    if (row := step.one(beyond, host, ROUNDS_WITH_EVIDENCE)) is not None:
+        step.run(
+            "UPDATE round SET result=?, evidence=?"
+            " WHERE host=? AND number<=? AND outcome='good' AND length(evidence)>0",
+            b"",
+            b"",
             host,
-            keep,
+            row[0],
         )
-        if row is None:
-            continue
-        values = (b"", b"") if action.startswith("UPDATE") else ()
-        step.run(f"{action} WHERE host=? AND number<=? AND outcome='good'", *values, host, row[0])
-
-
-def put_reference(step: Transaction, one: StoredReference) -> None:
-    """Add a reference."""
-    step.run(
-        f"INSERT INTO reference ({_REFERENCE}) VALUES (?,?,?,?,?,?,?,?,?)",  # noqa: S608 (own names)
-        *astuple(one),
-    )
-
-
-def references(step: Transaction, *, whole: bool = True) -> list[StoredReference]:
-    """Return all references, newest first; ``whole`` with their bodies."""
-    names = _REFERENCE if whole else _REFERENCE.replace(", body", "")
-    rows = step.all(f"SELECT {names} FROM reference ORDER BY serial DESC, added DESC")  # noqa: S608 (own names)
-    return [
-        StoredReference(*(*row, b"") if not whole else (*row[:8], bytes(row[8]))) for row in rows
-    ]
-
-
-def limit_reference(step: Transaction, identifier: str, until: float | None) -> bool:
-    """Set the end of a reference; False where there is none."""
-    return bool(step.run("UPDATE reference SET until=? WHERE identifier=?", until, identifier))
-
-
-def put_policy(step: Transaction, one: StoredPolicy) -> None:
-    """Add a policy."""
-    step.run("INSERT INTO policy VALUES (?,?,?,?,?,?,?,?)", *astuple(one))
-
-
-def policies(step: Transaction) -> list[StoredPolicy]:
-    """Return all policies without their bodies, newest first."""
-    rows = step.all(
-        "SELECT identifier, kind, name, version, signer, added, added_by FROM policy"
-        " ORDER BY name, kind, version DESC"
-    )
-    return [StoredPolicy(*row) for row in rows]
-
-
-def policy_body(step: Transaction, kind: str, name: str) -> bytes:
-    """Return the text in force, empty where there is none."""
-    row = step.one(
-        "SELECT body FROM policy WHERE kind=? AND name=? ORDER BY version DESC LIMIT 1", kind, name
-    )
-    return bytes(row[0]) if row else b""
-
-
-def assign(step: Transaction, host: str, policy: str) -> None:
-    """Assign a policy; what was approved as the host's own is for another one, and is forgotten."""
-    step.run("DELETE FROM assignment WHERE host=?", host)
-    if policy:
-        step.run("INSERT INTO assignment VALUES (?,?,'','')", host, policy)
-
-
-def approve_values(step: Transaction, host: str, own: str, who: str) -> None:
-    """Note a host's own values as JSON."""
-    step.run("UPDATE assignment SET own=?, approved_by=? WHERE host=?", own, who, host)
-
-
-def assignment(step: Transaction, host: str) -> tuple[str, str] | None:
-    """Return the name of a host's policy and its own values, None where it has no policy."""
-    row = step.one("SELECT policy, own FROM assignment WHERE host=?", host)
-    return (str(row[0]), str(row[1])) if row else None
-
-
-def assignments(step: Transaction) -> dict[str, str]:
-    """Return host → name of its policy."""
-    rows = step.all("SELECT host, policy FROM assignment ORDER BY host")
-    return {str(host): str(policy) for host, policy in rows}
-
-
-def raise_alarm(step: Transaction, host: str, code: str, sentence: str) -> bool:
-    """Raise an alarm unless the same one stands already; tells whether it is new."""
-    if step.one("SELECT 1 FROM alarm WHERE host=? AND code=? AND cleared=0", host, code):
-        return False
-    step.run(
-        "INSERT INTO alarm (time, host, code, sentence, cleared) VALUES (?,?,?,?,0)",
-        step.now(),
-        host,
-        code,
-        sentence,
-    )
-    return True
-
-
-def clear_alarms(step: Transaction, host: str, code: str | None = None) -> int:
-    """End the standing alarms of a host."""
-    sql = "UPDATE alarm SET cleared=? WHERE host=? AND cleared=0"
-    if code is None:
-        return step.run(sql, step.now(), host)
-    return step.run(sql + " AND code=?", step.now(), host, code)
-
-
-def alarms(step: Transaction, *, standing: bool = True, limit: int = 200) -> list[Alarm]:
-    """Return alarms, newest first."""
-    where = "WHERE cleared=0 " if standing else ""
-    sql = f"SELECT * FROM alarm {where}ORDER BY number DESC LIMIT ?"  # noqa: S608 (own names)
-    return [Alarm(*row) for row in step.all(sql, limit)]
-
-
-def get_value(step: Transaction, name: str, default: str = "") -> str:
-    """Return a named value."""
-    row = step.one("SELECT value FROM value WHERE name=?", name)
-    return str(row[0]) if row else default
-
-
-def set_value(step: Transaction, name: str, value: str) -> None:
-    """Set a named value."""
-    if not step.run("UPDATE value SET value=? WHERE name=?", value, name):
-        step.run("INSERT INTO value VALUES (?,?)", name, value)
-
-
-def policy_version(step: Transaction) -> int:
-    """Return the version of references and policies that is in force."""
-    return int(get_value(step, "policy", "0"))
-
-
-def next_policy(step: Transaction) -> int:
-    """Count the version up and make every host due: each is appraised anew."""
-    version = policy_version(step) + 1
-    set_value(step, "policy", str(version))
-    due_now(step)
-    return version
-
-
-def beat(step: Transaction, worker: str, started: float) -> None:
-    """Note that a verifier lives."""
-    now = step.now()
-    if not step.run("UPDATE worker SET seen=?, stopped=0 WHERE name=?", now, worker):
-        step.run("INSERT INTO worker VALUES (?,?,?,0)", worker, now, started)
-
-
-def stop_worker(step: Transaction, worker: str) -> None:
-    """Note that a verifier stopped as it should."""
-    step.run("UPDATE worker SET stopped=1 WHERE name=?", worker)
-
-
-def silent_workers(step: Transaction, seconds: float) -> list[str]:
-    """Return verifiers that have not been heard for a time, and did not stop."""
-    rows = step.all("SELECT name FROM worker WHERE stopped=0 AND seen<?", step.now() - seconds)
-    return [str(row[0]) for row in rows]
-
-
-def workers(step: Transaction) -> list[tuple[str, float, bool]]:
-    """Return (name, last seen, stopped) of all verifiers."""
-    rows = step.all("SELECT name, seen, stopped FROM worker ORDER BY name")
-    return [(str(name), float(seen), bool(stopped)) for name, seen, stopped in rows]
+    if row is not None and (row := step.one(beyond, host, ROUNDS_KEPT)) is not None:
+        step.run(
+            "DELETE FROM round WHERE host=? AND number<=? AND outcome='good' AND time<?",
+            host,
+            row[0],
+            step.now() - SPENT_SECONDS,
+        )

@@ -22,7 +22,7 @@ from casemate.formats import ear
 from casemate.formats.ear import Ear, Section, Tier
 from casemate.policy.statemachine import State
 from casemate.policy.verdict import Judged, submodules
-from casemate.verifier import store
+from casemate.verifier import rulestore, store
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.records import moment, read_record
 
@@ -51,10 +51,10 @@ class Tokens:
     def __init__(self, database: Database) -> None:
         self._database = database
         with database.exclusive("token-key") as step:
-            text = store.get_value(step, _KEY)
+            text = rulestore.get_value(step, _KEY)
             if not text:
                 text = _new_key()
-                store.set_value(step, _KEY, text)
+                rulestore.set_value(step, _KEY, text)
         key = serialization.load_pem_private_key(text.encode(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ArgumentError("the token key is not on an elliptic curve", argument=_KEY)

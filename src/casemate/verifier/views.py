@@ -17,7 +17,7 @@ from casemate.machine.fleet import FleetHost, Round, StoredReference
 from casemate.policy.eventtree import EventRow, event_rows
 from casemate.policy.hostpolicy import reference_from_log
 from casemate.policy.signedtext import split_signed
-from casemate.verifier import audit, store
+from casemate.verifier import alarmstore, audit, rulestore, store
 from casemate.verifier.database import Transaction
 from casemate.verifier.ledger import DUE_FACTOR
 from casemate.verifier.records import read_record
@@ -32,17 +32,17 @@ EVENTS_SHOWN = 10_000
 def fleet(step: Transaction) -> View:
     """Return all hosts in short, counts by state, standing alarms, verifiers."""
     now = step.now()
-    known = {one.identifier: one for one in store.references(step, whole=False)}
+    known = {one.identifier: one for one in rulestore.references(step, whole=False)}
     hosts = store.all_hosts(step)
     return {
         "now": now,
-        "policy": store.policy_version(step),
+        "policy": rulestore.policy_version(step),
         "counts": dict(Counter(host.state for host in hosts)),
         "hosts": [_short(host, now, known) for host in hosts],
-        "alarms": [asdict(alarm) for alarm in store.alarms(step)],
+        "alarms": [asdict(alarm) for alarm in alarmstore.alarms(step)],
         "verifiers": [
             {"name": name, "seen": seen, "stopped": stopped}
-            for name, seen, stopped in store.workers(step)
+            for name, seen, stopped in alarmstore.workers(step)
         ],
     }
 
@@ -50,7 +50,7 @@ def fleet(step: Transaction) -> View:
 def host(step: Transaction, name: str) -> View:
     """Return one host with its rounds and its proposed TPM. Raises NotFoundError."""
     found = store.get_host(step, name)
-    known = {one.identifier: one for one in store.references(step, whole=False)}
+    known = {one.identifier: one for one in rulestore.references(step, whole=False)}
     record = read_record(found.record)
     proposal = store.find_proposal(step, name)
     return {
@@ -62,7 +62,7 @@ def host(step: Transaction, name: str) -> View:
         "since": record.since.timestamp(),
         "validUntil": record.valid_until.timestamp() if record.valid_until else None,
         "codes": sorted(record.codes),
-        "assigned": (store.assignment(step, name) or ("", ""))[0],
+        "assigned": (rulestore.assignment(step, name) or ("", ""))[0],
         "counters": json.loads(found.counters) if found.counters else None,
         "proposal": {
             "ek": proposal.ek,
@@ -73,7 +73,7 @@ def host(step: Transaction, name: str) -> View:
         if proposal
         else None,
         "rounds": [_round(one) for one in store.rounds_of(step, name)],
-        "alarms": [asdict(one) for one in store.alarms(step) if one.host == name],
+        "alarms": [asdict(one) for one in alarmstore.alarms(step) if one.host == name],
     }
 
 
@@ -131,20 +131,20 @@ def references(step: Transaction) -> View:
     using = Counter(host.reference for host in store.all_hosts(step))
     return {
         "now": now,
-        "policy": store.policy_version(step),
+        "policy": rulestore.policy_version(step),
         "references": [
             {**_reference_view(one, now), "hosts": using[one.identifier]}
-            for one in store.references(step, whole=False)
+            for one in rulestore.references(step, whole=False)
         ],
     }
 
 
 def policies(step: Transaction) -> View:
     """Return all policies, those in force first, and who has which."""
-    chosen = store.assignments(step)
+    chosen = rulestore.assignments(step)
     newest: set[tuple[str, str]] = set()
     rows = []
-    for one in store.policies(step):
+    for one in rulestore.policies(step):
         first = (one.kind, one.name) not in newest
         newest.add((one.kind, one.name))
         rows.append(
@@ -161,11 +161,11 @@ def policies(step: Transaction) -> View:
                 "hosts": [host for host, name in chosen.items() if name == one.name],
             }
         )
-    return {"policy": store.policy_version(step), "policies": rows, "assignments": chosen}
+    return {"policy": rulestore.policy_version(step), "policies": rows, "assignments": chosen}
 
 
 def _policy_text(step: Transaction, name: str) -> str:
-    body = split_signed(store.policy_body(step, "policy", name)).body
+    body = split_signed(rulestore.policy_body(step, "policy", name)).body
     return body.decode("utf-8", "replace")
 
 

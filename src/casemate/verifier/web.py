@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A line of the route table; ``role`` None: anybody; ``agent``: a pushing host's agent."""
+    """A line of the route table; ``role`` None: anybody; ``agent``: a pushing host's agent.
+
+    ``together`` does the same as ``handler`` for requests that come at once; large ones go alone.
+    """
 
     method: str
     path: str
@@ -114,6 +117,7 @@ class Endpoint:
     fields: Mapping[str, Field] = field(default_factory=dict)
     raw: int = 0
     query: Mapping[str, str] = field(default_factory=dict)
+    together: Callable[[Service, Call], Awaitable[object]] | None = None
 
 
 def error_response(error: CasemateError) -> JSONResponse:
@@ -201,7 +205,12 @@ def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
             small = _announced(request) <= BODY_LIMIT
             who = None if small else await run_in_threadpool(checked, request)
             raw = await read_body(request, limit)
-            answer = await run_in_threadpool(work, request, raw, known=not small, who=who)
+            if small and endpoint.together is not None:
+                secret = token_digest(bearer(request))
+                call = Call(request.path_params, request.query_params, {}, raw, None, secret)
+                answer = await endpoint.together(service, call)
+            else:
+                answer = await run_in_threadpool(work, request, raw, known=not small, who=who)
         except CasemateError as error:
             refusal = error_response(error)
             if raw is None:  # the rest of the body is not waited for

@@ -1,0 +1,59 @@
+"""Standing alarms, and which verifiers live, in the store."""
+
+from __future__ import annotations
+
+from casemate.machine.fleet import Alarm
+from casemate.verifier.database import Transaction
+
+
+def raise_alarm(step: Transaction, host: str, code: str, sentence: str) -> bool:
+    """Raise an alarm unless the same one stands already; tells whether it is new."""
+    if step.one("SELECT 1 FROM alarm WHERE host=? AND code=? AND cleared=0", host, code):
+        return False
+    step.run(
+        "INSERT INTO alarm (time, host, code, sentence, cleared) VALUES (?,?,?,?,0)",
+        step.now(),
+        host,
+        code,
+        sentence,
+    )
+    return True
+
+
+def clear_alarms(step: Transaction, host: str, code: str | None = None) -> int:
+    """End the standing alarms of a host."""
+    sql = "UPDATE alarm SET cleared=? WHERE host=? AND cleared=0"
+    if code is None:
+        return step.run(sql, step.now(), host)
+    return step.run(sql + " AND code=?", step.now(), host, code)
+
+
+def alarms(step: Transaction, *, standing: bool = True, limit: int = 200) -> list[Alarm]:
+    """Return alarms, newest first."""
+    where = "WHERE cleared=0 " if standing else ""
+    sql = f"SELECT * FROM alarm {where}ORDER BY number DESC LIMIT ?"  # noqa: S608 (own names)
+    return [Alarm(*row) for row in step.all(sql, limit)]
+
+
+def beat(step: Transaction, worker: str, started: float) -> None:
+    """Note that a verifier lives."""
+    now = step.now()
+    if not step.run("UPDATE worker SET seen=?, stopped=0 WHERE name=?", now, worker):
+        step.run("INSERT INTO worker VALUES (?,?,?,0)", worker, now, started)
+
+
+def stop_worker(step: Transaction, worker: str) -> None:
+    """Note that a verifier stopped as it should."""
+    step.run("UPDATE worker SET stopped=1 WHERE name=?", worker)
+
+
+def silent_workers(step: Transaction, seconds: float) -> list[str]:
+    """Return verifiers that have not been heard for a time, and did not stop."""
+    rows = step.all("SELECT name FROM worker WHERE stopped=0 AND seen<?", step.now() - seconds)
+    return [str(row[0]) for row in rows]
+
+
+def workers(step: Transaction) -> list[tuple[str, float, bool]]:
+    """Return (name, last seen, stopped) of all verifiers."""
+    rows = step.all("SELECT name, seen, stopped FROM worker ORDER BY name")
+    return [(str(name), float(seen), bool(stopped)) for name, seen, stopped in rows]
