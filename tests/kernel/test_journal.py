@@ -41,12 +41,14 @@ class Chip:
         values = self.fake.values()
         return {bank: {pcr: values[bank][pcr] for pcr in pcrs} for bank in banks}
 
-    def quote(self, nonce: bytes, bank: str, _pcrs: Sequence[int]) -> tuple[bytes, bytes]:
+    def quote(
+        self, nonce: bytes, banks: Sequence[str], _pcrs: Sequence[int]
+    ) -> tuple[bytes, bytes]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         time.sleep(0.05)
         self.inside -= 1
-        return nonce, bank.encode()
+        return nonce, banks[0].encode()
 
     def shutdown(self) -> None: ...
 

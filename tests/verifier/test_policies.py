@@ -434,8 +434,8 @@ class MovingTpm:
     def banks(self) -> tuple[str, ...]:
         return ("sha256", "sha384")
 
-    def quote(self, nonce: bytes, bank: str, pcrs: Sequence[int]) -> tuple[bytes, bytes]:
-        attest, signature = self.inner.quote(nonce, {bank: pcrs}, self.key)
+    def quote(self, nonce: bytes, banks: Sequence[str], pcrs: Sequence[int]) -> tuple[bytes, bytes]:
+        attest, signature = self.inner.quote(nonce, dict.fromkeys(banks, pcrs), self.key)
         if self.moves:
             self.moves -= 1
             self.inner.extend(10, {"sha256": b"\1" * 32, "sha384": b"\1" * 48})

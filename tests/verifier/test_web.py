@@ -301,7 +301,7 @@ def test_agent_that_cannot_answer_the_challenge_is_not_enrolled(web: Web) -> Non
             return ActivationReply(bytes(len(super().activate(request).secret)))
 
     with pytest.raises(PermissionError, match="activation"):
-        agent.one_round(Liar(SmallHost()), Pushing(web.client, secret))
+        agent.Prover(Liar(SmallHost()), Pushing(web.client, secret)).round()
     with web.service.database.transaction() as step:
         assert store.get_host(step, "far-away").ek == ""
 

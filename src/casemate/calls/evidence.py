@@ -23,19 +23,20 @@ import json
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import TypeVar
 
 from casemate.calls.messages import (
     ActivateCredential,
     ActivationReply,
+    BankValues,
     EvidenceReply,
     IdentityReply,
     Quote,
 )
 from casemate.errors import FormatError, LimitError
-from casemate.machine.facts import ComponentFact
+from casemate.machine.facts import ComponentFact, Fact
 
 PREFIX = "/attestation/v1/"
 IDENTITY_PATH = PREFIX + "identity"
@@ -48,8 +49,31 @@ BODY_LIMIT = 16 << 20
 REQUEST_LIMIT = 64 << 10
 """Bytes of one request: a nonce or a credential challenge is far smaller."""
 
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What of an ``EvidenceReply`` is new in every round."""
+
+    quotes: tuple[tuple[bytes, bytes], ...]
+    boot_complete: bool
+    taken: float
+    accelerator: str = ""
+    measurements: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Stable:
+    """What of an ``EvidenceReply`` stays the same while nothing is measured."""
+
+    pcrs: tuple[BankValues, ...]
+    log: bytes
+    components: tuple[Fact, ...]
+
+
 Message = IdentityReply | ActivateCredential | ActivationReply | Quote | EvidenceReply
-M = TypeVar("M", IdentityReply, ActivateCredential, ActivationReply, Quote, EvidenceReply)
+M = TypeVar(
+    "M", IdentityReply, ActivateCredential, ActivationReply, Quote, EvidenceReply, Fresh, Stable
+)
 
 
 Decoder = Callable[[object], object]
@@ -88,6 +112,24 @@ def decode(kind: type[M], body: bytes, *, limit: int = BODY_LIMIT) -> M:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON: {type(error).__name__}", code="bad-json") from error
     return typing.cast("M", _message(kind, value))
+
+
+_BEGINS, ENDS = b',"pcrs":', b',"bootComplete":'
+
+
+def split(body: bytes) -> tuple[int, int] | None:
+    """Return where in an ``EvidenceReply`` its stable part lies; None where ``encode`` made none.
+
+    The stable part begins with a comma. Without it the body is a ``Fresh``, and it is a ``Stable``
+    within braces: whoever decodes both has decoded the body.
+    """
+    begin = body.find(_BEGINS)
+    end = body.find(ENDS, begin)
+    if begin < 0 or end < 0 or body.find(_BEGINS[1:], begin + 2) >= 0:
+        return None
+    if body.find(ENDS[1:]) != end + 1 or body.find(ENDS[1:], end + 2) >= 0:
+        return None
+    return begin, end
 
 
 def _message(kind: type, value: object) -> object:

@@ -70,10 +70,10 @@ class BankValues:
 class EvidenceReply:
     """What proves the host's state: TPMS_ATTEST, TPMT_SIGNATURE, PCR values and the raw log.
 
-    ``quotes`` holds one (TPMS_ATTEST, TPMT_SIGNATURE) pair per bank asked for: one TPM2_Quote
-    covers one selection. ``log`` is a TCG crypto-agile event log. ``accelerator`` is what runs the
-    VMs (kvm, tcg; empty where there are none): said, not proven. ``measurements`` is the binary
-    IMA list of a plain Linux host, taken after the quotes; empty where there is none.
+    ``quotes`` holds (TPMS_ATTEST, TPMT_SIGNATURE) pairs that together cover the banks asked for;
+    one TPM2_Quote may cover all. ``log`` is a TCG crypto-agile event log. ``accelerator`` is what
+    runs the VMs (kvm, tcg; empty where there are none): said, not proven. ``measurements`` is the
+    binary IMA list of a plain Linux host, taken after the quotes; empty where there is none.
     """
 
     quotes: tuple[tuple[bytes, bytes], ...]

@@ -103,7 +103,7 @@ class ThisMachine:
         return ActivationReply(secret)
 
     def evidence(self, request: Quote) -> EvidenceReply:
-        """Give fresh evidence: one quote a bank, values and log of about the same moment."""
+        """Give fresh evidence: one quote, and values and log of about the same moment."""
         quotes, values = self._snapshot(request)
         try:
             log = self._log.read_bytes()
@@ -129,11 +129,10 @@ class ThisMachine:
         """Return quotes and values of one moment: IMA may extend PCR 10 between two commands."""
         banks = [bank for bank in request.banks if bank in self._tpm.banks()]
         for _ in range(SNAPSHOTS):
-            quotes = tuple(self._tpm.quote(request.nonce, bank, request.pcrs) for bank in banks)
-            values = {bank: self._tpm.read_pcrs([bank], request.pcrs)[bank] for bank in banks}
-            pairs = zip(quotes, values.items(), strict=True)
-            if all(_agree(pair, bank, found) for pair, (bank, found) in pairs):
-                return quotes, values
+            quote = self._tpm.quote(request.nonce, banks, request.pcrs)
+            values = self._tpm.read_pcrs(banks, request.pcrs)
+            if _agree(quote, values):
+                return (quote,), values
         raise HostError(
             f"the PCRs changed each of {SNAPSHOTS} times that they were quoted",
             code="pcrs-busy",
@@ -163,11 +162,11 @@ class ThisMachine:
         return data
 
 
-def _agree(pair: tuple[bytes, bytes], bank: str, values: dict[int, bytes]) -> bool:
+def _agree(pair: tuple[bytes, bytes], values: dict[str, dict[int, bytes]]) -> bool:
     """Tell whether values that were read after a quote are those that it covers."""
     quote, algorithm = parse_attest(pair[0]).quoted(), str(parse_signature(pair[1]).hash)
     try:
-        check_pcr_values(quote, {bank: values}, algorithm)
+        check_pcr_values(quote, values, algorithm)
     except AppraisalError:
         return False
     return True

@@ -20,7 +20,7 @@ from casemate.errors import HostError, StateError
 from casemate.kernel.certificate import ensure_certificate
 from casemate.policy.levels import Level
 from casemate.ui.verifier import render
-from casemate.verifier.app import bus_handler, make_app, make_server
+from casemate.verifier.app import bus_handler, make_app, make_server, settle
 from casemate.verifier.bus import Bus, Place
 from casemate.verifier.oidc import provider_from
 from casemate.verifier.service import FIRST_USER, Service, Settings
@@ -165,6 +165,7 @@ def _up(options: argparse.Namespace) -> int:
         _announce(options, settings.state, port, password)
         server = make_server(make_app(service, render), tls / "rui.crt", tls / "rui.key")
         service.start()
+        settle()
         if bus is not None:
             bus.start()
         server.run(sockets=[listener])

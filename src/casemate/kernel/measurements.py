@@ -139,7 +139,7 @@ class Measurements:
         def take(tpm: Tpm) -> EvidenceReply:
             values = tpm.read_pcrs(request.banks, pcrs)
             return EvidenceReply(
-                quotes=tuple(tpm.quote(request.nonce, bank, pcrs) for bank in request.banks),
+                quotes=(tpm.quote(request.nonce, request.banks, pcrs),),
                 pcrs=tuple(
                     BankValues(bank, tuple(sorted(values[bank].items()))) for bank in request.banks
                 ),

@@ -106,6 +106,7 @@ class Comparison:
     findings: tuple[Finding, ...] = ()
     components: tuple[ComponentResult, ...] = ()
     pcrs: dict[str, dict[int, PcrResult]] | None = None
+    waivers: tuple[Finding, ...] = ()
 
 
 Comparer = Callable[[Evidence, Manifest], Comparison]
@@ -117,7 +118,7 @@ def compare(evidence: Evidence, reference: Manifest) -> Comparison:
     try:
         events, replayed = _read_log(evidence.log, reference)
     except (VerificationError, FormatError) as error:
-        return Comparison((_told(error, "event log"),))
+        return Comparison((_told(error, "event log"),), waivers=_waivers(reference))
     judge = _Judge(evidence, reference, events, replayed)
     launch = judge.launch()
     expected = [one for one in reference.events if not (launch and one.event.pcr in DRTM_PCRS)]
@@ -134,6 +135,7 @@ def compare(evidence: Evidence, reference: Manifest) -> Comparison:
         findings,
         component_table(reference.events, unlike, unproven, evidence.claims),
         judge.table(),
+        _waivers(reference),
     )
 
 
@@ -158,13 +160,13 @@ def appraise(
         check_coverage(evidence.pcrs, reference.algorithms, reference.indexes)
     except (VerificationError, FormatError) as error:
         return refused(error, "quote")
+    found = comparer(evidence, reference)
     warnings = (
         *identity.warnings,
         *_clock_warnings(clock),
-        *_waivers(reference),
+        *found.waivers,
         *((EMULATED,) if evidence.accelerator == TCG else ()),
     )
-    found = comparer(evidence, reference)
     return Appraisal(
         Verdict.UNTRUSTED if found.findings else Verdict.TRUSTED,
         found.findings,

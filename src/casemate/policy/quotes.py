@@ -18,7 +18,7 @@ from casemate.formats.tpm import (
 )
 
 MAX_QUOTES = 8
-"""Quotes of one evidence: one a bank."""
+"""Quotes of one evidence: one a bank at most."""
 
 _REFRESH = "Ask for fresh evidence; if it stays so, do not trust this host."
 

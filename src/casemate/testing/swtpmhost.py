@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from casemate.kernel.home import Home
@@ -74,13 +74,11 @@ class SwtpmHost(SmallHost):
     def evidence(
         self, nonce: bytes, pcrs: Sequence[int] = PCRS, *, banks: Sequence[str] | None = None
     ) -> Evidence:
-        """Return fresh evidence, one quote a bank."""
+        """Return fresh evidence."""
         wanted = BANKS if banks is None else tuple(banks)
         with self.turn:
-            quotes = tuple(self.device.quote(nonce, bank, pcrs) for bank in wanted)
-            values: Mapping[str, Mapping[int, bytes]] = {
-                bank: self.device.read_pcrs([bank], pcrs)[bank] for bank in wanted
-            }
+            quotes = (self.device.quote(nonce, wanted, pcrs),)
+            values = self.device.read_pcrs(wanted, pcrs)
             return Evidence(quotes, values, self.log_bytes(), self.claims())
 
     def close(self) -> None:

@@ -152,7 +152,7 @@ class Sqlite:
                 path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
             )
             self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(schema)
         except (OSError, sqlite3.Error) as error:
             raise HostError(
@@ -185,11 +185,13 @@ class Sqlite:
 
 
 _ARRAYS = {
-    "TEXT": "%s::text[]",
-    "REAL": "%s::double precision[]",
-    "INTEGER": "%s::bigint[]",
-    "BLOB": "%b::bytea[]",  # in binary: as text it would be twice as long
+    "TEXT": "%b::text[]",
+    "REAL": "%b::double precision[]",
+    "INTEGER": "%b::bigint[]",
+    "BLOB": "%b::bytea[]",
 }
+"""In binary: nothing is quoted, and bytes are not twice as long."""
+
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::double precision"
 
 

@@ -73,6 +73,7 @@ class Judge:
         identity: TpmIdentity,
         nonce: bytes,
         previous: Clock | None = None,
+        known: bytes = b"",
     ) -> Judged:
         """Judge by the candidate that fits best; the first of those that fit alike.
 
@@ -82,15 +83,19 @@ class Judge:
             identity: the TPM's, proven.
             nonce: of this challenge.
             previous: the TPM's counters in the last good round of the same key.
+            known: SHA-256 of values, log and claims as they were sent, where that is at hand.
         """
-        ordered = sorted(candidates, key=lambda one: -_fitting(evidence, one.manifest))
+        ordered = list(candidates)
+        if len(ordered) > 1:
+            ordered.sort(key=lambda one: -_fitting(evidence, one.manifest))
         best: Judged | None = None
         for candidate in ordered:
-            key = _key(evidence, candidate.identifier)
+            name = candidate.identifier
+            key = known + name.encode() if known else _key(evidence, name)
             comparer = partial(self._compare, key)
             found = appraise(evidence, candidate.manifest, identity, nonce, comparer)
             compared = key if found.clock is not None else b""
-            judged = Judged(_continued(found, previous), candidate.identifier, compared)
+            judged = Judged(_continued(found, previous), name, compared)
             if judged.appraisal.verdict is Verdict.TRUSTED or found.clock is None:
                 return judged
             if best is None or len(found.findings) < len(best.appraisal.findings):

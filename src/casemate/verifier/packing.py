@@ -14,13 +14,14 @@ import zlib
 from collections import OrderedDict
 from typing import Final
 
+from casemate.calls import evidence as wire
+
 REMEMBERED: Final = 1024
 """Packed parts kept: some 4 KiB each."""
 LARGE: Final = 1024
 """Bytes from which on a part is worth remembering."""
 _MARK: Final = b"\1"
 _SIZE: Final = struct.Struct(">I")
-_STABLE: Final = (b'"log":"', b'"bootComplete":')
 
 
 class Packer:
@@ -32,10 +33,10 @@ class Packer:
 
     def pack(self, data: bytes) -> bytes:
         """Return what ``unpack`` turns back."""
-        first = data.find(_STABLE[0])
-        last = data.find(_STABLE[1], first)
-        if first < 0 or last < 0:
+        place = wire.split(data)
+        if place is None:
             return _MARK + _framed(self._part(data))
+        first, last = place
         rest = data[:first] + data[last:]
         middle = self._part(data[first:last])
         return b"".join((_MARK, _framed(zlib.compress(rest, 1)), _SIZE.pack(first), middle))

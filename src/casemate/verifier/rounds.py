@@ -10,24 +10,24 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from casemate.calls import evidence as wire
-from casemate.calls.messages import EvidenceReply, Quote
+from casemate.calls.messages import Quote
 from casemate.errors import (
     AppraisalError,
     CasemateError,
     Finding,
-    FormatError,
     HostError,
     NotAuthenticatedError,
 )
 from casemate.machine.fleet import FleetHost
-from casemate.policy.appraise import Appraisal, Verdict, refused
+from casemate.policy.appraise import Appraisal, Verdict
 from casemate.policy.statemachine import Outcome, Result, Settings, State
 from casemate.policy.tpmidentity import TpmIdentity, check_identity
 from casemate.verifier import nonces, store
-from casemate.verifier.client import HostClient, RefusedError, evidence_of, prove_identity
+from casemate.verifier.client import HostClient, RefusedError, prove_identity
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import NO_REFERENCE, Assigned, Candidate, Judge, Judged
 from casemate.verifier.ledger import Done, Entry, Finished, Ledger
+from casemate.verifier.reading import Read, Reader
 from casemate.verifier.records import claim_of, moment, read_claim, read_clock, write_claim
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rulebook import RuleBook
@@ -106,6 +106,7 @@ class Rounds:
         self._connect = connect
         self._judge = Judge()
         self._nonces = nonces.Nonces()
+        self._reader = Reader()
         self._identities: dict[str, TpmIdentity] = {}
         self._turn = threading.Lock()
 
@@ -198,7 +199,7 @@ class Rounds:
         identity: TpmIdentity | None = None
         try:
             identity = self._identity(attempt.host)
-            judged = self._judged(attempt, wire.decode(EvidenceReply, body), identity)
+            judged = self._judged(attempt, self._reader.read(body), identity)
         except (CasemateError, ValueError) as error:
             judged = Judged(_refused(error), "")
         except Exception:  # noqa: BLE001 (one host's evidence must not stop the others)
@@ -227,8 +228,8 @@ class Rounds:
         identity: TpmIdentity | None = None
         body, claim = b"", ""
         try:
-            reply = client.evidence(_request(attempt))
-            body = wire.encode(reply)
+            body = wire.encode(client.evidence(_request(attempt)))
+            reply = self._reader.read(body)
             with self._database.transaction() as step:
                 self._nonces.read(step, nonce, host.name)
             identity = self._identity(host)
@@ -260,27 +261,17 @@ class Rounds:
         assigned = self._rules.of(step, found)
         return _Attempt(host, version, candidates, assigned, nonce, now, time.perf_counter(), now)
 
-    def _judged(self, attempt: _Attempt, reply: EvidenceReply, identity: TpmIdentity) -> Judged:
-        host = attempt.host
+    def _judged(self, attempt: _Attempt, read: Read, identity: TpmIdentity) -> Judged:
+        host, evidence, nonce = attempt.host, read.evidence, attempt.nonce
         if not attempt.candidates and attempt.assigned is None:
             return Judged(Appraisal(Verdict.UNDECIDED, (NO_REFERENCE,)), "")
-        try:
-            evidence = evidence_of(reply)
-        except FormatError as error:
-            return Judged(refused(error, "evidence"), "")
         previous = read_clock(host.counters)
         if attempt.assigned is not None:
             now = datetime.now(UTC)
             return self._judge.judge_by_policy(
-                evidence,
-                attempt.assigned,
-                attempt.candidates,
-                identity,
-                attempt.nonce,
-                now,
-                previous,
+                evidence, attempt.assigned, attempt.candidates, identity, nonce, now, previous
             )
-        return self._judge.judge(evidence, attempt.candidates, identity, attempt.nonce, previous)
+        return self._judge.judge(evidence, attempt.candidates, identity, nonce, previous, read.key)
 
     def _finished(
         self, attempt: _Attempt, judged: Judged, body: bytes, claim: str = ""

@@ -95,7 +95,7 @@ def test_predicted_values_equal_the_tpm_and_the_verdict_is_trusted(home: Home, t
         assert replayed.items() <= values[bank].items()
     identity = prove(home, tpm)
     nonce = secrets.token_bytes(32)
-    quotes = tuple(tpm.quote(nonce, bank, reference.indexes) for bank in BANKS)
+    quotes = (tpm.quote(nonce, BANKS, reference.indexes),)
     evidence = Evidence(quotes, values, log)
     appraisal = appraise(evidence, reference, identity, nonce)
     assert (appraisal.verdict, appraisal.findings) == (Verdict.TRUSTED, ())
@@ -107,7 +107,7 @@ def test_an_older_vib_is_named_from_the_real_quote(home: Home, tpm: Tpm) -> None
     log = boot(tpm, SmallImage(versions={"qemu": "1.0-1"}))
     reference = SmallImage().reference()
     nonce = secrets.token_bytes(32)
-    quotes = tuple(tpm.quote(nonce, bank, reference.indexes) for bank in BANKS)
+    quotes = (tpm.quote(nonce, BANKS, reference.indexes),)
     evidence = Evidence(quotes, tpm.read_pcrs(BANKS, reference.indexes), log)
     (finding,) = appraise(evidence, reference, prove(home, tpm), nonce).findings
     assert (finding.code, finding.component) == (
@@ -122,7 +122,7 @@ def test_software_cannot_play_the_expected_boot_without_the_launch(home: Home) -
         with Tpm.embedded(running.path) as tpm:
             reference = SmallImage().reference()
             nonce = secrets.token_bytes(32)
-            quotes = tuple(tpm.quote(nonce, bank, reference.indexes) for bank in BANKS)
+            quotes = (tpm.quote(nonce, BANKS, reference.indexes),)
             values = tpm.read_pcrs(BANKS, reference.indexes)
             log = BootMeasurer(BANKS).header()
             log += b"".join(write_event(one.event) for one in reference.events)

@@ -169,7 +169,7 @@ def test_quote_verifies_over_every_bank_and_only_with_its_nonce(
     public = parse_public(tpm.ak())
     check_attestation_key(public)
     for bank in BANKS:
-        attest_bytes, signature_bytes = tpm.quote(nonce, bank, PCRS)
+        attest_bytes, signature_bytes = tpm.quote(nonce, [bank], PCRS)
         signature = parse_signature(signature_bytes)
         verify_quote_signature(public, attest_bytes, signature)
         attest = parse_attest(attest_bytes)
@@ -200,7 +200,7 @@ def test_only_this_tpm_answers_a_credential_challenge_for_its_own_key(tpm: Tpm) 
 def test_a_malformed_challenge_is_refused_and_the_tpm_goes_on(tpm: Tpm, blob: bytes) -> None:
     with pytest.raises(TpmError):
         tpm.activate_credential(blob, blob)
-    assert tpm.quote(b"n", "sha256", (12,))
+    assert tpm.quote(b"n", ["sha256"], (12,))
 
 
 def test_keys_are_the_same_after_a_restart(home: Home) -> None:
@@ -215,12 +215,12 @@ def test_keys_are_the_same_after_a_restart(home: Home) -> None:
 
 def test_reset_is_a_new_boot(running: swtpm.Swtpm, tpm: Tpm) -> None:
     tpm.extend(14, {"sha256": bytes(32), "sha384": bytes(48)})
-    first = parse_attest(tpm.quote(b"n", "sha256", (14,))[0])
+    first = parse_attest(tpm.quote(b"n", ["sha256"], (14,))[0])
     tpm.close()
     running.reset()
     with Tpm.embedded(running.path) as device:
         assert device.read_pcrs(["sha256"], [14]) == {"sha256": {14: bytes(32)}}
-        second = parse_attest(device.quote(b"n", "sha256", (14,))[0])
+        second = parse_attest(device.quote(b"n", ["sha256"], (14,))[0])
     assert second.reset_count == first.reset_count + 1
 
 
@@ -230,7 +230,7 @@ def test_a_killed_tpm_is_told_from_a_refusing_one(home: Home) -> None:
         device.ak()
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(TpmError) as caught:
-            device.quote(b"n", "sha256", [0])
+            device.quote(b"n", ["sha256"], [0])
         assert caught.value.code == "tpm-gone"
         with pytest.raises(TpmError) as caught:
             device.extend(14, {"sha256": bytes(32)})
@@ -248,7 +248,7 @@ def test_a_tpm_killed_again_and_again_still_quotes(home: Home) -> None:
     for _ in range(8):
         process = swtpm.start(home)
         with Tpm.embedded(process.path) as device:
-            assert device.quote(b"n", "sha256", [12])
+            assert device.quote(b"n", ["sha256"], [12])
             os.kill(process.pid, signal.SIGKILL)
         process.stop()
 

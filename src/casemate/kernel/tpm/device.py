@@ -246,11 +246,11 @@ class Tpm:
         public, _, _ = self._do(self._esys.read_public, self._ak)
         return bytes(public.publicArea.marshal())
 
-    def quote(self, nonce: bytes, bank: str, pcrs: Sequence[int]) -> tuple[bytes, bytes]:
-        """Return (TPMS_ATTEST, TPMT_SIGNATURE) over the PCRs of one bank."""
+    def quote(self, nonce: bytes, banks: Sequence[str], pcrs: Sequence[int]) -> tuple[bytes, bytes]:
+        """Return (TPMS_ATTEST, TPMT_SIGNATURE) over the same PCRs of some banks, at one moment."""
         self._load_ak()
         attest, signature = self._do(
-            self._esys.quote, self._ak, _selection(bank, pcrs), tss.TPM2B_DATA(nonce)
+            self._esys.quote, self._ak, _selection(banks, pcrs), tss.TPM2B_DATA(nonce)
         )
         return bytes(attest), bytes(signature.marshal())
 
@@ -335,7 +335,7 @@ class Tpm:
         wanted = sorted(set(indexes))
         for start in range(0, len(wanted), PCR_READ_COUNT):
             part = wanted[start : start + PCR_READ_COUNT]
-            counter, _, digests = self._do(self._esys.pcr_read, _selection(bank, part))
+            counter, _, digests = self._do(self._esys.pcr_read, _selection([bank], part))
             if len(digests) != len(part):
                 raise TpmError(
                     f"the TPM has no active {bank} bank",
@@ -376,8 +376,9 @@ def _sized(name: str, value: bytes) -> bytes:
     return value
 
 
-def _selection(bank: str, pcrs: Sequence[int]) -> Any:  # noqa: ANN401 (the binding has no types)
-    return tss.TPML_PCR_SELECTION.parse(f"{bank}:{','.join(map(str, sorted(set(pcrs))))}")
+def _selection(banks: Sequence[str], pcrs: Sequence[int]) -> Any:  # noqa: ANN401 (the binding has no types)
+    numbers = ",".join(map(str, sorted(set(pcrs))))
+    return tss.TPML_PCR_SELECTION.parse("+".join(f"{bank}:{numbers}" for bank in banks))
 
 
 def _sized_buffer(kind: Any, data: bytes) -> Any:  # noqa: ANN401 (the binding has no types)
