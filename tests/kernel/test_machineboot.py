@@ -20,7 +20,7 @@ from casemate.kernel.boot import firmwareboot
 from casemate.kernel.boot.bank import read_bank, read_banks, read_images, write_complete
 from casemate.kernel.boot.bare import Attempt, choose, refuse
 from casemate.kernel.boot.firmwareboot import FirmwareBoot, recorded
-from casemate.kernel.boot.lastword import named
+from casemate.kernel.boot.lastword import named, say
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.home import Home
 from casemate.kernel.start import end_trial
@@ -232,9 +232,41 @@ def test_a_boot_that_does_not_complete_in_time_ends_the_trial(
 ) -> None:
     console = machine.variables / "console"
     console.touch()
-    monkeypatch.setattr(start, "CONSOLE_DEVICE", console)
+    monkeypatch.setattr(start, "CONSOLES", (console,))
     if state is not None:
         machine.bank("bootbank", state, 1)
     end_trial(machine.home, "bootbank", machine.ended.append)
     assert machine.ended == ([Power.RESTART] if ends else [])
     assert ("boot-late" in console.read_text()) == ends
+
+
+def test_a_refusal_stands_on_every_console_that_is_there(tmp_path: Path) -> None:
+    error = BootError("word " * 60, code="payload-changed", component="k.b00", remedy="Do this.")
+    screen, line = tmp_path / "tty1", tmp_path / "ttyS0"
+    say(error, (screen, tmp_path / "none/tty2", line))
+    assert screen.read_text() == line.read_text()
+    assert "payload-changed" in screen.read_text()
+    assert "k.b00" in screen.read_text()
+    assert "Do this." in screen.read_text()
+    assert max(map(len, screen.read_text().splitlines())) < 80
+
+
+def test_the_screen_shows_the_stages_in_words_and_no_secret(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    with (tmp_path / "screen").open("wb") as screen:
+        progress = Progress(writing, screen.fileno())
+        progress.tell("component", file="k.b00", vib="casemate-kernel", version="1-1", pcr="12")
+        progress.tell("network", address="")
+        progress.tell("account", user="root", password="first secret")
+        progress.tell("state", recoveryKey="second secret")
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as told:
+        stages = [json.loads(line)["stage"] for line in told]
+    shown = (tmp_path / "screen").read_text()
+    assert stages == ["component", "network", "account", "state"]
+    assert "k.b00         casemate-kernel 1-1" in shown
+    assert "Network: none" in shown
+    assert "secret" not in shown
+    assert capfd.readouterr() == ("", "")

@@ -8,6 +8,7 @@ the serial console says in JSON is the progress of the boot.
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ SILENCE: Final = 180.0
 """Seconds without a word on the console after which the boot is taken to hang; firmware alone takes
 20 under emulation."""
 POLL: Final = 0.1
+CONTROL_SECONDS: Final = 20.0
+"""For QEMU to answer; it draws the screen meanwhile."""
 MEMORY: Final = 2048
 """MiB: the image takes 100, the rest is for virtual machines."""
 DISK: Final = "disk.img"
@@ -77,6 +80,11 @@ class Machine:
     def line(self) -> Path:
         """The socket of the serial line, for a terminal program (socat)."""
         return self.place / "serial.sock"
+
+    @property
+    def screen(self) -> Path:
+        """The socket of its screen, for a VNC viewer."""
+        return self.place / "screen.sock"
 
     @property
     def pid(self) -> int:
@@ -154,6 +162,22 @@ class Machine:
                 )
             time.sleep(POLL)
 
+    def picture(self, out: Path) -> None:
+        """Write what the screen shows, as PNG. Raises OSError where the machine is off."""
+        words = {"filename": str(out), "format": "png"}
+        asked = ({"execute": "qmp_capabilities"}, {"execute": "screendump", "arguments": words})
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(CONTROL_SECONDS)
+            control.connect(str(self.place / "qmp.sock"))
+            with control.makefile("rwb") as stream:
+                stream.readline()
+                for one in asked:
+                    stream.write(json.dumps(one).encode())
+                    stream.flush()
+                    while b'"return"' not in (line := stream.readline()):
+                        if not line or b'"error"' in line:
+                            raise OSError(line.decode("utf-8", "replace"))
+
     def console(self) -> str:
         """Return what the console has said since the last start."""
         return self._said(self._began).decode("utf-8", "replace")
@@ -184,6 +208,7 @@ class Machine:
         yield from ("-device", "virtio-blk-pci,drive=disk")
         yield from ("-chardev", f"socket,id=tpm,path={channel}")
         yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
+        yield from ("-device", "VGA,romfile=", "-vnc", f"unix:{self.screen}")
         yield from ("-netdev", f"user,id=net{forward}")
         yield from ("-device", "virtio-net-pci,netdev=net,romfile=")
         line = f"socket,id=serial,path={self.line},server=on,wait=off"

@@ -22,7 +22,7 @@ from casemate.kernel.apisocket import listen
 from casemate.kernel.boot.drivers import Drivers, present
 from casemate.kernel.boot.firstwords import add_first_words
 from casemate.kernel.boot.handover import INIT, become
-from casemate.kernel.boot.lastword import named, say
+from casemate.kernel.boot.lastword import CONSOLES, named, say
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
 from casemate.kernel.home import CONSOLE_UID, HOSTD_UID, Home
@@ -76,6 +76,7 @@ def prepare(settings: Settings, home: Home, progress: Progress) -> Settings:
     if password:
         progress.tell("account", user="root", password=password)
         add_first_words(home, f"First password of root: {password}")
+    progress.tell("agents")
     listener = listen(API_PORT).detach()
     api = f"https://{address or settings.host_name}/sdk"
     return replace(settings, listener=listener, api=api)
@@ -98,7 +99,7 @@ def main() -> NoReturn:
     progress = Progress(-1)
     try:
         settings = load_settings(sys.argv[1])
-        progress = Progress(settings.progress)
+        progress = Progress(settings.progress, _screen())
         home = settings.home_inside
         home.create()
         home.console.mkdir(exist_ok=True, mode=0o700)
@@ -107,9 +108,16 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 (Linux panics when its first process ends)
         refusal = named(error, "start of the host")
         progress.refuse(refusal)
-        say(refusal)
+        say(refusal, CONSOLES)
     time.sleep(SHOW_SECONDS)
     end_machine(Power.RESTART)
+
+
+def _screen() -> int:
+    try:
+        return os.open(CONSOLES[0], os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from casemate.errors import BootError
 from casemate.formats.bootcfg import BootState
 from casemate.kernel import confine
 from casemate.kernel.boot.firstwords import NAME
-from casemate.kernel.boot.lastword import named, say
+from casemate.kernel.boot.lastword import CONSOLES, named, say
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON, Settings, load_settings
 from casemate.kernel.home import Home
 from casemate.kernel.init import Init, Service, configure_log
@@ -35,8 +35,6 @@ from casemate.machine.processplan import CONSOLE, HOSTD, INIT, KERNEL, TERMINALS
 
 CONSOLE_DELAY = 10.0
 """Seconds that kernel and hostd have the processors to themselves."""
-CONSOLE_DEVICE = Path("/dev/console")
-"""Of a machine of its own; init's standard error is its log by then."""
 TRIAL_SECONDS = 600
 """Until a machine's boot must be complete; a bank that does not get there is not booted again."""
 
@@ -127,7 +125,7 @@ def end_trial(home: Home, bank: str, end: Callable[[Power], object] = end_machin
             component=bank,
             remedy="Look at the logs of kernel and hostd; the other bank boots next.",
         )
-        say(late, CONSOLE_DEVICE)
+        say(late, CONSOLES)
         end(Power.RESTART)
 
 
@@ -138,7 +136,7 @@ def main() -> int:
         restart = _serve(settings)
     except BaseException as error:
         if settings.own_machine:  # Linux panics when its first process ends
-            say(named(error, "init"), CONSOLE_DEVICE)
+            say(named(error, "init"), CONSOLES)
             end_machine(Power.RESTART)
         raise
     if settings.own_machine:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from casemate.errors import HostError
+from casemate.kernel.boot.lastword import CONSOLES
 
-CONSOLES = (Path("/dev/tty0"), Path("/dev/ttyS0"))
 LINE_LIMIT = 512
 """Bytes of an answer; a recovery key has 111 characters."""
 

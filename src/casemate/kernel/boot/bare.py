@@ -30,7 +30,7 @@ from casemate.kernel.boot.drivers import Drivers
 from casemate.kernel.boot.firmware import Firmware, read_firmware
 from casemate.kernel.boot.firmwareboot import FirmwareBoot
 from casemate.kernel.boot.handover import become
-from casemate.kernel.boot.lastword import named, say
+from casemate.kernel.boot.lastword import CONSOLES, named, say
 from casemate.kernel.boot.load import load
 from casemate.kernel.boot.machinedisk import STATE, MachineDisk, find_disk, mount_home
 from casemate.kernel.boot.progress import Progress
@@ -72,11 +72,12 @@ class Attempt:
     home: Home | None = None
     plan: BootPlan | None = None
     firmware: FirmwareBoot | None = None
+    consoles: tuple[Path, ...] = ()
 
 
 def main() -> NoReturn:
     """Boot the machine: become the next program, start again, or stay with the reason shown."""
-    attempt = Attempt(Progress(-1))
+    attempt = Attempt(Progress(-1), consoles=CONSOLES)
     try:
         _boot(attempt)
     except BaseException as error:  # noqa: BLE001 (Linux panics when its first process ends)
@@ -102,7 +103,7 @@ def refuse(
             again = True
         except BaseException as nothing_left:  # noqa: BLE001 (as in main)
             error = named(nothing_left, "boot loader")
-    say(error)
+    say(error, attempt.consoles)
     attempt.progress.refuse(error)
     if again:
         with suppress(BaseException):
@@ -113,7 +114,7 @@ def refuse(
 def _boot(attempt: Attempt) -> NoReturn:
     """Boot a bank, or start the machine again with the image of another one."""
     _first_mounts()
-    attempt.progress = Progress(_open_progress())
+    attempt.progress = Progress(_open("ttyS0"), _open("tty1"))
     attempt.progress.tell("start", uptime=_uptime())
     drivers = Drivers()
     drivers.need(*MODULES)
@@ -182,7 +183,7 @@ def choose(
     try:
         _start_image(home, chosen, attempt)
     except CasemateError as error:
-        say(error)
+        say(error, attempt.consoles)
         return plan_boot([one for one in banks if images.get(one.name, "") in ("", running)])
     end(Power.RESTART)
     return chosen.plan
@@ -253,9 +254,9 @@ def _first_mounts() -> None:
     socket.sethostname(HOST_NAME)
 
 
-def _open_progress() -> int:
+def _open(name: str) -> int:
     try:
-        return os.open("/dev/ttyS0", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        return os.open(f"/dev/{name}", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return -1
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from textwrap import fill
 
 from casemate.errors import BootError, CasemateError
+from casemate.machine.processplan import TERMINALS
 
+CONSOLES = tuple(Path("/dev", name) for name in TERMINALS)
+"""Screen and serial line: whoever sits at one of them must see it."""
+COLUMNS = 79
+INDENT = "   "
 TEXT_LIMIT = 300
 """Characters of an unforeseen error's own words that are shown."""
 
@@ -32,23 +40,31 @@ def named(error: BaseException, program: str) -> CasemateError:
     )
 
 
-def say(error: CasemateError, console: Path | None = None) -> None:
+def say(error: CasemateError, consoles: Sequence[Path] = ()) -> None:
     """Show a refusal. A console that is gone is no reason to fail.
 
     Args:
         error: the refusal.
-        console: where; standard error, which is the console at first, unless given.
+        consoles: where; standard error where there are none.
     """
-    words = (
-        f"\nThe boot was refused ({error.code}).\n"
-        f"{error.component}: {error.reason}\n{error.remedy}\n"
-    )
-    try:
-        if console is None:
-            sys.stderr.write(words)
+    shown = False
+    for console in consoles:
+        with suppress(OSError), console.open("w", encoding="utf-8") as stream:
+            stream.write(words_of(error))
+            shown = True
+    if not shown:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(words_of(error))
             sys.stderr.flush()
-        else:
-            with console.open("w", encoding="utf-8") as stream:
-                stream.write(words)
-    except (OSError, ValueError, AttributeError):
-        return
+
+
+def words_of(error: CasemateError) -> str:
+    """Return a refusal as a screen shows it."""
+    told = (f"{error.component}: {error.reason}" if error.component else error.reason, error.remedy)
+    paragraphs = (folded(text) for text in told if text)
+    return f"\n\n   The boot was refused ({error.code}).\n\n" + "\n\n".join(paragraphs) + "\n\n"
+
+
+def folded(text: str) -> str:
+    """Return a paragraph in lines that fit a screen."""
+    return fill(text, COLUMNS, initial_indent=INDENT, subsequent_indent=INDENT)

@@ -28,6 +28,7 @@ from casemate.formats.statekey import write_state_key as write_key
 from casemate.formats.uefi import parse_variable
 from casemate.kernel.boot.firmware import Firmware
 from casemate.kernel.boot.firstwords import add_first_words
+from casemate.kernel.boot.lastword import folded
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
@@ -192,16 +193,17 @@ def _key(
             pcrs = [str(pcr) for pcr, value in sealed.pcrs if values.get(pcr) != value]
             what = f" Changed: {', '.join(changed)}." if changed else ""
             reason = f"PCR {', '.join(pcrs) or '7'} is not what the state was sealed to.{what}"
-    question = (
-        f"\nThe state of this host stays encrypted: {reason}\n"
-        f"Undo the change and restart, or give the recovery key {record.recovery_id}:\n> "
+    told = (
+        f"The state of this host stays encrypted: {reason}",
+        f"Undo the change and restart, or give the recovery key {record.recovery_id}:",
     )
+    question = "\n\n" + "\n\n".join(map(folded, told)) + "\n   > "
     for _ in range(ATTEMPTS):
         try:
             recovery = sealing.parse_recovery(ask(question))
             return sealing.unwrap(record.box, recovery, record.recovery_id, record.nonce), True
         except CasemateError as error:
-            question = f"{error.reason} {error.remedy}\n> "
+            question = f"{folded(f'{error.reason} {error.remedy}')}\n   > "
     raise BootError(
         reason,
         code="state-sealed",
