@@ -11,12 +11,13 @@ from tests.kernel.softwarehost import Host
 
 from casemate.calls import software as s
 from casemate.errors import CasemateError
-from casemate.formats.bootcfg import BootState
+from casemate.formats.bootcfg import BootState, parse_bootcfg
 from casemate.formats.descriptor import Constraint, VibType, write_descriptor
 from casemate.formats.efivars import GLOBAL
 from casemate.formats.imgdb import ImageProfile
 from casemate.formats.vib import parse_vib, write_vib
 from casemate.image.profile import read_bank
+from casemate.image.updated import write_updated
 from casemate.kernel.boot import firmwareboot
 from casemate.kernel.boot.bank import read_banks, write_states
 from casemate.kernel.home import Home
@@ -118,6 +119,24 @@ def test_an_install_goes_to_the_other_bank_and_boots_next(host):
     assert "CSM_bootbank_driver_1.0-1" in boots(host.home)
     (other,) = [b for b in read_banks(host.home) if b.name == "altbootbank"]
     assert (other.config.bootstate, other.config.updated) == (BootState.UPGRADING, 2)
+
+
+def test_the_bank_that_an_update_writes_is_known_before_it_is_installed(host, tmp_path):
+    """Some files are replaced, some are new, some stay; a reference of it can be made before."""
+    files = []
+    for number, data in enumerate((base_vib("casemate-kernel", "2.0-1"), driver("one"))):
+        files.append(tmp_path / f"{number}.vib")
+        files[-1].write_bytes(data)
+    predicted = tmp_path / "predicted"
+    predicted.mkdir()
+    write_updated(host.home.banks[0], files, predicted)
+    host.install(*(path.read_bytes() for path in files))
+    written = {path.name: path.read_bytes() for path in host.home.banks[1].iterdir()}
+    told = {path.name: path.read_bytes() for path in predicted.iterdir()}
+    assert written.keys() == told.keys()
+    assert [name for name in told if told[name] != written[name]] == ["boot.cfg"]
+    config, before = (parse_bootcfg(one["boot.cfg"]) for one in (written, told))
+    assert config == replace(before, bootstate=config.bootstate, updated=config.updated)
 
 
 def test_changes_add_up_until_the_restart(host):

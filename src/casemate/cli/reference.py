@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from casemate.cli.trust import add_common
 from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.image.bootreference import firmware_events
 from casemate.image.reference import write_reference
+from casemate.image.updated import write_updated
 from casemate.kernel.home import find_home
 
 
@@ -26,6 +29,13 @@ def register_reference(actions: argparse._SubParsersAction[argparse.ArgumentPars
         "--vibs", type=Path, help="take the payloads from the VIB files in this directory"
     )
     parser.add_argument(
+        "--update",
+        type=Path,
+        nargs="+",
+        metavar="VIB",
+        help="of what the bank becomes when these VIB files are installed on the host",
+    )
+    parser.add_argument(
         "--boot-image",
         type=Path,
         help="of a machine that boots by itself (default: the bank's own, where it has one)",
@@ -39,16 +49,21 @@ def _reference(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     out = options.out or home.reference
     bank = options.bank or home.banks[0]
-    boot = options.boot_image or bank / BOOT_IMAGE
-    given = options.boot_image is not None or boot.exists()
-    manifest = write_reference(
-        home.path,
-        bank,
-        out,
-        now=datetime.now(UTC),
-        vibs=options.vibs,
-        firmware=firmware_events(home.path, boot) if given else (),
-    )
+    with ExitStack() as stack:
+        if options.update:
+            updated = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            write_updated(bank, options.update, updated)
+            bank = updated
+        boot = options.boot_image or bank / BOOT_IMAGE
+        given = options.boot_image is not None or boot.exists()
+        manifest = write_reference(
+            home.path,
+            bank,
+            out,
+            now=datetime.now(UTC),
+            vibs=options.vibs,
+            firmware=firmware_events(home.path, boot) if given else (),
+        )
     pcrs = {
         bank: {str(pcr): value.hex() for pcr, value in values.items()}
         for bank, values in manifest.pcrs.items()

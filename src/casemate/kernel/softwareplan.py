@@ -85,7 +85,6 @@ class Planner:
             base.config,
             base.database,
             vibs,
-            now=judge.now,
             profile=profile,
         )
         files = tuple(self._files(database, packages, situation))
@@ -243,9 +242,7 @@ class Planner:
             vibs.append(
                 NewVib(vib.descriptor, vib.descriptor_bytes, vib.signature, unchecked=unchecked)
             )
-        config, database = new_image(
-            base.config, base.database, vibs, now=self._now(), level=level.value
-        )
+        config, database = new_image(base.config, base.database, vibs, level=level.value)
         change = solve.Change(tuple(one.descriptor for one in vibs), (), (), ())
         files = tuple(self._files(database, {}, situation))
         return Plan(change, config, database, files, situation, {})

@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Final
 
 from casemate.errors import LimitError, StateError
@@ -64,17 +63,18 @@ def new_image(
     database: ImageDb,
     vibs: Sequence[NewVib],
     *,
-    now: datetime,
     level: str | None = None,
     profile: ImageProfile | None = None,
 ) -> tuple[BootCfg, ImageDb]:
     """Return boot.cfg and image database of the new image; state and serial number are not set.
 
+    They follow from the image before and the VIBs alone, the profile's date too (that of its
+    newest VIB), so that what the new image measures is known before it is installed.
+
     Args:
         config: boot.cfg of the present image.
         database: Its image database.
         vibs: All VIBs of the new image, in order.
-        now: The present, aware.
         level: The new acceptance level; None keeps the present one.
         profile: The profile that is installed as a whole; None where VIBs were changed.
 
@@ -95,7 +95,7 @@ def new_image(
         before,
         name=name,
         acceptance_level=level or database.profile.acceptance_level,
-        creation_time=now.replace(microsecond=0),
+        creation_time=max(before.creation_time, *(vib.descriptor.release_date for vib in vibs)),
         vib_ids=ids,
     )
     files = (file for vib in listed for file in vib.files.values())
