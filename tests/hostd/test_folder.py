@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from base64 import b64encode
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,11 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from casemate.calls.messages import FactReply
 from casemate.hostd.app import make_app
+from casemate.hostd.folder import named
+from casemate.hostd.world import World
+from casemate.machine.facts import DatastoreFact
 from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
 
 BASIC = b"Basic " + b64encode(f"{USER}:{PASSWORD}".encode())
@@ -68,6 +73,17 @@ async def asked(app, method: str, path: str, query: str, headers: list) -> tuple
     await app(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return (sent[0]["status"] if sent else 0), body
+
+
+def test_what_is_called_like_another_s_id_is_meant_by_its_name() -> None:
+    world = World()
+    first = DatastoreFact("id-1", "store", "/a", 1, 1)
+    for fact in (first, replace(first, datastore="id-2", name="id-1")):
+        world.fold(FactReply("", 1, "DatastoreFact", fact.key, fact))
+    assert named(world, "store") == first
+    assert named(world, "id-1").datastore == "id-2"
+    assert named(world, "id-2").datastore == "id-2"
+    assert named(world, "other") is None
 
 
 def test_whatever_is_asked_gets_an_answer_and_nothing_outside() -> None:

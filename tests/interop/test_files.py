@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import random
 import ssl
 from base64 import b64encode
@@ -394,6 +395,18 @@ def test_the_life_of_a_disk(si: vim.ServiceInstance, store: Path) -> None:
                 "[datastore1] made/a.vmdk", None, "[datastore1] made/b.vmdk", None
             )
         )
+    # However the path is written: a disk that replaces itself would be gone.
+    os.link(store / "made/a.vmdk", store / "made/link.vmdk")
+    for again in ("made/a.vmdk", "made//a.vmdk", "made/a.vmdk/", "made/link.vmdk"):
+        for replace in (disks.CopyVirtualDisk_Task, disks.MoveVirtualDisk_Task):
+            with pytest.raises((vim.fault.FileAlreadyExists, vim.fault.InvalidDatastorePath)):
+                WaitForTask(
+                    replace(
+                        "[datastore1] made/a.vmdk", None, f"[datastore1] {again}", None, force=True
+                    )
+                )
+    (store / "made/link.vmdk").unlink()
+    assert (store / "made/a-flat.vmdk").read_bytes() == content
     WaitForTask(
         disks.MoveVirtualDisk_Task(
             "[datastore1] made/b.vmdk", None, "[datastore1] made/c.vmdk", None

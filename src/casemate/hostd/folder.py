@@ -31,7 +31,7 @@ from casemate.hostd.kernelclient import RefusedError
 from casemate.hostd.reader import Reader
 from casemate.hostd.session import Session
 from casemate.hostd.soap import CALLS_AT_ONCE, START_SECONDS, Hostd, headers_of, peer_of
-from casemate.hostd.world import DATACENTER
+from casemate.hostd.world import DATACENTER, World
 from casemate.machine.facts import DatastoreFact
 from casemate.vim25 import versions
 from casemate.vim25.faults import FaultError
@@ -157,10 +157,7 @@ class FolderEndpoint:
                 raise HttpError(404, "Say on which datastore: ?dsName=NAME.")
             return Target(None, "", query)
         path = "/".join(datastorepath.parts(path))
-        held = self._hostd.replica.world.datastores
-        # A name comes first: what is called like another's id is meant by it.
-        named = (fact for fact in held.values() if fact.name == name)
-        if (fact := next(named, held.get(name))) is None:
+        if (fact := named(self._hostd.replica.world, name)) is None:
             raise HttpError(404, "There is no such datastore.")
         return Target(fact, path, urlencode({"dcPath": DATACENTER.value, "dsName": name}))
 
@@ -238,6 +235,12 @@ class FolderEndpoint:
             new = not (isinstance(transfer.reply, c.WriteReply) and transfer.reply.replaces)
         await answer.begin(201 if new else 200, {"content-length": "0"})
         await answer.more(b"", last=True)
+
+
+def named(world: World, name: str) -> DatastoreFact | None:
+    """Return the datastore of this name, else the one with this id."""
+    held = world.datastores
+    return next((fact for fact in held.values() if fact.name == name), held.get(name))
 
 
 class Answer:
