@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from casemate.calls.messages import EvidenceReply, Quote
 from casemate.errors import CasemateError
-from casemate.hostd.assets import pages
+from casemate.hostd.assets import UI_PATH, pages
 from casemate.hostd.console import ConsoleEndpoint
 from casemate.hostd.folder import PREFIX, FolderEndpoint
+from casemate.hostd.http import OriginForm
 from casemate.hostd.kernelclient import KernelLink
 from casemate.hostd.landing import STYLE_PATH, VERSIONS_PATH, LandingPage
 from casemate.hostd.methods.table import REGISTRY
@@ -32,6 +34,9 @@ from casemate.hostd.world import Endpoint
 from casemate.machine.governance import SessionFact
 from casemate.policy.options import SESSION_TIMEOUT
 from casemate.vim25 import versions
+
+SOAP_PATHS = ("/sdk", "/sdk/", "/sdk/vimService", "/sdk/webService")
+"""Where calls are taken; the last two are what older toolkits were made for."""
 
 REAP_SECONDS = 60.0
 """How often idle sessions are looked for."""
@@ -80,15 +85,17 @@ def make_app(
             await asyncio.gather(*jobs, return_exceptions=True)
             await link.close()
 
-    return Starlette(
+    app = Starlette(
+        middleware=[Middleware(OriginForm)],
         routes=[
-            Route("/sdk", soap),
-            Route("/sdk/", soap),
+            *(Route(path, soap) for path in SOAP_PATHS),
+            Route("/sdk/vim25", views),
             Route(VERSIONS_PATH, version_document),
             Mount("/sdk/vim25", views),
             Route(PREFIX, folder),
             Mount(PREFIX, folder),
             Mount(NFC, NfcEndpoint(hostd)),
+            Route(UI_PATH.rstrip("/"), _to_pages),
             Mount("/ui", pages),
             Mount("/ticket", ConsoleEndpoint(link, sessions.viewers)),
             Mount("/attestation", ProofEndpoint(link, ticks)),
@@ -97,6 +104,13 @@ def make_app(
         ],
         lifespan=lifespan,
     )
+    # Redirections would repeat the Host header, whatever a client writes there.
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _to_pages(_request: object) -> Response:
+    return Response(status_code=308, headers={"location": UI_PATH})
 
 
 async def _follow(link: KernelLink, replica: Replica, sessions: Sessions) -> None:

@@ -60,5 +60,4 @@ async def pages(scope: Scope, _receive: Receive, send: Send) -> None:
     if scope["method"] not in {"GET", "HEAD"} or name not in _TYPES:
         await send_response(send, 404, b"", {"cache-control": "no-store"})
         return
-    body = b"" if scope["method"] == "HEAD" else _content(name)
-    await send_response(send, 200, body, {**_HEADERS, "content-type": _TYPES[name]})
+    await send_response(send, 200, _content(name), {**_HEADERS, "content-type": _TYPES[name]})

@@ -7,10 +7,13 @@ sends one header line a minute, or never reads, would hold for ever is bounded h
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
+from urllib.parse import unquote
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONSOLE_PATH = "/ticket/"
@@ -21,11 +24,27 @@ HEADER_SECONDS = 20.0
 stay silent."""
 
 
+_FULL_TARGET = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
 TAKE_SECONDS = 60.0
 """How long a client may take none of an answer that waits for it: a part is a few hundred KiB."""
 
 
 _FORGET = struct.pack("ii", 1, 0)
+
+
+class OriginForm:
+    """ASGI application around another: a target may name scheme and host as well (RFC 9112)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and not scope["path"].startswith("/"):
+            raw = _FULL_TARGET.sub(b"", scope.get("raw_path") or b"", count=1)
+            scope = {**scope, "raw_path": raw or b"/", "path": unquote(raw.decode("ascii")) or "/"}
+        await self._app(scope, receive, send)
 
 
 class Protocol(H11Protocol):

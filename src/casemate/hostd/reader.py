@@ -136,7 +136,7 @@ class Reader:
         """Return what was kept of several properties together, once one such object was read."""
         if (ref.type, wanted) not in self._readable:
             return None
-        return self.replica.content(ref, (tag, wanted, self.version))
+        return self.replica.content(ref, (tag, wanted), self.version)
 
     def keep_content(self, ref: MoRef, tag: str, wanted: tuple[str, ...], text: str) -> None:
         """Keep several small properties together, where all objects of the type are alike."""
@@ -146,7 +146,7 @@ class Reader:
         if any((ref.type, path.partition(".")[0]) in catalog.LIVE for path in wanted):
             return
         self._readable.add((ref.type, wanted))
-        self.replica.keep_content(ref, (tag, wanted, self.version), text)
+        self.replica.keep_content(ref, (tag, wanted), self.version, text)
 
     def _encode(self, ref: MoRef, path: str) -> str | None:
         value, declared = self.resolve(ref, path)

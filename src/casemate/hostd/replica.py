@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +22,12 @@ OWN_SECONDS = 2.0
 CONTENTS_KEPT = 4
 """Selections of properties of one object that are kept together: each client asks for its own."""
 
+FRAGMENTS_KEPT = 128
+"""Encoded properties of one object that are kept: a VM has 50; paths into arrays have no end."""
+
+VERSIONS_KEPT = 3
+"""API versions whose encoded properties are kept; the one that was asked for longest ago goes."""
+
 LOCAL_TASKS = 50
 """Tasks remembered for calls that are done at once, where the API answers with a task."""
 
@@ -38,6 +44,14 @@ class Listener:
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass(slots=True)
+class _Encoded:
+    """What is kept in one API version: single properties, and selections of them."""
+
+    fragments: dict[MoRef, dict[str, str | None]] = field(default_factory=dict)
+    contents: dict[MoRef, dict[tuple[str, tuple[str, ...]], str]] = field(default_factory=dict)
+
+
 class Replica:
     """Folds the stream, answers reads, wakes listeners. ``clock`` gives the time in UTC."""
 
@@ -48,8 +62,7 @@ class Replica:
         self.history: set[MoRef] = set()
         """The collectors whose latest page changes with every event or task."""
         self._values: dict[MoRef, dict[str, Value]] = {}
-        self._fragments: dict[MoRef, dict[tuple[str, str], str | None]] = {}
-        self._contents: dict[MoRef, dict[tuple[str, tuple[str, ...], str], str]] = {}
+        self._versions: OrderedDict[str, _Encoded] = OrderedDict()
         self._listeners: set[Listener] = set()
         self._done = 0
         self._local: deque[str] = deque()
@@ -127,8 +140,9 @@ class Replica:
         touched = set(refs)
         for ref in touched:
             self._values.pop(ref, None)
-            self._fragments.pop(ref, None)
-            self._contents.pop(ref, None)
+            for encoded in self._versions.values():
+                encoded.fragments.pop(ref, None)
+                encoded.contents.pop(ref, None)
         if not touched and not structure:
             return
         for listener in self._listeners:
@@ -158,14 +172,25 @@ class Replica:
             kept[name] = getter(scope, ref.value)
         return kept[name]
 
-    def content(self, ref: MoRef, key: tuple[str, tuple[str, ...], str]) -> str | None:
-        """Return what was kept of an object under a tag, paths and a version."""
-        kept = self._contents.get(ref)
+    def _encoded(self, version: str) -> _Encoded:
+        encoded = self._versions.get(version)
+        if encoded is None:
+            encoded = self._versions[version] = _Encoded()
+            if len(self._versions) > VERSIONS_KEPT:
+                self._versions.popitem(last=False)
+        self._versions.move_to_end(version)
+        return encoded
+
+    def content(self, ref: MoRef, key: tuple[str, tuple[str, ...]], version: str) -> str | None:
+        """Return what was kept of an object under a tag and paths in a version."""
+        kept = self._encoded(version).contents.get(ref)
         return None if kept is None else kept.get(key)
 
-    def keep_content(self, ref: MoRef, key: tuple[str, tuple[str, ...], str], text: str) -> None:
+    def keep_content(
+        self, ref: MoRef, key: tuple[str, tuple[str, ...]], version: str, text: str
+    ) -> None:
         """Keep it until the object changes."""
-        kept = self._contents.setdefault(ref, {})
+        kept = self._encoded(version).contents.setdefault(ref, {})
         if len(kept) < CONTENTS_KEPT:
             kept[key] = text
 
@@ -175,11 +200,13 @@ class Replica:
         """Return the encoded property, made at most once until the object changes."""
         if (ref.type, path.partition(".")[0]) in catalog.LIVE:
             return make()
-        kept = self._fragments.setdefault(ref, {})
-        key = (path, version)
-        if key not in kept:
-            kept[key] = make()
+        kept = self._encoded(version).fragments.setdefault(ref, {})
+        if path in kept:
+            return kept[path]
+        made = make()
+        if len(kept) < FRAGMENTS_KEPT:
+            kept[path] = made
             if "." not in path:
                 # Who reads the whole reads its bytes from now on: the value is made again at need.
                 self._values.get(ref, {}).pop(path, None)
-        return kept[key]
+        return made

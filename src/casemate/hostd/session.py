@@ -44,7 +44,8 @@ ALL_RESUMES = Rate(50.0, 200.0)
 REFUSED_KEPT = 1000
 """Handles remembered that the kernel did not know; it never will."""
 
-_COOKIE = re.compile(COOKIE + r'\s*=\s*"?([0-9A-Za-z_-]{16,256})"?(?![0-9A-Za-z_-])')
+_WORD = "[0-9A-Za-z_-]"
+_COOKIE = re.compile(rf'(?<!{_WORD}){COOKIE}\s*=\s*"?({_WORD}{{16,256}})"?(?!{_WORD})')
 
 
 class Own(Protocol):

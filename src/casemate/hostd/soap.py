@@ -71,10 +71,12 @@ class GoneError(Exception):
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Return the request's headers, names in lower case."""
-    return {
-        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
-    }
+    """Return the request's headers, names in lower case; cookies in several are one."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}; {value}" if name == "cookie" and name in found else value
+    return found
 
 
 def peer_of(scope: Scope) -> str:

@@ -49,10 +49,13 @@ RELEASES = (
 )
 """The offered releases, newest first."""
 
+BEFORE = ("2.5u2server", "2.5u2", "2.5")
+"""Older ones that a client may still name; it is answered in them."""
+
 _BY_RELEASE: Mapping[str, str] = {
     release: version
     for version, release in VmomiSupport.versionIdMap.items()
-    if version.startswith("vim.") and release in RELEASES
+    if version.startswith("vim.") and release in {*RELEASES, *BEFORE}
 }
 NEWEST = _BY_RELEASE[RELEASES[0]]
 OLDEST = _BY_RELEASE[RELEASES[-1]]
