@@ -342,6 +342,18 @@ class ExistsError(NamedError):
     fault = "AlreadyExists"
 
 
+class DuplicateNameError(NamedError):
+    """Another object has the name: ``holder``, as ``Type:id``."""
+
+    default_code = "duplicate-name"
+    default_remedy = "Choose another name."
+    fault = "DuplicateName"
+
+    def __init__(self, reason: str, *, name: str, holder: str) -> None:
+        super().__init__(reason, name=name)
+        self.holder = holder
+
+
 class AbsentError(NamedError):
     """There is none of this name."""
 

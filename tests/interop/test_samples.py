@@ -287,8 +287,6 @@ def test_what_this_host_does_not_do_is_a_fault_that_samples_catch(
     clone = vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), powerOn=False)
     with pytest.raises(vmodl.fault.NotSupported):
         vm.Clone(folder=datacenter.vmFolder, name="copy", spec=clone)
-    with pytest.raises(vmodl.fault.NotSupported):
-        vm.MarkAsTemplate()
     port = Device.VirtualSerialPort(
         yieldOnPoll=True,
         backing=Device.VirtualSerialPort.URIBackingInfo(
@@ -302,3 +300,98 @@ def test_what_this_host_does_not_do_is_a_fault_that_samples_catch(
     program = vim.vm.guest.ProcessManager.ProgramSpec(programPath="/bin/ls", arguments="")
     with pytest.raises(vmodl.fault.MethodNotFound):
         processes.StartProgramInGuest(vm, who, program)
+
+
+def test_settings_are_read_back_as_they_were_written(
+    si: vim.ServiceInstance, vm: vim.VirtualMachine
+) -> None:
+    own = "52aaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
+    spec = vim.vm.ConfigSpec(
+        changeVersion=vm.config.changeVersion,
+        instanceUuid=own,
+        version="vmx-19",
+        alternateGuestName="Some system",
+        maxMksConnections=5,
+        memoryReservationLockedToMax=True,
+        latencySensitivity=vim.LatencySensitivity(level="high"),
+        flags=vim.vm.FlagInfo(diskUuidEnabled=True, enableLogging=False, vvtdEnabled=False),
+        tools=vim.vm.ToolsConfigInfo(syncTimeWithHost=True, afterPowerOn=True),
+        powerOpInfo=vim.vm.DefaultPowerOpInfo(powerOffType="hard"),
+        extraConfig=[vim.option.OptionValue(key="guestinfo.a", value="b")],
+    )
+    before = vm.config.changeVersion
+    WaitForTask(vm.ReconfigVM_Task(spec))
+    shown = vm.config
+    assert (shown.instanceUuid, vm.summary.config.instanceUuid) == (own, own)
+    assert (shown.version, shown.guestFullName) == ("vmx-19", "Some system")
+    assert (shown.maxMksConnections, shown.latencySensitivity.level) == (5, "high")
+    assert shown.memoryAllocation.reservation == shown.hardware.memoryMB
+    assert shown.flags.diskUuidEnabled
+    assert not shown.flags.enableLogging
+    assert shown.tools.syncTimeWithHost
+    assert shown.tools.afterPowerOn
+    ways = shown.defaultPowerOps
+    assert (ways.powerOffType, ways.defaultPowerOffType) == ("hard", "hard")
+    keys = {one.key for one in shown.extraConfig}
+    assert "guestinfo.a" in keys
+    assert not keys & {"vc.uuid", "virtualHW.version", "powerType.powerOff", "sched.mem.pin"}
+    index = si.content.searchIndex
+    assert index.FindByUuid(None, own, True, True) == vm
+    assert index.FindByUuid(None, own, True, False) is None
+    WaitForTask(vm.UpgradeVM_Task("vmx-20"))
+    assert vm.config.version == "vmx-20"
+    with pytest.raises(vim.fault.ConcurrentAccess):
+        vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeVersion=before))
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ({"guestId": "noSuchGuest"}, vmodl.fault.InvalidArgument),
+        ({"uuid": "zz"}, vmodl.fault.InvalidArgument),
+        ({"instanceUuid": "zz"}, vmodl.fault.InvalidArgument),
+        ({"maxMksConnections": 41}, vmodl.fault.InvalidArgument),
+        ({"version": "vmx-99"}, vmodl.fault.NotSupported),
+        ({"flags": vim.vm.FlagInfo(vbsEnabled=True)}, vmodl.fault.NotSupported),
+        ({"flags": vim.vm.FlagInfo(virtualExecUsage="hvOff")}, vmodl.fault.NotSupported),
+        ({"swapPlacement": "hostLocal"}, vmodl.fault.NotSupported),
+        ({"virtualSMCPresent": True}, vmodl.fault.NotSupported),
+        (
+            {"managedBy": vim.ext.ManagedByInfo(extensionKey="a", type="b")},
+            vmodl.fault.NotSupported,
+        ),
+        ({"files": vim.vm.FileInfo(snapshotDirectory="[datastore1] x")}, vmodl.fault.NotSupported),
+        (
+            {"extraConfig": [vim.option.OptionValue(key="templateVM", value="TRUE")]},
+            vmodl.fault.InvalidArgument,
+        ),
+    ],
+)
+def test_a_setting_that_this_host_cannot_keep_is_refused(
+    vm: vim.VirtualMachine, spec: dict[str, object], fault: type[Exception]
+) -> None:
+    before = vm.config.changeVersion
+    with pytest.raises(fault):
+        vm.ReconfigVM_Task(vim.vm.ConfigSpec(**spec))
+    assert vm.config.changeVersion == before
+
+
+def test_a_template_has_no_pool_and_becomes_a_vm_again(
+    datacenter: vim.Datacenter, vm: vim.VirtualMachine
+) -> None:
+    pool = vm.resourcePool
+    vm.MarkAsTemplate()
+    assert vm.summary.config.template
+    assert vm.config.template
+    assert vm.resourcePool is None
+    with pytest.raises(vmodl.fault.NotSupported):
+        vm.MarkAsTemplate()
+    vm.MarkAsVirtualMachine(pool, datacenter.hostFolder.childEntity[0].host[0])
+    assert not vm.config.template
+    assert vm.resourcePool == pool
+    with pytest.raises(vmodl.fault.NotSupported):
+        vm.MarkAsVirtualMachine(pool)
+    WaitForTask(vm.PowerOnVM_Task())
+    with pytest.raises(vim.fault.InvalidPowerState):
+        vm.MarkAsTemplate()
+    WaitForTask(vm.PowerOffVM_Task())

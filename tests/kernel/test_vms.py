@@ -11,9 +11,16 @@ import pytest
 
 from casemate.calls import messages as m
 from casemate.calls import vms as c
-from casemate.errors import ArgumentError, CasemateError, PowerStateError, StateError
+from casemate.errors import (
+    ArgumentError,
+    CasemateError,
+    DuplicateNameError,
+    PowerStateError,
+    StateError,
+)
 from casemate.machine.facts import NicSpec, PowerState
 from casemate.machine.planvtpm import TPM_UID_OFFSET
+from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, entry, is_template
 
 from .vmbench import MIB, Host, RefusedTaskError, config, disk, make, printed
 
@@ -66,11 +73,39 @@ def test_a_vm_is_made_runs_and_is_destroyed_with_its_files(on):
     on(body)
 
 
-def test_two_vms_of_one_name_get_two_directories(on):
+def test_of_two_vms_made_at_once_with_one_name_one_comes_and_nothing_of_the_other_stays(on):
     async def body(host: Host) -> None:
-        first, second = await asyncio.gather(make(host), make(host))
-        paths = {host.vm(vm).config.vmx_path for vm in (first, second)}
-        assert paths == {"[datastore1] one/one.vmx", "[datastore1] one_1/one.vmx"}
+        made = await asyncio.gather(make(host), make(host), return_exceptions=True)
+        assert sorted(isinstance(one, str) for one in made) == [False, True]
+        (refused,) = (one for one in made if not isinstance(one, str))
+        assert isinstance(refused, RefusedTaskError)
+        assert refused.fault.fault == "DuplicateName"
+        assert len(list(host.datastore.iterdir())) == 1
+        other = await make(host, "two")
+        fact = host.vm(other)
+        wanted = replace(fact.config, name="one")
+        with pytest.raises(DuplicateNameError):
+            await host.ask(c.ReconfigureVm("", other, fact.config, wanted))
+        with pytest.raises(DuplicateNameError):
+            await host.ask(c.CloneVm("", other, "one"))
+
+    on(body)
+
+
+def test_a_template_does_not_run_until_it_is_a_vm_again_and_copies_of_it_are_vms(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        before = host.vm(vm).config
+        template = replace(before, extra=(*before.extra, (TEMPLATE, "TRUE")))
+        await host.ask(c.ReconfigureVm("", vm, before, template))
+        assert is_template(host.vm(vm).config)
+        with pytest.raises(RefusedTaskError, match="not-supported"):
+            await host.ask(m.PowerOn("", vm))
+        await host.ask(c.CloneVm("", vm, "copy"))
+        copy = next(fact for fact in host.inventory.vms() if fact.config.name == "copy")
+        assert not is_template(copy.config)
+        identities = {entry(one, INSTANCE_UUID) for one in (copy.config, host.vm(vm).config)}
+        assert len(identities) == 2
 
     on(body)
 

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from casemate.errors import CasemateError, LimitError
 from casemate.hostd.kernelclient import KernelLink, RefusedError
+from casemate.hostd.objects.vmsettings import SPEC_FIELDS
 from casemate.hostd.reader import Reader
 from casemate.hostd.registry import Context, Registry, Served, check_parameters
 from casemate.hostd.replica import Replica
@@ -236,6 +237,8 @@ def fault_of(error: CasemateError, this: MoRef) -> FaultError:
     if isinstance(error, RefusedError):
         fact = error.fact
         details = dict(fact.details)
+        if entry := details.get("invalidProperty"):
+            details["invalidProperty"] = SPEC_FIELDS.get(entry, entry)
         if fact.fault == "NoPermission":
             return faults.no_permission(this, details.get("privilegeId", "System.View"))
         return faults.from_details(fact.fault, fact.reason, details, this)

@@ -6,11 +6,13 @@ passed over: only hints that change nothing a guest or its owner could notice ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from casemate.formats import datastorepath
 from casemate.hostd import bootspec, serialspec
+from casemate.hostd.objects import vmsettings
 from casemate.hostd.objects.devices import (
     FIRST_NIC_KEY,
     controller_of,
@@ -18,46 +20,43 @@ from casemate.hostd.objects.devices import (
     disk_key,
     nic_models,
 )
+from casemate.hostd.objects.guestos import names
 from casemate.hostd.selection import objs, text
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.hotplug import CORES, CPU_HOT_ADD, MEMORY_HOT_ADD, cores_per_socket
 from casemate.machine.networks import DEFAULT_GROUP
-from casemate.machine.vmconfig import IOPS
+from casemate.machine.vmconfig import IOPS, TEMPLATE
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Typed, Value
 
 CONFIG = "VirtualMachine.Config."
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SCSI_SELF = 7
 """The unit of a SCSI controller itself: no disk sits there."""
 
-_HINTS = frozenset(
+_PROFILES = frozenset({"VirtualMachineDefinedProfileSpec", "VirtualMachineProfileSpec"})
+_MOOT: Mapping[str, Callable[[Value], bool]] = {
+    "npivTemporaryDisabled": lambda value: value is True,
+    "vAppConfigRemoved": lambda value: value is True,
+    "swapPlacement": lambda value: text(value) == "inherit",
+    "scheduledHardwareUpgradeInfo": lambda value: (
+        isinstance(value, Obj) and text(value.get("upgradePolicy")) in {"", "never"}
+    ),
+    "vmProfile": lambda value: (
+        isinstance(value, tuple)
+        and all(isinstance(o, Obj) and o.type not in _PROFILES for o in value)
+    ),
+}
+"""Fields that may be said where they say what is so anyway."""
+
+_FILE_BACKINGS = frozenset(
     {
-        "alternateGuestName",
-        "changeVersion",
-        "consolePreferences",
-        "files",
-        "flags",
-        "instanceUuid",
-        "latencySensitivity",
-        "locationId",
-        "managedBy",
-        "maxMksConnections",
-        "messageBusTunnelEnabled",
-        "npivTemporaryDisabled",
-        "powerOpInfo",
-        "scheduledHardwareUpgradeInfo",
-        "swapPlacement",
-        "tools",
-        "vAppConfigRemoved",
-        "version",
-        "virtualICH7MPresent",
-        "virtualSMCPresent",
-        "vmProfile",
+        *("VirtualDiskFlatVer1BackingInfo", "VirtualDiskFlatVer2BackingInfo"),
+        *("VirtualDeviceFileBackingInfo", "VirtualDiskSparseVer2BackingInfo"),
+        "VirtualDiskSeSparseBackingInfo",
     }
 )
-"""Fields that are hints here."""
-
 _NOTHING: tuple[Value, ...] = (None, "", ())
 
 Setter = Callable[[VmConfig, Value], VmConfig]
@@ -65,11 +64,11 @@ Setter = Callable[[VmConfig, Value], VmConfig]
 _PLAIN: Mapping[str, tuple[Setter, str]] = {
     "name": (lambda config, value: replace(config, name=text(value)), "Rename"),
     "annotation": (lambda config, value: replace(config, annotation=text(value)), "Annotation"),
-    "guestId": (lambda config, value: replace(config, guest_id=text(value)), "Settings"),
+    "guestId": (lambda config, value: replace(config, guest_id=_guest(value)), "Settings"),
     "numCPUs": (lambda config, value: replace(config, cpus=_number(value, 1)), "CPUCount"),
     "memoryMB": (lambda config, value: replace(config, memory_mib=_number(value, 0)), "Memory"),
     "firmware": (lambda config, value: replace(config, firmware=text(value)), "Settings"),
-    "uuid": (lambda config, value: replace(config, uuid=text(value)), "Settings"),
+    "uuid": (lambda config, value: replace(config, uuid=_uuid(value)), "Settings"),
 }
 """Fields that stand for one value each, and the right that a change of it takes."""
 
@@ -109,14 +108,20 @@ def created(spec: Obj, networks: Iterable[str]) -> Change:
 def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
     """Return what a spec makes of a configuration. Raises FaultError."""
     change = Change(config)
+    version = text(spec.get("changeVersion"))
+    if version and version != vmsettings.change_version(config):
+        raise FaultError(Obj("ConcurrentAccess"), "The VM was changed meanwhile: read it again.")
+    _check_files(spec.get("files"), config)
     for name, value in spec.fields.items():
-        if name in _PLAIN:
+        if name in _PLAIN and value not in _NOTHING:
             put, right = _PLAIN[name]
             before, change.config = change.config, put(change.config, value)
             if change.config != before:
                 change.privileges.add(CONFIG + right)
-        elif name not in _DONE:
+        elif name not in _PLAIN and name not in _DONE:
             _refuse(name, value)
+    change.config, rights = vmsettings.taken(spec, change.config)
+    change.privileges |= {CONFIG + right for right in rights}
     _take_allocations(spec, change)
     _take_extra(objs(spec.get("extraConfig")), change)
     _take_hot_add(spec.get("cpuHotAddEnabled"), CPU_HOT_ADD, change)
@@ -131,11 +136,41 @@ def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
 
 _DONE = frozenset(
     {
+        *vmsettings.GROUPS,
         *("cpuHotAddEnabled", "memoryHotAddEnabled", "numCoresPerSocket"),
-        "bootOptions",
+        *("bootOptions", "changeVersion", "files"),
         *("cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"),
     }
 )
+
+
+def _guest(value: Value) -> str:
+    if text(value) not in names():
+        raise faults.invalid_argument("configSpec.guestId", "There is no such guest system.")
+    return text(value)
+
+
+def _uuid(value: Value) -> str:
+    given = text(value).lower()
+    if not _UUID.fullmatch(given):
+        raise faults.invalid_argument("configSpec.uuid", "A UUID has 32 digits in five groups.")
+    return given
+
+
+def _check_files(files: Value, config: VmConfig) -> None:
+    """Raise FaultError where a VM's file is to be, or its other files are, elsewhere."""
+    own = config.vmx_path.rpartition("/")[0]
+    for name, value in files.fields.items() if isinstance(files, Obj) else ():
+        given = text(value).rstrip("/")
+        place = given if name == "vmPathName" else f"{given}/"
+        if given and place != config.vmx_path and own and not _within(place, own):
+            raise unsupported(f"The files of a VM are in one directory: {name} is elsewhere.")
+
+
+def _within(place: str, own: str) -> bool:
+    """Tell whether a path is a directory's; a datastore alone leaves the choice to the host."""
+    squeezed = place.replace("] ", "]")
+    return squeezed.rpartition("/")[0] == own.replace("] ", "]") or "]/" in f"{squeezed}/"
 
 
 def _take_cores(value: Value, change: Change) -> None:
@@ -157,7 +192,8 @@ def _take_cores(value: Value, change: Change) -> None:
 
 
 def _refuse(name: str, value: Value) -> None:
-    if name in _HINTS or value is False or value in _NOTHING:
+    moot = _MOOT.get(name)
+    if value is False or value in _NOTHING or (moot is not None and moot(value)):
         # What is switched off, or empty, asks for nothing: clients say it of all that they know.
         return
     raise unsupported(f"This host does not offer {name} for a VM.")
@@ -198,6 +234,8 @@ def _take_allocations(spec: Obj, change: Change) -> None:
     memory = allocation(
         spec.get("memoryAllocation"), config.memory_allocation, config.memory_mib, 10
     )
+    if vmsettings.value_of(config, "memoryReservationLockedToMax") is True:
+        memory = replace(memory, reservation=config.memory_mib)
     if (cpu, memory) != (config.cpu_allocation, config.memory_allocation):
         change.config = replace(config, cpu_allocation=cpu, memory_allocation=memory)
         change.privileges.add(CONFIG + "Resource")
@@ -208,13 +246,14 @@ def _take_extra(options: Iterable[Obj], change: Change) -> None:
     for option in options:
         name, value = text(option.get("key")), option.get("value")
         plain = value.value if isinstance(value, Typed) else value
-        if not name or not isinstance(plain, str | int | bool):
+        if not name or name.lower() == TEMPLATE.lower() or not isinstance(plain, str | int | bool):
             raise faults.invalid_argument("config.extraConfig", "An entry is a name and a text.")
         shown = str(plain).upper() if isinstance(plain, bool) else str(plain)
+        same = next((one for one in extra if one.lower() == name.lower()), name)
         if shown:
-            extra[name] = shown
+            extra[same] = shown
         else:
-            extra.pop(name, None)
+            extra.pop(same, None)
     if tuple(extra.items()) != change.config.extra:
         change.config = replace(change.config, extra=tuple(extra.items()))
         change.privileges.add(CONFIG + "AdvancedConfig")
@@ -308,6 +347,7 @@ class _Devices:
 
     def _disk(self, operation: str, files: str, device: Obj) -> None:
         if operation != "remove":
+            _check_backing(device)
             _check_mode(device)
         if operation == "add":
             controller, unit = self._slot(device)
@@ -477,6 +517,13 @@ def _disc(device: Obj) -> str:
     if isinstance(backing, Obj) and backing.type == "VirtualCdromIsoBackingInfo":
         return text(backing.get("fileName"))
     return ""
+
+
+def _check_backing(device: Obj) -> None:
+    """Raise FaultError for a disk that is no file: a device of the host, a disk of another kind."""
+    backing = device.get("backing")
+    if isinstance(backing, Obj) and backing.type not in _FILE_BACKINGS:
+        raise unsupported("Disks of this host are files: FlatVer2, in the VM's directory.")
 
 
 def _check_mode(device: Obj) -> None:

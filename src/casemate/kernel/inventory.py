@@ -14,7 +14,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-from casemate.errors import ArgumentError, CasemateError, NotFoundError
+from casemate.errors import ArgumentError, CasemateError, DuplicateNameError, NotFoundError
 from casemate.formats import vmx
 from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
@@ -152,9 +152,20 @@ class Inventory:
                 argument="path",
                 component=path,
             )
+        self.demand_name(config.name)
         number = self._store.add_vm(path, ROOT_POOL)
         self.update(self._fact(str(number), config, ROOT_POOL))
         return str(number)
+
+    def demand_name(self, name: str, vm: str = "") -> None:
+        """Raise DuplicateNameError where another VM than ``vm`` has the name."""
+        for fact in self._vms.values():
+            if fact.config.name == name and fact.vm != vm:
+                raise DuplicateNameError(
+                    f"The name {name!r} already exists.",
+                    name=name,
+                    holder=f"VirtualMachine:{fact.vm}",
+                )
 
     def reread(self, vm: str) -> VmFact:
         """Read a VM's files again, publish it and return it. Raises our errors."""

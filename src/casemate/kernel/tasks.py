@@ -46,7 +46,7 @@ def fault_of(error: CasemateError) -> FaultFact:
     elif isinstance(error, FileError):
         details = tuple(file_details(error).items())
     elif isinstance(error, NamedError):
-        details = (("name", error.name),)
+        details = (("name", error.name), ("object", getattr(error, "holder", "")))
     elif argument := getattr(error, "argument", ""):
         details = (("invalidProperty", str(argument)),)
     elif privilege := getattr(error, "privilege", ""):

@@ -19,6 +19,7 @@ from casemate.kernel.tasks import Job, Tasks
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.plan import netdev
 from casemate.machine.power import Operation, next_state
+from casemate.machine.vmconfig import INSTANCE_UUID
 from casemate.machine.vmxwrite import generated_mac, vmx_of
 
 
@@ -208,6 +209,12 @@ def with_addresses(config: VmConfig, before: VmConfig) -> tuple[NicSpec, ...]:
         taken.add(mac)
         made.append(replace(nic, mac=mac, manual=nic.manual and bool(nic.mac)))
     return tuple(made)
+
+
+def instance_entry() -> tuple[str, str]:
+    """Return a vmx entry with a random instance UUID, written as VMware does."""
+    octets = bytes.fromhex("52" + uuid.uuid4().hex[2:]).hex(" ")
+    return INSTANCE_UUID, f"{octets[:23]}-{octets[24:]}"
 
 
 def new_uuid() -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from casemate.calls import messages as m
 from casemate.calls import vms as c
-from casemate.errors import CasemateError, HostError
+from casemate.errors import CasemateError, HostError, NotSupportedError
 from casemate.formats.vmdk import CreateType
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import disks, memory
@@ -22,7 +22,7 @@ from casemate.machine.facts import VmConfig, VmFact
 from casemate.machine.plan import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
 from casemate.machine.power import Operation
-from casemate.machine.vmconfig import saved_memory, with_saved_memory
+from casemate.machine.vmconfig import is_template, saved_memory, with_saved_memory
 
 # Variables of a new UEFI machine in the visor root, without and with Secure Boot's keys.
 _UEFI_VARIABLES: Final = {
@@ -53,6 +53,12 @@ class VmPower:
             CasemateError: Its files, its configuration, or the host do not let it; it stays off
                 or suspended.
         """
+        if is_template(fact.config):
+            raise NotSupportedError(
+                "a template is not powered on",
+                component=fact.config.name,
+                remedy="Make it a VM again first: MarkAsVirtualMachine.",
+            )
         with self._context.open(fact) as directory:
             config = await asyncio.to_thread(_prepared, directory, fact.config)
             if config != fact.config:

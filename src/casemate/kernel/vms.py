@@ -23,12 +23,18 @@ from casemate.kernel.cells.hotplug import Hotplug
 from casemate.kernel.host import Handler
 from casemate.kernel.longwork import in_own_thread
 from casemate.kernel.tasks import Job
-from casemate.kernel.vmcontext import VmContext, file_name, new_uuid, with_addresses
+from casemate.kernel.vmcontext import (
+    VmContext,
+    file_name,
+    instance_entry,
+    new_uuid,
+    with_addresses,
+)
 from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files, serial_files
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
 from casemate.machine.hotplug import HotChange, hot_change
 from casemate.machine.power import Operation, next_state
-from casemate.machine.vmconfig import vm_config, with_saved_memory
+from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, vm_config, with_saved_memory
 from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, vmx_of
 
 Fill = Callable[[VmDirectory, tuple[DiskSpec, ...]], None]
@@ -39,6 +45,7 @@ _COPIES: Final = 100
 # Characters of a VM's name that the names of its files begin with.
 _STEM_LIMIT: Final = 60
 _VMX: Final = ".vmx"
+_NOT_COPIED: Final = frozenset({INSTANCE_UUID.lower(), TEMPLATE.lower()})
 
 
 class Vms:
@@ -69,6 +76,7 @@ class Vms:
         """
         config = _complete(config)
         _check(config)
+        self._context.inventory.demand_name(config.name)
         with contextlib.ExitStack() as undo:
             path = await in_own_thread(self._make, config, undo, thin=thin, fill=fill)
             vm = self._context.inventory.register(path)
@@ -85,6 +93,7 @@ class Vms:
     async def _create(self, request: c.CreateVm, session: Session) -> TaskReply:
         config = _complete(request.config)
         _check(config)
+        self._context.inventory.demand_name(config.name)
         check_addresses(config, replace(config, nics=()))
 
         async def work(_: Job) -> str:
@@ -98,6 +107,7 @@ class Vms:
     async def _clone(self, request: c.CloneVm, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.CLONE)
         _stem_of(request.name)
+        self._context.inventory.demand_name(request.name)
 
         async def work(fact: VmFact, job: Job) -> str:
             with contextlib.ExitStack() as undo:
@@ -121,6 +131,8 @@ class Vms:
         fact = self._context.inventory.vm(request.vm)
         if fact.config != request.before:
             raise _changed(fact)
+        if request.config.name != fact.config.name:
+            self._context.inventory.demand_name(request.config.name, fact.vm)
         config = replace(
             request.config,
             uuid=request.config.uuid or fact.config.uuid,
@@ -203,8 +215,10 @@ class Vms:
     def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack, job: Job) -> str:
         """Copy a VM's files; disks with deltas are copied with what lies below."""
         datastore = fact.config.vmx_path.partition("]")[0] + "]"
+        kept = tuple(e for e in fact.config.extra if e[0].lower() not in _NOT_COPIED)
         config = replace(
             with_saved_memory(fact.config, ""),
+            extra=(*kept, instance_entry()),
             name=name,
             uuid=new_uuid(),
             vmx_path=datastore,
@@ -289,7 +303,9 @@ def _complete(config: VmConfig) -> VmConfig:
     """Fill in what a new VM has whatever was asked for."""
     given = {name.lower() for name, _ in config.extra}
     base = tuple(entry for entry in BASE_ENTRIES if entry[0].lower() not in given)
-    config = replace(config, uuid=config.uuid or new_uuid(), extra=(*base, *config.extra))
+    own = () if INSTANCE_UUID.lower() in given else (instance_entry(),)
+    extra = (*base, *own, *config.extra)
+    config = replace(config, uuid=config.uuid or new_uuid(), extra=extra)
     return replace(with_saved_memory(config, ""), nics=with_addresses(config, config))
 
 

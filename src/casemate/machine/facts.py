@@ -100,7 +100,8 @@ class ComponentFact:
 class DiskSpec:
     """A disk of a VM: its file relative to the VM's directory, and how it is attached.
 
-    ``iops``: so many requests a second at most, -1: no limit.
+    ``iops``: so many requests a second at most, -1: no limit. ``uuid`` (hexadecimal digits) and
+    ``thin`` are what its descriptor says.
     """
 
     file_name: str
@@ -110,6 +111,8 @@ class DiskSpec:
     controller: str
     unit: int
     iops: int = -1
+    uuid: str = ""
+    thin: bool = True
 
 
 @dataclass(frozen=True, slots=True)

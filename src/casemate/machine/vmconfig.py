@@ -43,6 +43,10 @@ _IOPS: Final = re.compile(r"([0-9]{1,9})iops")
 IOPS: Final = (16, 1 << 30)
 """Least and greatest limit of a disk's requests a second: vSphere's least is 16."""
 CHECKPOINT: Final = "checkpoint.vmState"
+INSTANCE_UUID: Final = "vc.uuid"
+"""VMware's vmx entry of the UUID that tells VMs apart where others are copies of one."""
+TEMPLATE: Final = "templateVM"
+"""The vmx entry of a VM that is a template; VMware's own."""
 DISK_FORMATS: Final = {"vmdk": "vmdk", "img": "raw", "qcow2": "qcow2"}
 """Formats of disks by the suffix of their file: a disk is never probed by its content."""
 _IMAGE_FORMATS: Final = {"iso": "raw", "img": "raw"}
@@ -105,6 +109,16 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
         extra=tuple(entries.rest(vmx)),
         drives=tuple(one for one in slots if isinstance(one, DriveSpec)),
     )
+
+
+def entry(config: VmConfig, name: str) -> str:
+    """Return a vmx entry that no field of a configuration shows; empty: there is none."""
+    return next((value for key, value in config.extra if key.lower() == name.lower()), "")
+
+
+def is_template(config: VmConfig) -> bool:
+    """Tell whether a VM is a template: it is not powered on until it is none any more."""
+    return entry(config, TEMPLATE).lower() == "true"
 
 
 def saved_memory(config: VmConfig) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from casemate.calls import pools, vms
 from casemate.calls.files import SearchFiles
 from casemate.calls.messages import Empty, TaskReply
+from casemate.hostd.objects import vmsettings
 from casemate.hostd.objects.snapshots import number_of, snapshot_vm
 from casemate.hostd.objects.vm import HARDWARE_VERSION
 from casemate.hostd.registry import Context, Handler, Served
 from casemate.hostd.selection import text
 from casemate.hostd.vmspec import Change, changed, created, unsupported
 from casemate.hostd.world import ROOT_POOL
-from casemate.machine.facts import FaultFact, VmFact
+from casemate.machine.facts import FaultFact, PowerState, VmFact
+from casemate.machine.vmconfig import TEMPLATE, is_template
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Value
@@ -96,6 +98,40 @@ async def _rename(context: Context) -> Value:
     return await _reconfigure_as(context, changed(spec, _vm(context).config, ()))
 
 
+async def _mark(context: Context, value: str) -> Value:
+    """Make a VM a template or a VM again, and answer when it is: no task is made of it."""
+    fact = _vm(context)
+    if is_template(fact.config) == bool(value):
+        raise unsupported("It is a template already." if value else "It is no template.")
+    if fact.power is not PowerState.POWERED_OFF:
+        raise FaultError(
+            Obj("InvalidPowerState", requestedState="poweredOff", existingState=fact.power.value),
+            "Only a VM that is powered off becomes a template.",
+        )
+    config = vmsettings.with_entry(fact.config, TEMPLATE, value)
+    request = vms.ReconfigureVm(
+        context.who.handle, context.this.value, fact.config, config, (), thin=True, why=WHY
+    )
+    key = (await context.link.ask(request, TaskReply)).task
+    tasks = context.replica.world.tasks
+    await context.replica.until(lambda: key in tasks and tasks[key].completed is not None)
+    error = tasks[key].error if key in tasks else None
+    if error is not None:
+        raise faults.from_details(error.fault, error.reason, dict(error.details), context.this)
+    return None
+
+
+async def _to_template(context: Context) -> Value:
+    return await _mark(context, "TRUE")
+
+
+async def _to_machine(context: Context) -> Value:
+    pool = context.arguments.get("pool")
+    if pool != ROOT_POOL and pool != MoRef("ResourcePool", _vm(context).pool):
+        raise faults.invalid_argument("pool", "A VM comes back into the pool that it was in.")
+    return await _mark(context, "")
+
+
 async def _destroy(context: Context) -> Value:
     if context.this.type == "ResourcePool":
         context.reader.allow(context.this, pools.RemovePool.privilege)
@@ -175,17 +211,28 @@ async def _rename_snapshot(context: Context) -> Value:
 
 
 async def _upgrade(context: Context) -> Value:
-    version = text(context.arguments.get("version"))
-    number = version.removeprefix("vmx-")
-    newest = int(HARDWARE_VERSION.removeprefix("vmx-"))
-    if version and not (number.isdecimal() and int(number[:6]) <= newest):
-        raise unsupported(f"This host does not offer the hardware version {version:.20}.")
-    error = FaultFact(
-        "AlreadyUpgraded",
-        "already-upgraded",
-        f"The virtual hardware is up to date: {HARDWARE_VERSION}.",
-        "There is nothing to do.",
-    )
+    config = _vm(context).config
+    present = text(vmsettings.value_of(config, "version"))
+    wanted = text(context.arguments.get("version")) or HARDWARE_VERSION
+    spec = Obj("VirtualMachineConfigSpec", version=wanted)
+    newer, _ = vmsettings.taken(spec, config)
+    if wanted > present and _vm(context).power is PowerState.POWERED_OFF:
+        return await _reconfigure_as(context, Change(newer))
+    if wanted > present:
+        error = FaultFact(
+            "InvalidPowerState",
+            "power-state",
+            "Virtual hardware is upgraded while the VM is powered off.",
+            "Power it off first.",
+            (("requestedState", "poweredOff"), ("existingState", _vm(context).power.value)),
+        )
+    else:
+        error = FaultFact(
+            "AlreadyUpgraded",
+            "already-upgraded",
+            f"The virtual hardware is up to date: {present}.",
+            "There is nothing to do.",
+        )
     return context.replica.finished(context.this, "upgradeVirtualHardware", context.who.user, error)
 
 
@@ -201,9 +248,32 @@ _TAKE = vms.CreateSnapshot.privilege
 _BACK = vms.RevertToSnapshot.privilege
 _DROP = vms.RemoveSnapshot.privilege
 
+_SETTINGS = f"and {vms.ReconfigureVm.privilege}"
+
 MACHINE_METHODS = (
     Served(
-        "VirtualMachine", "UpgradeVM_Task", "VirtualMachine.Config.UpgradeVirtualHardware", _upgrade
+        _VM,
+        "MarkAsTemplate",
+        "VirtualMachine.Provisioning.MarkAsTemplate",
+        _to_template,
+        (vms.ReconfigureVm,),
+        rule=_SETTINGS,
+    ),
+    Served(
+        _VM,
+        "MarkAsVirtualMachine",
+        "VirtualMachine.Provisioning.MarkAsVM",
+        _to_machine,
+        (vms.ReconfigureVm,),
+        rule=_SETTINGS,
+    ),
+    Served(
+        "VirtualMachine",
+        "UpgradeVM_Task",
+        "VirtualMachine.Config.UpgradeVirtualHardware",
+        _upgrade,
+        (vms.ReconfigureVm,),
+        rule=_SETTINGS,
     ),
     Served("Folder", "CreateVM_Task", _CREATE, _create, (vms.CreateVm,)),
     Served("ResourcePool", "CreateChildVM_Task", _CREATE, _create_child, (vms.CreateVm,)),

@@ -44,10 +44,6 @@ _GROUPS = (
         Ring.HOST,
     ),
     _Group(
-        "This host has no templates.",
-        {"VirtualMachine": "MarkAsTemplate MarkAsVirtualMachine"},
-    ),
-    _Group(
         "This host has no disks apart from VMs.",
         {"VirtualMachine": "AttachDisk_Task DetachDisk_Task"},
         Ring.COMPATIBILITY,

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from casemate.hostd.objects.guest import addresses
 from casemate.hostd.objects.vm import vmx_path
+from casemate.hostd.objects.vmsettings import instance_uuid
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import text
 from casemate.hostd.world import HOST, ROOT_FOLDER
@@ -31,10 +32,11 @@ def _by_uuid(context: Context) -> tuple[MoRef, ...]:
     wanted = text(context.arguments.get("uuid")).lower()
     if not _virtual_machines(context):
         return (HOST,) if world.host.uuid.lower() == wanted else ()
+    instance = context.arguments.get("instanceUuid") is True
     return tuple(
         MoRef("VirtualMachine", key)
         for key, vm in world.vms.items()
-        if vm.config.uuid.lower() == wanted
+        if (instance_uuid(vm.config) if instance else vm.config.uuid).lower() == wanted
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from casemate.formats.datastorepath import in_volume, show
 from casemate.machine import serialports
@@ -18,6 +19,7 @@ SIO_KEY = 400
 FIRST_SERIAL_KEY = 9000
 FIRST_NIC_KEY = 4000
 FIRST_NIC_UNIT = 7
+_UUID_DIGITS = 32
 
 _NAME = re.compile(r"([a-z]+)([0-9]{0,2})")
 
@@ -171,7 +173,9 @@ def disk_key(disk: DiskSpec | DriveSpec) -> int:
     return bus.disk_key + bus.slots * number + disk.unit
 
 
-def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) -> Obj:
+def _disk(
+    disk: DiskSpec, number: int, directory: str, datastore: MoRef | None, vm: str = ""
+) -> Obj:
     bus, controller = _bus(disk.controller)
     path = f"{directory}{disk.file_name}"
     if elsewhere := in_volume(disk.file_name):
@@ -199,8 +203,9 @@ def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) 
             diskMode="persistent",
             split=False,
             writeThrough=False,
-            thinProvisioned=True,
-            eagerlyScrub=False,
+            thinProvisioned=disk.thin,
+            eagerlyScrub=not disk.thin,
+            uuid=_disk_uuid(disk.uuid),
             sharing="sharingNone",
         ),
         controllerKey=bus.key + controller,
@@ -208,6 +213,7 @@ def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) 
         capacityInKB=kib,
         capacityInBytes=disk.capacity,
         shares=Obj("SharesInfo", shares=1000, level="normal"),
+        diskObjectId=f"{vm}-{disk_key(disk)}" if vm else None,
         storageIOAllocation=Obj(
             "StorageIOAllocationInfo",
             limit=disk.iops,
@@ -215,6 +221,13 @@ def _disk(disk: DiskSpec, number: int, directory: str, datastore: MoRef | None) 
             reservation=0,
         ),
     )
+
+
+def _disk_uuid(digits: str) -> str | None:
+    """Return a disk's UUID as ESXi shows it; None: its descriptor has none."""
+    cuts = (0, 8, 12, 16, 20, _UUID_DIGITS)
+    parts = [digits[low:high] for low, high in pairwise(cuts)]
+    return "-".join(parts).upper() if len(digits) == _UUID_DIGITS else None
 
 
 def _connectable(*, start: bool = True, connected: bool = True) -> Obj:
@@ -307,14 +320,22 @@ def _drive(drive: DriveSpec, number: int) -> Obj:
 
 
 def devices(
-    config: VmConfig, directory: str, datastore: MoRef | None, *, running: bool = False
+    config: VmConfig,
+    directory: str,
+    datastore: MoRef | None,
+    *,
+    running: bool = False,
+    vm: str = "",
 ) -> tuple[Obj, ...]:
-    """Return all devices; ``directory`` is the VM's as a datastore path that ends in a slash."""
+    """Return all devices; ``directory`` is the VM's as a datastore path that ends in a slash.
+
+    ``vm`` is its id, which the names of its disks' objects begin with.
+    """
     drives: list[Obj] = []
     counts: dict[str, int] = {}
     for disk in config.disks:
         counts[disk.kind] = counts.get(disk.kind, 0) + 1
-        drives.append(_disk(disk, counts[disk.kind], directory, datastore))
+        drives.append(_disk(disk, counts[disk.kind], directory, datastore, vm))
     first = counts.get("cdrom", 0) + 1
     drives += [_drive(drive, number) for number, drive in enumerate(config.drives, first)]
     nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]

@@ -6,8 +6,9 @@ from functools import cache
 
 from casemate.hostd.objects.base import Scope, flags
 from casemate.hostd.objects.devices import devices
+from casemate.hostd.objects.guestos import family, names
 from casemate.hostd.objects.inventory import MIB
-from casemate.hostd.objects.vm import GUESTS, HARDWARE_VERSION
+from casemate.hostd.objects.vm import HARDWARE_VERSION
 from casemate.hostd.world import HOST, network_ref
 from casemate.machine.facts import VmConfig
 from casemate.vim25 import types
@@ -50,7 +51,7 @@ def _guest(guest: str, label: str) -> Obj:
     return filled(
         "GuestOsDescriptor",
         id=guest,
-        family="windowsGuest" if guest.startswith("win") else "linuxGuest",
+        family=family(guest),
         fullName=label,
         supportedMaxCPUs=MOST_CPUS,
         numSupportedPhysicalSockets=MOST_CPUS,
@@ -78,7 +79,7 @@ def _guest(guest: str, label: str) -> Obj:
 @cache
 def config_option(guests: tuple[str, ...] = ()) -> Obj:
     """Return VirtualMachineConfigOption, for some guests or all that are known by name."""
-    wanted = {guest: label for guest, label in GUESTS.items() if not guests or guest in guests}
+    wanted = {guest: label for guest, label in names().items() if not guests or guest in guests}
     return filled(
         "VirtualMachineConfigOption",
         version=HARDWARE_VERSION,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from casemate.hostd.objects import guest
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
 from casemate.hostd.objects.bootoptions import boot_options
 from casemate.hostd.objects.devices import devices
+from casemate.hostd.objects.guestos import full_name, guest_id
 from casemate.hostd.objects.inventory import allocation
 from casemate.hostd.objects.vmdefaults import (
     FLAGS,
@@ -17,25 +16,22 @@ from casemate.hostd.objects.vmdefaults import (
     file_infos,
     snapshot_layouts,
 )
+from casemate.hostd.objects.vmsettings import (
+    NEWEST_HARDWARE,
+    change_version,
+    extra_options,
+    instance_uuid,
+    shown,
+    value_of,
+    word,
+)
 from casemate.hostd.world import ENVIRONMENT, HOST, network_ref
-from casemate.machine.facts import PowerState, VmFact
+from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.hotplug import STEP_MIB, cores_per_socket, takes_cpus, takes_memory
+from casemate.machine.vmconfig import is_template
 from casemate.vim25.values import MoRef, Obj, Value
 
-HARDWARE_VERSION = "vmx-21"
-
-GUESTS: Mapping[str, str] = {
-    "debian12_64Guest": "Debian GNU/Linux 12 (64-bit)",
-    "debian11_64Guest": "Debian GNU/Linux 11 (64-bit)",
-    "other6xLinux64Guest": "Other 6.x or later Linux (64-bit)",
-    "other5xLinux64Guest": "Other 5.x Linux (64-bit)",
-    "otherLinux64Guest": "Other Linux (64-bit)",
-    "ubuntu64Guest": "Ubuntu Linux (64-bit)",
-    "rhel9_64Guest": "Red Hat Enterprise Linux 9 (64-bit)",
-    "windows2022srvNext_64Guest": "Microsoft Windows Server 2025 (64-bit)",
-    "otherGuest64": "Other (64-bit)",
-}
-"""Names of guest systems; an id that is not listed shows as itself."""
+HARDWARE_VERSION = f"vmx-{NEWEST_HARDWARE}"
 
 
 def _vm(scope: Scope, key: str) -> VmFact:
@@ -67,7 +63,7 @@ def _directory(scope: Scope, vm: VmFact) -> str:
 
 
 def _guest_name(vm: VmFact) -> str:
-    return GUESTS.get(vm.config.guest_id, vm.config.guest_id)
+    return word(value_of(vm.config, "alternateGuestName")) or full_name(vm.config.guest_id)
 
 
 def _question(vm: VmFact) -> Obj | None:
@@ -105,7 +101,7 @@ def _config_summary(scope: Scope, vm: VmFact) -> Obj:
     return Obj(
         "VirtualMachineConfigSummary",
         name=config.name,
-        template=False,
+        template=is_template(config),
         vmPathName=vmx_path(scope, vm),
         memorySizeMB=config.memory_mib,
         cpuReservation=config.cpu_allocation.reservation,
@@ -114,13 +110,13 @@ def _config_summary(scope: Scope, vm: VmFact) -> Obj:
         numEthernetCards=len(config.nics),
         numVirtualDisks=sum(disk.kind != "cdrom" for disk in config.disks),
         uuid=config.uuid,
-        instanceUuid=config.uuid,
-        guestId=config.guest_id,
+        instanceUuid=instance_uuid(config),
+        guestId=guest_id(config.guest_id),
         guestFullName=_guest_name(vm),
         annotation=config.annotation,
         installBootRequired=False,
         tpmPresent=False,
-        hwVersion=HARDWARE_VERSION,
+        hwVersion=value_of(config, "version"),
     )
 
 
@@ -164,7 +160,7 @@ def summary(scope: Scope, key: str) -> Obj:
         runtime=runtime(scope, key),
         guest=Obj(
             "VirtualMachineGuestSummary",
-            guestId=vm.config.guest_id,
+            guestId=guest_id(vm.config.guest_id),
             guestFullName=_guest_name(vm),
             **guest.names(vm),
             **guest.tools(vm),
@@ -187,16 +183,17 @@ def vm_config(scope: Scope, key: str) -> Obj:
     directory = _directory(scope, vm)
     return Obj(
         "VirtualMachineConfigInfo",
-        changeVersion="1",
+        changeVersion=change_version(config),
         modified=_stamp(scope),
         name=config.name,
         guestFullName=_guest_name(vm),
-        version=HARDWARE_VERSION,
+        version=value_of(config, "version"),
+        locationId=value_of(config, "locationId"),
         uuid=config.uuid,
-        instanceUuid=config.uuid,
-        template=False,
-        guestId=config.guest_id,
-        alternateGuestName="",
+        instanceUuid=instance_uuid(config),
+        template=is_template(config),
+        guestId=guest_id(config.guest_id),
+        alternateGuestName=value_of(config, "alternateGuestName"),
         annotation=config.annotation,
         files=Obj(
             "VirtualMachineFileInfo",
@@ -205,23 +202,16 @@ def vm_config(scope: Scope, key: str) -> Obj:
             suspendDirectory=directory,
             logDirectory=directory,
         ),
-        tools=TOOLS_CONFIG,
-        flags=FLAGS,
-        defaultPowerOps=Obj(
-            "VirtualMachineDefaultPowerOpInfo",
-            powerOffType="soft",
-            suspendType="hard",
-            resetType="soft",
-            defaultPowerOffType="soft",
-            defaultSuspendType="hard",
-            defaultResetType="soft",
-        ),
+        tools=shown(config, "tools", TOOLS_CONFIG),
+        flags=shown(config, "flags", FLAGS),
+        consolePreferences=_console(config),
+        defaultPowerOps=_power_ops(config),
         hardware=Obj(
             "VirtualHardware",
             numCPU=config.cpus,
             numCoresPerSocket=cores_per_socket(config),
             memoryMB=config.memory_mib,
-            device=devices(config, directory, _datastore(scope, vm), running=_on(vm)),
+            device=devices(config, directory, _datastore(scope, vm), running=_on(vm), vm=key),
         ),
         cpuAllocation=allocation(config.cpu_allocation),
         memoryAllocation=allocation(config.memory_allocation),
@@ -229,20 +219,43 @@ def vm_config(scope: Scope, key: str) -> Obj:
         memoryHotAddEnabled=takes_memory(config),
         hotPlugMemoryIncrementSize=STEP_MIB if takes_memory(config) else None,
         extraConfig=tuple(
-            Obj("OptionValue", key=name, value=value) for name, value in config.extra
+            Obj("OptionValue", key=name, value=value) for name, value in extra_options(config)
         ),
         datastoreUrl=_datastore_urls(scope, vm),
         bootOptions=boot_options(config),
-        latencySensitivity=Obj("LatencySensitivity", level="normal"),
+        latencySensitivity=shown(config, "latencySensitivity", Obj("LatencySensitivity")),
         cpuHotRemoveEnabled=False,
         swapPlacement="inherit",
         changeTrackingEnabled=False,
         nestedHVEnabled=False,
         vPMCEnabled=False,
-        maxMksConnections=40,
+        maxMksConnections=value_of(config, "maxMksConnections"),
         guestAutoLockEnabled=False,
-        memoryReservationLockedToMax=False,
+        memoryReservationLockedToMax=value_of(config, "memoryReservationLockedToMax"),
         firmware="efi" if config.firmware == "efi" else "bios",
+    )
+
+
+def _console(config: VmConfig) -> Obj | None:
+    found = shown(config, "consolePreferences", Obj("VirtualMachineConsolePreferences"))
+    return found if found.fields else None
+
+
+def _power_ops(config: VmConfig) -> Obj:
+    usual = {"powerOff": "soft", "suspend": "hard", "reset": "soft"}
+    chosen = {name: word(value_of(config, f"powerOpInfo.{name}Type")) for name in usual}
+    return shown(
+        config,
+        "powerOpInfo",
+        Obj(
+            "VirtualMachineDefaultPowerOpInfo",
+            **{
+                f"default{name[0].upper()}{name[1:]}Type": (
+                    usual[name] if choice == "preset" else choice
+                )
+                for name, choice in chosen.items()
+            },
+        ),
     )
 
 
@@ -338,7 +351,9 @@ VM_GETTERS: Getters = {
     "layoutEx": _layout_ex,
     "storage": _storage,
     "environmentBrowser": lambda *_: ENVIRONMENT,
-    "resourcePool": lambda scope, key: MoRef("ResourcePool", _vm(scope, key).pool),
+    "resourcePool": lambda scope, key: (
+        None if is_template(_vm(scope, key).config) else MoRef("ResourcePool", _vm(scope, key).pool)
+    ),
     "resourceConfig": _resource_config,
     "runtime": runtime,
     "guest": lambda scope, key: guest.guest_info(scope.world, _vm(scope, key)),

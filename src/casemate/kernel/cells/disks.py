@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import replace
 from typing import Final
@@ -19,6 +20,8 @@ from casemate.machine.vmconfig import DISK_FORMATS
 CHAIN_LIMIT: Final = 32
 """Deltas above a disk: as many snapshots as ESXi lets a VM have."""
 _SECTOR: Final = 512
+_NO_DIGIT: Final = re.compile(r"[^0-9A-Fa-f]")
+_UUID_DIGITS: Final = 32
 
 
 def resolve(directory: int, disks: tuple[DiskSpec, ...]) -> tuple[DiskSource, ...]:
@@ -74,7 +77,13 @@ def _source(directory: int, disk: DiskSpec, above: frozenset[str] = frozenset())
 def _described(directory: int, disk: DiskSpec, above: frozenset[str]) -> DiskSource:
     """Follow a descriptor."""
     described = describe(directory, disk.file_name)
-    disk = replace(disk, capacity=described.capacity)
+    entries = dict(described.ddb)
+    disk = replace(
+        disk,
+        capacity=described.capacity,
+        uuid=_NO_DIGIT.sub("", entries.get("ddb.uuid", ""))[:_UUID_DIGITS],
+        thin=entries.get("ddb.thinProvisioned") == "1",
+    )
     if described.format == "qcow2":
         below = replace(disk, file_name=described.parent, format=format_of(described.parent))
         backing = _source(directory, below, above | {disk.file_name})
