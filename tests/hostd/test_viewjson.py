@@ -18,7 +18,7 @@ from casemate.hostd.world import World
 from casemate.testing.fakekernel import PASSWORD, FakeKernel
 from casemate.vim25 import jsoncodec, types
 from casemate.vim25.types import Kind, TypeRef
-from casemate.vim25.values import Obj, Typed
+from casemate.vim25.values import MoRef, Obj, Typed
 from casemate.vim25.versions import NEWEST
 
 BASE = "/sdk/vim25/8.0.1.0"
@@ -95,6 +95,33 @@ def test_the_collector_answers_in_json_as_well(play: Callable[..., None]) -> Non
         reply = json.loads((await post(host.anonymous, path, spec, session)).text)
         names = [o["propSet"][0]["val"] for o in reply["objects"]]
         assert names == [{"_typeName": "string", "_value": f"vm{n}"} for n in (1, 2)]
+
+    play(story)
+
+
+def test_every_method_is_answered_as_over_soap(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        extra = {SESSION_HEADER: host.root.cookie}
+        answered: dict[str, int] = {}
+        for name in sorted({*types.method_owners(), *types.HIDDEN} - {"Logout"}):
+            owner = types.method(name).owner
+            soap = await host.root.call(name, MoRef(owner, "x"))
+            path = f"/sdk/vim25/9.1.0.0/{owner}/x/{name}"
+            reply = await host.root.send("POST", path, b"{}", extra)
+            told = json.loads(reply.text).get("_typeName") if reply.status == 500 else ""
+            assert (name, reply.status, told) == (name, soap.status, soap.fault)
+            answered[str(told)] = answered.get(str(told), 0) + 1
+        assert answered.keys() <= {"MethodNotFound", "NotSupported", "ManagedObjectNotFound"}
+        assert min(answered.values()) > 10
+
+    play(story)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"])
+def test_there_are_two_verbs(method: str, play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        reply = await host.root.send(method, "/sdk/vim25/9.1.0.0/HostSystem/ha-host/name")
+        assert (reply.status, reply.headers["allow"]) == (405, "GET, POST")
 
     play(story)
 

@@ -48,6 +48,9 @@ class JsonEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["method"] not in {"GET", "POST"}:
+            await send_response(send, 405, b"", {"allow": "GET, POST"})
+            return
         this, version = SERVICE, versions.NEWEST
         try:
             release, this, member = _target(scope)
@@ -93,7 +96,7 @@ class JsonEndpoint:
         reader = Reader(hostd.replica, hostd.sessions, session, version)
         if scope["method"] == "GET":
             return None, _property(reader, this, member, version)
-        if scope["method"] != "POST" or member not in types.method_owners():
+        if not (member in types.HIDDEN or member in types.method_owners()):
             raise FormatError(f"There is no method {member:.80}.")
         method = types.method(member)
         body = jsoncodec.parse(await read_body(receive, decode.SIZE_LIMIT) or b"{}")
