@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from casemate.calls.messages import CloneSession, Login, Logout, ResumeSession, SessionReply
+from casemate.calls import admin as a
+from casemate.calls.messages import CloneSession, Empty, Login, Logout, ResumeSession, SessionReply
 from casemate.hostd.objects.service import content
 from casemate.hostd.reader import ANONYMOUS
 from casemate.hostd.registry import Context, Ring, Served
-from casemate.hostd.selection import text
+from casemate.hostd.selection import text, texts
+from casemate.policy import options
+from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import Obj, Raw, Value
 
@@ -60,6 +63,28 @@ async def _is_active(context: Context) -> Value:
     return any(one.key == key and one.user == user for one in context.sessions)
 
 
+async def _terminate(context: Context) -> Value:
+    known = {one.key for one in context.sessions} | set(context.replica.world.logins)
+    keys = texts(context.arguments.get("sessionId"))
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise FaultError(Obj("NotFound"), "There is no such session.")
+    if context.who.key in keys:
+        raise faults.invalid_argument("sessionId", "A session ends itself with Logout.")
+    for key in keys:
+        await context.link.ask(a.TerminateSession(context.who.handle, key), Empty)
+        context.sessions.forget(key)
+    return None
+
+
+async def _set_message(context: Context) -> Value:
+    message = text(context.arguments.get("message"))
+    await context.link.ask(a.SetMessage(context.who.handle, message), Empty)
+    world = context.replica.world
+    await context.replica.until(lambda: world.option(options.MESSAGE) == message)
+    return None
+
+
 async def _fetch(context: Context) -> Value:
     value = context.reader.fragment(context.this, text(context.arguments.get("prop")))
     if value is None:
@@ -89,6 +114,21 @@ SERVICE_METHODS = (
         rule="a ticket of a session that is still good: once, for a minute",
     ),
     Served("SessionManager", "SessionIsActive", "Sessions.ValidateSession", _is_active),
+    Served(
+        "SessionManager",
+        "TerminateSession",
+        "Sessions.TerminateSession",
+        _terminate,
+        (a.TerminateSession,),
+    ),
+    Served(
+        "SessionManager",
+        "UpdateServiceMessage",
+        "Sessions.GlobalMessage",
+        _set_message,
+        (a.SetMessage,),
+        ring=Ring.HOST,
+    ),
     # Each property has a privilege of its own.
     Served("ManagedObject", "Fetch", ANONYMOUS, _fetch),
 )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from casemate.hostd.methods.access import ACCESS_METHODS
+from casemate.hostd.methods.accounts import ACCOUNT_METHODS
+from casemate.hostd.methods.authorization import AUTHORIZATION_METHODS
 from casemate.hostd.methods.autostart import AUTOSTART_METHODS
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
 from casemate.hostd.methods.console import CONSOLE_METHODS
 from casemate.hostd.methods.disks import DISK_METHODS
 from casemate.hostd.methods.esxcli import ESXCLI_METHODS
 from casemate.hostd.methods.files import FILE_METHODS
-from casemate.hostd.methods.governance import GOVERNANCE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
 from casemate.hostd.methods.hostsystem import HOST_SYSTEM_METHODS
 from casemate.hostd.methods.machines import MACHINE_METHODS
 from casemate.hostd.methods.networks import NETWORK_METHODS
+from casemate.hostd.methods.options import OPTION_METHODS
 from casemate.hostd.methods.ovf import OVF_METHODS
 from casemate.hostd.methods.pending import PENDING_METHODS
 from casemate.hostd.methods.pools import POOL_METHODS
@@ -35,7 +38,10 @@ REGISTRY = Registry(
         *POOL_METHODS,
         *NETWORK_METHODS,
         *STATISTICS_METHODS,
-        *GOVERNANCE_METHODS,
+        *AUTHORIZATION_METHODS,
+        *ACCOUNT_METHODS,
+        *OPTION_METHODS,
+        *ACCESS_METHODS,
         *HISTORY_METHODS,
         *SYSTEM_METHODS,
         *FILE_METHODS,
