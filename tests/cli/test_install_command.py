@@ -6,13 +6,14 @@ import argparse
 import json
 
 import pytest
-from tests.image.test_install import NAMES, SECTORS, write_image
+from tests.kernel.test_install import NAMES, SECTORS, write_image
 
 from casemate.cli import image as command
 from casemate.cli import install
 from casemate.errors import ArgumentError, HostError, NotSupportedError
 from casemate.formats.gpt import SECTOR
-from casemate.image.install import Target
+from casemate.image.disk import MEBIBYTE
+from casemate.kernel.boot.targets import Target
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def script(place, text):
 def test_an_unattended_file_installs_without_a_question(place, capsys):
     file = script(place, "accepteula\ninstall --firstdisk\nkeyboard de\n")
     assert run(place, "--script", file) == 0
-    assert (place / "target").read_bytes() == (place / "bootable" / "disk.img").read_bytes()
+    built, written = ((place / name).read_bytes() for name in ("bootable/disk.img", "target"))
+    assert written[MEBIBYTE : 5 * MEBIBYTE] == built[MEBIBYTE : 5 * MEBIBYTE]
     assert "keyboard: ignored" in capsys.readouterr().out
 
 

@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from casemate.calls.admin import ChangePassword, LogReply, ReadLog, SetLockdown
-from casemate.calls.console import ConsoleLogin, EndHost, RestartAgents
+from casemate.calls.console import (
+    ConsoleLogin,
+    EndHost,
+    NetworkReply,
+    ReadNetwork,
+    RestartAgents,
+    SetNetwork,
+)
 from casemate.calls.messages import (
     Empty,
     Identity,
@@ -55,6 +62,8 @@ class FakeKernel:
                 return IdentityReply(b"", b"ek", b"ak", "IBM", "1", "swtpm")
             case ConsoleLogin(password=password) if password != PASSWORD:
                 raise LoginError("Wrong.")
+            case ReadNetwork():
+                return NetworkReply("esx1", "192.0.2.2", "255.255.255.0", "192.0.2.1")
             case ConsoleLogin():
                 return SessionReply("handle", "key", "root", "Root", (), 0)
         self.asked.append(request)
@@ -122,6 +131,20 @@ def log_in(screen: Screen) -> None:
     screen.see("Authentication Required")
     screen.type(f"{PASSWORD}\r")
     screen.see("System Customization")
+
+
+def test_the_network_is_shown_and_kept_for_the_next_start(
+    screen: Screen, kernel: FakeKernel
+) -> None:
+    log_in(screen)
+    screen.type("\x1b[B\x1b[B\r")
+    shown = screen.see("[ 192.0.2.1 ")
+    assert "[ esx1 " in shown
+    screen.type("\x7f\x7f\x7f\x7fhost2\t\x7f3\r\r\r")
+    screen.see("Restart the host to use it.")
+    assert kernel.asked == [
+        SetNetwork("handle", "host2", "192.0.2.3", "255.255.255.0", "192.0.2.1")
+    ]
 
 
 def test_the_plate_tells_where_the_host_is_and_who(screen: Screen) -> None:

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from casemate.errors import CasemateError, FormatError, LimitError, NotSupportedError
+from casemate.formats.hostsettings import host_network
 from casemate.formats.kickstart import MAX_SIZE, Kickstart, disk_name, parse_kickstart
 
 WHOLE = b"""# a host
@@ -25,7 +26,8 @@ WORDS = (
 def test_a_whole_file_says_where_and_what_was_ignored():
     told = parse_kickstart(WHOLE)
     assert (told.disk, told.overwrite) == ("nvme0n1", True)
-    assert [note.partition(":")[0] for note in told.notes] == ["keyboard", "reboot"]
+    assert told.reboot
+    assert [note.partition(":")[0] for note in told.notes] == ["keyboard"]
 
 
 def test_the_first_disk_is_not_overwritten_unless_the_file_says_so():
@@ -38,11 +40,10 @@ def test_the_first_disk_is_not_overwritten_unless_the_file_says_so():
         "%firstboot --interpreter=busybox",
         "%post",
         "%pre",
-        "rootpw secret",
-        "rootpw --iscrypted $6$x$y",
-        "network --bootproto=static --ip=192.0.2.1",
+        "rootpw --iscrypted $6$x$secret",
+        "rootpw --iscrypted $argon2id$v=19$m=1024,t=1,p=1$c29tZXNhbHRzb21l$" + "A" * 43,
         "network --bootproto=dhcp --vlanid=5",
-        "network",
+        "network --bootproto=dhcp --device=vmnic0",
         "upgrade --disk=sda",
         "include /vmfs/x.cfg",
         "install --firstdisk --novmfsondisk",
@@ -72,11 +73,51 @@ def test_what_the_host_would_lack_is_refused_with_its_line(line):
         b"accepteula\nwipe\ninstall --firstdisk",
         b"accepteula\ninstall --disk=sd\xc3\xa4",
         b"#accepteula\ninstall --firstdisk",
+        b"accepteula\ninstall --firstdisk\nrootpw",
+        b"accepteula\ninstall --firstdisk\nrootpw --plaintext x",
+        b"accepteula\ninstall --firstdisk\nrootpw one\nrootpw two",
+        b"accepteula\ninstall --firstdisk\nreboot now",
+        *(
+            b"accepteula\ninstall --firstdisk\nnetwork " + options
+            for options in (
+                b"",
+                b"--bootproto=bootp",
+                b"--bootproto=dhcp --bootproto=dhcp",
+                b"--bootproto=dhcp --ip=192.0.2.2 --netmask=255.255.255.0",
+                b"--bootproto=dhcp --gateway=192.0.2.1",
+                b"--bootproto=dhcp --hostname=-x",
+                b"--bootproto=static",
+                b"--bootproto=static --ip=192.0.2.2",
+                b"--bootproto=static --ip=192.0.2.2 --netmask=255.0.255.0",
+                b"--bootproto=static --ip=192.0.2.0 --netmask=255.255.255.0",
+                b"--bootproto=static --ip=192.0.2.2 --netmask=255.255.255.0 --gateway=192.0.3.1",
+                b"--bootproto=static --ip=224.0.0.1 --netmask=255.255.255.0",
+                b"--bootproto=static --ip=192.0.2.2 --netmask=255.255.255.255",
+            )
+        ),
     ],
 )
 def test_a_file_that_is_not_clear_installs_nothing(text):
     with pytest.raises(FormatError):
         parse_kickstart(text)
+
+
+def test_a_file_may_choose_password_name_and_address_of_the_host():
+    told = parse_kickstart(
+        WHOLE.replace(b"network --bootproto=dhcp", b"")
+        + b"rootpw Wald#Wiese7 # of all hosts\nnetwork --bootproto=static --ip=192.0.2.2"
+        b" --netmask=255.255.254.0 --gateway=192.0.3.1 --nameserver=192.0.2.9 --hostname=esx1.lab"
+    )
+    assert told.password == "Wald#Wiese7"
+    assert told.network == host_network("esx1.lab", "192.0.2.2", "23", "192.0.3.1")
+    assert [note.partition(":")[0] for note in told.notes] == ["keyboard", "nameserver"]
+    assert "Wald" not in repr(told)
+
+
+def test_a_password_may_come_as_the_hash_that_the_host_keeps():
+    hashed = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21l$" + "A" * 43
+    told = parse_kickstart(WHOLE + f"rootpw --iscrypted {hashed}".encode())
+    assert (told.password, told.password_hash) == ("", hashed)
 
 
 def test_a_file_too_large_is_refused_before_it_is_read():

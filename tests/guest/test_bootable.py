@@ -13,6 +13,7 @@ from ssl import CERT_NONE, create_default_context
 from typing import Any
 
 import pytest
+from casemate.image.install import install as install_disk
 from tests.guest.conftest import (
     LAYOUT,
     Built,
@@ -32,7 +33,6 @@ from casemate.image.cpio import Entry, write_cpio
 from casemate.image.debian import Packages
 from casemate.image.disk import BOOT_PATH, MEBIBYTE, replace_files
 from casemate.image.initrd import IDENTITY_FILE, FirstRoot
-from casemate.image.install import install as install_disk
 from casemate.image.linux import Kernel
 from casemate.image.pki import load_boot_signer, load_signer
 from casemate.image.profile import make_profile, write_bank

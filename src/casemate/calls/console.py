@@ -1,4 +1,4 @@
-"""Requests of the direct console: a login in front of the host, and the host's own ends."""
+"""Requests of the direct console: a login in front of the host, its network, and its own ends."""
 
 from __future__ import annotations
 
@@ -43,4 +43,39 @@ class EndHost:
     privilege: ClassVar[str] = "Host.Config.Maintenance"
 
 
-REQUESTS: tuple[type, ...] = (ConsoleLogin, EndHost, RestartAgents)
+@dataclass(frozen=True, slots=True)
+class NetworkReply:
+    """The host's name and address as they are kept; all but the name are empty for DHCP."""
+
+    host_name: str
+    address: str
+    netmask: str
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadNetwork:
+    """Tell how the host reaches its network, as it is kept for its next start."""
+
+    session: str
+    reply: ClassVar = NetworkReply
+    privilege: ClassVar[str] = "Host.Config.Network"
+
+
+@dataclass(frozen=True, slots=True)
+class SetNetwork:
+    """Keep name and address for the host's next start; without an address it asks DHCP.
+
+    Only where the host is the machine's own system.
+    """
+
+    session: str
+    host_name: str
+    address: str
+    netmask: str
+    gateway: str
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = "Host.Config.Network"
+
+
+REQUESTS: tuple[type, ...] = (ConsoleLogin, EndHost, ReadNetwork, RestartAgents, SetNetwork)

@@ -8,7 +8,14 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from casemate.calls.admin import ChangePassword, LogReply, ReadLog, SetLockdown
-from casemate.calls.console import ConsoleLogin, EndHost, RestartAgents
+from casemate.calls.console import (
+    ConsoleLogin,
+    EndHost,
+    NetworkReply,
+    ReadNetwork,
+    RestartAgents,
+    SetNetwork,
+)
 from casemate.calls.messages import (
     Empty,
     Identity,
@@ -32,6 +39,15 @@ FIRST_LIMIT = 4096
 LOG_LINES = 1000
 """Lines of a log that are read at once: its end."""
 
+_TOLD = {
+    Kind.PASSWORD: ("The password is changed. Log in again.",),
+    Kind.NETWORK: ("Kept. Restart the host to use it.",),
+    Kind.ROLL_BACK: ("The other bank boots next: restart the host.",),
+    Kind.RESTART_AGENTS: ("The management agents are restarted.",),
+    Kind.SHUT_DOWN: ("The host ends.",),
+    Kind.RESTART: ("The host ends.",),
+}
+"""What is said after an action that is no page of its own."""
 _Reply = TypeVar("_Reply")
 _GIB = 1 << 30
 
@@ -118,23 +134,31 @@ class App:
                     self._first.unlink(missing_ok=True)
             case Kind.LOG_OUT:
                 self.log_out()
-            case Kind.LOCKDOWN:
-                self._kernel.ask(SetLockdown(self._session, words[0]), Empty)
-            case Kind.PASSWORD:
-                self._kernel.ask(ChangePassword(self._user, words[0], words[1], PEER), Empty)
-                return ("The password is changed. Log in again.",)
             case Kind.READ_LOG:
                 return self._log(words[0])
-            case Kind.ROLL_BACK:
-                self._kernel.ask(BootRollback(self._session), Empty)
-                return ("The other bank boots next: restart the host.",)
-            case Kind.RESTART_AGENTS:
-                self._kernel.ask(RestartAgents(self._session), Empty)
-                return ("The management agents are restarted.",)
-            case Kind.SHUT_DOWN | Kind.RESTART:
-                self._kernel.ask(EndHost(self._session, action.kind is Kind.RESTART), Empty)
-                return ("The host ends.",)
+            case Kind.READ_NETWORK:
+                known = self._kernel.ask(ReadNetwork(self._session), NetworkReply)
+                return known.host_name, known.address, known.netmask, known.gateway
+            case _:
+                self._kernel.ask(self._change(action.kind, words), Empty)
+                return _TOLD.get(action.kind, ())
         return ()
+
+    def _change(self, kind: Kind, words: tuple[str, ...]) -> object:
+        """Return the request of an action that changes something."""
+        match kind:
+            case Kind.LOCKDOWN:
+                return SetLockdown(self._session, words[0])
+            case Kind.PASSWORD:
+                return ChangePassword(self._user, words[0], words[1], PEER)
+            case Kind.NETWORK:
+                return SetNetwork(self._session, *words)
+            case Kind.ROLL_BACK:
+                return BootRollback(self._session)
+            case Kind.RESTART_AGENTS:
+                return RestartAgents(self._session)
+            case _:
+                return EndHost(self._session, kind is Kind.RESTART)
 
     def log_out(self) -> None:
         """End the session; one that is gone already is no error."""

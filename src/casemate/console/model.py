@@ -18,6 +18,8 @@ MODE_NAMES: Final = {
     "lockdownNormal": "Normal: administrators work here, nobody over the network",
     "lockdownStrict": "Strict: only excepted users, and not here",
 }
+NETWORK: Final = ("Host Name", "IPv4 Address", "Subnet Mask", "Default Gateway")
+"""What can be typed on the page of the network; an empty address asks DHCP."""
 INPUT_LIMIT: Final = 128
 """Characters of a name or password."""
 
@@ -62,6 +64,8 @@ class Kind(Enum):
     ROLL_BACK = auto()
     PASSWORD = auto()
     READ_LOG = auto()
+    READ_NETWORK = auto()
+    NETWORK = auto()
     SHUT_DOWN = auto()
     RESTART = auto()
 
@@ -116,7 +120,7 @@ class Entry:
 MENU: Final = (
     Entry("Configure Password", Page.PASSWORD),
     Entry("Configure Lockdown Mode", Page.LOCKDOWN),
-    Entry("Network", Page.NETWORK),
+    Entry("Configure Management Network", action=Action(Kind.READ_NETWORK)),
     Entry("Attestation", Page.ATTESTATION),
     Entry("Restart Management Agents", action=Action(Kind.RESTART_AGENTS)),
     Entry("View System Logs", Page.LOGS),
@@ -162,6 +166,9 @@ def done(console: Console, action: Action, outcome: tuple[str, ...] = ()) -> Con
             return replace(
                 console, page=Page.LOG, lines=outcome, log=action.words[0], cursor=last, inputs=()
             )
+        case Kind.READ_NETWORK:
+            inputs = tuple(map(Input, NETWORK, outcome))
+            return replace(_to(console, Page.NETWORK), inputs=inputs)
         case Kind.LOG_OUT:
             return Console(console.facts)
         case _:
@@ -280,6 +287,8 @@ def _submit(console: Console) -> tuple[Console, Action | None]:
     words = tuple(one.text for one in console.inputs)
     if console.page is Page.LOGIN:
         return console, Action(Kind.LOG_IN, words)
+    if console.page is Page.NETWORK:
+        return console, Action(Kind.NETWORK, words)
     old, new, again = words
     if new != again:
         return refused(console, "The new passwords are not the same."), None
@@ -301,6 +310,6 @@ _PAGES: Final[dict[Page, Callable[[Console, str], tuple[Console, Action | None]]
     Page.LOGS: _list,
     Page.LOG: _log,
     Page.CONFIRM: _confirm,
-    Page.NETWORK: _shown,
+    Page.NETWORK: _form,
     Page.ATTESTATION: _shown,
 }

@@ -27,7 +27,7 @@ _CONTROL: Final = re.compile(r"[^\x20-\x7e]")
 _TITLES: Final = {
     Page.LOGIN: "Authentication Required",
     Page.MENU: "System Customization",
-    Page.NETWORK: "Network",
+    Page.NETWORK: "Configure Management Network",
     Page.ATTESTATION: "Attestation",
     Page.LOCKDOWN: "Lockdown Mode",
     Page.LOGS: "System Logs",
@@ -41,7 +41,7 @@ _HINTS: Final = {
     Page.LOG: "<Up/Down/PageUp/PageDown> Scroll   <R> Read again   <Esc> Back",
     Page.LOGIN: "<Tab> Next   <Enter> OK   <Esc> Cancel",
     Page.PASSWORD: "<Tab> Next   <Enter> OK   <Esc> Cancel",
-    Page.NETWORK: "<Esc> Back",
+    Page.NETWORK: "<Tab> Next   <Enter> OK   <Esc> Cancel",
     Page.ATTESTATION: "<Esc> Back",
 }
 _CHOOSE: Final = "<Up/Down> Select   <Enter> OK   <Esc> Cancel"
@@ -97,9 +97,9 @@ def _body(console: Console, room: int) -> Iterator[Line]:
         case Page.MENU:
             yield from _rows((entry.title for entry in MENU), console.cursor)
         case Page.NETWORK:
-            yield from _text(
-                [f"Host name  {facts.name}", f"API        {facts.api}", *facts.network]
-            )
+            yield from _form(console)
+            yield from _text(["", "Without an address the host asks DHCP for one.", ""])
+            yield from _text([f"Now  {facts.api or '(no address)'}", *facts.network])
         case Page.ATTESTATION:
             yield from _text(facts.attestation)
         case Page.LOCKDOWN:

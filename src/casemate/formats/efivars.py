@@ -18,6 +18,8 @@ from casemate.formats.reader import Reader
 GLOBAL: Final = UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 IMAGE_SECURITY: Final = UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 SECURE_BOOT_ENABLE: Final = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
+LOADER: Final = UUID("4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")
+"""Vendor of what a boot loader tells the system (systemd, "Boot Loader Interface")."""
 X509: Final = UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 
 NON_VOLATILE, BOOT_SERVICE, RUNTIME, TIME_AUTHENTICATED = 0x01, 0x02, 0x04, 0x20

@@ -32,6 +32,8 @@ SOURCE_DATE: Final = "1793491200"
 """2026-11-01: the date of every file on the disk."""
 STATE_SIZE: Final = 64
 """MiB of the host's state: accounts, certificate, inventory. The boot image has its file system."""
+HANDED_OVER: Final = 1
+"""MiB at the end of the state that its file system leaves to the settings of the first start."""
 BLOCK: Final = 4096
 _UNWRITTEN: Final = b"\xa5" * BLOCK
 
@@ -151,10 +153,11 @@ def state_template(scratch: Path) -> bytes:
     """
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         place = Path(temporary, "state")
+        size = STATE_SIZE - HANDED_OVER
         with place.open("wb") as stream:
-            for _ in range(STATE_SIZE * MEBIBYTE // BLOCK):
+            for _ in range(size * MEBIBYTE // BLOCK):
                 stream.write(_UNWRITTEN)
-        sectors = STATE_SIZE * ALIGNMENT
+        sectors = size * ALIGNMENT
         _ext4(place, Entry(LINUX_DATA, _identifier("state"), 0, sectors, "state"))
         data = place.read_bytes()
     blocks = (data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
@@ -188,17 +191,33 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _fat(disk: Path, entry: Entry, files: Mapping[str, Path]) -> None:
-    drive = f"{disk}@@{entry.start * SECTOR}"
+def write_fat(disk: Path, start: int, sectors: int, name: str, files: Mapping[str, Path]) -> None:
+    """Write a FAT32 file system into a file; same inputs, same bytes.
+
+    Args:
+        disk: the file, as large as it needs to be.
+        start: first sector of the file system.
+        sectors: its size.
+        name: of the volume, which its number follows from.
+        files: path in the file system to the file to copy there.
+
+    Raises:
+        HostError: a program is missing or failed.
+    """
+    drive = f"{disk}@@{start * SECTOR}"
     tools.run(
-        *("mformat", "-i", drive, "-F", "-T", str(entry.sectors), "-h", "64", "-s", "32"),
-        *("-H", str(entry.start), "-N", f"{crc32(entry.name.encode()):08x}"),
-        *("-v", entry.name[:11].upper(), "::"),
+        *("mformat", "-i", drive, "-F", "-T", str(sectors), "-h", "64", "-s", "32"),
+        *("-H", str(start), "-N", f"{crc32(name.encode()):08x}"),
+        *("-v", name[:11].upper(), "::"),
         environment=_environment(),
     )
     for folder in _folders(files):
         tools.run("mmd", "-i", drive, f"::{folder}", environment=_environment())
     _copy(drive, files)
+
+
+def _fat(disk: Path, entry: Entry, files: Mapping[str, Path]) -> None:
+    write_fat(disk, entry.start, entry.sectors, entry.name, files)
 
 
 def _copy(drive: str, files: Mapping[str, Path]) -> None:

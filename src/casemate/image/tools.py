@@ -38,6 +38,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "mmd": "mtools",
     "syslinux": "syslinux",
     "mke2fs": "e2fsprogs",
+    "xorriso": "xorriso",
     "zstd": "zstd",
 }
 """Program to the Debian package that brings it."""

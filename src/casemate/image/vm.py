@@ -43,6 +43,9 @@ class Hardware:
     accelerator: str = "tcg,thread=multi"
     port: int = 0
     """Port of this machine that leads to the API; 0 for none."""
+    tpm: bool = True
+    medium: Path | None = None
+    """An ISO in its drive."""
 
 
 class Machine:
@@ -105,6 +108,13 @@ class Machine:
         self._began = self._heard = self.serial.stat().st_size if self.serial.exists() else 0
         channel = self.place / "tpm.sock"
         channel.unlink(missing_ok=True)
+        if self.hardware.tpm:
+            self._start_tpm(channel)
+        self._qemu = tools.Background(
+            "qemu-system-x86_64", *self._arguments(channel), log=self.place / "qemu.log"
+        )
+
+    def _start_tpm(self, channel: Path) -> None:
         self._tpm = tools.Background(
             "swtpm",
             *("socket", "--tpm2", "--tpmstate", f"dir={self.place / 'tpm' / 'state'}"),
@@ -114,9 +124,6 @@ class Machine:
         deadline = time.monotonic() + 10
         while not channel.exists() and self._tpm.ended() is None and time.monotonic() < deadline:
             time.sleep(POLL / 10)
-        self._qemu = tools.Background(
-            "qemu-system-x86_64", *self._arguments(channel), log=self.place / "qemu.log"
-        )
 
     def stop(self) -> None:
         """Take the machine's power."""
@@ -206,8 +213,13 @@ class Machine:
         yield from ("-drive", f"if=pflash,unit=1,format=raw,file={self.place / 'vars.fd'}")
         yield from ("-drive", f"if=none,id=disk,format=raw,file={self.place / DISK}")
         yield from ("-device", "virtio-blk-pci,drive=disk")
-        yield from ("-chardev", f"socket,id=tpm,path={channel}")
-        yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
+        if hardware.medium is not None:
+            medium = f"if=none,id=medium,format=raw,readonly=on,file={hardware.medium}"
+            yield from ("-drive", medium)
+            yield from ("-device", "ide-cd,drive=medium")
+        if hardware.tpm:
+            yield from ("-chardev", f"socket,id=tpm,path={channel}")
+            yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")
         yield from ("-device", "VGA,romfile=", "-vnc", f"unix:{self.screen}")
         yield from ("-netdev", f"user,id=net{forward}")
         yield from ("-device", "virtio-net-pci,netdev=net,romfile=")

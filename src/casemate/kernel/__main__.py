@@ -54,6 +54,7 @@ from casemate.kernel.maintenance import Maintenance
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
 from casemate.kernel.modules import Modules
+from casemate.kernel.networksettings import NetworkSettings
 from casemate.kernel.ova import Ova
 from casemate.kernel.plugins.registry import Plugins
 from casemate.kernel.poolcalls import PoolCalls
@@ -242,12 +243,18 @@ def callers(settings: Settings) -> frozenset[int]:
 
 
 def agents(settings: Settings, home: Home, measurements: Measurements) -> dict[type, Handler]:
-    """Return the handlers that restart hostd, end the machine, and replace its secrets."""
+    """Return the handlers of the machine itself: agents, end, network, secrets."""
     ends = HostEnds(own_machine=settings.own_machine)
     certificate = ServerCertificate(home.tls, settings.host_name, ends.restart_agents)
     sealed = settings.own_machine
     encryption = Encryption(home, sealed=sealed, with_tpm=measurements.with_tpm)
-    return {**ends.handlers(), **certificate.handlers(), **encryption.handlers()}
+    network = NetworkSettings(home, own_machine=settings.own_machine)
+    return {
+        **ends.handlers(),
+        **network.handlers(),
+        **certificate.handlers(),
+        **encryption.handlers(),
+    }
 
 
 def told_to_stop() -> asyncio.Event:

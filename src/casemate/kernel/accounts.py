@@ -96,6 +96,11 @@ def generate_password() -> str:
     return "-".join("".join(secrets.choice(alphabet) for _ in range(5)) for _ in range(4))
 
 
+def hash_password(password: str) -> str:
+    """Return the hash that an account keeps of a password."""
+    return PasswordHasher().hash(password)
+
+
 class Accounts:
     """Checks passwords and keeps the sessions. ``clock`` gives Unix seconds."""
 
@@ -109,9 +114,11 @@ class Accounts:
 
     def set_password(self, user: str, full_name: str, password: str, role: str) -> None:
         """Create or replace an account."""
-        self._store.put_account(
-            Account(user, full_name, self._hasher.hash(password), role, failures=0, locked_until=0)
-        )
+        self.set_hash(user, full_name, self._hasher.hash(password), role)
+
+    def set_hash(self, user: str, full_name: str, hashed: str, role: str) -> None:
+        """Create or replace an account whose password somebody else has hashed."""
+        self._store.put_account(Account(user, full_name, hashed, role, failures=0, locked_until=0))
 
     def login(self, user: str, password: str, peer: str) -> tuple[str, Session]:
         """Check the password and open a session; returns (handle, session).

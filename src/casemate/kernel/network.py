@@ -1,4 +1,4 @@
-"""The machine's network: the first wired interface, with an address from DHCP.
+"""The machine's network: the first wired interface, with its own address or one from DHCP.
 
 Renewing is left out on purpose: the address is asked for again at every boot, and servers give
 the same one to the same hardware address.
@@ -21,6 +21,7 @@ from casemate.formats.dhcp import (
     parse_reply,
     write_request,
 )
+from casemate.formats.hostsettings import HostNetwork
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.network import bring_up, set_address, set_default_route
 
@@ -30,13 +31,18 @@ RETRY_SECONDS = 1.0
 _ETHERNET = "1"
 
 
-def configure(host_name: str, classes: Path = Path("/sys/class/net")) -> str:
+def configure(network: HostNetwork, classes: Path = Path("/sys/class/net")) -> str:
     """Bring the network up; return the address, empty where there is none. Raises HostError."""
     bring_up("lo")
     for name in interfaces(classes):
         bring_up(name)
+        if network.address is not None:
+            set_address(name, network.address)
+            if network.gateway is not None:
+                set_default_route(network.gateway)
+            return str(network.address.ip)
         hardware = bytes.fromhex((classes / name / "address").read_text().strip().replace(":", ""))
-        lease = ask(name, hardware, host_name, time.monotonic() + DHCP_SECONDS)
+        lease = ask(name, hardware, network.host_name, time.monotonic() + DHCP_SECONDS)
         if lease is not None:
             set_address(name, lease.address)
             if lease.gateway is not None:

@@ -11,7 +11,6 @@ Whatever goes wrong ends in ``refuse``: if the first process ended, Linux would 
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -24,16 +23,17 @@ from typing import NoReturn
 
 from casemate.errors import BootError, CasemateError
 from casemate.formats.bootcfg import BootState
+from casemate.formats.hostsettings import HOST_NAME
 from casemate.kernel.boot.ask import ask
 from casemate.kernel.boot.bank import read_banks, read_images, write_states, write_tried
 from casemate.kernel.boot.drivers import Drivers
 from casemate.kernel.boot.firmware import Firmware, read_firmware
-from casemate.kernel.boot.firmwareboot import FirmwareBoot
+from casemate.kernel.boot.firmwareboot import FirmwareBoot, started_partition
 from casemate.kernel.boot.handover import become
 from casemate.kernel.boot.lastword import CONSOLES, named, say
 from casemate.kernel.boot.load import load
 from casemate.kernel.boot.machinedisk import STATE, MachineDisk, find_disk, mount_home
-from casemate.kernel.boot.progress import Progress
+from casemate.kernel.boot.progress import Progress, open_terminal
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.boot.statedisk import Surroundings, open_state
 from casemate.kernel.boot.visor import DEVICES, enter_visor
@@ -46,7 +46,6 @@ from casemate.machine.processplan import TERMINALS
 from casemate.policy.banks import BootPlan, ImagePlan, after_failure, plan_boot, plan_image
 
 OWN_MACHINE = ("-I", "-B", "-m", "casemate.kernel.ownmachine")
-HOST_NAME = "casemate"
 HOME_SPACE = 256 << 20
 """Bytes of RAM that the home may take: sockets, logs, the record of the boot."""
 
@@ -114,11 +113,13 @@ def refuse(
 def _boot(attempt: Attempt) -> NoReturn:
     """Boot a bank, or start the machine again with the image of another one."""
     _first_mounts()
-    attempt.progress = Progress(_open("ttyS0"), _open("tty1"))
+    attempt.progress = Progress(open_terminal("ttyS0"), open_terminal("tty1"))
     attempt.progress.tell("start", uptime=_uptime())
     drivers = Drivers()
     drivers.need(*MODULES)
-    disk = find_disk(drivers)
+    with suppress(CasemateError):  # a firmware without variables
+        mounts.firmware_variables("/sys")
+    disk = find_disk(drivers, started_partition())
     home = attempt.home = mount_home(disk, _HOME, _TRUST)
     attempt.firmware = _firmware_boot(disk, home)
     plan = attempt.plan = choose(home, _IDENTITY.read_text().strip(), attempt)
@@ -237,7 +238,6 @@ def _told_as_end(outer: CasemateError, inner: CasemateError) -> CasemateError:
 def _firmware_boot(disk: MachineDisk, home: Home) -> FirmwareBoot | None:
     """Return the way to tell firmware what to start; None where it has no variables for that."""
     with suppress(CasemateError, OSError):
-        mounts.firmware_variables("/sys")
         boot = FirmwareBoot(disk.options())
         boot.record(home)
         return boot
@@ -252,13 +252,6 @@ def _first_mounts() -> None:
     _FIRST.mkdir()
     mounts.leave_first_root(_FIRST)
     socket.sethostname(HOST_NAME)
-
-
-def _open(name: str) -> int:
-    try:
-        return os.open(f"/dev/{name}", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return -1
 
 
 def _forget_first_root() -> None:

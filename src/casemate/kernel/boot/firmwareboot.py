@@ -12,10 +12,11 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import UUID
 
 from casemate.errors import FormatError, HostError
 from casemate.formats.bootoption import option_name, parse_order, write_order
-from casemate.formats.efivars import BOOT_SERVICE, GLOBAL, NON_VOLATILE, RUNTIME
+from casemate.formats.efivars import BOOT_SERVICE, GLOBAL, LOADER, NON_VOLATILE, RUNTIME
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
 
@@ -109,6 +110,25 @@ class FirmwareBoot:
                 os.close(handle)
         except OSError as error:
             raise _failed(name, error) from error
+
+
+def started_partition(place: Path = VARIABLES) -> UUID | None:
+    """Return the partition that the boot image came from, as systemd's stub tells; None: it cannot.
+
+    Raises FormatError where it tells nonsense (``boot-variable``).
+    """
+    try:
+        with (place / f"LoaderDevicePartUUID-{LOADER}").open("rb") as stream:
+            text = stream.read(VARIABLE_LIMIT)[4:].decode("utf-16-le").rstrip("\0")
+        return UUID(text)
+    except OSError:
+        return None
+    except ValueError as error:
+        raise FormatError(
+            "firmware's word about the partition that it started is none",
+            code="boot-variable",
+            component="LoaderDevicePartUUID",
+        ) from error
 
 
 def recorded(home: Home) -> FirmwareBoot | None:

@@ -1,17 +1,19 @@
-"""The disk of a machine that boots by itself: found by its boot bank, its partitions mounted."""
+"""The disk of a machine that boots by itself: the one that firmware started, partitions mounted."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from casemate.errors import BootError, CasemateError
 from casemate.formats.bootoption import Place, write_option
-from casemate.formats.gpt import HEAD, parse_gpt
+from casemate.formats.gpt import HEAD, Entry, parse_gpt
 from casemate.kernel.boot.drivers import Drivers, present
+from casemate.kernel.boot.targets import BLOCK_DEVICES
 from casemate.kernel.home import Home
 from casemate.kernel.sys import mounts
 
@@ -42,37 +44,51 @@ class MachineDisk:
     device: Path
     parts: dict[str, Path]
 
-    def options(self) -> dict[str, bytes]:
-        """Return, by bank, firmware's boot option of the bank's own boot image.
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the partitions as the disk's table has them.
 
         Raises:
             FormatError: the disk has no readable partition table.
             OSError: it cannot be read.
         """
         with self.device.open("rb") as stream:
-            entries = parse_gpt(stream.read(HEAD))
+            return parse_gpt(stream.read(HEAD))
+
+    def options(self) -> dict[str, bytes]:
+        """Return, by bank, firmware's boot option of the bank's own boot image; errors as above."""
         return {
             entry.name: write_option(
                 f"Casemate {entry.name}",
                 Place(number, entry.start, entry.sectors, entry.guid),
                 BOOT_IMAGE_PATH,
             )
-            for number, entry in enumerate(entries, 1)
+            for number, entry in enumerate(self.entries(), 1)
             if entry.name in BANKS
         }
 
 
-def find_disk(drivers: Drivers) -> MachineDisk:
-    """Load the drivers of disks, and return the disk that has a boot bank."""
+def find_disk(drivers: Drivers, started: UUID | None, place: Path = BLOCK_DEVICES) -> MachineDisk:
+    """Load the drivers of disks, and return the disk that this boot came from.
+
+    Args:
+        drivers: what is known of them.
+        started: the partition that firmware took the boot image from; None where it does not say.
+        place: where Linux tells of its disks.
+
+    Raises:
+        BootError: there is no such disk (``no-disk``), or it cannot be told from another one
+            (``disk-ambiguous``).
+    """
     deadline = time.monotonic() + DISK_SECONDS
     while True:
         failed = drivers.match(present())
-        for disk in disks():
-            if BANKS[0] in disk.parts:
-                return disk
+        disk = started_from(started, [one for one in disks(place) if BANKS[0] in one.parts])
+        if disk is not None:
+            return disk
         if time.monotonic() > deadline:
+            which = f" on the disk that has the partition {started}" if started else ""
             raise BootError(
-                f"no disk has a boot bank. {' '.join(failed)}".rstrip(),
+                f"there is no boot bank{which}. {' '.join(failed)}".rstrip(),
                 code="no-disk",
                 component="disk",
                 remedy="Check the disk and its controller; install the image again.",
@@ -80,7 +96,32 @@ def find_disk(drivers: Drivers) -> MachineDisk:
         time.sleep(_POLL_SECONDS)
 
 
-def disks(place: Path = Path("/sys/class/block")) -> Iterator[MachineDisk]:
+def started_from(started: UUID | None, found: Sequence[MachineDisk]) -> MachineDisk | None:
+    """Return the disk that a boot came from; None where it is not among those found.
+
+    Raises BootError where it may be one of several (``disk-ambiguous``).
+    """
+    fitting = [one for one in found if started is None or _has(one, started)]
+    if len(fitting) > 1:
+        names = ", ".join(str(one.device) for one in fitting)
+        why = "have the same identifiers" if started else "have a boot bank, firmware names none"
+        raise BootError(
+            f"the disk of this boot cannot be told from another one: {names} {why}.",
+            code="disk-ambiguous",
+            component="disk",
+            remedy="Take out the disk that is a copy, or install the image on it anew.",
+        )
+    return fitting[0] if fitting else None
+
+
+def _has(disk: MachineDisk, partition: UUID) -> bool:
+    try:
+        return any(entry.guid == partition for entry in disk.entries())
+    except (OSError, CasemateError):
+        return False
+
+
+def disks(place: Path = BLOCK_DEVICES) -> Iterator[MachineDisk]:
     """Yield the disks that have named partitions."""
     found: dict[str, dict[str, Path]] = {}
     for event in sorted(place.glob("*/uevent")):

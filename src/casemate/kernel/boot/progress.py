@@ -35,6 +35,14 @@ def in_words(stage: str, facts: Mapping[str, object]) -> str:
     return _WORDS[stage].format_map(shown) if stage in _WORDS else ""
 
 
+def open_terminal(name: str) -> int:
+    """Return a terminal of the machine to tell things on; -1 where there is none."""
+    try:
+        return os.open(f"/dev/{name}", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
 class Progress:
     """Writes to the pipe ``descriptor``, in words to ``screen``; -1 for nobody listening."""
 

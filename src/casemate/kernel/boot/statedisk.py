@@ -1,7 +1,8 @@
 """The host's state on a machine of its own: encrypted, its key sealed to TPM and Secure Boot.
 
     first start   a key, sealed and boxed for a recovery key; an empty file system out of the boot
-                  image, never what lies on the disk: nobody plants accounts there
+                  image, never what lies on the disk: nobody plants accounts there; settings that
+                  an installation left are moved in, and verified by who uses them
     every start   the TPM gives the key back while PCR 7 is what it was
     otherwise     the reason is shown, by name, and the recovery key asked for; then sealed anew
 
@@ -26,6 +27,7 @@ from casemate.formats.statekey import FILE, SIZE_LIMIT, Sealed, StateKey
 from casemate.formats.statekey import parse_state_key as parse_key
 from casemate.formats.statekey import write_state_key as write_key
 from casemate.formats.uefi import parse_variable
+from casemate.kernel.boot import handedover
 from casemate.kernel.boot.firmware import Firmware
 from casemate.kernel.boot.firstwords import add_first_words
 from casemate.kernel.boot.lastword import folded
@@ -83,10 +85,14 @@ def open_state(
             write_record(home, record)
     view = around.crypt(device, key)
     if record.fresh:
+        handed = handedover.take(device)
         write_template(TEMPLATE, view)
         recovery = secrets.token_bytes(sealing.RECOVERY_SIZE)
         record = replace(new_record(key, recovery, record.sealed), serial=record.serial + 1)
         around.mount(view)
+        if handed:
+            write_file(home.state / handedover.FIRST, handed, mode=0o600)
+            handedover.erase(device)
         text = sealing.recovery_text(recovery)
         write_recovery(home, record, text)
         write_record(home, replace(record, fresh=False))
