@@ -114,31 +114,34 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @contextmanager
 def new_machine(
-    built: Built, place: Path, variables: Sequence[Variable] = (), disk: Path | None = None
+    built: Built,
+    place: Path,
+    variables: Sequence[Variable] = (),
+    disk: Path | None = None,
+    drives: tuple[tuple[Path, str], ...] = (),
+    *,
+    tpm: bool = True,
 ) -> Iterator[Trial]:
-    """Make a machine from the image, or from a disk that it was installed on.
+    """Make a machine from the image, or with another disk.
 
-    ``variables`` stand in its firmware beside the keys.
+    ``variables`` stand in its firmware beside the keys. Without a TPM firmware measures nothing,
+    which takes it most of its time.
     """
     packages = Packages()
     known = ovmf_variables(built.home, packages, RELEASED, variables)
     create(place, disk or built.bootable.disk, known, packages)
-    swtpm.manufacture(Home(place))
+    if tpm:
+        swtpm.manufacture(Home(place))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = int(server.getsockname()[1])
-    with Machine(place, Hardware(memory=1536, port=port)) as machine:
+    hardware = Hardware(memory=1536, port=port, tpm=tpm, drives=drives)
+    with Machine(place, hardware) as machine:
         yield Trial(built, machine)
 
 
-@pytest.fixture
-def trial(built: Built, tmp_path: Path) -> Iterator[Trial]:
-    with new_machine(built, tmp_path / "machine") as machine:
-        yield machine
-
-
-def asked_for_the_other_bank(built: Built) -> list[Variable]:
+def asked_for_the_other_bank(disk: Path) -> list[Variable]:
     """Return variables of a firmware that was told to start the other bank's image, once."""
-    option = MachineDisk(built.bootable.disk, {}).options()["altbootbank"]
+    option = MachineDisk(disk, {}).options()["altbootbank"]
     return [
         Variable(name, GLOBAL, ATTRIBUTES, data)
         for name, data in ((option_name(0), option), ("BootNext", write_order((0,))))

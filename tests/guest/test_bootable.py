@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import stat
-import urllib.request
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from ssl import CERT_NONE, create_default_context
 from typing import Any
 
 import pytest
-from casemate.image.install import install as install_disk
+from pyVim.connect import Disconnect, SmartConnect
 from tests.guest.conftest import (
     LAYOUT,
     Built,
@@ -22,8 +22,10 @@ from tests.guest.conftest import (
     new_machine,
 )
 
+from casemate.cli.install import make_iso
 from casemate.formats.bootcfg import BootState, parse_bootcfg, write_bootcfg
 from casemate.formats.gpt import SECTOR
+from casemate.formats.kickstart import parse_kickstart
 from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.formats.pe import add_sections, parse_pe
 from casemate.image.bootable import build_bootable
@@ -38,6 +40,8 @@ from casemate.image.pki import load_boot_signer, load_signer
 from casemate.image.profile import make_profile, write_bank
 from casemate.image.secureboot import OVMF_VARS
 from casemate.image.uki import STUB, boot_recipe, make_boot_image
+from casemate.kernel.boot.machinedisk import MachineDisk
+from casemate.kernel.home import Home
 from casemate.policy.banks import mark_tried
 from casemate.policy.levels import Level
 
@@ -45,6 +49,19 @@ pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(1200)]
 
 FIRMWARE_SECONDS = 600
 """Emulated firmware hashes the boot image in 20 seconds on an idle machine."""
+
+MORE = 64
+"""MiB that the disk of an installed machine is larger than the image."""
+PASSWORD = "Wald-und-Wiese7"
+SCRIPT = f"""
+vmaccepteula
+install --firstdisk --overwritevmfs
+rootpw {PASSWORD}
+network --bootproto=static --ip=10.0.2.15 --netmask=255.255.255.0 --gateway=10.0.2.2 \
+--hostname=esx1.example.test
+""".encode()
+REFUSED = ("DVD-ROM", "Misc Device")
+"""What firmware calls the drive of the installer, and the machine's disk."""
 
 BOOT_PCRS = {4, 7, 9, 11, 12, 13, 14}
 
@@ -108,17 +125,27 @@ def put(trial: Trial, bank: Path) -> None:
 def updated(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """A machine whose other bank brings another first root, switched on.
 
-    The image was installed on its disk, which is larger and was full of something else.
+    The installer put the image on its disk, which is larger and was full of something else. The
+    disk of the image stands before it, as if it were another host's.
     """
     place = tmp_path_factory.mktemp("updated")
-    disk = place / "disk"
+    disk, iso = place / "disk", place / "installer.iso"
     with disk.open("wb") as stream:
-        for _ in range(2 + built.bootable.disk.stat().st_size // MEBIBYTE):
+        for _ in range(MORE + built.bootable.disk.stat().st_size // MEBIBYTE):
             stream.write(b"\xa5" * MEBIBYTE)
         stream.write(b"\xa5" * SECTOR)
-    install_disk(built.bootable.disk, disk, overwrite=True)
-    variables = asked_for_the_other_bank(built)
-    with new_machine(built, place / "machine", variables, disk) as machine:
+    make_iso(Home(built.home), iso, parse_kickstart(SCRIPT))
+    cd = ((iso, "ide-cd"),)
+    with new_machine(built, place / "installer", (), disk, cd, tpm=False) as installer:
+        told = installer.until("installed", "refused")
+        assert [fact["stage"] for fact in told] == ["start", "installing", "installed"]
+        installer.machine.stop()
+        first = MachineDisk(installer.disk, {}).options()["bootbank"]
+        assert first in (installer.machine.place / "vars.fd").read_bytes()
+        variables = asked_for_the_other_bank(installer.disk)
+        installer.disk.rename(disk)
+    others = ((built.bootable.disk, "virtio-blk-pci"),)
+    with new_machine(built, place / "machine", variables, disk, others) as machine:
         put(machine, newer_bank(built, place))
         machine.machine.start()
         yield machine
@@ -148,6 +175,8 @@ def test_an_update_of_the_boot_image_is_booted_and_trusted_by_its_own_reference(
     told = updated.boot()
     assert stage(told)["stage"] == "ready"
     assert _named(told, "load")["bank"] == "altbootbank"
+    assert _named(told, "settings")["used"] is True
+    assert "account" not in [fact["stage"] for fact in told]
     bank, reference = updated.machine.place.parent / "bank", tmp_path / "newer.json"
     write_boot_reference(updated.built.home, bank / BOOT_IMAGE, bank, reference, _now())
     verdict = updated.attest(reference)
@@ -158,9 +187,13 @@ def test_an_update_of_the_boot_image_is_booted_and_trusted_by_its_own_reference(
 
     insecure = create_default_context()
     insecure.check_hostname, insecure.verify_mode = False, CERT_NONE
-    address = f"https://localhost:{updated.machine.hardware.port}/sdk/vimServiceVersions.xml"
-    with urllib.request.urlopen(address, context=insecure, timeout=30) as answer:
-        assert b"urn:vim25" in answer.read()
+    port = updated.machine.hardware.port
+    api = SmartConnect(host="localhost", port=port, user="root", pwd=PASSWORD, sslContext=insecure)
+    (host,) = api.content.rootFolder.childEntity[0].hostFolder.childEntity[0].host
+    assert host.name == "esx1.example.test"
+    (store,) = host.datastore
+    assert store.summary.capacity > (LAYOUT.datastore + MORE // 2) * MEBIBYTE
+    Disconnect(api)
 
     outdated = updated.attest()
     assert outdated.verdict == "untrusted"
@@ -199,7 +232,9 @@ def test_a_changed_boot_image_is_refused_by_firmware_and_the_good_bank_boots_by_
     part = next(one for one in parse_pe(image).sections if one.name == ".cmdline")
     image[part.offset] ^= 0x20
     (bank / BOOT_IMAGE).write_bytes(image)
-    with new_machine(built, tmp_path / "machine", asked_for_the_other_bank(built)) as machine:
+    with new_machine(
+        built, tmp_path / "machine", asked_for_the_other_bank(built.bootable.disk)
+    ) as machine:
         put(machine, bank)
         told = machine.until("image")
         assert [fact["stage"] for fact in told] == ["start", "image-failed", "image"]
@@ -209,12 +244,26 @@ def test_a_changed_boot_image_is_refused_by_firmware_and_the_good_bank_boots_by_
         assert (stage(again)["stage"], stage(again)["bank"]) == ("load", "bootbank")
 
 
-def test_an_unsigned_boot_image_is_refused_by_firmware(trial: Trial) -> None:
-    install(trial, changed_image(trial.built))
-    trial.machine.start()
-    said = trial.console("BdsDxe: failed to load", FIRMWARE_SECONDS)
-    assert "Access Denied" in said
-    assert "stage" not in said
+def test_firmware_starts_neither_an_unsigned_boot_image_nor_a_changed_installer(
+    built: Built, tmp_path: Path
+) -> None:
+    """One byte of what the installer would write is another one."""
+    iso = tmp_path / "installer.iso"
+    make_iso(Home(built.home), iso)
+    place = iso.read_bytes().index((built.bootable.image.bank / "k.b00").read_bytes()[:4096])
+    with iso.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(b"\0")
+    drives = ((iso, "ide-cd"),)
+    with new_machine(built, tmp_path / "machine", drives=drives, tpm=False) as machine:
+        install(machine, changed_image(built))
+        machine.machine.start()
+        deadline = time.monotonic() + FIRMWARE_SECONDS
+        while (said := machine.machine.console()).count("Access Denied") < len(REFUSED):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.2)
+        assert all(name in said for name in REFUSED)
+        assert "stage" not in said
 
 
 def _named(told: list[dict[str, object]], name: str) -> dict[str, object]:

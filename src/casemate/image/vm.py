@@ -44,8 +44,8 @@ class Hardware:
     port: int = 0
     """Port of this machine that leads to the API; 0 for none."""
     tpm: bool = True
-    medium: Path | None = None
-    """An ISO in its drive."""
+    drives: tuple[tuple[Path, str], ...] = ()
+    """More disks, before its own, not written to: a file and its device (``ide-cd``)."""
 
 
 class Machine:
@@ -211,12 +211,11 @@ class Machine:
         yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
         yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file=/{OVMF_CODE}")
         yield from ("-drive", f"if=pflash,unit=1,format=raw,file={self.place / 'vars.fd'}")
+        for number, (file, device) in enumerate(hardware.drives):
+            drive = f"if=none,id=more{number},format=raw,readonly=on,file={file}"
+            yield from ("-drive", drive, "-device", f"{device},drive=more{number}")
         yield from ("-drive", f"if=none,id=disk,format=raw,file={self.place / DISK}")
         yield from ("-device", "virtio-blk-pci,drive=disk")
-        if hardware.medium is not None:
-            medium = f"if=none,id=medium,format=raw,readonly=on,file={hardware.medium}"
-            yield from ("-drive", medium)
-            yield from ("-device", "ide-cd,drive=medium")
         if hardware.tpm:
             yield from ("-chardev", f"socket,id=tpm,path={channel}")
             yield from ("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm")

@@ -15,7 +15,7 @@ import pytest
 from casemate.calls.encryption import RecoveryList, RecoveryReply, RecoveryRotate
 from casemate.errors import BootError
 from casemate.formats.statekey import FILE
-from casemate.kernel.boot import statedisk
+from casemate.kernel.boot import handedover, statedisk
 from casemate.kernel.boot.firmware import NO_FIRMWARE
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.statedisk import RECOVERY, Surroundings, open_state, read_record
@@ -120,6 +120,31 @@ def test_a_start_that_was_cut_before_the_state_was_whole_makes_it_again(host: Ho
     assert "recoveryKey" in told
     assert host.device.read_bytes()[8192:12288] == EMPTY
     assert host.start() == []
+
+
+def test_settings_of_an_installation_move_into_the_state_that_is_made(host: Host) -> None:
+    mount = host._mount
+    host._mount = lambda _view: (_ for _ in ()).throw(BootError("power cut"))  # type: ignore[method-assign]
+    host.device.write_bytes(bytes(1 << 20) + handedover.pack(b"signed"))
+    with pytest.raises(BootError, match="power cut"):
+        host.start()
+    host._mount = mount  # type: ignore[method-assign]
+    host.start()
+    place = host.home.state / handedover.FIRST
+    assert place.read_bytes() == b"signed"
+    assert not any(host.device.read_bytes()[-handedover.PLACE_SIZE :])
+    place.unlink()
+
+
+def test_settings_that_somebody_plants_later_are_erased_and_not_used(host: Host) -> None:
+    host.device.write_bytes(bytes(2 << 20))
+    host.start()
+    with host.device.open("r+b") as stream:
+        stream.seek(1 << 20)
+        stream.write(handedover.pack(b"planted"))
+    host.start()
+    assert not (host.home.state / handedover.FIRST).exists()
+    assert not any(host.device.read_bytes()[-handedover.PLACE_SIZE :])
 
 
 def test_secure_boot_switched_off_stops_the_start_until_the_recovery_key_is_given(

@@ -36,6 +36,8 @@ def pack(settings: bytes) -> bytes:
 def take(device: Path) -> bytes:
     """Return the (unverified) settings at the end of a partition; empty where there are none."""
     with device.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END) < PLACE_SIZE:
+            return b""
         stream.seek(-PLACE_SIZE, os.SEEK_END)
         magic, length = _HEAD.unpack(stream.read(_HEAD.size))
         return stream.read(length) if magic == _MAGIC and length <= LIMIT else b""

@@ -84,15 +84,14 @@ def open_state(
             record = replace(record, serial=record.serial + 1, sealed=sealed)
             write_record(home, record)
     view = around.crypt(device, key)
+    handed = handedover.take(device)
     if record.fresh:
-        handed = handedover.take(device)
         write_template(TEMPLATE, view)
         recovery = secrets.token_bytes(sealing.RECOVERY_SIZE)
         record = replace(new_record(key, recovery, record.sealed), serial=record.serial + 1)
         around.mount(view)
         if handed:
             write_file(home.state / handedover.FIRST, handed, mode=0o600)
-            handedover.erase(device)
         text = sealing.recovery_text(recovery)
         write_recovery(home, record, text)
         write_record(home, replace(record, fresh=False))
@@ -105,6 +104,8 @@ def open_state(
         )
     else:
         around.mount(view)
+    if handed:  # also where the first start was cut off before it came here
+        handedover.erase(device)
 
 
 def new_record(key: bytes, recovery: bytes, sealed: Sealed) -> StateKey:
