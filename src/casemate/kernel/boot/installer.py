@@ -88,7 +88,7 @@ def _run(screen: Screen, progress: Progress) -> None:
         mounts.firmware_variables("/sys")
     started = started_partition()
     plan = read_plan(PLAN)
-    target = _asked(screen, drivers, started) if plan is None else _planned(plan, drivers, started)
+    target = asked(screen, drivers, started) if plan is None else planned(plan, drivers, started)
     overwrite = plan is None or plan.overwrite
     settings = SETTINGS.read_bytes() if SETTINGS.exists() else b""
     progress.tell("installing", disk=target.name)
@@ -114,7 +114,8 @@ def found(drivers: Drivers, started: UUID | None) -> tuple[Target, ...]:
     return tuple(one for one in targets() if started is None or not _holds(one.path, started))
 
 
-def _planned(plan: Plan, drivers: Drivers, started: UUID | None) -> Target:
+def planned(plan: Plan, drivers: Drivers, started: UUID | None) -> Target:
+    """Return the disk of an unattended installation, once it is there. Raises HostError."""
     deadline = time.monotonic() + DISK_SECONDS
     while True:
         try:
@@ -125,7 +126,7 @@ def _planned(plan: Plan, drivers: Drivers, started: UUID | None) -> Target:
         time.sleep(_POLL_SECONDS)
 
 
-def _asked(screen: Screen, drivers: Drivers, started: UUID | None) -> Target:
+def asked(screen: Screen, drivers: Drivers, started: UUID | None) -> Target:
     """Return the disk that somebody chose, and confirmed by its name."""
     while True:
         deadline = time.monotonic() + LOOK_SECONDS

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from casemate.errors import CasemateError
-from casemate.kernel.boot.ask import CONSOLES
+from casemate.kernel.boot.lastword import CONSOLES
 from casemate.kernel.boot.targets import Target
 
 WIDTH = 76

@@ -28,7 +28,7 @@ class Target:
 
     def __str__(self) -> str:
         kind = ", removable" if self.removable else ""
-        return f"{self.name} ({self.model or 'disk'}, {self.size >> 20} MiB{kind})"
+        return f"{self.name} ({self.model[:31] or 'disk'}, {self.size >> 20} MiB{kind})"
 
 
 def targets(place: Path = BLOCK_DEVICES) -> tuple[Target, ...]:
