@@ -115,6 +115,22 @@ def test_what_is_typed_is_what_is_listed(typed: Callable[[str], str]) -> None:
     assert [one["name"] for one in json.loads(typed("list --json"))["switches"]] == ["vSwitch0"]
 
 
+@pytest.mark.host
+def test_nat_is_switched_on_shown_and_switched_off(typed: Callable[[str], str]) -> None:
+    assert "vSwitch0  MTU 1500, no uplink" in typed("list")
+    assert typed("set-nat vSwitch0 on --network 10.9.0.0/24") == (
+        "vSwitch0 leads outside by NAT; its guests are in 10.9.0.0/24\n"
+    )
+    assert "vSwitch0  MTU 1500, NAT of 10.9.0.0/24" in typed("list")
+    (switch,) = json.loads(typed("list --json"))["switches"]
+    assert switch["nat"] == {"network": "10.9.0.0/24", "reach_host": False, "name_servers": []}
+    told = json.loads(typed("set-nat vSwitch0 on --network 10.9.0.0/24 --machine accept --json"))
+    assert told["network"] == "10.9.0.0/24"
+    assert "the machine's own addresses" in typed("list")
+    assert typed("set-nat vSwitch0 off") == "vSwitch0 leads nowhere\n"
+    assert "vSwitch0  MTU 1500, no uplink" in typed("list")
+
+
 CARDS = (NicSpec("m0", "a", "vmxnet3"), NicSpec("m1", "b", "e1000", connected=False))
 
 

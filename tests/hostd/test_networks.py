@@ -10,11 +10,13 @@ from dataclasses import replace
 import pytest
 
 from casemate.calls import networks as c
+from casemate.calls.messages import Empty
 from casemate.hostd import vmspec
 from casemate.hostd.methods.networks import NETWORK_METHODS
 from casemate.hostd.registry import Ring
 from casemate.machine.facts import NicSpec, VmConfig
 from casemate.machine.governance import OptionFact
+from casemate.machine.nat import Nat
 from casemate.machine.networks import (
     AddressFact,
     PolicyOverride,
@@ -87,6 +89,19 @@ def test_a_switch_and_its_port_groups_come_change_and_go(compatible: Callable[..
         remove = "<vswitchName>vSwitch1</vswitchName>"
         assert (await root.call("RemoveVirtualSwitch", SYSTEM, remove)).status == 200
         assert host.kernel.find(PortGroupFact, "www") is None
+
+    compatible(story)
+
+
+def test_what_a_client_changes_of_a_switch_leaves_its_nat(compatible):
+    async def story(host) -> None:
+        nat = c.SetNat("", "vSwitch0", on=True, network="10.9.0.0/24")
+        await host.kernel.ask(nat, Empty)
+        root = host.root
+        update = "<vswitchName>vSwitch0</vswitchName><spec><numPorts>64</numPorts></spec>"
+        assert (await root.call("UpdateVirtualSwitch", SYSTEM, update)).status == 200
+        switch = host.kernel.find(SwitchFact, "vSwitch0")
+        assert (switch.ports, switch.nat) == (64, Nat("10.9.0.0/24"))
 
     compatible(story)
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import subprocess
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.netlink import Links
 from casemate.kernel.sys.taps import open_tap
 from casemate.kernel.wires import Wires
 from casemate.machine.networkplan import Card, plan_network
 from casemate.machine.networks import FIRST, PolicyOverride, PortGroupFact
+
+from .netlab import Cables, Stack
 
 pytestmark = pytest.mark.host
 
@@ -29,22 +26,16 @@ APART = PortGroupFact("apart", "vSwitch0", 20)
 LOOSE = PortGroupFact("loose", "vSwitch0", 0, PolicyOverride(None, True, True))
 
 
-class Guest:
-    """A thread in a network namespace of its own, with one card."""
+class Guest(Stack):
+    """A stack with one card."""
 
     def __init__(self, number: int) -> None:
+        super().__init__()
         self.card = Card(str(number), 0, f"00:50:56:00:00:{number:02x}", "VM Network")
-        self.address = f"10.0.0.{number}"
-        self._thread = ThreadPoolExecutor(1)
-        self.inside = self._thread.submit(self._boot).result()
-
-    def _boot(self) -> int:
-        unshare(Namespace.NET)
-        inside = open_tap("eth0")
-        self.set_mac(self.card.mac)
-        with Links() as links:
-            links._route.addr("add", index=links.index("eth0"), address=self.address, prefixlen=24)
-        return inside
+        self.own = f"10.0.0.{number}"
+        self.inside = self.now(open_tap, "eth0")
+        self.now(self.set_mac, self.card.mac)
+        self.address("eth0", self.own, 24)
 
     def set_mac(self, mac: str) -> None:
         with Links() as links:
@@ -53,47 +44,18 @@ class Guest:
             links._route.link("set", index=index, address=mac)
             links.set_up(index, up=True)
 
-    async def do(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-
     async def hears(self, other: Guest) -> bool:
         """Ping, from inside."""
 
         def ping() -> bool:
-            command = [str(BUSYBOX), "ping", "-c", "2", "-i", "0.2", "-W", "1", other.address]
+            command = [str(BUSYBOX), "ping", "-c", "2", "-i", "0.2", "-W", "1", other.own]
             return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
         return bool(await self.do(ping))
 
     def close(self) -> None:
-        self._thread.shutdown()
+        super().close()
         os.close(self.inside)
-
-
-class Cables:
-    """Carries frames between each guest's card and the host's end of it, as QEMU does."""
-
-    def __init__(self, pairs: list[tuple[int, int]]) -> None:
-        self._to = dict(pairs) | {b: a for a, b in pairs}
-        self._reader, self._writer = os.pipe()
-        self._thread = threading.Thread(target=self._carry)
-        self._thread.start()
-
-    def _carry(self) -> None:
-        while True:
-            ready, _, _ = select.select([*self._to, self._reader], [], [])
-            if self._reader in ready:
-                return
-            for end in ready:
-                try:
-                    os.write(self._to[end], os.read(end, 65536))
-                except OSError:
-                    continue  # a card that is unplugged takes nothing
-
-    def close(self) -> None:
-        os.close(self._writer)
-        self._thread.join()
-        os.close(self._reader)
 
 
 async def with_guests(body: Callable[..., Awaitable[None]]) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
+import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,12 +20,19 @@ from casemate.calls import networks as c
 from casemate.errors import AbsentError, ArgumentError, HostError, InUseError
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.leasing import Leasing
+from casemate.kernel.natting import Natting
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.switching import Switching
+from casemate.kernel.sys import spawn
+from casemate.kernel.sys.process import close_all_but
+from casemate.kernel.sys.spawn import Child
 from casemate.kernel.vmpower import _prepared
 from casemate.kernel.wires import Wires
+from casemate.machine.dhcp import DhcpService, load_service
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.nat import Nat
 from casemate.machine.networkplan import NetworkPlan
 from casemate.machine.networks import (
     FIRST,
@@ -41,11 +52,15 @@ class FakeWires:
         self.plan = NetworkPlan()
         self.taps: list[str] = []
         self.broken = ""
+        self.no_nat = False
         self.tags = False
         self.own: tuple[AddressFact, ...] = ()
+        self.routes: frozenset[str] = frozenset()
         self.busy: frozenset[str] = frozenset()
 
     async def apply(self, plan: NetworkPlan) -> None:
+        if self.no_nat and plan.routers:
+            raise HostError("no NAT here", code="host-enoent")
         if self.broken in {bridge.name for bridge in plan.bridges}:
             raise HostError("Linux refuses", code="host-eperm")
         self.plan = plan
@@ -56,6 +71,15 @@ class FakeWires:
 
     async def can_tag(self) -> bool:
         return self.tags
+
+    async def open_listener(self, name: str) -> int:
+        return await self.open_tap(name)
+
+    async def networks(self) -> frozenset[str]:
+        return self.routes
+
+    async def part(self) -> None:
+        self.plan = NetworkPlan()
 
     async def addresses(self) -> tuple[AddressFact, ...]:
         return self.own
@@ -68,6 +92,41 @@ class FakeWires:
 
     def port(self, name: str) -> str:
         return {port.name: port.bridge for port in self.plan.ports}.get(name, "")
+
+
+class FakeServers:
+    """DHCP servers that are processes of their own, and note what they are told."""
+
+    def __init__(self) -> None:
+        self.ends: list[socket.socket] = []
+        self.broken = False
+
+    def start(self, _frames: int, control: int) -> Child:
+        if self.broken:
+            raise HostError("no program", code="host-enoent")
+        end = socket.socket(fileno=os.dup(control))
+        self.ends.append(end)
+        pid = os.fork()
+        if pid == 0:
+            close_all_but({control})
+            gone = select.poll()
+            gone.register(control, 0)
+            gone.poll()
+            os._exit(0)
+        return Child(pid, os.pidfd_open(pid))
+
+    def told(self) -> DhcpService:
+        """Return what the server that was started last was told last."""
+        self.ends[-1].setblocking(False)
+        said = []
+        with contextlib.suppress(BlockingIOError):
+            while data := self.ends[-1].recv(1 << 16):
+                said.append(data)
+        return load_service(said[-1])
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
 
 
 class FakeInventory:
@@ -88,6 +147,7 @@ class Desk:
         self.wires = FakeWires()
         self.inventory = FakeInventory()
         self.stream = FactStream()
+        self.servers = FakeServers()
 
     @asynccontextmanager
     async def up(self, running: dict[str, VmConfig] | None = None) -> AsyncIterator[Desk]:
@@ -98,12 +158,19 @@ class Desk:
             self.inventory,  # type: ignore[arg-type]
             self.wires,  # type: ignore[arg-type]
             lambda: frozenset({"eth0"}),
+            Natting(
+                store,
+                Leasing(self.wires.open_listener, self.servers.start),
+                "0badcafe",
+                lambda: ("192.0.2.53",),
+            ),
         )
         try:
             await self.switching.start(running or {})
             yield self
         finally:
             await self.switching.close()
+            self.servers.close()
             store.close()
 
     async def ask(self, request: Any) -> None:
@@ -355,7 +422,14 @@ def test_a_real_vm_has_its_cards_over_restarts_of_the_kernel_and_leaves_none(vmh
         wires = Wires(None)
 
         def switched(host: Host) -> Switching:
-            found = Switching(host.store, host.stream, host.inventory, wires, frozenset)
+            found = Switching(
+                host.store,
+                host.stream,
+                host.inventory,
+                wires,
+                frozenset,
+                Natting(host.store, Leasing(wires.open_listener), "0badcafe", tuple),
+            )
             host.cells.wire(found.connect)
             return found
 
@@ -387,5 +461,121 @@ def test_the_end_of_a_vm_that_was_never_connected_is_nothing(tmp_path):
         desk.switching.ended("7")
         await desk.switching.changed("7", machine(nic(1)))
         assert desk.wires.plan.ports == ()
+
+    play(tmp_path, body)
+
+
+async def soon(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 (what is waited for is another process)
+            await asyncio.sleep(0.01)
+
+
+def test_nat_is_off_until_it_is_switched_on_and_is_there_after_a_restart(tmp_path):
+    async def first(desk: Desk) -> None:
+        assert desk.wires.plan.routers == ()
+        await desk.ask(c.SetNat("", "vSwitch0", on=True, network="10.1.2.0/24"))
+        async with desk.switching.connect("5", machine(nic(1))):
+            pass
+        (router,) = desk.wires.plan.routers
+        assert router.cards == ((nic(1).mac, "10.1.2.2"),)
+        assert desk.servers.told() == DhcpService(
+            "10.1.2.0/24", "10.1.2.1", router.mac, ("192.0.2.53",), 1500, dict(router.cards)
+        )
+        assert desk.stream.fact("SwitchFact", "vSwitch0").nat == Nat("10.1.2.0/24")
+
+    async def again(desk: Desk) -> None:
+        async with desk.switching.connect("6", machine(nic(2))):
+            pass
+        async with desk.switching.connect("5", machine(nic(1))):
+            pass
+        assert dict(desk.wires.plan.routers[0].cards) == {
+            nic(1).mac: "10.1.2.2",
+            nic(2).mac: "10.1.2.3",
+        }
+        await desk.ask(c.SetNat("", "vSwitch0", on=False))
+        assert desk.wires.plan.routers == ()
+        assert desk.switching._natting._leasing._servers == {}
+
+    play(tmp_path, first)
+    play(tmp_path, again)
+
+
+def test_a_network_is_chosen_that_neither_the_machine_nor_another_switch_has(tmp_path):
+    async def body(desk: Desk) -> None:
+        await desk.ask(c.SetNat("", "vSwitch0", on=True))
+        first = desk.switching.networks.switch("vSwitch0").nat.network
+        await desk.ask(c.SetNat("", "vSwitch0", on=False))
+        desk.wires.routes = frozenset({first})
+        await desk.ask(c.SetNat("", "vSwitch0", on=True))
+        second = desk.switching.networks.switch("vSwitch0").nat.network
+        await desk.ask(c.AddSwitch("", "s1"))
+        await desk.ask(c.SetNat("", "s1", on=True))
+        assert len({first, second, desk.switching.networks.switch("s1").nat.network}) == 3
+        with pytest.raises(InUseError):
+            await desk.ask(c.SetNat("", "s1", on=True, network=second))
+
+    play(tmp_path, body)
+
+
+def test_a_switch_has_nat_or_an_uplink(tmp_path):
+    async def body(desk: Desk) -> None:
+        desk.wires.tags = True
+        await desk.ask(c.SetNat("", "vSwitch0", on=True))
+        with pytest.raises(ArgumentError):
+            await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+        await desk.ask(c.SetNat("", "vSwitch0", on=False))
+        await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+        with pytest.raises(ArgumentError):
+            await desk.ask(c.SetNat("", "vSwitch0", on=True))
+
+    play(tmp_path, body)
+
+
+def test_where_nat_cannot_be_had_it_is_refused_and_later_told_and_vms_run_without(tmp_path):
+    async def body(desk: Desk) -> None:
+        desk.wires.no_nat = True
+        with pytest.raises(HostError):
+            await desk.ask(c.SetNat("", "vSwitch0", on=True))
+        assert desk.switching.networks.with_nat() == {}
+        desk.wires.no_nat = False
+        await desk.ask(c.SetNat("", "vSwitch0", on=True))
+        desk.wires.no_nat = True
+        async with desk.switching.connect("5", machine(nic(1))):
+            pass
+        assert desk.wires.plan.routers == ()
+        assert desk.wires.port("t5.0") == "vs0v0"
+        assert [found.code for found in desk.switching.findings()] == ["nat-lost"]
+        await desk.ask(c.AddPortGroup("", "ten", "vSwitch0", 10))
+        desk.wires.no_nat = False
+        await desk.ask(c.AddPortGroup("", "eleven", "vSwitch0", 11))
+        assert desk.switching.findings() == ()
+        assert desk.wires.plan.routers[0].cards
+
+    play(tmp_path, body)
+
+
+def test_a_server_that_ends_is_started_again_and_told_what_holds(tmp_path):
+    async def body(desk: Desk) -> None:
+        await desk.ask(c.SetNat("", "vSwitch0", on=True, network="10.1.2.0/24"))
+        server = desk.switching._natting._leasing._servers["d0"]
+        spawn.kill(server.child.pidfd, signal.SIGKILL)
+        await soon(lambda: bool(desk.switching.findings()))
+        assert [found.code for found in desk.switching.findings()] == ["dhcp-lost"]
+        await soon(lambda: len(desk.servers.ends) == 2 and not desk.switching.findings())
+        assert desk.servers.told().network == "10.1.2.0/24"
+
+    play(tmp_path, body)
+
+
+def test_a_server_that_cannot_be_started_is_told_and_keeps_nothing_from_running(tmp_path):
+    async def body(desk: Desk) -> None:
+        desk.servers.broken = True
+        await desk.ask(c.SetNat("", "vSwitch0", on=True))
+        assert [found.code for found in desk.switching.findings()] == ["dhcp-lost"]
+        async with desk.switching.connect("5", machine(nic(1))):
+            pass
+        desk.servers.broken = False
+        await soon(lambda: not desk.switching.findings())
 
     play(tmp_path, body)

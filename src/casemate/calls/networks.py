@@ -53,6 +53,26 @@ class RemoveSwitch:
 
 
 @dataclass(frozen=True, slots=True)
+class SetNat:
+    """Have a switch without uplink lead outside through the machine, by NAT and DHCP, or not.
+
+    ``network`` such as ``10.1.2.0/24``, empty: the present one, or one that is free;
+    ``reach_host``: guests may reach the machine's own addresses; ``name_servers``: those that
+    guests are told, empty: the machine's. What is None stays.
+    """
+
+    session: str
+    switch: str
+    on: bool
+    network: str = ""
+    reach_host: bool | None = None
+    name_servers: tuple[str, ...] | None = None
+    why: str = ""
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = _PRIVILEGE
+
+
+@dataclass(frozen=True, slots=True)
 class AddPortGroup:
     """Make a port group; ``vlan`` 0: none, 1 to 4094, 4095: guests tag frames themselves."""
 
@@ -97,6 +117,7 @@ REQUESTS: tuple[type, ...] = (
     AddSwitch,
     RemovePortGroup,
     RemoveSwitch,
+    SetNat,
     UpdatePortGroup,
     UpdateSwitch,
 )

@@ -43,6 +43,7 @@ from casemate.kernel.boot.progress import Progress as Teller
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.certificate import ensure_certificate
 from casemate.kernel.home import HOSTD_UID, Home
+from casemate.kernel.natting import note_name_servers
 from casemate.kernel.store import Store
 from casemate.kernel.tpm import swtpm
 from casemate.machine.facts import PowerState
@@ -109,6 +110,7 @@ class BringUp:
         home = self._home
         home.create()
         running.clean(home)
+        note_name_servers(home)
         if not any((bank / "boot.cfg").exists() for bank in home.banks):
             with self._stage("image"):
                 self._build()

@@ -64,6 +64,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     remove = actions.add_parser("remove-group", help="remove a port group that no VM uses")
     remove.add_argument("group")
     remove.set_defaults(func=_remove_group)
+    nat = actions.add_parser("set-nat", help="lead a switch outside through this machine, or not")
+    nat.add_argument("switch")
+    nat.add_argument("state", choices=("on", "off"))
+    nat.add_argument(
+        "--network", default="", metavar="CIDR", help="of its guests; default: one that is free"
+    )
+    nat.add_argument(
+        "--machine",
+        choices=("accept", "reject"),
+        help="let guests reach this machine's own addresses; default: reject",
+    )
+    nat.add_argument(
+        "--name-server",
+        action="append",
+        metavar="ADDRESS",
+        help="that guests are told; '' for those that this machine asks (default)",
+    )
+    nat.set_defaults(func=_set_nat)
     for parser in actions.choices.values():
         parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -86,7 +104,7 @@ def _list(options: argparse.Namespace) -> int:
         return 0
     console = PlainConsole()
     for switch in now.networks.switches:
-        uplinks = ", ".join(switch.uplinks) or "no uplink"
+        uplinks = ", ".join(switch.uplinks) or _outside(switch)
         console.print(
             styled((switch.name, "bold"), f"  MTU {switch.mtu}, {uplinks}"), soft_wrap=True
         )
@@ -106,6 +124,13 @@ def _list(options: argparse.Namespace) -> int:
                 table.add_row(group.name, str(group.vlan), *words, cards or "-")
         console.print(table)
     return 0
+
+
+def _outside(switch: SwitchFact) -> str:
+    if switch.nat is None:
+        return "no uplink"
+    reach = " and of the machine's own addresses" if switch.nat.reach_host else ""
+    return f"NAT of {switch.nat.network}{reach}"
 
 
 def _ask(options: argparse.Namespace, request: object, done: str) -> int:
@@ -172,6 +197,29 @@ def _set_switch(options: argparse.Namespace) -> int:
 def _remove_switch(options: argparse.Namespace) -> int:
     request = c.RemoveSwitch("", options.switch, WHY)
     return _ask(options, request, f"{options.switch} is removed")
+
+
+def _set_nat(options: argparse.Namespace) -> int:
+    names = options.name_server
+    request = c.SetNat(
+        "",
+        options.switch,
+        options.state == "on",
+        options.network,
+        None if options.machine is None else options.machine == "accept",
+        None if names is None else tuple(filter(None, names)),
+        WHY,
+    )
+    if options.state == "off":
+        return _ask(options, request, f"{options.switch} leads nowhere")
+    home = find_home(options.home)
+    with Calls(home.calls_socket) as calls:
+        calls.ask(request, m.Empty)
+    found = _present(options).networks.switch(options.switch).nat
+    shown = found.network if found else ""
+    done = f"{options.switch} leads outside by NAT; its guests are in {shown}"
+    print(json.dumps({"done": done, "network": shown}) if options.json else done)
+    return 0
 
 
 def _add_group(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ HOSTD_UID: Final = 64000
 TPM_UID: Final = 64001
 CONSOLE_UID: Final = 64003
 NOBODY_UID: Final = 65534
+DHCP_UID: Final = 64005
 NO_SHELL: Final = "/usr/sbin/nologin"
 
 MOUNT_POINTS: Final = (
@@ -59,6 +60,7 @@ def accounts() -> tuple[tuple[str, int, str], ...]:
         ("hostd", HOSTD_UID, "vSphere front end"),
         ("tpm", TPM_UID, "embedded TPM"),
         ("console", CONSOLE_UID, "direct console"),
+        ("dhcp", DHCP_UID, "addresses of guests"),
         ("nobody", NOBODY_UID, "nobody"),
     )
 

@@ -28,6 +28,7 @@ CORE: Final = (
     *("loop", "overlay", "erofs", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "sd_mod"),
     *("kvm_intel", "kvm_amd", "efivarfs"),
     *("tun", "bridge", "nf_tables", "nft_dup_netdev", "8021q"),
+    *("nft_limit", "veth", "nft_chain_nat", "nft_ct", "nft_masq", "nft_connlimit"),
 )
 """What a host needs whatever hardware it has."""
 

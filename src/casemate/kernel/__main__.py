@@ -48,12 +48,14 @@ from casemate.kernel.init import configure_log
 from casemate.kernel.integrity import Integrity
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.leases import Leases
+from casemate.kernel.leasing import Leasing
 from casemate.kernel.loading import Gate, Loading
 from casemate.kernel.logs import Logs
 from casemate.kernel.maintenance import Maintenance
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.metering import Meter
 from casemate.kernel.modules import Modules
+from casemate.kernel.natting import Natting, read_name_servers
 from casemate.kernel.networksettings import NetworkSettings
 from casemate.kernel.ova import Ova
 from casemate.kernel.plugins.registry import Plugins
@@ -170,22 +172,39 @@ def devices_of(kernel: Kernel, stream: FactStream) -> Devices:
     return devices
 
 
+def network(
+    settings: Settings,
+    home: Home,
+    store: Store,
+    stream: FactStream,
+    inventory: Inventory,
+    devices: Devices,
+    statistics: Statistics,
+) -> Switching:
+    """Put together what connects VMs."""
+    nics = frozenset(nic.name for nic in devices.fact.nics)
+    wires = Wires(NAMESPACE, settings.identifier, home.nat)
+    natting = Natting(
+        store,
+        Leasing(wires.open_listener),
+        settings.identifier,
+        lambda: read_name_servers(home.name_servers),
+    )
+    statistics.watch(wires.traffic)
+    return Switching(store, stream, inventory, wires, lambda: nics, natting)
+
+
 def life_of_vms(
     kernel: Kernel,
     pools: Pools,
     stream: FactStream,
-    devices: Devices,
-    statistics: Statistics,
+    switching: Switching,
 ) -> tuple[AutoStarter, Switching, Guests]:
     """Hook up what makes, runs, connects, copies and removes VMs.
 
     Returns what starts them with the host, what connects them, and what asks their guests.
     """
-    context = replace(kernel.vms, admit=pools.admit_config)
-    nics = frozenset(nic.name for nic in devices.fact.nics)
-    wires = Wires(NAMESPACE)
-    switching = Switching(context.store, stream, context.inventory, wires, lambda: nics)
-    context = replace(context, network=switching)
+    context = replace(kernel.vms, admit=pools.admit_config, network=switching)
     power, vms = VmPower(context), Vms(context)
     starter = AutoStarter(context, power, stream)
     guests = Guests(context)
@@ -203,7 +222,6 @@ def life_of_vms(
     kernel.cells.wire(switching.connect)
     kernel.on_exit(switching.ended)
     switching.follow(context.show_links)
-    statistics.watch(wires.traffic)
     return starter, switching, guests
 
 
@@ -330,7 +348,12 @@ async def serve(settings: Settings, home: Home) -> None:
     devices = devices_of(kernel, stream)
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
     governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
-    starter, switching, guests = life_of_vms(kernel, pools, stream, devices, statistics)
+    starter, switching, guests = life_of_vms(
+        kernel,
+        pools,
+        stream,
+        network(settings, home, store, stream, inventory, devices, statistics),
+    )
     kernel.add(
         {
             **maintenance.handlers(),
@@ -346,7 +369,9 @@ async def serve(settings: Settings, home: Home) -> None:
     pools.publish()
     server = CallsServer(home.calls_socket, callers(settings), stream, kernel.handle)
     await server.start(HOSTD_UID)
-    loops = asyncio.gather(scheduler.run(), statistics.run(), watch[0].run(), guests.run())
+    loops = asyncio.gather(
+        *(part.run() for part in (scheduler, statistics, watch[0], guests, switching))
+    )
     try:
         if not measurements.complete:
             await _complete(home, settings, stream, measurements, progress)
@@ -357,7 +382,7 @@ async def serve(settings: Settings, home: Home) -> None:
     finally:
         await end(loops)
         await server.stop()
-        await switching.close()
+        await switching.close(part=stopping.is_set())
         await measurements.close()
         store.close()
 

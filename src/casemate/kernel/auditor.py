@@ -30,7 +30,14 @@ from casemate.machine import domains
 from casemate.machine.domains import Domain, Enforcement, Wall
 from casemate.machine.planaudit import TPM_UID_END, UID_BASE, UID_END
 from casemate.machine.planvtpm import TPM_UID_OFFSET
-from casemate.machine.processplan import APP_UID, CONSOLE_UID, HOSTD_UID, PLUGIN_UID, TPM_UID
+from casemate.machine.processplan import (
+    APP_UID,
+    CONSOLE_UID,
+    DHCP_UID,
+    HOSTD_UID,
+    PLUGIN_UID,
+    TPM_UID,
+)
 from casemate.policy.processaudit import VIOLATION, Expected, ProcessReport, audit_process
 
 EVERY_SECONDS: Final = 5.0
@@ -50,6 +57,7 @@ _INIT: Final = 1
 _SERVICES: Final = {
     HOSTD_UID: ("hostd", domains.HOSTD),
     CONSOLE_UID: ("console", domains.CONSOLE),
+    DHCP_UID: ("dhcp", domains.DHCP),
     TPM_UID: ("swtpm", domains.TPM),
     APP_UID: ("app", domains.APP),
     PLUGIN_UID: ("plug-in", domains.PLUGIN),

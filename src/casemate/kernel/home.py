@@ -111,6 +111,16 @@ class Home:
         return self.run / "host.json"
 
     @property
+    def nat(self) -> Path:
+        """A file that is there while this home may have something in the machine's network."""
+        return self.run / "nat"
+
+    @property
+    def name_servers(self) -> Path:
+        """The name servers that the machine asks, one a line, as the launcher found them."""
+        return self.run / "name-servers"
+
+    @property
     def volumes(self) -> Path:
         """Datastores."""
         return self.path / "volumes"

@@ -31,8 +31,13 @@ RETRY_SECONDS = 1.0
 _ETHERNET = "1"
 
 
-def configure(network: HostNetwork, classes: Path = Path("/sys/class/net")) -> str:
-    """Bring the network up; return the address, empty where there is none. Raises HostError."""
+def configure(
+    network: HostNetwork, classes: Path = Path("/sys/class/net")
+) -> tuple[str, tuple[str, ...]]:
+    """Bring the network up; return the address, empty where there is none, and name servers.
+
+    Raises HostError.
+    """
     bring_up("lo")
     for name in interfaces(classes):
         bring_up(name)
@@ -40,15 +45,15 @@ def configure(network: HostNetwork, classes: Path = Path("/sys/class/net")) -> s
             set_address(name, network.address)
             if network.gateway is not None:
                 set_default_route(network.gateway)
-            return str(network.address.ip)
+            return str(network.address.ip), ()
         hardware = bytes.fromhex((classes / name / "address").read_text().strip().replace(":", ""))
         lease = ask(name, hardware, network.host_name, time.monotonic() + DHCP_SECONDS)
         if lease is not None:
             set_address(name, lease.address)
             if lease.gateway is not None:
                 set_default_route(lease.gateway)
-            return str(lease.address.ip)
-    return ""
+            return str(lease.address.ip), tuple(map(str, lease.name_servers))
+    return "", ()
 
 
 def interfaces(classes: Path) -> tuple[str, ...]:

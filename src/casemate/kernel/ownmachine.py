@@ -28,6 +28,7 @@ from casemate.kernel.boot.handover import INIT, become
 from casemate.kernel.boot.lastword import CONSOLES, named, say
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.boot.settings import Settings, load_settings
+from casemate.kernel.files import write_file
 from casemate.kernel.home import CONSOLE_UID, HOSTD_UID, Home
 from casemate.kernel.hostnetwork import keep_network, read_network
 from casemate.kernel.network import configure
@@ -40,6 +41,7 @@ SHOW_SECONDS = 5.0
 MODULES = (
     *("kvm_intel", "kvm_amd"),
     *("tun", "bridge", "nf_tables", "nft_dup_netdev", "8021q"),
+    *("nft_limit", "veth", "nft_chain_nat", "nft_ct", "nft_masq", "nft_connlimit"),
 )
 
 
@@ -113,7 +115,8 @@ def prepare(settings: Settings, home: Home, progress: Progress) -> Settings:
     with ThreadPoolExecutor(1) as beside:
         secrets = beside.submit(first_secrets, home, network, hashed)
         progress.tell("drivers", failed=load_drivers())
-        address = configure(network)
+        address, names = configure(network)
+        write_file(home.name_servers, "\n".join(names).encode())
         progress.tell("network", address=address)
         password = secrets.result()
     (home.state / FIRST).unlink(missing_ok=True)

@@ -8,40 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Final
 
 from casemate.calls import networks as c
 from casemate.calls.messages import Empty
-from casemate.errors import ArgumentError, CasemateError, Finding, HostError, InUseError
+from casemate.errors import CasemateError, Finding, HostError, InUseError
 from casemate.kernel.accounts import Session
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.natting import Natting
+from casemate.kernel.networkstore import keep_networks, load_networks
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import VmConfig
 from casemate.machine.networkplan import Card, needs_tags, plan_network
-from casemate.machine.networks import (
-    FIRST,
-    AddressFact,
-    Networks,
-    PolicyOverride,
-    PortGroupFact,
-    SecurityPolicy,
-    SwitchFact,
-)
+from casemate.machine.networks import AddressFact, Networks, PortGroupFact, SwitchFact
 
-_VALUE: Final = "networks"
+LOOK_SECONDS: Final = 10.0
+"""Between two looks at what the machine's own network has become."""
 Request = Callable[..., Awaitable[object]]
 _log = logging.getLogger(__name__)
 
 
 class Switching:
-    """All switches, port groups and connected cards. ``nics``: the host's that may be uplinks."""
+    """All switches, port groups and connected cards.
+
+    ``nics``: the host's that may be uplinks; ``natting`` gives addresses to those behind NAT.
+    """
 
     def __init__(
         self,
@@ -50,17 +47,20 @@ class Switching:
         inventory: Inventory,
         wires: Wires,
         nics: Callable[[], frozenset[str]],
+        natting: Natting,
     ) -> None:
+        self._natting = natting
         self._store = store
         self._stream = stream
         self._inventory = inventory
         self._wires = wires
         self._nics = nics
-        self._networks = _read(store.value(_VALUE))
+        self._networks = load_networks(store)
         self._cards: dict[str, tuple[Card, ...]] = {}
         self._changing = asyncio.Lock()
         self._jobs: set[asyncio.Task[None]] = set()
         self._lost: HostError | None = None
+        self._nat_lost: HostError | None = None
         self._own: frozenset[str] = frozenset()
         self._addresses: frozenset[AddressFact] = frozenset()
         self._followers: list[Callable[[str], Awaitable[None]]] = []
@@ -77,6 +77,7 @@ class Switching:
             c.AddSwitch: self._add_switch,
             c.UpdateSwitch: self._update_switch,
             c.RemoveSwitch: self._remove_switch,
+            c.SetNat: self._set_nat,
             c.AddPortGroup: self._add_group,
             c.UpdatePortGroup: self._update_group,
             c.RemovePortGroup: self._remove_group,
@@ -95,7 +96,8 @@ class Switching:
 
     def findings(self) -> tuple[Finding, ...]:
         """Return why there is no network, where there is none."""
-        return () if self._lost is None else (self._lost.finding(),)
+        lost = tuple(error.finding() for error in (self._lost, self._nat_lost) if error)
+        return lost + self._natting.findings()
 
     async def start(self, running: Mapping[str, VmConfig]) -> None:
         """Wire what there is; ``running``: the VMs that a former kernel started.
@@ -125,10 +127,29 @@ class Switching:
             self._stream.retract(AddressFact, key)
         self._addresses = found
 
-    async def close(self) -> None:
-        """Let go of the wires, which stay as they are."""
+    async def run(self) -> None:
+        """Look at the machine's addresses now and then, and mend what NAT has there."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                async with self._changing:
+                    if self._lost is None:
+                        await self._look()
+                    if self._networks.with_nat():
+                        await self._wire(self._networks)
+            except CasemateError as error:
+                _log.warning("%s", error.reason)
+
+    async def close(self, *, part: bool = False) -> None:
+        """Let go of the wires, which stay as they are; ``part``: but for what the machine has."""
         if self._jobs:
             await asyncio.wait(tuple(self._jobs))
+        await self._natting.close()
+        if part:
+            try:
+                await self._wires.part()
+            except CasemateError as error:
+                _log.warning("%s", error.reason)
         await self._wires.close()
 
     @contextlib.asynccontextmanager
@@ -234,6 +255,16 @@ class Switching:
     async def _remove_switch(self, request: c.RemoveSwitch, _: Session) -> Empty:
         return await self._change(lambda now: now.without_switch(request.name, self._used()))
 
+    async def _set_nat(self, request: c.SetNat, _: Session) -> Empty:
+        taken = await self._wires.networks() if request.on else frozenset()
+
+        def change(now: Networks) -> Networks:
+            before = now.switch(request.switch)
+            nat = self._natting.wanted(before, request, now, taken) if request.on else None
+            return now.changed_switch(replace(before, nat=nat), self._free())
+
+        return await self._change(change)
+
     async def _add_group(self, request: c.AddPortGroup, _: Session) -> Empty:
         group = PortGroupFact(request.name, request.switch, request.vlan, request.security)
         return await self._change(lambda now: now.with_group(group))
@@ -280,8 +311,8 @@ class Switching:
                     remedy="Load the Linux driver 8021q, or use VLANs without an uplink.",
                 )
             try:
-                await self._wire(after)
-                self._store.set_value(_VALUE, _dump(after))
+                await self._wire(after, strict=after.with_nat() != before.with_nat())
+                keep_networks(self._store, after)
             except BaseException:
                 with contextlib.suppress(CasemateError):
                     await self._wire(before)
@@ -293,9 +324,30 @@ class Switching:
                     self._beside(*(changed(vm) for changed in self._followers))
         return Empty()
 
-    async def _wire(self, networks: Networks) -> None:
+    async def _wire(self, networks: Networks, *, strict: bool = False) -> None:
+        """Wire a host; where NAT alone cannot be had it is left out, unless ``strict``."""
         cards = [card for cards in self._cards.values() for card in cards]
-        await self._wires.apply(plan_network(networks, cards))
+        plan = plan_network(networks, cards, self._natting.give(networks, cards))
+        try:
+            await self._natting.listen(plan.routers)
+            await self._wires.apply(plan)
+        except HostError as error:
+            if strict or not plan.routers:
+                raise
+            plan = plan_network(networks.without_nat(), cards)
+            await self._natting.listen(())
+            await self._wires.apply(plan)
+            if self._nat_lost is None:
+                _log.error("NAT: %s", error.reason)
+            self._nat_lost = HostError(
+                f"guests have no NAT: {error.reason}",
+                code="nat-lost",
+                component=error.component or "network",
+                remedy=error.remedy,
+            )
+        else:
+            self._nat_lost = None
+        await self._natting.tell(plan.routers)
 
     def _publish(self, before: Networks, after: Networks) -> None:
         for switch in after.switches:
@@ -316,34 +368,3 @@ def _cards(vm: str, config: VmConfig) -> tuple[Card, ...]:
         Card(vm, number, nic.mac, nic.network, nic.connected)
         for number, nic in enumerate(config.nics)
     )
-
-
-def _dump(networks: Networks) -> str:
-    return json.dumps(asdict(networks))
-
-
-def _read(text: str | None) -> Networks:
-    """Return what was stored; on a new host, what ESXi begins with. Raises ArgumentError."""
-    if text is None:
-        return FIRST
-    try:
-        value = json.loads(text)
-        switches = tuple(
-            SwitchFact(
-                **{
-                    **one,
-                    "uplinks": tuple(one["uplinks"]),
-                    "security": SecurityPolicy(**one["security"]),
-                }
-            )
-            for one in value["switches"]
-        )
-        groups = tuple(
-            PortGroupFact(**{**one, "security": PolicyOverride(**one["security"])})
-            for one in value["groups"]
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise ArgumentError(
-            f"the stored networks cannot be read: {error}", argument=_VALUE
-        ) from error
-    return Networks(switches, groups)

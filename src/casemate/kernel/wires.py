@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,28 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from casemate.errors import CasemateError, HostError
+from casemate.kernel.routing import Routing
 from casemate.kernel.sys.netlink import Link, Links
 from casemate.kernel.sys.packetfilter import PacketFilters
-from casemate.kernel.sys.taps import enter_namespace, open_namespace, open_tap
-from casemate.machine.networkplan import Filter, NetworkPlan, Port, traffic_of
+from casemate.kernel.sys.taps import (
+    enter_namespace,
+    join_namespace,
+    open_dhcp,
+    open_namespace,
+    open_tap,
+)
+from casemate.machine.networkplan import (
+    Filter,
+    NetworkPlan,
+    Port,
+    Router,
+    routers_of,
+    traffic_of,
+)
 from casemate.machine.networks import AddressFact
 
+_INSIDE: Final = re.compile("r[0-9]{1,3}")
+"""Names of the ends of routers' cables (``networkplan.Router``)."""
 _TAKEN: Final = ("", "veth")
 """Kinds of interfaces that can be uplinks: hardware, and what stands for it in a container."""
 _TEXT: Final = 300  # characters of a reason
@@ -36,12 +53,22 @@ _log = logging.getLogger(__name__)
 
 
 class Wires:
-    """The links of one home. ``holder`` keeps the namespace; None: it ends with this object."""
+    """The links of one home. ``holder`` keeps the namespace; None: it ends with this object.
 
-    def __init__(self, holder: Path | None) -> None:
+    The network of the thread that makes this object is the machine's. ``identifier`` is the
+    home's, of 8 characters; ``marker`` a file that tells whether there is something of it there.
+    """
+
+    def __init__(
+        self, holder: Path | None, identifier: str = "00000000", marker: Path | None = None
+    ) -> None:
         self._holder = holder
         self._machine = open_namespace()
         self._thread = ThreadPoolExecutor(1, "wires")
+        self._outside = ThreadPoolExecutor(1, "machine")
+        self._standing = False
+        self._identifier = identifier
+        self._routing = Routing(identifier, marker)
         self._entered = False
         self._links: dict[str, Link] = {}
         self._tables: set[str] | None = None
@@ -51,6 +78,7 @@ class Wires:
     async def close(self) -> None:
         """Let go; what is wired stays as long as the namespace does."""
         await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._outside.shutdown)
         os.close(self._machine)
 
     async def apply(self, plan: NetworkPlan) -> None:
@@ -62,10 +90,35 @@ class Wires:
         if plan.uplinks:
             home = await self._run(open_namespace)
             try:
-                await asyncio.to_thread(_guarded, lambda: _take(plan.uplinks, home))
+                await self._beyond(_take, plan.uplinks, home)
             finally:
                 os.close(home)
+        await self._beyond(self._routing.clear, plan.routers)
+        for router in plan.routers:
+            await self._lay(router)
+        if plan.routers:
+            await self._beyond(self._routing.apply, plan.routers)
         await self._run(self._apply, plan)
+
+    async def part(self) -> None:
+        """Take away what this home has in the machine's network. Raises HostError."""
+        await self._beyond(self._routing.clear, ())
+
+    async def open_listener(self, name: str) -> int:
+        """Make the interface of a DHCP server; the caller closes it. Raises HostError."""
+        return await self._run(open_dhcp, name)
+
+    async def networks(self) -> frozenset[str]:
+        """Return the IPv4 networks that the machine has routes to. Raises HostError."""
+        return await self._beyond(_networks, routers_of(self._identifier))
+
+    async def _lay(self, router: Router) -> None:
+        """Lay the cable of a router where it is not: its two ends come and go together."""
+        if router.inside in await self.links():
+            return
+        if await self._beyond(self._routing.there, router):
+            await self._beyond(self._routing.drop_end, router)
+        await self._run(_lay, router.inside, router.outside(self._identifier), self._machine)
 
     async def open_tap(self, name: str) -> int:
         """Make the interface of a card; the caller closes the descriptor. Raises HostError."""
@@ -81,11 +134,11 @@ class Wires:
 
     async def addresses(self) -> tuple[AddressFact, ...]:
         """Return the addresses of the machine itself. Raises HostError."""
-        return await asyncio.to_thread(_guarded, _addresses)
+        return await self._beyond(_addresses)
 
     async def occupied(self) -> frozenset[str]:
         """Return the interfaces that the machine itself uses. Raises HostError."""
-        return await asyncio.to_thread(_guarded, _occupied)
+        return await self._beyond(_occupied)
 
     async def can_tag(self) -> bool:
         """Tell whether this Linux knows VLAN tags (its driver 8021q is there)."""
@@ -103,6 +156,17 @@ class Wires:
             return work(*args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, _guarded, inside)
+
+    async def _beyond(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run something in the machine's own network."""
+
+        def there() -> R:
+            if not self._standing:
+                join_namespace(self._machine)
+                self._standing = True
+            return work(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._outside, _guarded, there)
 
     def _apply(self, plan: NetworkPlan) -> None:
         with Links() as links, contextlib.closing(PacketFilters()) as filters:
@@ -142,9 +206,15 @@ class Wires:
         self._links[name] = replace(self._links[name], **changes)  # type: ignore[arg-type]  # fields of Link
 
     def _give_back(self, plan: NetworkPlan, links: Links) -> None:
-        """Give back the machine's interfaces that are uplinks no more."""
+        """Give back the machine's interfaces that are uplinks no more, and end routers' cables."""
+        kept = {*plan.uplinks, *(router.inside for router in plan.routers), "lo"}
         for link in tuple(self._links.values()):
-            if link.name not in plan.uplinks and link.name != "lo" and link.kind in _TAKEN:
+            if link.name in kept:
+                continue
+            if link.kind == "veth" and _INSIDE.fullmatch(link.name):
+                links.remove(link.index)
+                del self._links[link.name]
+            elif link.kind in _TAKEN:
                 links.give(link.index, self._machine)
                 del self._links[link.name]
 
@@ -254,6 +324,16 @@ def _addresses() -> tuple[AddressFact, ...]:
 def _occupied() -> frozenset[str]:
     with Links() as links:
         return links.occupied()
+
+
+def _lay(inside: str, outside: str, machine: int) -> None:
+    with Links() as links:
+        links.add_cable(inside, outside, machine)
+
+
+def _networks(but: str) -> frozenset[str]:
+    with Links() as links:
+        return frozenset(net for net, by in links.networks().items() if not by.startswith(but))
 
 
 def _links() -> dict[str, Link]:

@@ -91,6 +91,8 @@ class CallFilter:
 
 
 PRIVILEGED: Final = CallFilter()
+LISTENER: Final = CallFilter(allowed=tuple(sorted({*_FILES, *_MEMORY, *_WAITING, *_ITSELF})))
+"""For who reads and writes what it was given, and makes no connection of its own."""
 FRONT_END: Final = CallFilter(
     allowed=tuple(sorted({*_FILES, *_MEMORY, *_NETWORK, *_WAITING, *_ITSELF}))
 )

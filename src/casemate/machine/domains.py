@@ -105,8 +105,13 @@ PLUGIN: Final = Domain(
     "a plug-in of the kernel that a VIB brings",
     _UNPRIVILEGED | {Wall.VISOR_ROOT, Wall.MOUNTS, Wall.FILE_RULES, Wall.NETWORK},
 )
+DHCP: Final = Domain(
+    "dhcpDom",
+    "gives the guests of a switch with NAT their addresses",
+    _UNPRIVILEGED | {Wall.VISOR_ROOT, Wall.MOUNTS, Wall.FILE_RULES, Wall.NETWORK},
+)
 
-DOMAINS: Final = (SUPER, HOSTD, CONSOLE, VM, TPM, APP, PLUGIN)
+DOMAINS: Final = (SUPER, HOSTD, CONSOLE, DHCP, VM, TPM, APP, PLUGIN)
 """All domains; superDom and tpm2emuDom cannot be ended without ending every proof of the host, so
 their violations are reported, and measured, instead."""
 

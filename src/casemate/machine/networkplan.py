@@ -8,11 +8,13 @@ address and learns no other; what may leave a card is filtered before the bridge
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from casemate.errors import ArgumentError
+from casemate.machine.nat import Nat
 from casemate.machine.networks import TRUNK, Networks, PortGroupFact, SwitchFact
 
 CARDS_LIMIT: Final = 10
@@ -80,11 +82,26 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class Routed:
+    """What a card may send beside a gateway.
+
+    Nothing in the gateway's name, no answers to DHCP and few questions; to the gateway itself
+    only IPv4 from ``address``, the card's own, to where a gateway leads, and ARP. Without an
+    address nothing at all.
+    """
+
+    gateway_mac: str
+    gateway: str
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     """What may come in from an interface, and who else sees it.
 
     ``source``: the only address to send from; empty: any. ``tags``: VLANs that it may tag frames
-    with. ``guest``: the frames by which switches talk among themselves are dropped.
+    with. ``guest``: the frames by which switches talk among themselves are dropped. ``routed``:
+    what holds beside a gateway.
     """
 
     name: str
@@ -92,6 +109,37 @@ class Filter:
     tags: tuple[int, ...] = ()
     guest: bool = True
     mirrors: tuple[Mirror, ...] = ()
+    routed: Routed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """How a switch leads outside: a cable from its bridge to an interface of the machine.
+
+    ``inside`` is the bridge's end; the other one has the gateway's address and is named by
+    ``outside``. ``cards``: (card's address, IPv4 address) of those that are served.
+    """
+
+    number: int
+    bridge: str
+    inside: str
+    nat: Nat
+    mtu: int
+    cards: tuple[tuple[str, str], ...] = ()
+
+    def outside(self, identifier: str) -> str:
+        """Return the name of the machine's end; ``identifier`` is the home's, of 8 characters."""
+        return f"{routers_of(identifier)}-{self.number}"
+
+    @property
+    def listener(self) -> str:
+        """The name of the interface by which the DHCP server hears and answers."""
+        return f"d{self.number}"
+
+    @property
+    def mac(self) -> str:
+        """The gateway's address on the switch: local, and the same at every start."""
+        return f"02:ca:5e:00:{self.number >> 8:02x}:{self.number & 0xFF:02x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +151,7 @@ class NetworkPlan:
     vlans: tuple[VlanLink, ...] = ()
     ports: tuple[Port, ...] = ()
     filters: tuple[Filter, ...] = ()
+    routers: tuple[Router, ...] = ()
 
 
 def tap_name(vm: str, number: int) -> str:
@@ -135,8 +184,30 @@ def needs_tags(networks: Networks) -> bool:
     )
 
 
-def plan_network(networks: Networks, cards: Iterable[Card]) -> NetworkPlan:
-    """Plan the wires; cards without an address or a port group are wired to nothing."""
+def routers_of(identifier: str) -> str:
+    """Return what the names of all that a home makes in the machine's network begin with."""
+    return f"cm-{identifier}"
+
+
+def served(networks: Networks, switch: SwitchFact, cards: Iterable[Card]) -> tuple[str, ...]:
+    """Return the addresses of the cards that NAT of a switch serves: those outside of all VLANs."""
+    return tuple(
+        card.mac
+        for card in cards
+        if card.mac and networks.has(card.group)
+        if (group := networks.group(card.group)).switch == switch.name and not group.vlan
+    )
+
+
+def plan_network(
+    networks: Networks,
+    cards: Iterable[Card],
+    given: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> NetworkPlan:
+    """Plan the wires; cards without an address or a port group are wired to nothing.
+
+    ``given``: by switch, the IPv4 addresses of cards that its NAT serves.
+    """
     wired = sorted(
         (card for card in cards if card.mac and networks.has(card.group)),
         key=lambda card: (int(card.vm), card.number),
@@ -145,10 +216,15 @@ def plan_network(networks: Networks, cards: Iterable[Card]) -> NetworkPlan:
     uplinks: list[str] = []
     vlans: list[VlanLink] = []
     members: list[_Member] = []
+    routers: list[Router] = []
     for switch in networks.switches:
         used = _vlans(networks, switch)
         bridges += [Bridge(bridge_name(switch, vlan), switch.mtu) for vlan in used]
         tagged = tuple(vlan for vlan in used if vlan)
+        router = _router(networks, switch, wired, given.get(switch.name, {}))
+        if router is not None:
+            routers.append(router)
+            members += (_gateway(router, name) for name in (router.inside, router.listener))
         for uplink in switch.uplinks:
             uplinks.append(uplink)
             members.append(_uplink(switch, uplink, 0, tags=tagged))
@@ -160,7 +236,7 @@ def plan_network(networks: Networks, cards: Iterable[Card]) -> NetworkPlan:
             group = networks.group(card.group)
             if group.switch == switch.name:
                 for made, link_of in _card(networks, switch, group, card, tagged):
-                    members.append(made)
+                    members.append(_beside(made, router))
                     vlans += [link_of] if link_of else []
     seeing = [member for member in members if member.promiscuous and member.port.up]
     return NetworkPlan(
@@ -169,6 +245,7 @@ def plan_network(networks: Networks, cards: Iterable[Card]) -> NetworkPlan:
         tuple(vlans),
         tuple(member.port for member in members),
         tuple(_filter(member, seeing) for member in members),
+        tuple(routers),
     )
 
 
@@ -190,9 +267,37 @@ def _vlans(networks: Networks, switch: SwitchFact) -> tuple[int, ...]:
     """Return the VLANs of a switch that have a bridge; 0 for what carries no tag."""
     groups = [group for group in networks.groups if group.switch == switch.name]
     found = {group.vlan for group in groups if group.vlan != TRUNK}
-    if switch.uplinks or any(group.vlan == TRUNK for group in groups):
+    if switch.uplinks or switch.nat or any(group.vlan == TRUNK for group in groups):
         found.add(0)
     return tuple(sorted(found))
+
+
+def _router(
+    networks: Networks, switch: SwitchFact, cards: list[Card], given: Mapping[str, str]
+) -> Router | None:
+    if switch.nat is None:
+        return None
+    pairs = tuple(
+        (mac, given[mac]) for mac in dict.fromkeys(served(networks, switch, cards)) if mac in given
+    )
+    bridge, inside = bridge_name(switch, 0), f"r{switch.number}"
+    return Router(switch.number, bridge, inside, switch.nat, switch.mtu, pairs)
+
+
+def _gateway(router: Router, name: str) -> _Member:
+    """Return the port of a router's cable, or of its DHCP server: both speak as the gateway."""
+    mac = router.mac if name == router.inside else ""
+    port = Port(name, router.bridge, router.mtu, up=True, mac=mac)
+    return _Member(port, Filter(name, router.mac, guest=False))
+
+
+def _beside(member: _Member, router: Router | None) -> _Member:
+    """Return a card's port with what holds beside a gateway, where its bridge has one."""
+    if router is None or member.port.bridge != router.bridge:
+        return member
+    address = dict(router.cards).get(member.port.mac, "")
+    routed = Routed(router.mac, str(router.nat.gateway), address)
+    return replace(member, filter=replace(member.filter, routed=routed))
 
 
 def _uplink(switch: SwitchFact, name: str, vlan: int, tags: tuple[int, ...] = ()) -> _Member:
@@ -233,4 +338,4 @@ def _filter(member: _Member, seeing: list[_Member]) -> Filter:
         for other in seeing
         if other.port.bridge == member.port.bridge and other is not member
     )
-    return Filter(own.name, own.source, own.tags, own.guest, mirrors)
+    return replace(own, mirrors=mirrors)

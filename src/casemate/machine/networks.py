@@ -2,7 +2,8 @@
 
 A port group is a kind of port of one switch: its VLAN (0: none; 1 to 4094: the guests' frames are
 in that VLAN and carry no tag; 4095: the guest tags them itself) and its security policy. A switch
-without an uplink connects the VMs of this host with each other and with nothing else.
+without an uplink connects the VMs of this host with each other and, unless it has NAT (``nat``),
+with nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from casemate.errors import AbsentError, ArgumentError, ExistsError, InUseError
+from casemate.machine.nat import Nat, check_nat, overlapping
 
 SWITCH_NAME_LIMIT: Final = 31
 GROUP_NAME_LIMIT: Final = 80
@@ -71,6 +73,7 @@ class SwitchFact:
     mtu: int = 1500
     uplinks: tuple[str, ...] = ()
     security: SecurityPolicy = REJECT
+    nat: Nat | None = None
 
     @property
     def key(self) -> str:
@@ -149,6 +152,14 @@ class Networks:
             whole.mac_changes if own.mac_changes is None else own.mac_changes,
             whole.forged_transmits if own.forged_transmits is None else own.forged_transmits,
         )
+
+    def with_nat(self) -> dict[str, Nat]:
+        """Return the private networks of the switches that lead outside by NAT."""
+        return {switch.name: switch.nat for switch in self.switches if switch.nat is not None}
+
+    def without_nat(self) -> Networks:
+        """Return the same switches, of which none leads outside by NAT."""
+        return replace(self, switches=tuple(replace(one, nat=None) for one in self.switches))
 
     def with_switch(self, switch: SwitchFact, nics: Iterable[str]) -> Networks:
         """Add a switch; its number is chosen here. ``nics``: the host's that may be uplinks.
@@ -260,6 +271,8 @@ class Networks:
                 "a virtual switch has one uplink here: there is no teaming",
                 argument="spec.bridge.nicDevice",
             )
+        if switch.nat is not None:
+            self._check_nat(switch, switch.nat)
         for uplink in switch.uplinks:
             for other in self.switches:
                 if other.number != switch.number and uplink in other.uplinks:
@@ -268,6 +281,21 @@ class Networks:
                 raise ArgumentError(
                     f"{uplink[:40]!r} is no network card of this host that may be an uplink",
                     argument="spec.bridge.nicDevice",
+                )
+
+    def _check_nat(self, switch: SwitchFact, nat: Nat) -> None:
+        check_nat(nat)
+        if switch.uplinks:
+            raise ArgumentError(
+                f"{switch.name!r} leads outside by its uplink: NAT is for a switch without one",
+                argument="network",
+            )
+        for other in self.switches:
+            if other.nat is None or other.number == switch.number:
+                continue
+            if overlapping(nat.network, (other.nat.network,)):
+                raise InUseError(
+                    f"{nat.network} is a network of {other.name!r}", name=other.nat.network
                 )
 
     def _check_group(self, group: PortGroupFact) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from casemate.errors import Finding
 from casemate.machine import domains
-from casemate.machine.callfilters import FRONT_END, NEVER, PRIVILEGED, CallFilter
+from casemate.machine.callfilters import FRONT_END, LISTENER, NEVER, PRIVILEGED, CallFilter
 from casemate.machine.callfilters import PLUGIN as PLUGIN_CALLS
 from casemate.machine.domains import Domain, Wall
 
@@ -26,6 +26,8 @@ CONSOLE_UID: Final = 64003
 """uid and gid of the direct console on a machine of its own."""
 PLUGIN_UID: Final = 64004
 """uid and gid of the processes in which plug-ins of the kernel run."""
+DHCP_UID: Final = 64005
+"""uid and gid of the servers that give guests their addresses."""
 TERMINALS: Final = ("tty1", "ttyS0")
 """Device names of a machine's terminals: screen and first serial line."""
 SERVICE_UIDS: Final = range(64000, 64016)
@@ -108,6 +110,16 @@ CONSOLE: Final = ProcessPlan(
     ),
     open_files=64,
 )
+DHCP: Final = ProcessPlan(
+    "dhcp",
+    domains.DHCP,
+    domains.DHCP.walls,
+    "casemate.kernel.dhcpd",
+    uid=DHCP_UID,
+    calls=LISTENER,
+    files=(FileRule("/usr"), FileRule("/etc"), FileRule("/dev/null", change=True)),
+    open_files=16,
+)
 APP: Final = ProcessPlan(
     "app", domains.APP, domains.APP.walls, uid=APP_UID, calls=PRIVILEGED, open_files=256
 )
@@ -129,7 +141,7 @@ PLUGIN: Final = ProcessPlan(
     processor_seconds=3600,
 )
 
-PLANS: Final = (INIT, KERNEL, HOSTD, CONSOLE, APP, PLUGIN)
+PLANS: Final = (INIT, KERNEL, HOSTD, CONSOLE, DHCP, APP, PLUGIN)
 
 
 def swtpm_plan(state: str, sockets: str) -> ProcessPlan:

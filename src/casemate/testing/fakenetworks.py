@@ -11,6 +11,7 @@ from casemate.calls.messages import Empty
 from casemate.errors import CasemateError, NamedError
 from casemate.hostd.kernelclient import RefusedError
 from casemate.machine.facts import Fact, FaultFact, VmFact
+from casemate.machine.nat import Nat
 from casemate.machine.networks import FIRST, Networks, PortGroupFact, SwitchFact
 
 
@@ -67,13 +68,16 @@ class FakeNetworks:
                     request.name, 0, request.ports, request.mtu, request.uplinks, request.security
                 )
                 return now.with_switch(made, {"eth9"})
-            case c.UpdateSwitch():
-                before = now.switch(request.name)
+            case c.UpdateSwitch() | c.SetNat():
+                before = now.switch(getattr(request, "switch", "") or getattr(request, "name", ""))
                 given = {
                     name: value
                     for name in ("ports", "mtu", "uplinks", "security")
-                    if (value := getattr(request, name)) is not None
+                    if (value := getattr(request, name, None)) is not None
                 }
+                if isinstance(request, c.SetNat):
+                    nat = Nat(request.network or "10.1.2.0/24", request.reach_host is True)
+                    given = {"nat": nat if request.on else None}
                 return now.changed_switch(replace(before, **given), {"eth9"})
             case c.RemoveSwitch():
                 return now.without_switch(request.name, used)

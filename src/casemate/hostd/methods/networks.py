@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from casemate.calls import networks as c
 from casemate.calls.messages import Empty
 from casemate.hostd.registry import Context, Ring, Served
@@ -95,13 +97,12 @@ def _uplinks(spec: Obj) -> tuple[str, ...]:
 def _fill(before: SwitchFact, spec: Obj) -> SwitchFact:
     """Return a switch as a spec wants it: what the spec leaves out stays."""
     uplinks = _uplinks(spec)
-    return SwitchFact(
-        before.name,
-        before.number,
-        _number(spec, "numPorts", before.ports),
-        _number(spec, "mtu", before.mtu),
-        uplinks,
-        _over(_policy(spec, uplinks), before.security),
+    return replace(
+        before,
+        ports=_number(spec, "numPorts", before.ports),
+        mtu=_number(spec, "mtu", before.mtu),
+        uplinks=uplinks,
+        security=_over(_policy(spec, uplinks), before.security),
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from casemate.errors import HostError
+from casemate.kernel import routing
 from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.cells.runstate import start_time
 from casemate.kernel.files import write_file
@@ -119,6 +120,9 @@ def clean(home: Home) -> None:
     for name in groups.names():
         groups.remove(name)
     groups.close()
+    if home.nat.exists():
+        routing.remove(home.identifier)
+        home.nat.unlink(missing_ok=True)
     for place in (home.cells, home.run / "tpm", home.boot_record, home.calls_socket.parent):
         shutil.rmtree(place, ignore_errors=True)
     (home.run / "visor").mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from casemate.machine.networks import AddressFact
 
 _NEVER_EXPIRES: Final = 0x40
 _NOT_LEARNT: Final = 0x02 | _NEVER_EXPIRES  # NUD_REACHABLE beside NUD_NOARP: static, not the host's
+_FOREVER: Final = 0x80  # NUD_PERMANENT
 _LIBRARY: Final = "pyroute2"
 _UP: Final = 1
 _IPV4: Final = 2
@@ -30,6 +31,8 @@ _LINK_SCOPE: Final = 253
 """Scope of addresses that every interface gives itself (fe80::/10)."""
 _MAIN: Final = 254
 """The table of routes that everything uses."""
+_NETWORK: Final = 8
+"""Bits that the address of a network has at least."""
 _STACKED: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
 """Kinds of interfaces that are reached through another one."""
 
@@ -180,6 +183,64 @@ class Links:
         """Make an interface for one VLAN of another."""
         with failing(f"VLAN {vlan} cannot be taken from tagged frames", name):
             self._route.link("add", ifname=name, kind="vlan", link=parent, vlan_id=vlan)
+
+    def add_cable(self, name: str, other: str, namespace: int) -> None:
+        """Make two interfaces that are one cable; ``other`` in the namespace of a descriptor."""
+        with failing(f"no cable can be laid to {other}", other):
+            far = {"ifname": other, "net_ns_fd": namespace}
+            self._route.link("add", ifname=name, kind="veth", peer=far)
+
+    def set_mac(self, index: int, mac: str) -> None:
+        """Give an interface its address on the link."""
+        with failing(f"the interface {index} cannot have the address {mac}"):
+            self._route.link("set", index=index, address=mac)
+
+    def set_ipv4(self, index: int, address: str, prefix: int) -> None:
+        """Have an interface have this IPv4 address and no other."""
+        with failing(f"the interface {index} cannot have the address {address}"):
+            for found in self._route.get_addr(family=_IPV4, index=index):
+                if (found.get_attr("IFA_LOCAL"), found["prefixlen"]) != (address, prefix):
+                    self._route.addr(
+                        "del",
+                        index=index,
+                        address=found.get_attr("IFA_LOCAL"),
+                        prefixlen=found["prefixlen"],
+                    )
+            self._route.addr("replace", index=index, address=address, prefixlen=prefix)
+
+    def set_neighbours(self, index: int, wanted: Mapping[str, str]) -> None:
+        """Say for good which link address each IPv4 address has beyond an interface."""
+        with failing(f"the neighbours beyond the interface {index} cannot be set"):
+            for found in self._route.get_neighbours(family=_IPV4, ifindex=index):
+                if found.get_attr("NDA_DST") not in wanted:
+                    self._route.neigh("del", ifindex=index, dst=found.get_attr("NDA_DST"))
+            for address, mac in wanted.items():
+                self._route.neigh("replace", ifindex=index, dst=address, lladdr=mac, state=_FOREVER)
+
+    def ways(self) -> frozenset[str]:
+        """Return the interfaces by which IPv4 packets leave for anywhere."""
+        names = dict(socket.if_nameindex())
+        with failing("the routes cannot be listed"):
+            found = set()
+            for route in self._route.get_default_routes(family=_IPV4):
+                found |= {int(way["oif"]) for way in route.get_attr("RTA_MULTIPATH") or ()}
+                found.add(int(route.get_attr("RTA_OIF") or 0))
+        return frozenset(names[index] for index in found if index in names)
+
+    def networks(self) -> dict[str, str]:
+        """Return the IPv4 networks that have a route, and by which interface.
+
+        Routes to half of everything and the like say where anywhere is, not where a network is.
+        """
+        names = dict(socket.if_nameindex())
+        with failing("the routes cannot be listed"):
+            return {
+                f"{route.get_attr('RTA_DST')}/{route['dst_len']}": names.get(
+                    int(route.get_attr("RTA_OIF") or 0), ""
+                )
+                for route in self._route.get_routes(family=_IPV4, table=_MAIN)
+                if route["dst_len"] >= _NETWORK
+            }
 
     def remove(self, index: int) -> None:
         """Remove an interface."""
