@@ -28,7 +28,7 @@ from casemate.formats.gpt import SECTOR
 from casemate.formats.kickstart import parse_kickstart
 from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.formats.pe import add_sections, parse_pe
-from casemate.image.bootable import build_bootable
+from casemate.image.bootable import PLACE, build_bootable
 from casemate.image.bootreference import write_boot_reference
 from casemate.image.build import RELEASED, make_payload, make_vib
 from casemate.image.cpio import Entry, write_cpio
@@ -40,6 +40,7 @@ from casemate.image.pki import load_boot_signer, load_signer
 from casemate.image.profile import make_profile, write_bank
 from casemate.image.secureboot import OVMF_VARS
 from casemate.image.uki import STUB, boot_recipe, make_boot_image
+from casemate.image.vm import DISK
 from casemate.kernel.boot.machinedisk import MachineDisk
 from casemate.kernel.home import Home
 from casemate.policy.banks import mark_tried
@@ -82,15 +83,28 @@ def install(trial: Trial, image: bytes) -> None:
     replace_files(trial.disk, "EFI", {BOOT_PATH: copy})
 
 
-def test_the_image_built_again_has_the_same_bytes(built: Built, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def iso(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installer that asks."""
+    path = tmp_path_factory.mktemp("iso") / "installer.iso"
+    make_iso(Home(built.home), path)
+    return path
+
+
+def test_disk_and_installer_built_again_have_the_same_bytes(
+    built: Built, iso: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     for name in ("pki", "trust", "cache"):
         shutil.copytree(built.home / name, home / name)
-    again = build_bootable(home, tmp_path / "disk.img", now=_now(), layout=LAYOUT)
+    again = build_bootable(home, home / PLACE / DISK, now=_now(), layout=LAYOUT)
     assert again.boot.data == built.bootable.boot.data
-    with again.disk.open("rb") as one, built.bootable.disk.open("rb") as two:
-        while block := one.read(1 << 22):
-            assert block == two.read(1 << 22)
+    make_iso(Home(home), tmp_path / "installer.iso")
+    for pair in ((again.disk, built.bootable.disk), (tmp_path / "installer.iso", iso)):
+        with pair[0].open("rb") as one, pair[1].open("rb") as two:
+            while block := one.read(1 << 22):
+                assert block == two.read(1 << 22)
+            assert not two.read(1)
 
 
 def newer_bank(built: Built, place: Path) -> Path:
@@ -245,16 +259,14 @@ def test_a_changed_boot_image_is_refused_by_firmware_and_the_good_bank_boots_by_
 
 
 def test_firmware_starts_neither_an_unsigned_boot_image_nor_a_changed_installer(
-    built: Built, tmp_path: Path
+    built: Built, iso: Path, tmp_path: Path
 ) -> None:
     """One byte of what the installer would write is another one."""
-    iso = tmp_path / "installer.iso"
-    make_iso(Home(built.home), iso)
-    place = iso.read_bytes().index((built.bootable.image.bank / "k.b00").read_bytes()[:4096])
-    with iso.open("r+b") as stream:
-        stream.seek(place)
-        stream.write(b"\0")
-    drives = ((iso, "ide-cd"),)
+    data, changed = bytearray(iso.read_bytes()), tmp_path / "changed.iso"
+    payload = (built.bootable.image.bank / "k.b00").read_bytes()
+    data[data.index(payload[MEBIBYTE : MEBIBYTE + SECTOR])] ^= 1
+    changed.write_bytes(data)
+    drives = ((changed, "ide-cd"),)
     with new_machine(built, tmp_path / "machine", drives=drives, tpm=False) as machine:
         install(machine, changed_image(built))
         machine.machine.start()
