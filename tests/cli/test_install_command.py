@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 
 import pytest
+from argon2 import PasswordHasher
 from tests.kernel.test_install import NAMES, SECTORS, write_image
 
 from casemate.cli import image as command
 from casemate.cli import install
 from casemate.errors import ArgumentError, HostError, NotSupportedError
 from casemate.formats.gpt import SECTOR
+from casemate.formats.hostsettings import SIZE_LIMIT, parse_first
+from casemate.formats.kickstart import parse_kickstart
 from casemate.image.disk import MEBIBYTE
+from casemate.image.pki import initialise, initialise_secure_boot
+from casemate.kernel.boot.loader import read_trust
 from casemate.kernel.boot.targets import Target
+from casemate.kernel.home import Home
+from casemate.policy.signedtext import split_signed, verify_signed
 
 
 @pytest.fixture
@@ -121,3 +129,47 @@ def test_without_a_built_disk_the_way_to_one_is_told(tmp_path):
     with pytest.raises(HostError) as caught:
         run(tmp_path)
     assert "image disk" in caught.value.remedy
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    home = tmp_path_factory.mktemp("keys")
+    initialise(home, now=dt.datetime.now(dt.UTC))
+    return home
+
+
+def test_a_password_is_hashed_before_it_goes_anywhere_and_the_settings_are_signed(keys):
+    told = parse_kickstart(
+        b"accepteula\ninstall --firstdisk\nrootpw Wald-und-Wiese7\n"
+        b"network --bootproto=dhcp --hostname=esx1\n"
+    )
+    data = install.signed_settings(Home(keys), told)
+    assert b"Wald" not in data
+    signed = split_signed(data)
+    store, _ = read_trust(keys / "trust")
+    assert verify_signed(signed, store, dt.datetime.now(dt.UTC), component="settings")
+    found = parse_first(signed.body)
+    assert found.network.host_name == "esx1"
+    assert PasswordHasher().verify(found.password_hash, "Wald-und-Wiese7")
+    assert len(data) < SIZE_LIMIT // 2
+
+
+def test_a_file_that_chooses_nothing_hands_nothing_over(keys):
+    told = parse_kickstart(b"accepteula\ninstall --firstdisk\nnetwork --bootproto=dhcp\n")
+    assert install.signed_settings(Home(keys), told) == b""
+
+
+def test_a_weak_password_installs_nothing(place):
+    file = script(place, "accepteula\ninstall --firstdisk\nrootpw secret\n")
+    with pytest.raises(ArgumentError) as caught:
+        run(place, "--script", file)
+    assert "secret" not in str(caught.value)
+    assert not any((place / "target").read_bytes())
+
+
+def test_an_iso_of_a_home_without_a_built_disk_tells_the_way_to_one(keys, tmp_path):
+    initialise_secure_boot(keys, now=dt.datetime.now(dt.UTC))
+    with pytest.raises(HostError) as caught:
+        parse_and_run(["image", "iso", "--home", str(keys), "-o", str(tmp_path / "x.iso")])
+    assert "image disk" in caught.value.remedy
+    assert not (tmp_path / "x.iso").exists()

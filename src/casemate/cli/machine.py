@@ -7,7 +7,8 @@ import json
 import shutil
 import socket
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from casemate.cli.progress import steps
 from casemate.cli.releasedate import released
 from casemate.cli.terminal import PlainConsole, styled
 from casemate.cli.trust import add_common
-from casemate.errors import BootError, HostError
+from casemate.errors import ArgumentError, BootError, HostError
 from casemate.image.bootable import PLACE, REFERENCE, build_bootable
 from casemate.image.build import RELEASED
 from casemate.image.debian import Packages
@@ -34,6 +35,8 @@ from casemate.policy.appraise import Appraisal, Verdict
 
 ANSWER_SECONDS = 60.0
 """After Boot Complete, until the API of an emulated machine on a busy one must answer."""
+EMPTY_SIZE = 8 << 30
+"""Bytes of the disk of a machine that an ISO installs: the image, and room for a datastore."""
 STATUS = {Verdict.TRUSTED: 0, Verdict.UNTRUSTED: 1, Verdict.UNDECIDED: 2}
 
 
@@ -51,6 +54,7 @@ def register_machine(actions: argparse._SubParsersAction[argparse.ArgumentParser
     )
     run.add_argument("--name", default="trial", help="of the machine; its disk and TPM are kept")
     run.add_argument("--disk", type=Path, help="image of a new machine (built when absent)")
+    run.add_argument("--iso", type=Path, help="install a new machine from this (unattended) ISO")
     run.add_argument("--fresh", action="store_true", help="begin with a new disk and a new TPM")
     run.add_argument("--port", type=int, default=0, help="of the API here (default: any free one)")
     run.add_argument("--memory", type=int, default=MEMORY, metavar="MIB")
@@ -116,12 +120,7 @@ def follow(machine: Machine, console: Console, *, quiet: bool) -> Boot:
         for told in machine.told():
             stage = str(told["stage"])
             if stage == "refused":
-                raise BootError(
-                    str(told["reason"]),
-                    code=str(told["code"]),
-                    component=str(told["component"]),
-                    remedy=str(told["remedy"]),
-                )
+                raise _refusal(told)
             if stage == "component":
                 boot.components += 1
                 number, total = int(str(told["number"])), int(str(told["total"]))
@@ -165,7 +164,12 @@ def _run(options: argparse.Namespace) -> int:
     )
     if options.fresh:
         shutil.rmtree(place, ignore_errors=True)
-    _prepare(home, place, options.disk, quiet=options.json)
+    if options.iso is None:
+        _prepare(home, place, options.disk, quiet=options.json)
+    elif options.disk is not None:
+        raise ArgumentError("a machine is made of a disk or from an ISO", argument="iso")
+    else:
+        _install(home, place, options.iso, hardware, console)
     with Machine(place, hardware) as machine:
         machine.start()
         boot = follow(machine, console, quiet=options.json)
@@ -209,6 +213,49 @@ def _prepare(home: Home, place: Path, disk: Path | None, *, quiet: bool) -> None
         packages = Packages()
         create(place, disk, ovmf_variables(home.path, packages, RELEASED), packages)
     swtpm.manufacture(Home(place))
+
+
+def _install(home: Home, place: Path, iso: Path, hardware: Hardware, console: Console) -> None:
+    """Make a machine with an empty disk and let the ISO install itself, unless it is there.
+
+    It has no TPM meanwhile: nothing of an installer needs to be measured.
+    """
+    if not (place / DISK).exists():
+        place.mkdir(parents=True, exist_ok=True)
+        empty = place / "empty.img"
+        with empty.open("wb") as stream:
+            stream.truncate(EMPTY_SIZE)
+        packages = Packages()
+        try:
+            create(place, empty, ovmf_variables(home.path, packages, RELEASED), packages)
+            drives = ((iso.resolve(), "ide-cd"),)
+            with Machine(place, replace(hardware, tpm=False, drives=drives)) as machine:
+                machine.start()
+                console.print(f"Installing from {iso}", markup=False)
+                _until_installed(machine)
+        except BaseException:
+            (place / DISK).unlink(missing_ok=True)
+            raise
+        finally:
+            empty.unlink()
+    swtpm.manufacture(Home(place))
+
+
+def _until_installed(machine: Machine) -> None:
+    for told in machine.told():
+        if told["stage"] == "installed":
+            return
+        if told["stage"] == "refused":
+            raise _refusal(told)
+
+
+def _refusal(told: Mapping[str, object]) -> BootError:
+    return BootError(
+        str(told["reason"]),
+        code=str(told["code"]),
+        component=str(told["component"]),
+        remedy=str(told["remedy"]),
+    )
 
 
 def _accelerator(wanted: str) -> str:

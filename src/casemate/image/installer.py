@@ -52,6 +52,8 @@ _HAD: Final = frozenset({"libc.so.6", Path(LINKER).name})
 VOLUME: Final = "CASEMATE"
 _ROOM: Final = 8
 """MiB of the EFI system partition beside the installer: tables, folders."""
+_LEAST: Final = 40
+"""MiB: FAT32 has 65,525 clusters at least."""
 _TABLES: Final = 64
 """A FAT32 file system's tables take less than the 64th part of it."""
 _READ_ME: Final = (
@@ -125,7 +127,10 @@ def write_iso(out: Path, program: bytes) -> None:
             image.write_bytes(program)
             tree.mkdir()
             (tree / "README.TXT").write_text(_READ_ME, "ascii")
-            size = (1 + len(program) // MEBIBYTE) * (_TABLES + 1) // _TABLES + _ROOM
+            for path in (tree / "README.TXT", tree):
+                os.utime(path, (int(SOURCE_DATE), int(SOURCE_DATE)))
+            needed = (1 + len(program) // MEBIBYTE) * (_TABLES + 1) // _TABLES + _ROOM
+            size = max(needed, _LEAST)
             with partition.open("wb") as stream:
                 stream.truncate(size * MEBIBYTE)
             write_fat(partition, 0, size * MEBIBYTE // SECTOR, VOLUME, {BOOT_PATH: image})
