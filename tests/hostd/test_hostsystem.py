@@ -94,3 +94,28 @@ def test_a_certificate_is_asked_for_and_put_in(play: Callable[..., None]) -> Non
         assert [one.pem for one in told(host, certificates.InstallCertificate)] == ["x"]
 
     play(story, kernel())
+
+
+def test_modules_and_their_options_are_seen_and_set_over_the_api(play: Callable[..., None]) -> None:
+    modules = MoRef("HostKernelModuleSystem", "kernelModuleSystem")
+
+    async def story(host) -> None:
+        reply = await host.root.call("QueryModules", modules, "")
+        assert reply.status == 200
+        names = set(re.findall(r"<name>([^<]*)</name>", reply.text))
+        booted = {one.file_name.partition(".")[0] for one in host.kernel.proof.components}
+        assert names == {"acme_net"} | booted
+        assert "<optionString>debug=1</optionString>" in reply.text
+        name = "<name>acme_net</name>"
+        options = f"{name}<options>debug=2  rings=4</options>"
+        assert (await host.root.call("UpdateModuleOptionString", modules, options)).status == 200
+        reply = await host.root.call("QueryConfiguredModuleOptionString", modules, name)
+        assert "debug=2 rings=4" in reply.text
+        unknown = "<name>none</name>"
+        reply = await host.root.call("QueryConfiguredModuleOptionString", modules, unknown)
+        assert reply.fault == "NotFound"
+        unknown += "<options>a=1</options>"
+        reply = await host.root.call("UpdateModuleOptionString", modules, unknown)
+        assert reply.fault == "NotFound"
+
+    play(story)

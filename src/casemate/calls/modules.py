@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from casemate.calls.messages import Empty
 
-CONFIG = "Host.Config.AdvancedConfig"
+CONFIG = "Host.Config.Settings"
 """vSphere's privilege for changing modules (HostKernelModuleSystem)."""
 
 

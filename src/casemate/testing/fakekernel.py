@@ -77,6 +77,7 @@ from casemate.policy.hardening import Weight
 from casemate.policy.hardeningreport import Area, EntropyRow, Outcome, Row
 from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
 from casemate.testing.fakefiles import FakeFiles
+from casemate.testing.fakemodules import FakeModules
 from casemate.testing.fakenetworks import FakeNetworks
 from casemate.testing.fakescreen import FakeScreen
 from casemate.testing.fakevms import FakeVms
@@ -259,6 +260,7 @@ class FakeKernel(KernelLink):
         self._answers |= FakeVms(self).answers()
         self._files = FakeFiles(self)
         self._answers |= FakeNetworks(self).answers()
+        self._answers |= FakeModules().answers()
 
     def state(self, *facts: Fact) -> None:
         """State facts."""

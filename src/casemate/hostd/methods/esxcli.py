@@ -185,6 +185,6 @@ ESXCLI_METHODS = (
         _execute,
         _CALLS,
         ring=Ring.HOST,
-        rule=f"{_RULE}: Host.Config.Image to change software, Host.Config.AdvancedConfig modules",
+        rule=f"{_RULE}: Host.Config.Image to change software, Host.Config.Settings modules",
     ),
 )

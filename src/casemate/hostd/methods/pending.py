@@ -34,11 +34,6 @@ _GROUPS = (
         Ring.HOST,
     ),
     _Group(
-        "The options of a module are part of the signed image.",
-        {"HostKernelModuleSystem": "UpdateModuleOptionString"},
-        Ring.HOST,
-    ),
-    _Group(
         "The host's clock is set by the machine underneath.",
         {"HostDateTimeSystem": "UpdateDateTimeConfig"},
         Ring.HOST,

@@ -21,18 +21,6 @@ LINES = 1000
 """Lines of a log that one call answers: vSphere's own default."""
 
 
-async def _modules(context: Context) -> Value:
-    return systems.modules(context.reader.scope)
-
-
-async def _module_options(context: Context) -> Value:
-    name = text(context.arguments.get("name"))
-    for module in systems.modules(context.reader.scope):
-        if module.get("name") == name:
-            return module.get("optionString")
-    raise FaultError(Obj("NotFound"), f"There is no module {name:.80}.")
-
-
 async def _packages(context: Context) -> Value:
     return systems.packages(context.reader.scope)
 
@@ -137,7 +125,6 @@ async def _target(context: Context) -> Value:
 
 
 _SERVICES = "Host.Config.NetService"
-_MODULES = "Host.Config.Settings"
 _B = Ring.HOST
 
 SYSTEM_METHODS = (
@@ -164,14 +151,6 @@ SYSTEM_METHODS = (
     Served("EnvironmentBrowser", "QueryConfigOptionDescriptor", "System.View", _descriptors),
     Served("EnvironmentBrowser", "QueryConfigTarget", "System.View", _target),
     Served("HostSystem", "RetrieveHardwareUptime", "System.Read", _uptime, ring=_B),
-    Served("HostKernelModuleSystem", "QueryModules", _MODULES, _modules, ring=_B),
-    Served(
-        "HostKernelModuleSystem",
-        "QueryConfiguredModuleOptionString",
-        _MODULES,
-        _module_options,
-        ring=_B,
-    ),
     Served(
         "HostImageConfigManager",
         "fetchSoftwarePackages",

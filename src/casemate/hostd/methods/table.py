@@ -14,6 +14,7 @@ from casemate.hostd.methods.files import FILE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
 from casemate.hostd.methods.hostsystem import HOST_SYSTEM_METHODS
 from casemate.hostd.methods.machines import MACHINE_METHODS
+from casemate.hostd.methods.modules import MODULE_METHODS
 from casemate.hostd.methods.networks import NETWORK_METHODS
 from casemate.hostd.methods.options import OPTION_METHODS
 from casemate.hostd.methods.ovf import OVF_METHODS
@@ -43,6 +44,7 @@ REGISTRY = Registry(
         *OPTION_METHODS,
         *ACCESS_METHODS,
         *HISTORY_METHODS,
+        *MODULE_METHODS,
         *SYSTEM_METHODS,
         *FILE_METHODS,
         *DISK_METHODS,

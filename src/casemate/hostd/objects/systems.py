@@ -31,9 +31,6 @@ LEVELS = {
 }
 """Our acceptance levels in the words of the API."""
 
-_NO_SECTION = Obj("KernelModuleSectionInfo", address=0)
-_MODULE_SUFFIX = ".ko"
-
 
 def service_info(_scope: Scope, _key: str = "") -> Obj:
     """Return HostServiceInfo: there is the API, and nothing else to start or stop."""
@@ -113,32 +110,20 @@ def certificate_info(scope: Scope, _key: str) -> Obj:
     )
 
 
-def modules(scope: Scope) -> tuple[Obj, ...]:
-    """Return the Linux modules among the measured components."""
-    found = [fact for fact in scope.world.components.values() if _is_module(fact)]
+def payload_modules(scope: Scope) -> tuple[dict[str, Value], ...]:
+    """Return what was measured and loaded at boot, in the words of KernelModuleInfo."""
     return tuple(
-        Obj(
-            "KernelModuleInfo",
-            id=number,
-            name=fact.file_name.removesuffix(_MODULE_SUFFIX),
-            version=fact.vib_version,
-            filename=fact.file_name,
-            optionString="",
-            loaded=True,
-            enabled=True,
-            useCount=0,
-            readOnlySection=_NO_SECTION,
-            writableSection=_NO_SECTION,
-            textSection=_NO_SECTION,
-            dataSection=_NO_SECTION,
-            bssSection=_NO_SECTION,
-        )
-        for number, fact in enumerate(found)
+        {
+            "name": fact.file_name.partition(".")[0],
+            "version": fact.vib_version,
+            "filename": fact.file_name,
+            "optionString": "",
+            "loaded": True,
+            "enabled": True,
+        }
+        for fact in scope.world.components.values()
+        if fact.vib_id
     )
-
-
-def _is_module(fact: ComponentFact) -> bool:
-    return fact.file_name.endswith(_MODULE_SUFFIX)
 
 
 def packages(scope: Scope) -> tuple[Obj, ...]:
