@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pyVim.connect import Disconnect, SmartConnect
+from pyVim.task import WaitForTask
 from tests.host.conftest import COMMAND, TestHost, descendants
 
 from casemate.testing.pki import Identity, issue
@@ -31,6 +34,39 @@ tags = ["driver"]
 live-install = {live}
 live-remove = {live}
 """
+PLUGIN = """
+name = "acme"
+kind = "storage"
+interface = 1
+entry = "driver:Disk"
+version = "{version}"
+suffixes = ["acme"]
+"""
+DRIVER = """
+import fast
+
+class Disk:
+    def __init__(self, read, size):
+        self.capacity = fast.whole(size)
+        self._read = read
+
+    def read(self, offset, length):
+        return self._read(offset, length).ljust(length, b"\\0")
+"""
+FAST = r"""
+#include <Python.h>
+static PyObject *whole(PyObject *self, PyObject *size) {
+    return PyLong_FromLong((PyLong_AsLong(size) + 511) / 512 * 512);
+}
+static PyMethodDef methods[] = {{"whole", whole, METH_O, "Bytes of whole sectors."}, {0}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "fast", 0, -1, methods};
+PyMODINIT_FUNC PyInit_fast(void) { return PyModule_Create(&module); }
+"""
+HARDENED = (
+    *("gcc", "-shared", "-fPIC", "-O2", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-s"),
+    *("-Wl,-z,relro,-z,now,-z,noexecstack", "-I/usr/include/python3.11", "-x", "c", "-"),
+)
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/vhd/root"
 
 
 class Vendor:
@@ -44,6 +80,13 @@ class Vendor:
         driver = place / "root/usr/lib/vmware/acme"
         driver.mkdir(parents=True)
         (driver / "driver.py").write_text("NAME = 'acme'\n")
+        shutil.copytree(EXAMPLE, place / "root", dirs_exist_ok=True)
+        self.plugin = place / "root/usr/lib/vmware/plugins/acme"
+        self.plugin.mkdir()
+        (self.plugin / "driver.py").write_text(DRIVER)
+        subprocess.run(
+            [*HARDENED, "-o", self.plugin / "fast.so"], input=FAST, text=True, check=True
+        )
 
     def casemate(self, *words: str) -> str:
         ran = subprocess.run(
@@ -60,6 +103,7 @@ class Vendor:
     def vib(self, version: str, *, live: bool = False, key: Identity | None = None) -> Path:
         """Build and sign a version, as the README says."""
         signer = key or self.key
+        (self.plugin / "plugin.toml").write_text(PLUGIN.format(version=version))
         (self.place / "acme.toml").write_text(
             RECIPE.format(version=version, live=str(live).lower())
         )
@@ -123,10 +167,40 @@ def restart(host: TestHost, bank: str) -> dict[str, Any]:
     return told
 
 
-def test_a_drivers_whole_life(host: TestHost, tmp_path: Path) -> None:
+def module(host: TestHost, name: str) -> dict[str, Any]:
+    status, row, said = esxcli(host, "system", "module", "get", "-m", name)
+    assert status == 0, said
+    return dict(row)
+
+
+def loaded(host: TestHost) -> dict[str, bool]:
+    status, rows, _ = esxcli(host, "system", "module", "list")
+    assert status == 0
+    assert list(rows[0]) == ["Name", "IsLoaded", "IsEnabled"]
+    return {row["Name"]: row["IsLoaded"] for row in rows}
+
+
+def convert(host: TestHost, password: str, source: str, target: str) -> str:
+    """Copy a disk over the API; return what it said when it failed."""
+    si = SmartConnect(
+        host="localhost", port=host.port, user="root", pwd=password, disableSslCertValidation=True
+    )
+    try:
+        dc = si.content.rootFolder.childEntity[0]
+        names = (f"[datastore1] {source}", dc, f"[datastore1] {target}", dc)
+        task = si.content.virtualDiskManager.CopyVirtualDisk_Task(*names)
+        WaitForTask(task, raiseOnError=False)
+        return "" if task.info.state == "success" else str(task.info.error.msg)
+    finally:
+        Disconnect(si)
+
+
+def test_a_drivers_whole_life(host: TestHost, built: Path, tmp_path: Path) -> None:
     vendor = Vendor(tmp_path)
     first = vendor.vib("1.0.0-1", live=True)
-    host.up("--no-demo")
+    password = host.up("--no-demo")["password"] or (built / "password").read_text()
+    content = os.urandom(1 << 20)
+    (host.home / "volumes/datastore1/old.acme").write_bytes(content[:-99])
 
     status, _, said = install(host, first)
     assert status == 1
@@ -145,10 +219,25 @@ def test_a_drivers_whole_life(host: TestHost, tmp_path: Path) -> None:
     again = wait_for(lambda: next(iter(p for p in processes(host) if p != old), None))
     driver = Path(f"/proc/{again}/root/usr/lib/vmware/acme/driver.py")
     assert wait_for(driver.is_file)
-    status, module, _ = esxcli(host, "system", "module", "get", "-m", "acmenet")
-    assert status == 0
-    assert (module["SignedStatus"], module["ContainingVIB"]) == ("Signed", "acme-net")
-    assert "ACME VIB Signing" in module["SignatureIssuer"]
+    row = module(host, "acmenet")
+    assert (row["SignedStatus"], row["ContainingVIB"]) == ("Signed", "acme-net")
+    assert "ACME VIB Signing" in row["SignatureIssuer"]
+    # Its plug-ins are loaded when that is asked for, in processes of their own.
+    assert {name: on for name, on in loaded(host).items() if name in {"acme", "vhd"}} == {
+        "acme": False,
+        "vhd": False,
+    }
+    assert esxcli(host, "system", "module", "load", "-m", "acme")[0] == 0
+    row = module(host, "acme")
+    assert (row["Kind"], row["Version"], row["ContainingVIB"]) == (
+        *("storage plug-in", "1.0.0-1", "acme-net"),
+    )
+    assert (row["SignedStatus"], row["VIBAcceptanceLevel"]) == ("Signed", "PartnerSupported")
+    assert "ACME VIB Signing" in row["SignatureIssuer"]
+    assert convert(host, password, "old.acme", "new.vmdk") == ""
+    copy = (host.home / "volumes/datastore1/new-flat.vmdk").read_bytes()
+    assert copy == content[:-99].ljust(len(content), b"\0")
+    assert not host.casemate("status")[1].get("findings")
     status, verdict = host.attest()
     assert (status, verdict["verdict"]) == (1, "untrusted")
     assert "acmenet.v00" in {f["component"].partition(" ")[0] for f in verdict["findings"]}
@@ -161,6 +250,8 @@ def test_a_drivers_whole_life(host: TestHost, tmp_path: Path) -> None:
     row = next(row for row in told["components"] if row["file"] == "acmenet.v00")
     assert "ACME VIB Signing" in str(row)
     assert installed(host)["acme-net"] == "1.1.0-1"
+    assert loaded(host)["acme"]
+    assert module(host, "acme")["Version"] == "1.1.0-1"
     status, verified, _ = esxcli(host, "software", "vib", "signature", "verify")
     assert status == 0
     assert {row["SignatureVerification"] for row in verified} == {"Succeeded"}
@@ -168,8 +259,11 @@ def test_a_drivers_whole_life(host: TestHost, tmp_path: Path) -> None:
     assert host.casemate("boot", "rollback")[0] == 0
     restart(host, "bootbank")
     assert "acme-net" not in installed(host)
+    assert "acme" not in loaded(host)
+    assert ".vmdk" in convert(host, password, "old.acme", "none.vmdk")
 
-    assert install(host, vendor.vib("1.2.0-1"))[0] == 0
+    assert install(host, vendor.vib("1.2.0-1", live=True))[0] == 0
+    assert esxcli(host, "system", "module", "load", "-m", "acme")[0] == 0
     revoked = host.casemate(
         *("trust", "revoke", "--certificate", str(tmp_path / "acme.pem")),
         *("--reason", "key lost"),
@@ -179,6 +273,10 @@ def test_a_drivers_whole_life(host: TestHost, tmp_path: Path) -> None:
         status, _, said = install(host, vendor.vib("1.3.0-1"), *words)
         assert status == 1
         assert "is revoked: key lost" in said
+    # What is loaded already is refused as well, in the same words, and so is loading it again.
+    assert "is revoked: key lost" in convert(host, password, "old.acme", "late.vmdk")
+    assert "is revoked: key lost" in esxcli(host, "system", "module", "load", "-m", "acme")[2]
+    assert "is revoked: key lost" in module(host, "acme")["SignedStatus"]
     # The staged image has a revoked VIB: the boot refuses it by name and falls back.
     assert host.casemate("down")[0] == 0
     reference = ("image", "reference", "--bank", str(host.home / "bootbank"))

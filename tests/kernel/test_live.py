@@ -103,3 +103,24 @@ def test_what_is_lost_with_the_kernel_is_only_what_is_no_longer_mounted(host):
     again.layers.live = {}
     assert "driver 1.0-1" not in again.names(rebooting=False)
     again.store.close()
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_change_that_a_killed_kernel_left_half_made_is_not_listed_when_it_was_undone(
+    host, earlier
+):
+    if earlier:
+        host.install(live_driver())
+    place = host.home.boot_record
+    before = (place / "live.tgz").read_bytes() if earlier else b""
+    host.install(live_driver("2.0-1", b"new" * 50))
+    again = Host(host.home, bank="bootbank")
+    # As a kernel leaves it that is killed between the record and the end of the switch.
+    (place / "live-before.tgz").write_bytes(before)
+    again.layers.live = dict(host.layers.live) if earlier else {}
+    again.layers.undone = True
+    again.software._live.recover()
+    assert ("driver 1.0-1" in again.names(rebooting=False)) is earlier
+    assert "driver 2.0-1" not in again.names(rebooting=False)
+    assert not (place / "live-before.tgz").exists()
+    again.store.close()

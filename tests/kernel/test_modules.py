@@ -54,7 +54,8 @@ class Host:
         self.taken = []
         self.store = Store(place / "store")
         self.refusal = None
-        gate = Gate(self._judge, lambda _: None)
+        self.measured = []
+        gate = Gate(self._judge, lambda _: None, self.measured.append)
         self.linux_modules = Modules(
             lambda: self.root, self._vibs, self.trust, gate, Linux(self.proc, self._take)
         )
@@ -108,6 +109,7 @@ def test_a_module_goes_to_linux_sealed_with_what_it_needs_before_it_and_its_opti
     host.put("acme_core", module("acme_core"))
     host.ask(m.ModuleSet("", "acme_net", options="debug=1 rings=4"))
     assert host.load("acme-net") == ["acme_core", "acme_net"]
+    assert host.measured == [KEY.certificate] * 2
     assert host.taken[1][1:] == ("debug=1 rings=4", module("acme_net", "acme_core,virtio"))
 
 

@@ -30,7 +30,6 @@ from casemate.image.pki import (
 )
 from casemate.kernel.files import write_file
 from casemate.kernel.home import find_home
-from casemate.policy.kmod import MODULE_KEYS
 from casemate.policy.levels import Level
 from casemate.policy.references import REFERENCE_LEVEL
 from casemate.policy.revocation import (
@@ -42,7 +41,7 @@ from casemate.policy.revocation import (
     write_revocations,
 )
 from casemate.policy.signedtext import check_newer, join_signed
-from casemate.policy.trust import TrustStore, trust_from_files
+from casemate.policy.trust import MODULE_KEYS, TrustStore, trust_from_files
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

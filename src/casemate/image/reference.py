@@ -35,7 +35,7 @@ from casemate.policy.revocation import (
     verify_revocations,
 )
 from casemate.policy.revocation import PLACE as REVOKED
-from casemate.policy.trust import CLOCKS, TrustStore, trust_from_files
+from casemate.policy.trust import CLOCKS, MODULE_KEYS, TrustStore, trust_from_files
 from casemate.policy.waivers import PLACE, option_text, read_policies
 
 WORKERS: Final = 2
@@ -137,6 +137,7 @@ def read_trust(trust: Path) -> TrustStore:
     store = trust_from_files(
         ((level, _read(path)) for level in Level for path in sorted((trust / level).glob("*.pem"))),
         (_read(path) for path in sorted((trust / CLOCKS).glob("*.pem"))),
+        (_read(path) for path in sorted((trust / MODULE_KEYS).glob("*.pem"))),
     )
     if not store.anchors:
         raise NotFoundError(

@@ -15,8 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
+
 from casemate import __version__
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, HostError
 from casemate.kernel.accounts import LOCAL_ROOT, Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.auditor import Auditor
@@ -71,6 +74,7 @@ from casemate.kernel.statistics import Statistics
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.switching import Switching
+from casemate.kernel.sys.memfd import is_sealed, mapped
 from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.swtpm import socket_path
 from casemate.kernel.transfers import Transfers
@@ -84,6 +88,8 @@ from casemate.machine.power import Operation
 from casemate.policy.options import booted_with
 
 _PROGRESS = 4
+MOUNTS = 5
+"""Descriptor of the mounts that the boot made: see ``kernel.start``."""
 NAMESPACE = Path("/run/casemate-network")
 """Keeps the network namespace of VMs while kernels come and go; it ends with the host."""
 _HOSTD_SECONDS = 150.0
@@ -156,12 +162,20 @@ def hardened(
 ) -> tuple[Auditor, Integrity]:
     """Add the audit of all processes; the caller runs it."""
     auditor = Auditor(kernel.cells.running, measurements.security_option, kernel.cells.power_off)
-    integrity = Integrity(measurements)
+    integrity = Integrity(measurements, first=noted_mounts())
     auditor.also(integrity.look)
     audit = Hardening(auditor, accelerator, bank, bank.parent / "trust")
     kernel.add(audit.handlers())
     kernel.watch(audit.findings)
     return auditor, integrity
+
+
+def noted_mounts(descriptor: int = MOUNTS) -> str:
+    """Return the mounts that the boot made, as init keeps them. Raises HostError."""
+    if not is_sealed(descriptor):
+        raise HostError("init did not hand over the mounts of the boot", component="init")
+    with mapped(descriptor) as view:
+        return bytes(view).decode()
 
 
 def devices_of(kernel: Kernel, stream: FactStream) -> Devices:
@@ -294,7 +308,14 @@ async def packages(
     """Hook up what changes the host's software, and load what it brings to be loaded."""
     store = kernel.vms.store
     software = Software(place, store, stream, measurements, changed=auditor.extend)
-    gate = Gate(software.judge_in_use, integrity.confirm)
+    loop = asyncio.get_running_loop()
+
+    def measure_key(certificate: Certificate) -> None:
+        work = measurements.module_key(certificate.public_bytes(Encoding.DER))
+        asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    integrity.follow(software.live_layers)
+    gate = Gate(software.judge_in_use, integrity.confirm, measure_key)
     modules = Modules(visor_root, software.in_use, place.home.trust, gate)
     plugins = Plugins(visor_root, software.in_use, gate, software.waivers)
     loading = Loading((modules, plugins), store)

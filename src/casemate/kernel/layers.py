@@ -6,25 +6,37 @@ layers of the visor root, at ``/run/visor/NUMBER``: the root of every cell and o
 is started from then on. What runs already keeps the root that it has.
 
 A change stages every new payload first and then switches all at once: when any step fails, the
-mounts are as they were before.
+mounts are as they were before. What is being switched is written down beside the mounts first, so
+that a kernel that is started after another was killed amid it finishes the switch, or undoes it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from casemate.errors import AcceptanceError, HostError
 from casemate.formats.descriptor import Descriptor
 from casemate.formats.erofs import ErofsImage
 from casemate.kernel.boot.contents import walk
 from casemate.kernel.boot.elfcheck import LayerJudge
-from casemate.kernel.boot.layers import EROFS_MAGIC, magic_of, unpack
+from casemate.kernel.boot.layers import (
+    EROFS_MAGIC,
+    LayerDevice,
+    LayerFact,
+    LayerTree,
+    device_of,
+    magic_of,
+    tree_digest,
+    unpack,
+)
 from casemate.kernel.boot.visor import LAYERS
+from casemate.kernel.files import write_file
 from casemate.kernel.roots import JOINED, joined_roots
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.libc import from_os_error
@@ -39,6 +51,8 @@ LIVE: Final = Path("/run/live")
 _LOWER: Final = "lowerdir="
 _STAGED: Final = ".new-"
 _FORMER: Final = ".old-"
+_SWITCH: Final = ".switch.json"
+_FACTS: Final = ".layers.json"
 _LOOKS: Final = Path("/run/look")
 _CONTROL: Final = Path("/dev/loop-control")
 _CONTROL_DEVICE: Final = (10, 237)
@@ -59,6 +73,7 @@ class Layers:
         self._place = place
         self._joined = joined
         self._booted = booted or booted_layers
+        self._staged: dict[str, LayerFact] = {}
 
     def inspect(
         self, kind: str, image: bytes | memoryview, descriptor: Descriptor, level: Level
@@ -99,37 +114,104 @@ class Layers:
         if kind in ARCHIVES:
             with mapped(sealed) as view:
                 unpack(read_archive(kind, view, component=name), target)
+            self._staged[name] = LayerTree(name, tree_digest(target))
             return
         _ensure_control()
         with loop_device(sealed, name) as device:
             mounts.erofs(device, target)
+            self._staged[name] = device_of(name, device, sealed)
 
     def discard(self) -> None:
         """Take away what was staged and not switched to."""
+        self._staged.clear()
         for one in self._mounts(_STAGED):
             _drop(one)
+
+    def facts(self) -> tuple[LayerFact, ...]:
+        """Return what tells the live layers from all others."""
+        found = _read(self._place / _FACTS).get("layers", [])
+        return tuple(_fact(one) for one in found if one[0] in self.names())
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Write down what ``switch`` will be asked to do. Raises HostError."""
+        kept = [one for one in self.facts() if one.name not in self._staged]
+        layers = [one for one in (*kept, *self._staged.values()) if one.name in names]
+        self._place.mkdir(parents=True, exist_ok=True)
+        words = {
+            "root": max(joined_roots(self._joined), default=0) + 1 if names else 0,
+            "new": list(self._staged),
+            "layers": layers,
+        }
+        write_file(self._place / _SWITCH, json.dumps(words).encode())
+
+    def recover(self) -> bool:
+        """Finish or undo a switch that a killed kernel left; tell whether one was undone.
+
+        It counts as made when the root that it was to end with is there.
+        """
+        words = _read(self._place / _SWITCH)
+        if not words:
+            return False
+        roots = joined_roots(self._joined)
+        done = words["root"] in roots if words["root"] else not roots
+        if done:
+            self._finish(words)
+        else:
+            self._undo(words["new"])
+        return not done
+
+    def _finish(self, words: dict[str, Any]) -> None:
+        for number in joined_roots(self._joined):
+            if number != words["root"]:
+                _drop(self._joined / str(number))
+        for former in (*self._mounts(_FORMER), *self._mounts(_STAGED)):
+            _drop(former)
+        write_file(self._place / _FACTS, json.dumps({"layers": words["layers"]}).encode())
+        self._end()
+
+    def _end(self) -> None:
+        """Take away where something was mounted, and what was written down."""
+        for one in self._place.iterdir():
+            if one.is_dir() and not one.is_mount():
+                one.rmdir()
+        (self._place / _SWITCH).unlink()
+
+    def _undo(self, new: Sequence[str]) -> None:
+        for name in new:
+            # What is still staged never came to its place.
+            staged = self._place / f"{_STAGED}{name}"
+            if (self._place / name).is_mount() and not staged.is_mount():
+                _drop(self._place / name)
+        for former in self._mounts(_FORMER):
+            place = former.with_name(former.name.removeprefix(_FORMER))
+            place.mkdir(exist_ok=True)
+            mounts.move(former, place)
+        for left in self._mounts(_STAGED):
+            _drop(left)
+        self._end()
 
     def switch(self, names: Sequence[str]) -> None:
         """Make these payloads the live ones, the last on top: staged ones, else those that were.
 
+        ``prepare`` was called with the same names.
+
         Raises:
             HostError: Linux refused a step; everything is as it was.
         """
+        words = _read(self._place / _SWITCH)
         with ExitStack() as undo:
+            undo.callback(self._end)
             for one in self._mounts(""):
                 _move(one, one.with_name(f"{_FORMER}{one.name}"), undo)
             for name in names:
                 staged = self._place / f"{_STAGED}{name}"
                 former = self._place / f"{_FORMER}{name}"
                 _move(staged if staged.is_mount() else former, self._place / name, undo)
-            roots = joined_roots(self._joined)
             if names:
-                self._join(names, max(roots, default=0) + 1)
+                self._join(names, words["root"])
             undo.pop_all()
-        for number in roots:
-            _drop(self._joined / str(number))
-        for former in self._mounts(_FORMER):
-            _drop(former)
+        self._staged.clear()
+        self._finish(words)
 
     def _join(self, names: Sequence[str], number: int) -> None:
         target = self._joined / str(number)
@@ -167,6 +249,19 @@ def booted_layers(mountinfo: Path = Path("/proc/self/mountinfo")) -> tuple[Path,
     if not found or len(found) != len(names):
         raise HostError("The layers of the visor root are not at hand.", component=str(LAYERS))
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what was written down; nothing where there is none, or half of it."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return dict(found)
+
+
+def _fact(words: Sequence[Any]) -> LayerFact:
+    return LayerTree(*words) if len(words) == len(LayerTree._fields) else LayerDevice(*words)
 
 
 def _move(source: Path, target: Path, undo: ExitStack) -> None:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from casemate.errors import CasemateError, HostError
 from casemate.formats.descriptor import Descriptor
 from casemate.formats.imgdb import DbVib, ImageDb, ImageProfile, parse_imgdb, write_imgdb
+from casemate.kernel.boot.layers import LayerFact
 from casemate.kernel.files import write_file
 from casemate.kernel.packages import Package
 from casemate.kernel.softwareplan import Plan
@@ -28,6 +29,8 @@ from casemate.policy.measure import measured_digests
 
 RECORD: Final = "live.tgz"
 """File beside the record of the boot: an image database of the VIBs installed live since."""
+BEFORE: Final = "live-before.tgz"
+"""The record as it was, while a change is made; empty where there was none."""
 
 
 class Mounter(Protocol):
@@ -44,11 +47,20 @@ class Mounter(Protocol):
     def discard(self) -> None:
         """Take away what was staged and not switched to."""
 
+    def prepare(self, names: Sequence[str]) -> None:
+        """Write down what ``switch`` will be asked to do."""
+
     def switch(self, names: Sequence[str]) -> None:
         """Make these payloads the live ones."""
 
+    def recover(self) -> bool:
+        """Finish or undo a switch that a killed kernel left; tell whether one was undone."""
+
     def names(self) -> frozenset[str]:
         """Return what is live."""
+
+    def facts(self) -> tuple[LayerFact, ...]:
+        """Return what tells the live layers from all others."""
 
 
 class Measurer(Protocol):
@@ -86,6 +98,16 @@ class Live:
         self._banks = tuple(banks)
         self._stream = stream
         self._changed = changed
+
+    def recover(self) -> None:
+        """Bring mounts and record in step after a kernel was killed amid a change."""
+        before = self._record.with_name(BEFORE)
+        if self._layers.recover() and before.exists():
+            if before.stat().st_size:
+                before.replace(self._record)
+            else:
+                self._record.unlink(missing_ok=True)
+        before.unlink(missing_ok=True)
 
     def vibs(self) -> list[DbVib]:
         """Return the VIBs that were installed live in this boot and still are in use."""
@@ -184,12 +206,16 @@ class Live:
         try:
             for one in ready:
                 self._layers.stage(one.fact.file_name, one.descriptor, one.kind)
+            known = self._record.read_bytes() if self._record.exists() else b""
+            self._write(self._record.with_name(BEFORE), known)
+            self._layers.prepare(_names(after))
             self._note(after, profile)
             try:
                 self._layers.switch(_names(after))
             except CasemateError:
                 self._note(before, profile)
                 raise
+            self._record.with_name(BEFORE).unlink()
             self._changed()
         finally:
             self._layers.discard()
@@ -197,12 +223,16 @@ class Live:
     def _note(self, vibs: Sequence[DbVib], profile: ImageProfile) -> None:
         ids = tuple(vib.descriptor.vib_id for vib in vibs)
         database = ImageDb(replace(profile, vib_ids=ids), tuple(vibs))
+        self._write(self._record, write_imgdb(database))
+
+    @staticmethod
+    def _write(place: Path, content: bytes) -> None:
         try:
-            write_file(self._record, write_imgdb(database))
+            write_file(place, content)
         except OSError as error:
             raise HostError(
                 f"The record of the live VIBs cannot be written: {error.strerror}.",
-                component=str(self._record),
+                component=str(place),
             ) from error
 
 

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cryptography.x509 import Certificate
+
 from casemate.calls import modules as m
 from casemate.calls.messages import Empty
 from casemate.errors import ArgumentError, CasemateError, NotFoundError
@@ -38,10 +40,12 @@ class Gate:
     Attributes:
         judge: judges a VIB that is in use: signature, revocation, level.
         confirm: asks whether the layers of these names still are what was measured.
+        measure_key: measures a key that a module is signed by, unless this boot already has.
     """
 
     judge: Callable[[DbVib], VibVerdict]
     confirm: Callable[[Collection[str]], None]
+    measure_key: Callable[[Certificate], None]
 
     def admit(self, vib: DbVib) -> VibVerdict:
         """Judge a VIB of which something will be loaded now."""

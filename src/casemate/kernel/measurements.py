@@ -25,12 +25,14 @@ from casemate.calls.messages import (
     Quote,
 )
 from casemate.errors import ArgumentError, CasemateError, TpmError
+from casemate.formats.eventlog import parse
 from casemate.kernel.boot.loader import extend
 from casemate.kernel.boot.record import read_record, write_record
 from casemate.kernel.journal import Journal
 from casemate.kernel.tpm.device import Maker, Tpm
 from casemate.machine.facts import ComponentFact
 from casemate.policy.measure import BootMeasurer, PlannedEvent
+from casemate.policy.trust import MODULE_KEYS
 
 NONCE_LIMIT = 64
 """Bytes of qualifying data that every TPM 2.0 accepts (the size of its largest digest)."""
@@ -80,6 +82,16 @@ class Measurements:
         kept = [one for one in self.components if one.file_name != fact.file_name]
         self.components = (*kept, fact)
         write_record(self._place, self.record, list(self.components), self._journal.log)
+
+    async def module_key(self, certificate: bytes) -> None:
+        """Measure a key (DER) that a Linux module is signed by, unless this boot already has.
+
+        Raises TpmError; then nothing by it may be loaded.
+        """
+        planned = self._measurer.trust_anchor((MODULE_KEYS,), certificate)
+        known = parse(self._journal.log).events
+        if any(one.event not in known for one in planned):
+            await self._append(planned)
 
     async def with_tpm(self, work: Callable[[Tpm], _Result]) -> _Result:
         """Do a piece of work in the thread that has the TPM. Raises TpmError."""

@@ -29,11 +29,12 @@ from casemate.errors import (
 from casemate.formats.imgdb import DbVib
 from casemate.formats.modinfo import ModuleInfo, parse_modinfo
 from casemate.kernel.loading import Gate, Settings, plain
+from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.memfd import mapped, sealed_copy
 from casemate.kernel.sys.modules import load_sealed
-from casemate.policy.kmod import MODULE_KEYS, verify_module
+from casemate.policy.kmod import verify_module
 from casemate.policy.levels import Level
-from casemate.policy.trust import subject_of
+from casemate.policy.trust import MODULE_KEYS, module_keys, subject_of
 
 PLACES: Final = ("usr/lib/modules/", "usr/lib/vmware/vmkmod/")
 """Where VIBs bring Linux modules."""
@@ -158,8 +159,9 @@ class Modules:
         sealed = self._sealed(found)
         try:
             with mapped(sealed) as view:
-                verify_module(view, keys, component=found.name)
+                signed = verify_module(view, keys, component=found.name)
                 info = parse_modinfo(view)
+            self._gate.measure_key(signed.certificate)
         except BaseException:
             os.close(sealed)
             raise
@@ -188,19 +190,11 @@ class Modules:
             os.close(source)
 
     def keys(self) -> tuple[x509.Certificate, ...]:
-        """Return the certificates that modules may be signed with. Raises HostError."""
-        found: list[x509.Certificate] = []
-        for path in sorted(self._keys_place.glob("*.pem")):
-            try:
-                found += x509.load_pem_x509_certificates(path.read_bytes())
-            except (OSError, ValueError) as error:
-                raise HostError(
-                    f"{path.name} in trust/modules holds no certificate.",
-                    code="trust-anchor",
-                    component=path.name,
-                    remedy="Replace it by the module key's certificate, as PEM, or remove it.",
-                ) from error
-        return tuple(found)
+        """Return the certificates of module keys. Raises FormatError, HostError."""
+        try:
+            return module_keys(p.read_bytes() for p in sorted(self._keys_place.glob("*.pem")))
+        except OSError as error:
+            raise from_os_error("cannot read the module keys", error, component="trust") from error
 
     def _all(self) -> Iterator[Found]:
         for vib in self._vibs():

@@ -30,6 +30,7 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.boot.bank import read_banks, write_states, write_tried
 from casemate.kernel.boot.component import read_component
 from casemate.kernel.boot.firmwareboot import recorded
+from casemate.kernel.boot.layers import LayerFact
 from casemate.kernel.boot.loader import read_revocations, read_trust, read_waivers
 from casemate.kernel.home import Home
 from casemate.kernel.imagestate import Image, Images
@@ -118,6 +119,7 @@ class Software:
             stream,
             changed,
         )
+        self._live.recover()
         self._planner = Planner(place.home, self._images, self._sources, self._judge, self._now)
         self._disk = disk or Disk()
         self._lock = asyncio.Lock()
@@ -142,6 +144,10 @@ class Software:
         """Judge a VIB that is in use again, as one that is installed now. Raises CasemateError."""
         level = Level(self._images.running().database.profile.acceptance_level)
         return self._judge(level).verdict(vib.descriptor_bytes, vib.signature)
+
+    def live_layers(self) -> tuple[LayerFact, ...]:
+        """Return what tells the layers of VIBs that were installed live from all others."""
+        return self._layers.facts()
 
     def waivers(self) -> tuple[Waiver, ...]:
         """Return the hardening waivers in force."""

@@ -28,6 +28,7 @@ from casemate.kernel.home import Home
 from casemate.kernel.init import Init, Service, configure_log
 from casemate.kernel.ownroot import hide_all_but
 from casemate.kernel.roots import visor_root
+from casemate.kernel.sys.memfd import sealed_bytes
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
@@ -40,6 +41,8 @@ TRIAL_SECONDS = 600
 
 _LISTENER = 3
 _PROGRESS = 4
+MOUNTS = 5
+"""Descriptor of the kernel: the mounts that the boot made, in sealed memory that init keeps."""
 
 
 def _log_file(home: Home, name: str) -> int:
@@ -65,10 +68,14 @@ def _command(plan: ProcessPlan, *arguments: str) -> tuple[str, ...]:
     return (PYTHON, "-I", "-B", "-m", "casemate.kernel.enter", plan.name, *arguments)
 
 
-def start_kernel(settings: Settings, home: Home) -> int:
-    """Start the kernel: root, but no writable code and no way to gain more."""
+def start_kernel(settings: Settings, home: Home, mounts: int) -> int:
+    """Start the kernel: root, but no writable code and no way to gain more.
+
+    ``mounts`` is the list of the mounts that the boot made: every life of the kernel compares with
+    that, and not with what it finds.
+    """
     log = _log_file(home, "kernel")
-    fds = {1: log, 2: log}
+    fds = {1: log, 2: log, MOUNTS: mounts}
     if settings.progress >= 0:
         fds[_PROGRESS] = settings.progress
     argv = _command(KERNEL, settings.dump())
@@ -153,8 +160,9 @@ def _serve(settings: Settings) -> bool:
     os.dup2(log, 2)
     os.close(log)
     configure_log("init")
+    mounts = sealed_bytes(Path("/proc/self/mountinfo").read_bytes(), "mounts")
     services = [
-        Service("kernel", lambda: start_kernel(settings, home)),
+        Service("kernel", lambda: start_kernel(settings, home, mounts)),
         Service("hostd", lambda: start_hostd(settings, home), agent=True),
     ]
     logging.getLogger("init").info("visor root entered, bank %s", settings.bank)

@@ -26,7 +26,7 @@ from casemate.policy.steps import (
     Version,
     VibIdentity,
 )
-from casemate.policy.trust import CLOCKS, TrustStore
+from casemate.policy.trust import CLOCKS, MODULE_KEYS, TrustStore
 
 
 def boot_steps(
@@ -79,6 +79,7 @@ def measured_anchors(store: TrustStore) -> tuple[TrustAnchor, ...]:
     return (
         *(TrustAnchor(tuple(sorted(one.value for one in a.levels)), a.der) for a in store.anchors),
         *(TrustAnchor((CLOCKS,), one.public_bytes(Encoding.DER)) for one in store.clocks),
+        *(TrustAnchor((MODULE_KEYS,), one.public_bytes(Encoding.DER)) for one in store.modules),
     )
 
 

@@ -8,16 +8,12 @@ built. Linux asks the same again when it loads the module.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from cryptography import x509
 
 from casemate.errors import SignatureError
 from casemate.formats.cms import Signed, verify_detached
 from casemate.formats.kmod import split_module
-
-MODULE_KEYS: Final = "modules"
-"""Directory of the trust directory: certificates of the keys that sign modules, PEM."""
 
 
 def verify_module(

@@ -40,6 +40,8 @@ GRACE: Final = timedelta(days=5 * 365)
 """How long after the end of a signer's certificate the signing time is believed that the signer
 alone claims: longer than a host is supported, but not for ever, because old keys leak."""
 
+MODULE_KEYS: Final = "modules"
+"""Directory of the trust directory: certificates of the keys that sign modules, PEM."""
 CLOCKS: Final = "timestamps"
 """Directory of the trust directory: anchors of time stamp authorities, PEM."""
 
@@ -70,10 +72,12 @@ class TrustStore:
     """All anchors of a host; without any, nothing signed is trusted.
 
     ``clocks`` are the anchors of time stamp authorities; without any, time stamps prove nothing.
+    ``modules`` are the certificates of the keys that sign Linux modules.
     """
 
     anchors: tuple[Anchor, ...] = ()
     clocks: tuple[x509.Certificate, ...] = ()
+    modules: tuple[x509.Certificate, ...] = ()
 
     def giving(self, level: Level) -> tuple[Anchor, ...]:
         """Return the anchors that may give a level."""
@@ -81,7 +85,9 @@ class TrustStore:
 
 
 def trust_from_files(
-    entries: Iterable[tuple[Level, bytes]], clocks: Iterable[bytes] = ()
+    entries: Iterable[tuple[Level, bytes]],
+    clocks: Iterable[bytes] = (),
+    modules: Iterable[bytes] = (),
 ) -> TrustStore:
     """Return the store made of certificate files.
 
@@ -90,6 +96,7 @@ def trust_from_files(
     Args:
         entries: Level and content of each file: one or more PEM certificates, or one DER.
         clocks: Content of the files with anchors of time stamp authorities.
+        modules: Content of the files with certificates of module keys; any key will do.
 
     Raises:
         FormatError: A file holds no certificate, or one with a weak key (code ``trust-anchor``).
@@ -101,7 +108,30 @@ def trust_from_files(
     return TrustStore(
         tuple(Anchor(certificate, frozenset(levels)) for certificate, levels in found.items()),
         tuple(dict.fromkeys(one for data in clocks for one in _load(CLOCKS, data))),
+        module_keys(modules),
     )
+
+
+def module_keys(files: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
+    """Return the certificates of the keys that sign Linux modules.
+
+    Those that a distribution makes for one build are as it makes them: nothing is asked of them.
+
+    Raises:
+        FormatError: A file holds no certificate (code ``trust-anchor``).
+    """
+    found: dict[x509.Certificate, None] = {}
+    for data in files:
+        try:
+            found |= dict.fromkeys(x509.load_pem_x509_certificates(data))
+        except ValueError as error:
+            raise FormatError(
+                f"A file in trust/{MODULE_KEYS} holds no certificate.",
+                code="trust-anchor",
+                component=MODULE_KEYS,
+                remedy="Replace it by the module key's certificate, as PEM, or remove it.",
+            ) from error
+    return tuple(found)
 
 
 def subject_of(certificate: x509.Certificate) -> str:

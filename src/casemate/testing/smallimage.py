@@ -19,6 +19,7 @@ from casemate.formats.imgdb import DbVib, ImageDb, ImageProfile, write_imgdb
 from casemate.formats.tarball import TarEntry
 from casemate.formats.tarwrite import write_tar
 from casemate.formats.vib import parse_vib, write_vib
+from casemate.kernel.boot.layers import LayerFact
 from casemate.kernel.home import Home
 from casemate.policy.levels import Level
 from casemate.policy.vibcontent import judge_archive
@@ -110,6 +111,7 @@ class FakeLayers:
     live: dict[str, bytes] = field(default_factory=dict)
     staged: dict[str, bytes] = field(default_factory=dict)
     failing: str = ""
+    undone: bool = False
 
     def inspect(
         self, kind: str, image: bytes | memoryview, descriptor: Descriptor, level: Level
@@ -127,6 +129,18 @@ class FakeLayers:
     def discard(self) -> None:
         """Forget what is staged."""
         self.staged.clear()
+
+    def prepare(self, _names: Sequence[str]) -> None:
+        """Begin."""
+        self._step("prepare")
+
+    def recover(self) -> bool:
+        """Tell what the test says."""
+        return self.undone
+
+    def facts(self) -> tuple[LayerFact, ...]:
+        """Tell of none: nothing is mounted."""
+        return ()
 
     def switch(self, names: Sequence[str]) -> None:
         """Make these live: staged ones, else those that were."""

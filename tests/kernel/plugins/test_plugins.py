@@ -50,7 +50,7 @@ class Host:
         self.level = "partner"
         self.refusal: Exception | None = None
         self.changed: Exception | None = None
-        gate = Gate(self._judge, self._confirm)
+        gate = Gate(self._judge, self._confirm, lambda _: None)
         self.plugins = Plugins(lambda: self.root, self._vibs, gate, lambda: ())
         self.loading = Loading([self.plugins], self.store)
 

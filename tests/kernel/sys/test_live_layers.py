@@ -51,15 +51,18 @@ def test_a_switch_joins_replaces_and_removes_and_what_runs_keeps_its_root(in_chi
         layers = Layers(tuple, tmp_path / "live", joined, lambda: places)
         stage(layers, "one.v00", one)
         told: list[object] = [seen(joined)]
+        layers.prepare(["one.v00"])
         layers.switch(["one.v00"])
         told.append(seen(joined))
         inodes = [(one.stat().st_dev, one.stat().st_ino) for one in newest_root(joined).iterdir()]
         assert len(set(inodes)) == len(inodes)
         kept = os.open(newest_root(joined) or "", os.O_RDONLY)
         stage(layers, "one.v00", two)
+        layers.prepare(["one.v00"])
         layers.switch(["one.v00"])
         told.append(seen(joined))
         told.append(Path(f"/proc/self/fd/{kept}/first").read_text())
+        layers.prepare([])
         layers.switch([])
         told.append((seen(joined), sorted(layers.names())))
         return told
@@ -84,6 +87,7 @@ def test_a_switch_that_linux_refuses_leaves_the_old_mounts(in_child, tmp_path, m
         joined = tmp_path / "joined"
         layers = Layers(tuple, tmp_path / "live", joined, lambda: [tmp_path / "visor"])
         stage(layers, "one.v00", one)
+        layers.prepare(["one.v00"])
         layers.switch(["one.v00"])
         stage(layers, "one.v00", two)
         stage(layers, "two.v00", two)
@@ -96,6 +100,7 @@ def test_a_switch_that_linux_refuses_leaves_the_old_mounts(in_child, tmp_path, m
             honest(*arguments)
 
         monkeypatch.setattr(mounts, step, refuse)
+        layers.prepare(["one.v00", "two.v00"])
         try:
             layers.switch(["one.v00", "two.v00"])
         except HostError as error:
@@ -123,6 +128,7 @@ def test_an_archive_is_joined_from_its_sealed_bytes_and_a_hostile_one_leaves_not
         layers = Layers(tuple, tmp_path / "live", joined, lambda: [tmp_path / "visor"])
         good = sealed_bytes(gzip(write_tar([TarEntry("first", data=b"1")])), "good")
         layers.stage("tar.v00", good, "tgz")
+        layers.prepare(["tar.v00"])
         layers.switch(["tar.v00"])
         told: list[object] = [seen(joined)]
         try:
@@ -134,3 +140,86 @@ def test_an_archive_is_joined_from_its_sealed_bytes_and_a_hostile_one_leaves_not
         return told
 
     assert in_child(change) == [{"low": "low", "first": "1"}, "tar-header", ["tar.v00"]]
+
+
+CHANGES = {
+    "an upgrade": ({"one.v00": "two"}, ["one.v00", "kept.v00"]),
+    "one more": ({"more.v00": "two"}, ["one.v00", "kept.v00", "more.v00"]),
+    "one less": ({}, ["kept.v00"]),
+    "the last ones gone": ({}, []),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_kernel_killed_at_any_step_of_a_switch_leaves_what_the_next_one_makes_whole(
+    in_child, tmp_path, name
+):
+    staged, after = CHANGES[name]
+    files = {one: image(tmp_path, one, {one: one.encode()}) for one in ("one", "two", "kept")}
+    (tmp_path / "visor").mkdir()
+    (tmp_path / "visor" / "low").write_text("low")
+
+    def killed_at(step: int, place: Path) -> tuple[bool, bool, object, object]:
+        place.mkdir()
+
+        def made() -> Layers:
+            return Layers(tuple, place / "live", place / "joined", lambda: [tmp_path / "visor"])
+
+        layers = made()
+        for one in ("one", "kept"):
+            stage(layers, f"{one}.v00", files[one])
+        layers.prepare(["one.v00", "kept.v00"])
+        layers.switch(["one.v00", "kept.v00"])
+        if (pid := os.fork()) == 0:
+            _switch_and_die(layers, staged, after, files, step)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        again = made()
+        undone = again.recover()
+        again.discard()
+        left = sorted(p.name for p in (place / "live").iterdir() if p.is_dir())
+        facts = sorted(fact.name for fact in again.facts())
+        return ended, undone, (left, facts, seen(place / "joined")), again.recover()
+
+    def every_step() -> list[object]:
+        told: list[object] = []
+        for step in range(1, 40):
+            told.append(killed_at(step, tmp_path / f"at{step}"))
+            if told[-1][0]:
+                return told
+        return told
+
+    names = {"one.v00": "one", "kept.v00": "kept"}
+    before = (sorted(names), sorted(names), {"low": "low", "one": "one", "kept": "kept"})
+    becomes = {one: staged.get(one) or names[one] for one in after}
+    shown = {"low": "low"} | {one: one for one in becomes.values()} if after else {}
+    whole = (sorted(after), sorted(after), shown)
+    told = in_child(every_step)
+    assert told[-1][0]
+    assert len(told) > 3
+    for _, undone, state, again in told:
+        assert state == (before if undone else whole)
+        assert not again
+    outcomes = [undone for _, undone, _, _ in told]
+    assert outcomes == sorted(outcomes, reverse=True)
+    assert True in outcomes
+
+
+def _switch_and_die(layers, staged, after, files, step):
+    """Make a change, and be gone before its n-th step."""
+    count = iter(range(1, step + 1))
+
+    def mortal(work):
+        def run(*arguments, **named):
+            if next(count, step) == step:
+                os._exit(9)
+            return work(*arguments, **named)
+
+        return run
+
+    for name, kind in staged.items():
+        stage(layers, name, files[kind])
+    layers.prepare(after)
+    for one in ("move", "overlay", "umount"):
+        setattr(mounts, one, mortal(getattr(mounts, one)))
+    layers.switch(after)
+    os._exit(0)

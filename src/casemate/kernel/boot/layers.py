@@ -10,7 +10,9 @@ matters for overlays.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
@@ -37,12 +39,23 @@ class LayerDevice(NamedTuple):
     inode: int
 
 
+class LayerTree(NamedTuple):
+    """A layer that was laid out from an archive: ``tree_digest`` of it, before anybody saw it."""
+
+    name: str
+    digest: str
+
+
+LayerFact = LayerDevice | LayerTree
+
+
 class VisorRoot:
     """Collects layers under ``place`` (a private tmpfs) and joins them."""
 
     def __init__(self, place: Path) -> None:
         self._layers: list[Path] = []
         self.devices: list[LayerDevice] = []
+        self.trees: list[LayerTree] = []
         self._place = place
         self.root = place / "root"
         self.root.mkdir()
@@ -58,9 +71,7 @@ class VisorRoot:
         target.mkdir(parents=True)
         with loop_device(component.descriptor, component.name) as device:
             erofs(device, target)
-            behind = os.fstat(component.descriptor)
-            index = int(device.name.removeprefix("loop"))
-            self.devices.append(LayerDevice(component.name, index, behind.st_dev, behind.st_ino))
+            self.devices.append(device_of(component.name, device, component.descriptor))
         self._layers.append(target)
         return target
 
@@ -69,6 +80,7 @@ class VisorRoot:
         target = self._place / "layers" / name
         target.mkdir(parents=True)
         unpack(entries, target)
+        self.trees.append(LayerTree(name, tree_digest(target)))
         self._layers.append(target)
         return target
 
@@ -76,6 +88,51 @@ class VisorRoot:
         """Mount all layers as one tree and return it."""
         overlay(self.root, list(reversed(self._layers)))
         return self.root
+
+
+def device_of(name: str, device: Path, sealed: int) -> LayerDevice:
+    """Return what tells a layer's loop device and the sealed memory behind it from all others."""
+    behind = os.fstat(sealed)
+    return LayerDevice(name, int(device.name.removeprefix("loop")), behind.st_dev, behind.st_ino)
+
+
+def tree_digest(top: Path) -> str:
+    """Return one digest (SHA-256, hexadecimal) over all that a layer shows.
+
+    Paths, kinds, modes, owners, targets of links and the contents of files, in order of the paths.
+
+    Raises:
+        HostError: It cannot be read.
+    """
+    whole = hashlib.sha256()
+    try:
+        for folder, folders, names in os.walk(top, onerror=_raise):
+            folders.sort()
+            for path in (folder, *(f"{folder}/{name}" for name in sorted(names))):
+                whole.update(_line(path, os.path.relpath(path, top)).encode())
+            for name in folders:
+                if os.path.islink(f"{folder}/{name}"):  # noqa: PTH114 (strings, as os.walk has them)
+                    path = f"{folder}/{name}"
+                    whole.update(_line(path, os.path.relpath(path, top)).encode())
+    except OSError as error:
+        raise from_os_error("cannot read a layer", error, component=top.name) from error
+    return whole.hexdigest()
+
+
+def _line(path: str, name: str) -> str:
+    facts = os.lstat(path)
+    if stat.S_ISLNK(facts.st_mode):
+        content = os.readlink(path)  # noqa: PTH115 (a string, as os.walk has it)
+    elif stat.S_ISREG(facts.st_mode):
+        with open(path, "rb") as file:  # noqa: PTH123 (as above)
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    else:
+        content = ""
+    return f"{name!r} {facts.st_mode:o} {facts.st_uid} {facts.st_gid} {content!r}\n"
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def unpack(entries: Sequence[TarEntry], target: Path) -> None:

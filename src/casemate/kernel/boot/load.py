@@ -81,5 +81,6 @@ def _hand_over(
         banks=banks,
         taints=tuple(loaded.taints),
         layers=tuple(visor.devices),
+        trees=tuple(visor.trees),
     )
     write_record(home.boot_record, record, loaded.components, bytes(loaded.log))

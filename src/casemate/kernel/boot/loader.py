@@ -52,7 +52,7 @@ from casemate.policy.revocation import (
 )
 from casemate.policy.revocation import PLACE as REVOKED
 from casemate.policy.steps import BootComplete, Component, Launch, Option, Step, TrustAnchor
-from casemate.policy.trust import CLOCKS, TrustStore, trust_from_files
+from casemate.policy.trust import CLOCKS, MODULE_KEYS, TrustStore, trust_from_files
 from casemate.policy.vibcontent import ARCHIVES, read_archive
 from casemate.policy.vibpaths import check_places, restricted
 from casemate.policy.waivers import PLACE, option_text, read_policies
@@ -95,7 +95,7 @@ def read_bootcfg(bank: Path) -> BootCfg:
 def read_trust(directory: Path) -> tuple[TrustStore, tuple[TrustAnchor, ...]]:
     """Read the anchors: one PEM file each, in a directory named after the level it may give.
 
-    Those of time stamp authorities lie in a directory of their own.
+    Those of time stamp authorities, and of module keys, lie in directories of their own.
 
     Returns the store, and the anchors as they are measured (levels and DER).
     """
@@ -111,7 +111,8 @@ def read_trust(directory: Path) -> tuple[TrustStore, tuple[TrustAnchor, ...]]:
             remedy="Run casemate trust init, or put a certificate into trust/<level>/.",
         )
     clocks = [path.read_bytes() for path in sorted((directory / CLOCKS).glob("*.pem"))]
-    store = trust_from_files(entries, clocks)
+    modules = [path.read_bytes() for path in sorted((directory / MODULE_KEYS).glob("*.pem"))]
+    store = trust_from_files(entries, clocks, modules)
     return store, measured_anchors(store)
 
 

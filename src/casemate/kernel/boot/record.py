@@ -19,7 +19,8 @@ from casemate.machine.facts import ComponentFact
 class BootRecord:
     """One boot: which bank, which image, when (Unix seconds), with which options.
 
-    ``layers`` are the loop devices of the visor root: name, number, device and inode of the memory.
+    ``layers`` are the loop devices of the visor root: name, number, device and inode of the memory;
+    ``trees`` the layers that were laid out from archives: name, digest.
     """
 
     bank: str
@@ -33,6 +34,7 @@ class BootRecord:
     banks: tuple[str, ...]
     taints: tuple[str, ...] = ()
     layers: tuple[tuple[str, int, int, int], ...] = ()
+    trees: tuple[tuple[str, str], ...] = ()
 
 
 def write_record(
