@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,7 +27,9 @@ from casemate.image.tree import File, by_path
 from casemate.kernel import confine
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON
 from casemate.kernel.processes import read_texts
-from casemate.kernel.sys import spawn
+from casemate.kernel.sys import mounts, spawn
+from casemate.kernel.sys.loops import open_loop
+from casemate.kernel.sys.memfd import sealed_bytes
 from casemate.kernel.sys.namespaces import Namespace, enter
 from casemate.machine.processplan import APP, ProcessPlan
 from casemate.policy.hardening import Waiver
@@ -142,6 +146,7 @@ FOREIGN_SCRIPT = f"""
 import os
 os.execv("/usr/bin/casemate-python", ["casemate-python", "-I", "{DATASTORE}/evil.py"])
 """
+LOOP_CHANGE_FD = 0x4C06
 DUAL_MAPPED = """
 import mmap, os, time
 fd = os.memfd_create("jit"); os.ftruncate(fd, 4096)
@@ -190,6 +195,48 @@ def test_attacks_inside_a_host_are_stopped_and_told(host):
     status, verdict = host.attest()
     assert status == 1
     assert any("hardeningViolation" in found["reason"] for found in verdict["findings"]), verdict
+
+    # Root on the machine puts another file behind a layer, and mounts code over a part of the root
+    # while no kernel looks: the next one compares with what init noted.
+    swap_layer(host, "firmware.v00")
+    os.kill(kernel, signal.SIGKILL)
+    mount_over(host.first_process, "/mnt")
+    wanted = {"layer-replaced", "mount-added"}
+    for _ in range(300):
+        _, told = host.casemate("status")
+        if wanted <= {found["code"] for found in (told or {}).get("findings", ())}:
+            break
+        time.sleep(0.2)
+    status, verdict = host.attest()
+    assert status == 1
+    said = json.dumps(verdict["findings"])
+    assert "layer-replaced firmware.v00" in said
+    assert "mount-added /mnt" in said
+
+
+def swap_layer(host, name: str) -> None:
+    """Have a layer's loop device read from another file of the same size."""
+    layers = json.loads((host.home / "run/boot/boot.json").read_text())["layers"]
+    number = next(layer[1] for layer in layers if layer[0] == name)
+    content = bytearray((host.bank / name).read_bytes())
+    content[-1] ^= 1
+    other, device = sealed_bytes(bytes(content), name), open_loop(number)
+    try:
+        fcntl.ioctl(device, LOOP_CHANGE_FD, other)
+    finally:
+        os.close(device)
+        os.close(other)
+
+
+def mount_over(process: int, place: str) -> None:
+    """Mount a file system that allows programs into a host's mount namespace."""
+
+    def body() -> bytes:
+        enter(os.pidfd_open(process), Namespace.MOUNT)
+        mounts.tmpfs(Path(place), size=4096, mode=0o755, access=mounts.Access.NO_SUID)
+        return b"done"
+
+    assert spawn.call_in_child(body, what="attack", timeout=20) == b"done"
 
 
 def test_a_host_with_a_running_vm_passes_its_audit(host):

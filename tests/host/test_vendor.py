@@ -180,27 +180,74 @@ def loaded(host: TestHost) -> dict[str, bool]:
     return {row["Name"]: row["IsLoaded"] for row in rows}
 
 
-def convert(host: TestHost, password: str, source: str, target: str) -> str:
-    """Copy a disk over the API; return what it said when it failed."""
-    si = SmartConnect(
-        host="localhost", port=host.port, user="root", pwd=password, disableSslCertValidation=True
+class Disks:
+    """Copies disks over the API, from a file that only the vendor's plug-in reads."""
+
+    def __init__(self, host: TestHost, password: str) -> None:
+        self.host, self.password = host, password
+        self.content = os.urandom(1 << 20)
+        self.place = host.home / "volumes/datastore1"
+        (self.place / "old.acme").write_bytes(self.content[:-99])
+
+    def copy(self, target: str) -> str:
+        """Return what it said when it failed."""
+        si = SmartConnect(
+            host="localhost",
+            port=self.host.port,
+            user="root",
+            pwd=self.password,
+            disableSslCertValidation=True,
+        )
+        try:
+            dc = si.content.rootFolder.childEntity[0]
+            names = ("[datastore1] old.acme", dc, f"[datastore1] {target}.vmdk", dc)
+            task = si.content.virtualDiskManager.CopyVirtualDisk_Task(*names)
+            WaitForTask(task, raiseOnError=False)
+            return "" if task.info.state == "success" else str(task.info.error.msg)
+        finally:
+            Disconnect(si)
+
+
+def use_plugins(host: TestHost, disks: Disks) -> None:
+    """Load the plug-in of the VIB that is in use, and let it do its work."""
+    present = loaded(host)
+    assert (present["acme"], present["vhd"]) == (False, False)
+    assert esxcli(host, "system", "module", "load", "-m", "acme")[0] == 0
+    row = module(host, "acme")
+    assert (row["Kind"], row["Version"]) == ("storage plug-in", "1.0.0-1")
+    assert (row["SignedStatus"], row["VIBAcceptanceLevel"]) == ("Signed", "PartnerSupported")
+    assert (row["ContainingVIB"], len(row["SignatureDigest"].split())) == ("acme-net", 16)
+    assert "ACME VIB Signing" in row["SignatureIssuer"]
+    assert disks.copy("new") == ""
+    copy = (disks.place / "new-flat.vmdk").read_bytes()
+    assert copy == disks.content[:-99].ljust(len(disks.content), b"\0")
+    told = host.casemate("status")[1]["findings"]
+    assert {found["code"] for found in told} <= {"tcg-isolation"}
+
+
+def lose_the_key(host: TestHost, vendor: Vendor, disks: Disks) -> None:
+    """Revoke the vendor's certificate: whatever it signed is refused in the same words."""
+    revoked = host.casemate(
+        *("trust", "revoke", "--certificate", str(vendor.place / "acme.pem")),
+        *("--reason", "key lost"),
     )
-    try:
-        dc = si.content.rootFolder.childEntity[0]
-        names = (f"[datastore1] {source}", dc, f"[datastore1] {target}", dc)
-        task = si.content.virtualDiskManager.CopyVirtualDisk_Task(*names)
-        WaitForTask(task, raiseOnError=False)
-        return "" if task.info.state == "success" else str(task.info.error.msg)
-    finally:
-        Disconnect(si)
+    assert revoked[0] == 0
+    why = "is revoked: key lost"
+    for words in ((), ("--force",), ("--no-sig-check",)):
+        status, _, said = install(host, vendor.vib("1.3.0-1"), *words)
+        assert status == 1
+        assert why in said
+    # So is what was loaded before, and loading it again.
+    assert why in disks.copy("late")
+    assert why in esxcli(host, "system", "module", "load", "-m", "acme")[2]
+    assert why in module(host, "acme")["SignedStatus"]
 
 
 def test_a_drivers_whole_life(host: TestHost, built: Path, tmp_path: Path) -> None:
     vendor = Vendor(tmp_path)
     first = vendor.vib("1.0.0-1", live=True)
     password = host.up("--no-demo")["password"] or (built / "password").read_text()
-    content = os.urandom(1 << 20)
-    (host.home / "volumes/datastore1/old.acme").write_bytes(content[:-99])
+    disks = Disks(host, password)
 
     status, _, said = install(host, first)
     assert status == 1
@@ -222,22 +269,7 @@ def test_a_drivers_whole_life(host: TestHost, built: Path, tmp_path: Path) -> No
     row = module(host, "acmenet")
     assert (row["SignedStatus"], row["ContainingVIB"]) == ("Signed", "acme-net")
     assert "ACME VIB Signing" in row["SignatureIssuer"]
-    # Its plug-ins are loaded when that is asked for, in processes of their own.
-    assert {name: on for name, on in loaded(host).items() if name in {"acme", "vhd"}} == {
-        "acme": False,
-        "vhd": False,
-    }
-    assert esxcli(host, "system", "module", "load", "-m", "acme")[0] == 0
-    row = module(host, "acme")
-    assert (row["Kind"], row["Version"], row["ContainingVIB"]) == (
-        *("storage plug-in", "1.0.0-1", "acme-net"),
-    )
-    assert (row["SignedStatus"], row["VIBAcceptanceLevel"]) == ("Signed", "PartnerSupported")
-    assert "ACME VIB Signing" in row["SignatureIssuer"]
-    assert convert(host, password, "old.acme", "new.vmdk") == ""
-    copy = (host.home / "volumes/datastore1/new-flat.vmdk").read_bytes()
-    assert copy == content[:-99].ljust(len(content), b"\0")
-    assert not host.casemate("status")[1].get("findings")
+    use_plugins(host, disks)
     status, verdict = host.attest()
     assert (status, verdict["verdict"]) == (1, "untrusted")
     assert "acmenet.v00" in {f["component"].partition(" ")[0] for f in verdict["findings"]}
@@ -260,23 +292,11 @@ def test_a_drivers_whole_life(host: TestHost, built: Path, tmp_path: Path) -> No
     restart(host, "bootbank")
     assert "acme-net" not in installed(host)
     assert "acme" not in loaded(host)
-    assert ".vmdk" in convert(host, password, "old.acme", "none.vmdk")
+    assert ".vmdk" in disks.copy("none")
 
     assert install(host, vendor.vib("1.2.0-1", live=True))[0] == 0
     assert esxcli(host, "system", "module", "load", "-m", "acme")[0] == 0
-    revoked = host.casemate(
-        *("trust", "revoke", "--certificate", str(tmp_path / "acme.pem")),
-        *("--reason", "key lost"),
-    )
-    assert revoked[0] == 0
-    for words in ((), ("--force",), ("--no-sig-check",)):
-        status, _, said = install(host, vendor.vib("1.3.0-1"), *words)
-        assert status == 1
-        assert "is revoked: key lost" in said
-    # What is loaded already is refused as well, in the same words, and so is loading it again.
-    assert "is revoked: key lost" in convert(host, password, "old.acme", "late.vmdk")
-    assert "is revoked: key lost" in esxcli(host, "system", "module", "load", "-m", "acme")[2]
-    assert "is revoked: key lost" in module(host, "acme")["SignedStatus"]
+    lose_the_key(host, vendor, disks)
     # The staged image has a revoked VIB: the boot refuses it by name and falls back.
     assert host.casemate("down")[0] == 0
     reference = ("image", "reference", "--bank", str(host.home / "bootbank"))
