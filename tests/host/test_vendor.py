@@ -225,6 +225,14 @@ def use_plugins(host: TestHost, disks: Disks) -> None:
     assert {found["code"] for found in told} <= {"tcg-isolation"}
 
 
+def restart_hostd(host: TestHost) -> None:
+    """See that hostd, as every VM, that starts from now on has the VIB in its root."""
+    os.kill(old := host.child("enter hostd"), signal.SIGKILL)
+    again = wait_for(lambda: next(iter(p for p in processes(host) if p != old), None))
+    driver = Path(f"/proc/{again}/root/usr/lib/vmware/acme/driver.py")
+    assert wait_for(driver.is_file)
+
+
 def lose_the_key(host: TestHost, vendor: Vendor, disks: Disks) -> None:
     """Revoke the vendor's certificate: whatever it signed is refused in the same words."""
     revoked = host.casemate(
@@ -261,11 +269,7 @@ def test_a_drivers_whole_life(host: TestHost, built: Path, tmp_path: Path) -> No
     assert status == 0, said
     assert told[0]["RebootRequired"] is False
     assert installed(host)["acme-net"] == "1.0.0-1"
-    # hostd, and every VM, that starts from now on has it in its root.
-    os.kill(old := host.child("enter hostd"), signal.SIGKILL)
-    again = wait_for(lambda: next(iter(p for p in processes(host) if p != old), None))
-    driver = Path(f"/proc/{again}/root/usr/lib/vmware/acme/driver.py")
-    assert wait_for(driver.is_file)
+    restart_hostd(host)
     row = module(host, "acmenet")
     assert (row["SignedStatus"], row["ContainingVIB"]) == ("Signed", "acme-net")
     assert "ACME VIB Signing" in row["SignatureIssuer"]

@@ -21,6 +21,7 @@ from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.datastores import Datastores
+from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.ova import Ova
 from casemate.kernel.snapshots import Snapshots
@@ -33,6 +34,7 @@ from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmConfig, VmFact
 from casemate.machine.vmconfig import resting_state
+from casemate.testing.fakefiles import NoPlugins
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 MIB = 1 << 20
@@ -96,7 +98,7 @@ class Host:
             **Ova(context, vms).handlers(),
             **Snapshots(context, self.power).handlers(),
             **datastores.handlers(),
-            **VirtualDisks(datastores).handlers(),
+            **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),
         }
         try:
             yield self

@@ -65,7 +65,7 @@ class _Stream(FactStream):
         return self._told.find({"TaskFact": TaskFact}[kind], key)
 
 
-class _NoPlugins:
+class NoPlugins:
     """A host without plug-ins."""
 
     def storage(self, _suffix: str) -> str | None:
@@ -85,7 +85,7 @@ class FakeFiles:
         self._transfers = Transfers(datastores, self._session, self._check).handlers()
         self.handlers = {
             **datastores.handlers(),
-            **VirtualDisks(datastores, ForeignDisks(_NoPlugins())).handlers(),
+            **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),
         }
 
     async def ask(self, request: object) -> object:
