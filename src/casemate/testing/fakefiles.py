@@ -69,9 +69,11 @@ class NoPlugins:
     """A host without plug-ins."""
 
     def storage(self, _suffix: str) -> str | None:
+        """Return none."""
         return None
 
     def use(self, name: str, _told: Mapping[str, Any]) -> AbstractContextManager[PluginSession]:
+        """Raise NotFoundError."""
         raise NotFoundError(f"There is no plug-in {name}.")
 
 
