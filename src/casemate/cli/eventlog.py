@@ -36,6 +36,7 @@ from casemate.formats.ima import MAX_SIZE as MAX_IMA_SIZE
 from casemate.formats.ima import ImaList
 from casemate.formats.text import escape
 from casemate.formats.txtheap import heap_event_log
+from casemate.kernel.txt import read_launch
 from casemate.policy.drtm import appraise_drtm
 from casemate.policy.firmware import appraise_firmware
 
@@ -80,6 +81,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             o.file, json=o.json, firmware=o.firmware, launch=o.launch, heap=o.txt_heap
         )
     )
+    fetched = actions.add_parser(
+        "launch", parents=[one], help="write the log of this machine's launch (TXT, Secure Launch)"
+    )
+    fetched.add_argument("file", type=Path, help="written: a log, or the TXT heap with it")
+    fetched.set_defaults(func=lambda o: fetch_launch(o.file, json=o.json))
     compared = actions.add_parser("diff", parents=[one], help="compare two logs, PCR by PCR")
     compared.add_argument("first", help="a log, binary or base64")
     compared.add_argument("second", help="the log to compare with it")
@@ -219,6 +225,21 @@ def replay(
         _console().print(Text(f"{report['format']} log, {report['events']} events"), table)
         _print_findings(findings)
     return BAD if any(finding.code not in warnings for finding in findings) else GOOD
+
+
+def fetch_launch(path: Path, *, json: bool) -> int:
+    """Write the log of the launch that this machine was started with, and say how to judge it.
+
+    Raises HostError where there is none, or it cannot be read.
+    """
+    found = read_launch()
+    path.write_bytes(found.data)
+    where = () if found.base is None else ("--txt-heap", hex(found.base))
+    if json:
+        _print_json({"file": str(path), "bytes": len(found.data), "heap": found.base})
+    else:
+        print("casemate eventlog replay --launch", *where, path)
+    return GOOD
 
 
 def diff(first: str | Path, second: str | Path, *, json: bool) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from casemate.cli.drtm import register_drtm
 from casemate.cli.install import register_install
 from casemate.cli.machine import register_machine
 from casemate.cli.progress import steps
@@ -40,6 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     register_reference(actions)
     register_machine(actions)
     register_install(actions)
+    register_drtm(actions)
     for action in (build, profile):
         add_common(action)
 

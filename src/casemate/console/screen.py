@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from textwrap import wrap
 from typing import Final
 
 from casemate.console.model import (
@@ -68,7 +69,7 @@ class Line:
 def draw(console: Console, columns: int, lines: int) -> tuple[Line, ...]:
     """Return the screen: exactly so many lines, none longer than the columns."""
     columns, lines = max(columns, LEAST[0]), max(lines, LEAST[1])
-    body = list(_body(console, lines - 4))
+    body = [one for line in _body(console, lines - 4) for one in _folded(line, columns - 1)]
     message = [Line(console.message, Style.WARNING)] if console.message else []
     hint = _HINTS.get(console.page, _CHOOSE)
     if console.page is Page.CONFIRM and console.pending is not None:
@@ -81,7 +82,27 @@ def draw(console: Console, columns: int, lines: int) -> tuple[Line, ...]:
         Line(""),
         Line(hint, Style.HINT),
     ]
-    return tuple(Line(_plain(line.text)[: columns - 1], line.style) for line in shown)
+    return tuple(_fitted(line, columns - 1) for line in shown)
+
+
+def _fitted(line: Line, width: int) -> Line:
+    text = _plain(line.text)[:width]
+    return Line(text.ljust(width) if line.style is Style.HINT else text, line.style)
+
+
+def _folded(line: Line, width: int) -> Iterator[Line]:
+    """Yield a warning in as many lines as it needs; everything else is cut where it ends."""
+    if line.style is not Style.WARNING or len(line.text) <= width:
+        yield line
+        return
+    for text in wrap(
+        _plain(line.text),
+        width,
+        initial_indent="   ",
+        subsequent_indent="   ",
+        break_on_hyphens=False,
+    ):
+        yield Line(text, line.style)
 
 
 def _body(console: Console, room: int) -> Iterator[Line]:
@@ -144,6 +165,8 @@ def _plate(console: Console) -> Iterator[Line]:
     yield from _text(facts.network)
     yield Line("")
     yield from _text(facts.attestation)
+    if facts.warnings:
+        yield Line("")
     yield from (Line(f"   {one}", Style.WARNING) for one in facts.warnings)
 
 
