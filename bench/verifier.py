@@ -103,15 +103,16 @@ class Paper:
         reply = self.host.evidence(Quote(self.blank, BANKS, PCRS))
         self.attests = [attest for attest, _ in reply.quotes]
         self.rest = wire.encode(replace(reply, quotes=())).removeprefix(b'{"quotes":[]')
+        self.short = wire.shorten(b'{"quotes":[]' + self.rest)[0].removeprefix(b'{"quotes":[]')
 
-    def answer(self, nonce: bytes) -> bytes:
+    def answer(self, nonce: bytes, *, whole: bool = False) -> bytes:
         quotes = []
         for attest in self.attests:
             fresh = attest.replace(self.blank, nonce)
             signature = write_signature(self.host.host.ak.sign(fresh))
             quotes.append([base64.b64encode(one).decode() for one in (fresh, signature)])
         text = json.dumps({"quotes": quotes}, separators=(",", ":"))
-        return text.encode().removesuffix(b"}") + self.rest
+        return text.encode().removesuffix(b"}") + (self.rest if whole else self.short)
 
 
 class Agent:
@@ -150,8 +151,9 @@ class Agent:
     async def round(self) -> str:
         mine = self.turn % len(self.tokens)
         self.turn += 1
-        asked = self.asked[mine] or await self.post(self.tokens[mine], "/nonce")
-        body = self.paper.answer(bytes.fromhex(asked["nonce"]))
+        first = self.asked[mine]
+        asked = first or await self.post(self.tokens[mine], "/nonce")
+        body = self.paper.answer(bytes.fromhex(asked["nonce"]), whole=first is None)
         told = await self.post(self.tokens[mine], f"/evidence?nonce={asked['nonce']}", body)
         self.asked[mine] = told if "nonce" in told else None
         return told["state"]

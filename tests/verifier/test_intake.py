@@ -12,7 +12,13 @@ from tests.verifier.conftest import Engine
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import Quote
-from casemate.errors import AppraisalError, CasemateError, FormatError, NotAuthenticatedError
+from casemate.errors import (
+    AppraisalError,
+    CasemateError,
+    FormatError,
+    NotAuthenticatedError,
+    NotFoundError,
+)
 from casemate.testing.minifleet import HonestHost
 from casemate.testing.smallhost import SmallHost, SmallImage
 from casemate.verifier import rulestore, store
@@ -179,6 +185,30 @@ def test_intake_answers_all_that_come_at_once(engine: Engine, hosts: Hosts) -> N
         intake.close()
     assert all(isinstance(one, Answer) and one.state == "trusted" for one in answers)
     assert isinstance(refused, NotAuthenticatedError)
+
+
+def test_part_that_was_sent_before_need_not_be_sent_again(engine: Engine, hosts: Hosts) -> None:
+    one, other = hosts(2)
+    short = replace(sent := one.arrival(), body=wire.shorten(sent.body)[0])
+    (unknown,) = engine.rounds.take_in([short])
+    assert isinstance(unknown, NotFoundError)
+    assert unknown.code == "send-whole"
+    assert good(engine.rounds.take_in([sent])[0]).state == "trusted"  # the nonce was not spent
+    again = one.arrival()
+    short = replace(again, body=wire.shorten(again.body)[0])
+    assert len(short.body) < len(again.body) / 5
+    assert good(engine.rounds.take_in([short])[0]).state == "trusted"
+    with engine.database.transaction() as step:
+        kept = store.latest_round(step, "h0")
+    assert kept is not None
+    assert kept.evidence == again.body
+    other.host.host.reboot(SmallImage(contents={"qemu.v00": b"evil"}))
+    evil = other.arrival()  # a host that changed says that nothing has
+    place, lie = wire.split(evil.body), wire.shorten(again.body)[0]
+    assert place is not None
+    quotes, same = evil.body[: place[0]], lie[lie.index(b',"same":') :]
+    told = good(engine.rounds.take_in([replace(evil, body=quotes + same)])[0])
+    assert told.state == "failed-latched"
 
 
 def test_parts_read_apart_are_the_whole(hosts: Hosts) -> None:

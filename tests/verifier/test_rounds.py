@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from tests.verifier.conftest import Engine
@@ -15,12 +16,16 @@ from casemate.errors import (
     StateError,
     VerificationError,
 )
+from casemate.policy.signedtext import join_signed
 from casemate.testing.minifleet import MiniFleet
+from casemate.testing.pki import NOW, shared_pki
 from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk, SoftKey
 from casemate.verifier import alarmstore, audit, rulestore, store
 from casemate.verifier.enrol import Wanted
+from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rehearsal import rehearse
+from casemate.verifier.rulebook import RuleBook
 
 Fleet = Callable[[int], MiniFleet]
 EVIL = SmallImage(contents={"qemu.v00": b"qemu with a back door"})
@@ -218,3 +223,28 @@ def test_rehearsal_says_who_would_fail_and_changes_nothing(engine: Engine, fleet
     }
     assert "qemu" in told["host-001"].sentence
     assert engine.states() == before
+
+
+@pytest.mark.parametrize("years", [0, 30])
+def test_signer_that_expires_or_is_no_longer_trusted_stops_counting_by_itself(
+    engine: Engine, anchors: Anchors, years: int
+) -> None:
+    now = [NOW]
+    book = ReferenceBook(engine.database, anchors, lambda: now[0])
+    rules = RuleBook(engine.database, anchors, lambda: now[0])
+    book.add(sign_reference(SmallImage().reference()), "anna")
+    body = b'policy "p" version 1\npcr 0 per-host\n'
+    rules.add(join_signed(body, shared_pki().sign(body, "certified")), "anna")
+    engine.enrolment.invite(Wanted("h"), "anna")
+    rules.assign("h", "p", "anna")
+    with engine.database.transaction() as step:
+        found = store.current(step, "h")
+        assert found is not None
+        assert len(book.in_force(step, "", found.version)) == 1
+        assert rules.of(step, found) is not None
+        if years == 0:
+            (anchors.place / "certified" / "ca.pem").unlink()
+        now[0] += timedelta(days=365 * years, minutes=2)
+        assert book.in_force(step, "", found.version) == ()
+        with pytest.raises(ArgumentError):
+            rules.of(step, found)

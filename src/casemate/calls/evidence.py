@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import types
 import typing
@@ -115,6 +116,35 @@ def decode(kind: type[M], body: bytes, *, limit: int = BODY_LIMIT) -> M:
 
 
 _BEGINS, ENDS = b',"pcrs":', b',"bootComplete":'
+
+
+_SAME = b',"same":"'
+_SAME_SIZE = len(_SAME) + 2 * hashlib.sha256().digest_size + 1
+
+
+def shorten(body: bytes) -> tuple[bytes, bytes]:
+    """Return a body with the SHA-256 of its stable part instead of the part, and that digest.
+
+    Both are empty where the body has no such part.
+    """
+    place = split(body)
+    if place is None:
+        return b"", b""
+    begin, end = place
+    digest = hashlib.sha256(body[begin:end]).digest()
+    return body[:begin] + _SAME + digest.hex().encode() + b'"' + body[end:], digest
+
+
+def shortened(body: bytes) -> tuple[int, int, bytes] | None:
+    """Return where in a body a digest stands for the stable part, and the digest; else None."""
+    end = body.find(ENDS)
+    begin = end - _SAME_SIZE
+    if begin < 0 or body[begin : begin + len(_SAME)] != _SAME:
+        return None
+    try:
+        return begin, end, bytes.fromhex(body[begin + len(_SAME) : end - 1].decode())
+    except ValueError:
+        return None
 
 
 def split(body: bytes) -> tuple[int, int] | None:

@@ -26,6 +26,9 @@ from casemate.policy.tpmidentity import TpmIdentity
 REMEMBERED = 2048
 """Comparisons kept: some 20 KiB each."""
 
+LARGEST = 256 << 10
+"""Bytes of a log whose comparison is remembered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -138,6 +141,8 @@ class Judge:
                 self._known.move_to_end(key)
                 return known
         found = compare(evidence, reference)
+        if len(evidence.log) > LARGEST:
+            return found
         with self._turn:
             self._known[key] = found
             while len(self._known) > self._size:

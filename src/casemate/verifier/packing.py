@@ -20,6 +20,8 @@ REMEMBERED: Final = 1024
 """Packed parts kept: some 4 KiB each."""
 LARGE: Final = 1024
 """Bytes from which on a part is worth remembering."""
+LARGEST: Final = 128 << 10
+"""Bytes of a packed part that is remembered."""
 _MARK: Final = b"\1"
 _SIZE: Final = struct.Struct(">I")
 
@@ -51,6 +53,8 @@ class Packer:
                 self._known.move_to_end(key)
                 return known
         made = zlib.compress(data, 6)
+        if len(made) > LARGEST:
+            return made
         with self._turn:
             self._known[key] = made
             while len(self._known) > REMEMBERED:

@@ -22,6 +22,9 @@ from casemate.verifier.client import evidence_of
 REMEMBERED = 4096
 """Stable parts kept: some 40 KiB each, as they came and decoded."""
 
+LARGEST = 128 << 10
+"""Bytes of a part that is remembered: a firmware log has 20 to 60 KiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -39,23 +42,26 @@ class Reader:
         self._known: OrderedDict[bytes, tuple[bytes, Evidence]] = OrderedDict()
         self._turn = threading.Lock()
 
-    def whole(self, body: bytes, same: bytes) -> bytes:
-        """Put the stable part with the digest ``same`` into a body that was sent without it.
+    def whole(self, body: bytes) -> bytes:
+        """Return a body as it would be if its stable part had been sent, and not its digest.
 
         Raises:
             NotFoundError: ``send-whole``: it is not known here.
         """
+        place = wire.shortened(body)
+        if place is None:
+            return body
+        begin, end, same = place
         with self._turn:
             known = self._known.get(same)
-        place = body.find(wire.ENDS)
-        if known is None or place < 0:
+        if known is None:
             raise NotFoundError(
                 "this part of the evidence is not known here",
                 code="send-whole",
                 component="evidence",
                 remedy="Send the evidence whole; the nonce is still good.",
             )
-        return body[:place] + known[0] + body[place:]
+        return body[:begin] + known[0] + body[end:]
 
     def read(self, body: bytes) -> Read:
         """Decode a body. Raises FormatError, LimitError."""
@@ -86,6 +92,8 @@ class Reader:
         decoded = wire.decode(wire.Stable, b"{" + part[1:] + b"}")
         values = (decoded.pcrs, decoded.log, decoded.components)
         made = evidence_of(EvidenceReply((), *values, boot_complete=True, taken=0.0))
+        if len(part) > LARGEST:
+            return made
         with self._turn:
             self._known[key] = part, made
             while len(self._known) > self._size:

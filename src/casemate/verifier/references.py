@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from casemate.verifier.judge import Candidate
 
 OVERLAP = timedelta(hours=24)
 """How long hosts may still run the image before, once a new reference is there."""
+
+
+RECHECK = timedelta(minutes=1)
+"""How long a checked signature counts without being looked at again: some ms for each."""
 
 
 class Anchors:
@@ -50,8 +55,19 @@ class Anchors:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Age:
+    """When signatures were last checked: signers expire, and are revoked, without a new version."""
+
+    checked: datetime | None = None
+
+    def young(self, now: datetime) -> bool:
+        """Tell whether what was found then still counts."""
+        return self.checked is not None and timedelta(0) <= now - self.checked < RECHECK
+
+
 class ReferenceBook:
-    """Verified references by identifier, read again when the policy version changes."""
+    """Verified references by identifier, read again when the version changes, and with time."""
 
     def __init__(
         self, database: Database, anchors: Anchors, clock: Callable[[], datetime] | None = None
@@ -61,6 +77,7 @@ class ReferenceBook:
         self._clock = clock or (lambda: datetime.now(UTC))
         self._turn = threading.Lock()
         self._version = -1
+        self._age = Age()
         self._known: dict[str, tuple[StoredReference, Manifest]] = {}
 
     def add(self, body: bytes, who: str, overlap: timedelta = OVERLAP) -> StoredReference:
@@ -148,7 +165,7 @@ class ReferenceBook:
     def _refresh(self, step: Transaction, version: int | None = None) -> None:
         version = rulestore.policy_version(step) if version is None else version
         with self._turn:
-            if version == self._version:
+            if version == self._version and self._age.young(self._clock()):
                 return
             trust, now = self._anchors.trust(), self._clock()
             self._known = {
@@ -156,7 +173,7 @@ class ReferenceBook:
                 for one in rulestore.references(step)
                 if (manifest := _verified(one.body, trust, now)) is not None
             }
-            self._version = version
+            self._version, self._age = version, Age(now)
 
 
 def _verified(body: bytes, trust: TrustStore, now: datetime) -> Manifest | None:

@@ -154,10 +154,12 @@ class Rounds:
         """Judge what agents sent, and write it down in one transaction.
 
         An error stands for what is no verdict: NotAuthenticatedError (no agent has this secret),
-        AppraisalError (the nonce is not this host's, spent, or too old), HostError (the store).
+        AppraisalError (the nonce is not this host's, spent, or too old), NotFoundError (a part of
+        the evidence was not sent), HostError (the store).
         """
         answers: list[Answer | CasemateError | None] = [None] * len(arrivals)
         attempts: dict[int, _Attempt] = {}
+        bodies: dict[int, bytes] = {}
         with self._database.transaction() as step:
             hosts = {
                 one.host.token: one
@@ -166,13 +168,15 @@ class Rounds:
             spent = store.spent_nonces(step, [one.nonce for one in arrivals])
             for n, arrival in enumerate(arrivals):
                 try:
-                    attempts[n] = self._begun(step, hosts.get(arrival.secret), arrival, spent)
+                    attempt = self._begun(step, hosts.get(arrival.secret), arrival, spent)
+                    bodies[n] = self._reader.whole(arrival.body)
+                    attempts[n] = attempt
                 except CasemateError as error:
                     answers[n] = error
         judged: dict[int, Entry] = {}
         for n, attempt in attempts.items():
             if attempt.version == attempt.asked:
-                finished = self._appraised(attempt, arrivals[n].body)
+                finished = self._appraised(attempt, bodies[n])
                 judged[n] = Entry(attempt.host, attempt.version, finished)
             else:  # it could not know for what it would be judged
                 answers[n] = Answer(State(attempt.host.state), attempt.host.verdict, 0.0)

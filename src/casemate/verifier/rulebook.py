@@ -27,7 +27,7 @@ from casemate.verifier import audit, rulestore, store
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Assigned
 from casemate.verifier.records import values_from
-from casemate.verifier.references import Anchors
+from casemate.verifier.references import Age, Anchors
 
 
 class Kind(StrEnum):
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
 
 class RuleBook:
-    """Verified policies by name, read again when the policy version changes."""
+    """Verified policies by name, read again when the policy version changes, and with time."""
 
     def __init__(self, database: Database, anchors: Anchors, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -47,6 +47,7 @@ class RuleBook:
         self._clock = clock
         self._turn = threading.Lock()
         self._version = -1
+        self._age = Age()
         self._known: dict[str, Assigned] = {}
 
     def add(self, body: bytes, who: str) -> StoredPolicy:
@@ -180,7 +181,7 @@ class RuleBook:
 
     def _refresh(self, step: Transaction, version: int) -> None:
         with self._turn:
-            if version == self._version:
+            if version == self._version and self._age.young(self._clock()):
                 return
             trust = self._anchors.trust()
             known = {}
@@ -193,6 +194,7 @@ class RuleBook:
                 except CasemateError:
                     continue  # not backed by this verifier's anchors: hosts with it are not judged
             self._known, self._version = known, version
+            self._age = Age(self._clock())
 
     def _made(self, step: Transaction, policy: Policy, body: bytes, trust: TrustStore) -> Assigned:
         runtime = rulestore.policy_body(step, Kind.RUNTIME, policy.name)
