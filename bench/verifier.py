@@ -4,10 +4,11 @@ Usage: .venv/bin/python bench/verifier.py [--database postgresql://...] [--hosts
     [--processes N] [--curve FILE.svg]
 
 An attestation is whole: a request over TLS with evidence for a nonce of this verifier, quotes
-checked, log and values judged, the verdict with its evidence committed to the disk, the nonce spent,
-and the answer sent with the next nonce. Agents are thin as paper: a software key instead of a TPM, and
-what stays the same is sent once. They stand for other machines, so what counts is the processor time
-of verifier and PostgreSQL together; how many were seen in a second says how busy this machine was.
+checked, log and values judged, the verdict with its evidence committed to the disk, the nonce
+spent, and the answer sent with the next nonce. Agents are thin as paper: a software key instead of
+a TPM, and what stays the same is sent once. They stand for other machines, so what counts is the
+processor time of verifier and PostgreSQL together; how many were seen in a second says how busy
+this machine was.
 """
 
 from __future__ import annotations
@@ -301,7 +302,8 @@ def plot(rows: list[tuple[int, float]]) -> str:
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 330" font-size="12" '
         'text-anchor="middle" font-family="sans-serif"><title>Processor time of verifier and '
-        'PostgreSQL for one attestation, by size of the fleet</title><rect width="640" height="330" fill="#fff"/>'
+        'PostgreSQL for one attestation, by size of the fleet</title>'
+        '<rect width="640" height="330" fill="#fff"/>'
         '<path d="M60 30V280H600" fill="none" stroke="#000"/>'
         f'<polyline points="{line}" fill="none" stroke="#05a" stroke-width="2"/>{labels}'
         '<text x="330" y="322">hosts</text></svg>\n'
