@@ -302,7 +302,7 @@ def plot(rows: list[tuple[int, float]]) -> str:
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 330" font-size="12" '
         'text-anchor="middle" font-family="sans-serif"><title>Processor time of verifier and '
-        'PostgreSQL for one attestation, by size of the fleet</title>'
+        "PostgreSQL for one attestation, by size of the fleet</title>"
         '<rect width="640" height="330" fill="#fff"/>'
         '<path d="M60 30V280H600" fill="none" stroke="#000"/>'
         f'<polyline points="{line}" fill="none" stroke="#05a" stroke-width="2"/>{labels}'
