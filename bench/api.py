@@ -1,13 +1,16 @@
-"""The vSphere API of a host beside vcsim, in one run: reads, waits, logins, memory.
+"""The vSphere API of a host beside vcsim, in one run: reads, waits, logins, mixed load, memory.
 
 ``python bench/api.py [VMS]``. vcsim is built from Debian's govmomi (``bench/vcsim``). Both serve
 plain HTTP on the loopback to the same raw client, which sends the same bytes and looks at nothing
-but lengths; they take turns. Ours is hostd over the fake kernel, in a process of its own.
+but lengths; they take turns. Ours is hostd over the fake kernel, in a process of its own; the
+passwords of one account are checked as the kernel does it, by argon2 in another process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import multiprocessing
 import os
 import re
 import socket
@@ -18,19 +21,30 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import uvicorn
+from argon2 import PasswordHasher
 
+from casemate.calls.messages import Login
 from casemate.hostd.app import make_app
 from casemate.hostd.http import Protocol
 from casemate.hostd.main import KEEP_ALIVE_SECONDS, no_delay
-from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
+from casemate.kernel.background import yielding
+from casemate.kernel.logins import LOGINS_AT_ONCE
+from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
+
+R = TypeVar("R")
 
 SECONDS = 4.0
 WAITS = 30
 LOGINS = 30
+LOAD_SECONDS = 6.0
+WHOLE_EVERY, POWER_EVERY, LOGIN_EVERY = 0.2, 0.05, 0.5
+"""Seconds between what others do under mixed load: read a summary of all VMs, power, log in."""
 GOALS = {"3 properties": 5.0, "summary": 5.0, "config": 5.0}
 GOAL_WAIT_MS, GOAL_MIB = 3.0, 80.0
 
@@ -124,11 +138,14 @@ class Peer:
         self.login(client)
         return client
 
-    def login(self, client: Client) -> None:
-        """Log in."""
+    def login(self, client: Client, user: str = "") -> None:
+        """Log in, and out before."""
+        manager = ("SessionManager", "ha-sessionmgr")
+        if client.cookie:
+            client.call("Logout", manager)
         client.cookie = ""
-        given = f"<userName>{self._user}</userName><password>{self._password}</password>"
-        client.call("Login", ("SessionManager", "ha-sessionmgr"), given)
+        given = f"<userName>{user or self._user}</userName><password>{self._password}</password>"
+        client.call("Login", manager, given)
 
     def _view(self) -> str:
         made = self.client.call(
@@ -226,8 +243,66 @@ class Peer:
             self.login(client)
             times.append((time.perf_counter() - begin) * 1000)
             client.call("Logout", ("SessionManager", "ha-sessionmgr"))
+            client.cookie = ""
         client.close()
         return times
+
+    def others(self) -> list[tuple[float, Callable[[], object]]]:
+        """Return what others do under mixed load, each with the seconds between two of it."""
+        reader, changer, comer = self.connect(), self.connect(), self.connect()
+        view, kept = self._view_of(reader), self.view
+        self.view = view
+        whole = reader.request(
+            '<RetrievePropertiesEx xmlns="urn:vim25"><_this type="PropertyCollector">'
+            f"ha-property-collector</_this><specSet>{self.spec(('summary',))}</specSet><options/>"
+            "</RetrievePropertiesEx>"
+        )
+        self.view = kept
+        key, on = self.some_vm()
+        steps = [("VirtualMachine", key)] * 2
+        turns = itertools.cycle(
+            [("PowerOffVM_Task", steps[0]), ("PowerOnVM_Task", steps[1])][:: 1 if on else -1]
+        )
+        return [
+            (WHOLE_EVERY, lambda: reader.raw(whole)),
+            (POWER_EVERY, lambda: changer.call(*next(turns))),
+            (LOGIN_EVERY, lambda: self.login(comer)),
+        ]
+
+    def logging_in(self) -> list[tuple[float, Callable[[], object]]]:
+        """Return clients that log in again and again, one after the other."""
+        user = READER if self.name == "casemate" else self._user
+
+        def comer() -> Callable[[], object]:
+            client = Client(self.address)
+            return lambda: self.login(client, user)
+
+        return [(0.0, comer()) for _ in range(LOGINS_AT_ONCE)]
+
+    def some_vm(self) -> tuple[str, bool]:
+        """Return a VM and whether it runs."""
+        told = self.client.raw(
+            self.client.request(
+                '<RetrievePropertiesEx xmlns="urn:vim25"><_this type="PropertyCollector">'
+                "ha-property-collector</_this><specSet>"
+                f"{self.spec(('runtime.powerState',))}</specSet><options/></RetrievePropertiesEx>"
+            )
+        ).decode()
+        key = re.search(r'<obj type="VirtualMachine"[^>]*>([^<]+)<', told)[1]
+        return key, re.search(r"<val[^>]*>(powered\w+)<", told)[1] == "poweredOn"
+
+    def small(self) -> list[Callable[[], object]]:
+        """Return small calls of a session that is in use."""
+        key, _ = self.some_vm()
+        paths = "".join(f"<pathSet>{path}</pathSet>" for path in PATHS["3 properties"])
+        one = self.client.request(
+            '<RetrievePropertiesEx xmlns="urn:vim25"><_this type="PropertyCollector">'
+            "ha-property-collector</_this><specSet><propSet><type>VirtualMachine</type>"
+            f'{paths}</propSet><objectSet><obj type="VirtualMachine">{key}</obj></objectSet>'
+            "</specSet><options/></RetrievePropertiesEx>"
+        )
+        service = ("ServiceInstance", "ServiceInstance")
+        return [lambda: self.client.raw(one), lambda: self.client.call("CurrentTime", service)]
 
     def stop(self) -> None:
         """End the process."""
@@ -256,13 +331,77 @@ def rates(peers: list[Peer], readers: list[Callable[[], None]]) -> list[tuple[fl
     ]
 
 
+def delays(
+    calls: list[Callable[[], object]], others: list[tuple[float, Callable[[], object]]]
+) -> list[float]:
+    """Return milliseconds of single calls while others do their part."""
+    over = threading.Event()
+
+    def go_on(every: float, step: Callable[[], object]) -> None:
+        due = time.perf_counter()
+        while not over.is_set():
+            step()
+            due = max(due + every, time.perf_counter())
+            over.wait(due - time.perf_counter())
+
+    threads = [threading.Thread(target=go_on, args=one) for one in others]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    times: list[float] = []
+    end = time.perf_counter() + LOAD_SECONDS
+    while (begin := time.perf_counter()) < end:
+        calls[len(times) % len(calls)]()
+        times.append((time.perf_counter() - begin) * 1000)
+        time.sleep(0.002)
+    over.set()
+    for thread in threads:
+        thread.join()
+    return times
+
+
+def late(times: list[float]) -> str:
+    """Return median and 99th percentile."""
+    return f"{statistics.median(times):.1f} and {statistics.quantiles(times, n=100)[98]:.1f} ms"
+
+
+_HASHER = PasswordHasher()
+
+
+def check_password(hashed: str) -> bool:
+    """Check the password as the kernel does."""
+    return _HASHER.verify(hashed, PASSWORD)
+
+
+class Hashing(FakeKernel):
+    """Checks the second account's passwords where the kernel does: in another process."""
+
+    def __init__(self, vms: int) -> None:
+        super().__init__(vms=vms, delay=0)
+        self._hash = _HASHER.hash(PASSWORD)
+        self._turn = asyncio.Semaphore(LOGINS_AT_ONCE)
+        context = multiprocessing.get_context("spawn")
+        self._workers = ProcessPoolExecutor(LOGINS_AT_ONCE, context, yielding)
+
+    async def ask(self, request: object, kind: type[R]) -> R:
+        """See ``KernelLink.ask``."""
+        if isinstance(request, Login) and request.user == READER:
+            loop = asyncio.get_running_loop()
+            async with self._turn:
+                await loop.run_in_executor(self._workers, check_password, self._hash)
+        return await super().ask(request, kind)
+
+    async def close(self) -> None:
+        """See ``KernelLink.close``."""
+        self._workers.shutdown()
+        await super().close()
+
+
 def serve(vms: int) -> None:
     """Be our server, until the input ends."""
 
     async def whole() -> None:
-        app = make_app(
-            FakeKernel(vms=vms, delay=0), clock=lambda: datetime.now(UTC), ticks=time.monotonic
-        )
+        app = make_app(Hashing(vms), clock=lambda: datetime.now(UTC), ticks=time.monotonic)
         config = uvicorn.Config(
             app,
             http=Protocol,
@@ -330,6 +469,18 @@ def compare(peers: list[Peer], vms: int) -> None:
     print(f"change to WaitForUpdatesEx: {mine:.1f} ms (goal {GOAL_WAIT_MS}), vcsim {other:.1f} ms")
     mine, other = (statistics.median(peer.logins()) for peer in peers)
     print(f"login without the password's hash: {mine:.2f} ms, vcsim {other:.2f} ms")
+    mine, other = (late(delays(peer.small(), peer.others())) for peer in peers)
+    print(f"single calls under mixed load, median and p99: {mine}, vcsim {other}")
+    quiet, busy = (
+        [late(delays(peer.small(), peer.logging_in() if one else [])) for peer in peers]
+        for one in (False, True)
+    )
+    print(f"single calls, nothing else going on: {quiet[0]}, vcsim {quiet[1]}")
+    print(
+        f"... while others log in, {LOGINS_AT_ONCE} at a time, ours with argon2: {busy[0]}, ",
+        end="",
+    )
+    print(f"vcsim without: {busy[1]}")
     mine, other = (peer.memory for peer in peers)
     print(f"memory: {mine:.0f} MiB (goal {GOAL_MIB:.0f}), vcsim {other:.0f} MiB")
 

@@ -21,6 +21,7 @@ from casemate.errors import (
     StateError,
 )
 from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Session
+from casemate.kernel.background import background
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import Fact, PoolFact, VmFact
@@ -70,6 +71,7 @@ class Admin:
         self._accounts = accounts
         self._clock = clock
         self._logins = asyncio.Semaphore(1)
+        self._workers = background(1, "password")
         self.rights = Rights(self._pool_of)
         self._lockdown = _stored_lockdown(store.value(_LOCKDOWN))
         accounts.hooks.role_of = self._role_of
@@ -329,7 +331,9 @@ class Admin:
     async def _change_password(self, request: a.ChangePassword, _: None) -> Empty:
         hashed = self._accounts.hash_of(request.user)
         async with self._logins:
-            verified = await asyncio.to_thread(self._accounts.verify, hashed, request.old_password)
+            verified = await asyncio.get_running_loop().run_in_executor(
+                self._workers, self._accounts.verify, hashed, request.old_password
+            )
         account = self._accounts.check(request.user, self._clock(), verified)
         self._admit(request.user, request.peer)
         check_password(request.user, request.new_password)
@@ -340,7 +344,9 @@ class Admin:
 
     async def _hashed(self, password: str) -> str:
         async with self._logins:
-            return await asyncio.to_thread(self._accounts.hash_new, password)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._workers, self._accounts.hash_new, password
+            )
 
     def _end_sessions_of(self, user: str) -> None:
         self._accounts.end([one for one in self._accounts.sessions() if one.user == user])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from casemate.errors import LimitError, LoginError
 from casemate.kernel.accounts import Accounts, Session
+from casemate.kernel.background import background
 from casemate.policy.quotas import peer_of_address
 
 LOGINS_AT_ONCE = 2
@@ -39,6 +40,7 @@ class Logins:
         self._accounts = accounts
         self._clock = clock
         self._turn = asyncio.Semaphore(LOGINS_AT_ONCE)
+        self._workers = background(LOGINS_AT_ONCE, "password")
         self._waiting: Counter[str] = Counter()
         self._strangers: OrderedDict[str, _Stranger] = OrderedDict()
 
@@ -65,7 +67,9 @@ class Logins:
             async with self._turn:
                 verified = ""
                 if not self._locked(user):
-                    verified = await asyncio.to_thread(self._accounts.verify, hashed, password)
+                    verified = await asyncio.get_running_loop().run_in_executor(
+                        self._workers, self._accounts.verify, hashed, password
+                    )
             return self._accounts.conclude(user, peer, verified)
         except LoginError:
             self._note(user)
