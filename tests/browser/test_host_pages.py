@@ -15,7 +15,8 @@ import pytest
 from casemate.machine.facts import PowerState, VmFact
 from casemate.testing.bootproof import measured_boot
 from casemate.testing.chromium import Browser, chromium, find_chromium
-from casemate.testing.fakekernel import PASSWORD, FakeKernel, fake_vm
+from casemate.testing.fakefacts import fake_vm
+from casemate.testing.fakekernel import PASSWORD, FakeKernel
 from casemate.testing.fakescreen import colour_at
 from casemate.testing.hostsimulator import HostSimulator
 

@@ -39,7 +39,7 @@ from casemate.console.app import App
 from casemate.console.model import Action, Kind
 from casemate.console.terminal import Terminal
 from casemate.errors import LoginError, NotAuthenticatedError
-from casemate.testing.fakekernel import HARDWARE, HOST
+from casemate.testing.fakefacts import HARDWARE, HOST
 
 PASSWORD = "Correct-Horse-7"
 _MOVE = re.compile(r"\x1b\[(\d+);1H(.*?)\x1b\[K", re.DOTALL)

@@ -11,7 +11,7 @@ from casemate.hostd.objects.bootoptions import boot_options
 from casemate.hostd.objects.devices import disk_key
 from casemate.machine.bootorder import boot_indices, boot_words
 from casemate.machine.facts import DiskSpec, VmConfig
-from casemate.testing.fakekernel import fake_vm
+from casemate.testing.fakefacts import fake_vm
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import Obj
 

@@ -65,7 +65,7 @@ VIEWER = Viewer("key", "root", "1")
 
 async def ticket_of(kernel: FakeKernel, viewers: Viewers) -> str:
     ticket = "ab" * 32
-    kernel._tickets.add(ticket)
+    kernel.consoles.tickets.add(ticket)
     viewers.issued(ticket, VIEWER)
     return ticket
 
@@ -153,7 +153,7 @@ def test_a_guest_that_goes_and_a_client_that_sends_text_end_the_console() -> Non
 def test_a_ticket_that_this_process_has_not_given_out_opens_nothing() -> None:
     async def story() -> None:
         kernel = FakeKernel()
-        kernel._tickets.add("ab" * 32)
+        kernel.consoles.tickets.add("ab" * 32)
         stranger = Socket(ConsoleEndpoint(kernel, Viewers()), "ab" * 32)
         assert (await stranger.next()) == {"type": "websocket.close", "code": 1008}
         await stranger.task
@@ -239,7 +239,7 @@ def test_more_consoles_than_there_may_be_are_refused() -> None:
         late = Socket(endpoint, await ticket_of(kernel, viewers))
         assert (await late.next())["code"] == 1008
         await late.task
-        assert kernel._tickets
+        assert kernel.consoles.tickets
         await kernel.close()
 
     asyncio.run(asyncio.wait_for(story(), 20))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from casemate.machine.facts import GuestFacts, GuestInterface, PowerState
-from casemate.testing.fakekernel import FakeKernel, fake_vm
+from casemate.testing.fakefacts import fake_vm
+from casemate.testing.fakekernel import FakeKernel
 from casemate.vim25.values import MoRef
 
 VM = MoRef("VirtualMachine", "1")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from casemate.machine.facts import PowerState
-from casemate.testing.fakekernel import HARDWARE
+from casemate.testing.fakefacts import HARDWARE
 from casemate.vim25.values import MoRef
 
 HOST = MoRef("HostSystem", "ha-host")

@@ -14,7 +14,8 @@ from casemate.calls.messages import Empty, FactReply, Identity, Logout, SessionR
 from casemate.errors import CasemateError, FormatError
 from casemate.hostd.kernelclient import RefusedError, SocketLink
 from casemate.machine.facts import FaultFact
-from casemate.testing.fakekernel import DATASTORE, FakeKernel
+from casemate.testing.fakefacts import DATASTORE
+from casemate.testing.fakekernel import FakeKernel
 from casemate.vim25.values import MoRef
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]

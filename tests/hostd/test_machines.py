@@ -13,7 +13,8 @@ from casemate.calls import pools, vms
 from casemate.hostd import vmspec
 from casemate.machine.facts import PowerState
 from casemate.machine.governance import PermissionFact, RoleFact
-from casemate.testing.fakekernel import READER, fake_vm
+from casemate.testing.fakefacts import fake_vm
+from casemate.testing.fakekernel import READER
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj
 

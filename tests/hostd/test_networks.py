@@ -25,7 +25,8 @@ from casemate.machine.networks import (
     SwitchFact,
 )
 from casemate.policy.options import API_COMPATIBILITY
-from casemate.testing.fakekernel import FakeKernel, fake_vm
+from casemate.testing.fakefacts import fake_vm
+from casemate.testing.fakekernel import FakeKernel
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj
 

@@ -14,7 +14,8 @@ from casemate.hostd.soap import PART_SIZE
 from casemate.hostd.world import World
 from casemate.machine.facts import HostFact, PowerState, TaskFact, TaskState, VmFact
 from casemate.machine.governance import PermissionFact
-from casemate.testing.fakekernel import BOOT_TIME, READER, FakeKernel, fake_vm
+from casemate.testing.fakefacts import BOOT_TIME, fake_vm
+from casemate.testing.fakekernel import READER, FakeKernel
 from casemate.testing.soapclient import Reply
 from casemate.vim25.values import MoRef
 

@@ -16,7 +16,8 @@ from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
 from casemate.testing.bootproof import measured_boot
-from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel, fake_vm
+from casemate.testing.fakefacts import fake_vm
+from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
 from casemate.testing.hostsimulator import HostSimulator
 
 pytestmark = [

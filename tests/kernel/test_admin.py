@@ -29,7 +29,7 @@ from casemate.kernel.stream import FactStream
 from casemate.machine.facts import Allocation, PoolFact
 from casemate.machine.governance import SessionFact
 from casemate.policy import options
-from casemate.testing.fakekernel import fake_vm
+from casemate.testing.fakefacts import fake_vm
 
 PASSWORD = "Correct-Horse-7"
 POWER = "VirtualMachine.Interact.PowerOn"

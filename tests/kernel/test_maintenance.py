@@ -18,7 +18,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
 from casemate.machine.facts import HostFact, PowerState, TaskFact, TaskState, VmConfig
-from casemate.testing.fakekernel import HOST, fake_vm
+from casemate.testing.fakefacts import HOST, fake_vm
 
 CONFIG = fake_vm(1).config
 RUNNING = replace(fake_vm(1), power=PowerState.POWERED_ON)

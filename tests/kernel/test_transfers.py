@@ -16,7 +16,8 @@ from casemate.calls.messages import Login, Logout, SessionReply
 from casemate.errors import CasemateError
 from casemate.hostd.kernelclient import RefusedError, Transfer
 from casemate.kernel import transfers
-from casemate.testing.fakekernel import DATASTORE, PASSWORD, READER, USER, FakeKernel, fake_vm
+from casemate.testing.fakefacts import DATASTORE, fake_vm
+from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
 
 STORE = DATASTORE.datastore
 Story = Callable[[FakeKernel, str], Awaitable[None]]

@@ -6,7 +6,7 @@ from casemate.calls.messages import BankValues
 from casemate.formats import eventlog
 from casemate.machine.facts import ComponentFact
 from casemate.policy.measure import BootMeasurer, measured_digests
-from casemate.testing.fakekernel import Proof
+from casemate.testing.fakefacts import Proof
 
 BANKS = ("sha256", "sha384")
 

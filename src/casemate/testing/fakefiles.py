@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,10 +78,13 @@ class NoPlugins:
 
 
 class FakeFiles:
-    """Answers the requests of ``calls.files``."""
+    """Answers the requests of ``calls.files``, and carries out ``others``, which are transfers."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(
+        self, facts: Facts, others: Mapping[type, Callable[[object], Awaitable[object]]]
+    ) -> None:
         self._facts = facts
+        self._others = others
         tasks = Tasks(_Stream(facts), lambda: 1_700_000_000.0)
         datastores = Datastores(self, tasks, self._check)
         self._transfers = Transfers(datastores, self._session, self._check).handlers()
@@ -113,7 +116,7 @@ class FakeFiles:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         size = int.from_bytes(await reader.readexactly(4), "big")
-        number, request = decode(await reader.readexactly(size), c.REQUESTS)
+        number, request = decode(await reader.readexactly(size), (*c.REQUESTS, *self._others))
         await carry_out(self._handle(request), reader, writer, number)
         writer.close()
 
@@ -121,6 +124,8 @@ class FakeFiles:
         session = self._session(str(getattr(request, "session", "")))
         privilege: str = type(request).privilege  # type: ignore[attr-defined]  # every request has one
         self._check(session, privilege, request)
+        if (other := self._others.get(type(request))) is not None:
+            return await other(request)
         return await {**self.handlers, **self._transfers}[type(request)](request, session)
 
     def _session(self, handle: str) -> Session:

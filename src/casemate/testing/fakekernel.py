@@ -6,80 +6,67 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from casemate.calls import leases
 from casemate.calls.autostart import AutoStart, AutoStop, SetAutoStart
-from casemate.calls.hardening import HardeningAudit, HardeningReply
+from casemate.calls.hardening import HardeningAudit
 from casemate.calls.maintenance import EnterMaintenance, ExitMaintenance
 from casemate.calls.messages import (
     ActivateCredential,
     ActivationReply,
-    BankValues,
     CancelTask,
-    CloneSession,
     Empty,
     EvidenceReply,
     FactReply,
     Identity,
-    IdentityReply,
-    Login,
-    Logout,
     PowerOff,
     PowerOn,
     Quote,
     RegisterVm,
     Reset,
-    ResumeSession,
-    SessionReply,
     ShutdownGuest,
     TaskReply,
     UnregisterVm,
 )
 from casemate.calls.statistics import QueryStats, Series, StatsReply
 from casemate.calls.vmconsole import (
-    AcquireTicket,
     OpenConsole,
-    SendKeys,
-    TakeScreenshot,
-    TicketReply,
 )
 from casemate.calls.vms import RebootGuest
 from casemate.errors import FormatError
 from casemate.hostd.kernelclient import KernelLink, RefusedError, Transfer
 from casemate.machine.autostart import AutoStartFact, merged
 from casemate.machine.facts import (
-    Allocation,
-    ComponentFact,
-    DatastoreFact,
-    DiskSpec,
     Fact,
     FaultFact,
-    HardwareFact,
-    HostDisk,
     HostFact,
-    HostNic,
-    NicSpec,
-    NumaNode,
-    PciDevice,
-    PoolFact,
-    PoolUsage,
     PowerState,
     TaskFact,
     TaskState,
-    VmConfig,
     VmFact,
 )
-from casemate.machine.governance import SessionFact
 from casemate.machine.networks import FIRST
-from casemate.policy.hardening import Weight
-from casemate.policy.hardeningreport import Area, EntropyRow, Outcome, Row
 from casemate.testing.fakeadmin import ADMIN, READ_ONLY, FakeAdmin
+from casemate.testing.fakeconsoles import FakeConsoles
+from casemate.testing.fakefacts import (
+    AUDIT,
+    BOOT_TIME,
+    DATASTORE,
+    HARDWARE,
+    HOST,
+    POOL,
+    Proof,
+    fake_vm,
+)
 from casemate.testing.fakefiles import FakeFiles
+from casemate.testing.fakeleases import FakeLeases
 from casemate.testing.fakemodules import FakeModules
 from casemate.testing.fakenetworks import FakeNetworks
 from casemate.testing.fakescreen import FakeScreen
+from casemate.testing.fakesessions import FakeSessions
 from casemate.testing.fakevms import FakeVms
 
 F = TypeVar("F")
@@ -88,103 +75,6 @@ R = TypeVar("R")
 USER = "root"
 PASSWORD = "correct horse"  # noqa: S105  (a fake's)
 READER = "auditor"
-BOOT_TIME = 1_700_000_000.0
-GIB = 1 << 30
-
-HOST = HostFact(
-    name="fake.example",
-    uuid="4c4c4544-0042-3610-8058-b4c04f4e3132",
-    product_version="0.1.0",
-    build="1",
-    boot_time=BOOT_TIME,
-    cpu_model="Fake CPU",
-    cpu_vendor="fake",
-    cpu_mhz=2000,
-    cpu_packages=1,
-    cpu_cores=2,
-    cpu_threads=4,
-    memory_size=8 * GIB,
-    numa_nodes=1,
-    acceptance_level="partner",
-    image_profile="casemate-0.1.0",
-    image_vendor="Casemate",
-    tpm_version="2.0",
-    drtm_type="none",
-    accelerator="tcg",
-    accelerator_reason="a fake has no KVM",
-)
-
-HARDWARE = HardwareFact(
-    pci=(
-        PciDevice("0000:00:1f.2", 0x8086, 0x2922, 0x1AF4, 0x1100, 0x010601, "ahci", -1, -1),
-        PciDevice("0000:80:03.0", 0x1AF4, 0x1000, 0x1AF4, 0x0001, 0x020000, "virtio-pci", -1, -1),
-    ),
-    disks=(HostDisk("sda", "Disk 1", "Fake", "F1", 100 * GIB, 512, True, False, "0000:00:1f.2"),),
-    nics=(HostNic("eth0", "52:54:00:00:00:01", "virtio", 1000, True, True, 1500, "0000:80:03.0"),),
-    numa=(NumaNode(0, (0, 1, 2, 3), 8 * GIB),),
-    iommu=False,
-    system_vendor="Fake Systems",
-    system_model="Fake 1",
-    bios_version="1.0",
-)
-
-DATASTORE = DatastoreFact(
-    "5f1c8b7e-0a1b2c3d-4e5f-001122334455",
-    "datastore1",
-    "/volumes/datastore1",
-    100 * GIB,
-    60 * GIB,
-)
-
-
-def fake_vm(number: int) -> VmFact:
-    """Return a powered-off VM with a disk, a CD drive and a network card."""
-    name = f"vm{number}"
-    config = VmConfig(
-        name=name,
-        uuid=f"564d0000-0000-4000-8000-{number:012x}",
-        vmx_path=f"[datastore1] {name}/{name}.vmx",
-        guest_id="debian12_64Guest",
-        cpus=1,
-        memory_mib=256,
-        firmware="efi",
-        disks=(
-            DiskSpec(f"{name}.vmdk", "disk", "vmdk", 4 * GIB, "scsi0", 0),
-            DiskSpec("seed.iso", "cdrom", "raw", 1 << 20, "sata0", 0),
-        ),
-        nics=(NicSpec(f"00:50:56:00:00:{number % 256:02x}", "VM Network", "vmxnet3"),),
-        extra=(("guestinfo.note", "<fake & small>"),),
-    )
-    return VmFact(str(number), config, PowerState.POWERED_OFF, "ha-root-pool", DATASTORE.datastore)
-
-
-@dataclass(slots=True)
-class Proof:
-    """What the fake shows as its TPM's identity and evidence."""
-
-    identity: IdentityReply = field(
-        default_factory=lambda: IdentityReply(b"ek certificate", b"ek", b"ak", "FAKE", "1", "fake")
-    )
-    log: bytes = b""
-    pcrs: tuple[BankValues, ...] = ()
-    components: tuple[ComponentFact, ...] = ()
-    boot_complete: bool = True
-
-
-AUDIT = HardeningReply(
-    (
-        Row(Area.COMPONENTS, "/usr/bin/one", "base", "pie", Weight.REQUIRED, Outcome.PASSED),
-        Row(Area.PROCESSES, "hostd (7)", "hostdDom", "wx", Weight.REQUIRED, Outcome.PASSED),
-        Row(
-            *(Area.PLATFORM, "cpu", "cpu", "nx", Weight.REQUIRED, Outcome.FAILED),
-            *("The processor has no NX.", "Use another machine."),
-        ),
-    ),
-    (EntropyRow("hostd", "mmap", 28, 28, 64, 64),),
-    70,
-    (),
-)
-"""What the audit of the host says."""
 
 
 class FakeKernel(KernelLink):
@@ -206,34 +96,19 @@ class FakeKernel(KernelLink):
         self.asked: list[object] = []
         self._facts: dict[tuple[str, str], Fact] = {}
         self._streams: set[asyncio.Queue[FactReply]] = set()
-        self._sessions: dict[str, SessionReply] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._sequence = 0
-        self._tickets: set[str] = set()
         self.screen = FakeScreen()
-        pool = Allocation(4000, 4000, expandable=True)
-        memory = Allocation(8192, 8192, expandable=True)
-        whole = PoolFact(
-            "ha-root-pool",
-            "Resources",
-            "",
-            pool,
-            memory,
-            cpu_usage=PoolUsage(max_usage=4000, unreserved=4000),
-            memory_usage=PoolUsage(max_usage=8 * GIB, unreserved=8 * GIB),
-        )
+        self.sessions = FakeSessions(self, (USER, READER), PASSWORD)
+        self.consoles = FakeConsoles(self, self.screen)
         self.state(
-            HOST, HARDWARE, whole, replace(DATASTORE, path=str(volumes or "/none") + "/datastore1")
+            HOST, HARDWARE, POOL, replace(DATASTORE, path=str(volumes or "/none") + "/datastore1")
         )
         self.state(*FIRST.switches, *FIRST.groups)
         self.state(*(fake_vm(number) for number in range(1, vms + 1)))
         self.state(*self.proof.components)
         self._answers: dict[type, Callable[[object], object]] = {
-            Login: self._login,
             HardeningAudit: lambda _: AUDIT,
-            Logout: self._logout,
-            CloneSession: self._clone,
-            ResumeSession: self._resume,
             PowerOn: self._power,
             PowerOff: self._power,
             Reset: self._power,
@@ -246,19 +121,19 @@ class FakeKernel(KernelLink):
             Quote: self._quote,
             QueryStats: _stats,
             CancelTask: self._cancel,
-            AcquireTicket: self._ticket,
-            TakeScreenshot: self._screenshot,
-            SendKeys: self._keys,
             SetAutoStart: self._set_autostart,
             AutoStart: lambda _request: Empty(),
             AutoStop: lambda _request: Empty(),
             EnterMaintenance: self._maintenance,
             ExitMaintenance: self._maintenance,
         }
+        self._answers |= self.sessions.answers() | self.consoles.answers()
         admin = FakeAdmin(self, {USER: ADMIN, READER: READ_ONLY})
         self._answers |= admin.answers()
         self._answers |= FakeVms(self).answers()
-        self._files = FakeFiles(self)
+        self.leases = FakeLeases(self)
+        self._answers |= self.leases.answers()
+        self._files = FakeFiles(self, dict.fromkeys(leases.TRANSFERS, self.leases.transfer))
         self._answers |= FakeNetworks(self).answers()
         self._answers |= FakeModules().answers()
 
@@ -288,13 +163,13 @@ class FakeKernel(KernelLink):
 
     def user(self, session: str) -> str:
         """Return whose session it is. Raises RefusedError."""
-        return self._session(session).user
+        return self.sessions.find(session).user
 
     def run(
         self, session: str, entity: str, kind: str, operation: str, finish: Callable[[], str]
     ) -> TaskReply:
         """Run a task that succeeds."""
-        user = self._session(session).user
+        user = self.sessions.find(session).user
         return self._task(entity, kind, operation, user, finish, None)
 
     def fresh(self) -> VmFact:
@@ -355,10 +230,7 @@ class FakeKernel(KernelLink):
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """See ``KernelLink.console``."""
         self.asked.append(OpenConsole(ticket, peer))
-        if ticket not in self._tickets:
-            raise _refused("SecurityError", "The ticket is not, or no longer, good.")
-        self._tickets.discard(ticket)
-        return await self.screen.connect()
+        return await self.consoles.open(ticket)
 
     async def close(self) -> None:
         """See ``KernelLink.close``."""
@@ -366,45 +238,6 @@ class FakeKernel(KernelLink):
         for job in tuple(self._jobs):
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
-
-    def _login(self, request: object) -> SessionReply:
-        assert isinstance(request, Login)
-        if request.user not in {USER, READER} or request.password != PASSWORD:
-            raise _refused("InvalidLogin", "Cannot complete login.")
-        return self._open(request.user, request.peer)
-
-    def _open(self, user: str, peer: str) -> SessionReply:
-        reader = ("System.Anonymous", "System.View", "System.Read")
-        reply = SessionReply(
-            secrets.token_hex(32),
-            secrets.token_hex(16),
-            user,
-            user.capitalize(),
-            ("Admin",) if user == USER else reader,
-            BOOT_TIME,
-        )
-        self._sessions[reply.handle] = reply
-        self.state(SessionFact(reply.key, reply.user, peer, BOOT_TIME))
-        return reply
-
-    def _clone(self, request: object) -> SessionReply:
-        assert isinstance(request, CloneSession)
-        return self._open(self._session(request.session).user, request.peer)
-
-    def _logout(self, request: object) -> Empty:
-        assert isinstance(request, Logout)
-        if (ended := self._sessions.pop(request.session, None)) is not None:
-            self.retract(SessionFact, ended.key)
-        return Empty()
-
-    def _resume(self, request: object) -> SessionReply:
-        assert isinstance(request, ResumeSession)
-        return self._session(request.session)
-
-    def _session(self, handle: str) -> SessionReply:
-        if handle not in self._sessions:
-            raise _refused("NotAuthenticated", "The session is not authenticated.")
-        return self._sessions[handle]
 
     def _machine(self, key: str) -> VmFact:
         vm = self.vm(key)
@@ -425,7 +258,7 @@ class FakeKernel(KernelLink):
             self.state(replace(vm, power=wanted, boot_time=BOOT_TIME + 60 if running else None))
             return ""
 
-        user = self._session(request.session).user
+        user = self.sessions.find(request.session).user
         return self._task(request.vm, "VirtualMachine", operation, user, finish, error)
 
     def _shutdown(self, request: object) -> Empty:
@@ -438,7 +271,7 @@ class FakeKernel(KernelLink):
 
     def _reboot(self, request: object) -> Empty:
         assert isinstance(request, RebootGuest)
-        if not self._must_run(request.vm).guest.agent:
+        if not self.must_run(request.vm).guest.agent:
             raise _refused("ToolsUnavailable", "No agent runs in the guest.")
         return Empty()
 
@@ -451,7 +284,7 @@ class FakeKernel(KernelLink):
             self.state(replace(fresh, config=replace(fresh.config, vmx_path=request.path)))
             return fresh.vm
 
-        user = self._session(request.session).user
+        user = self.sessions.find(request.session).user
         return self._task("ha-folder-vm", "Folder", "registerVm", user, finish, None)
 
     def _unregister(self, request: object) -> Empty:
@@ -469,24 +302,6 @@ class FakeKernel(KernelLink):
         if fact.completed is not None:
             raise _refused("InvalidState", "The task has ended already.")
         raise _refused("NotSupported", "This task cannot be cancelled.")
-
-    def _ticket(self, request: object) -> TicketReply:
-        assert isinstance(request, AcquireTicket)
-        self._must_run(request.vm)
-        ticket = secrets.token_hex(32)
-        self._tickets.add(ticket)
-        return TicketReply(ticket, 60)
-
-    def _screenshot(self, request: object) -> TaskReply:
-        assert isinstance(request, TakeScreenshot)
-        vm = self._must_run(request.vm)
-        path = vm.config.vmx_path.replace(".vmx", "-1.png")
-        return self.run(request.session, vm.vm, "VirtualMachine", "createScreenshot", lambda: path)
-
-    def _keys(self, request: object) -> Empty:
-        assert isinstance(request, SendKeys)
-        self._must_run(request.vm)
-        return Empty()
 
     def _set_autostart(self, request: object) -> Empty:
         assert isinstance(request, SetAutoStart)
@@ -510,7 +325,8 @@ class FakeKernel(KernelLink):
         operation = "enterMaintenanceMode" if inside else "exitMaintenanceMode"
         return self.run(request.session, "ha-host", "HostSystem", operation, finish)
 
-    def _must_run(self, key: str) -> VmFact:
+    def must_run(self, key: str) -> VmFact:
+        """Return a running VM. Raises RefusedError."""
         vm = self._machine(key)
         if vm.power is not PowerState.POWERED_ON:
             raise RefusedError(_wrong_state(PowerState.POWERED_ON, vm.power))
