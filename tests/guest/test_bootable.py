@@ -21,6 +21,8 @@ from tests.guest.conftest import (
     asked_for_the_other_bank,
     new_machine,
 )
+from tests.guest.livemodules import Host as ModuleHost
+from tests.guest.livemodules import Vendor, check_modules
 
 from casemate.cli.install import make_iso
 from casemate.formats.bootcfg import BootState, parse_bootcfg, write_bootcfg
@@ -207,6 +209,7 @@ def test_an_update_of_the_boot_image_is_booted_and_trusted_by_its_own_reference(
     assert host.name == "esx1.example.test"
     (store,) = host.datastore
     assert store.summary.capacity > (LAYOUT.datastore + MORE // 2) * MEBIBYTE
+    check_modules(ModuleHost(updated, api, PASSWORD, insecure), Vendor(updated, tmp_path))
     Disconnect(api)
 
     outdated = updated.attest()

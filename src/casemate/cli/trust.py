@@ -10,16 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate
 from rich.table import Table
 
 from casemate.cli.progress import steps
 from casemate.cli.terminal import PlainConsole
-from casemate.errors import ArgumentError, HostError, NotFoundError
+from casemate.errors import ArgumentError, HostError
 from casemate.formats.cms import sign_detached
 from casemate.formats.vib import parse_vib
-from casemate.formats.vmlinuz import built_in_certificates
+from casemate.image.modulekeys import keys_of, trust_keys
 from casemate.image.pki import (
     AnchorFile,
     add_anchor,
@@ -41,7 +40,7 @@ from casemate.policy.revocation import (
     write_revocations,
 )
 from casemate.policy.signedtext import check_newer, join_signed
-from casemate.policy.trust import MODULE_KEYS, TrustStore, trust_from_files
+from casemate.policy.trust import TrustStore, trust_from_files
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,21 +120,12 @@ def _module_keys(options: argparse.Namespace) -> int:
         found: tuple[Certificate, ...] = (load_certificate(options.file),)
     else:
         with steps("Unpacking the kernel", quiet=options.json):
-            found = built_in_certificates(data)
-    if not found:
-        raise NotFoundError(
-            f"{options.file.name} has no key built in: it loads modules without looking.",
-            code="no-module-keys",
-            component=options.file.name,
-            remedy="Use a kernel that was built to verify modules (CONFIG_MODULE_SIG).",
-        )
-    place = find_home(options.home).trust / MODULE_KEYS
-    place.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for one in found:
-        name = one.fingerprint(hashes.SHA256()).hex()
-        write_file(place / f"{name[:16]}.pem", one.public_bytes(Encoding.PEM))
-        rows.append({"subject": one.subject.rfc4514_string(), "sha256": name})
+            found = keys_of(data, options.file.name)
+    trust_keys(find_home(options.home).trust, found)
+    rows = [
+        {"subject": one.subject.rfc4514_string(), "sha256": one.fingerprint(hashes.SHA256()).hex()}
+        for one in found
+    ]
     if options.json:
         print(json.dumps({"keys": rows}))
     else:

@@ -18,6 +18,7 @@ from casemate.image.disk import Layout, write_disk
 from casemate.image.host import recipes
 from casemate.image.initrd import write_initrd
 from casemate.image.linux import Kernel, linux_recipes
+from casemate.image.modulekeys import keys_of, trust_keys
 from casemate.image.pki import initialise, initialise_secure_boot, load_boot_signer
 from casemate.image.uki import COMMAND_LINE, BootImage, boot_recipe, make_boot_image, read_stub
 
@@ -71,6 +72,7 @@ def build_bootable(
         progress(what, done + 2, total)
 
     kernel = Kernel(packages)
+    trust_keys(home / "trust", keys_of(kernel.image(), kernel.release))
     options = " ".join(COMMAND_LINE).encode()
     first = write_initrd(plan, kernel, home / "trust", scratch, options + read_stub(packages))
     progress("first root", 1, total)
