@@ -265,3 +265,17 @@ def test_maker_and_banks_are_known(tpm: Tpm) -> None:
     with pytest.raises(TpmError) as caught:
         tpm.read_pcrs(["sha512"], [0])
     assert caught.value.code == "tpm-bank"
+
+
+def test_users_that_are_killed_one_after_the_other_leave_no_object_in_the_tpm(
+    running: swtpm.Swtpm,
+) -> None:
+    for _ in range(5):
+        if (pid := os.fork()) == 0:
+            device = Tpm.embedded(running.path)
+            device.quote(secrets.token_bytes(16), ["sha256"], PCRS)
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    with Tpm.embedded(running.path) as device:
+        assert device.ek().certificate
+        assert device.quote(secrets.token_bytes(16), ["sha256"], PCRS)

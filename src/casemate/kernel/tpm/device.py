@@ -55,6 +55,9 @@ authorisation, and after a few of them the TPM would refuse to quote.
 """
 
 _FIRMWARE_VERSION = 0x10B  # TPM_PT_FIRMWARE_VERSION_1; the second half follows
+_TRANSIENT = 0x80000000  # the first handle of loaded objects: TPM_HT_TRANSIENT
+_LOADED_SESSION = 0x02000000  # of sessions: TPM_HT_HMAC_SESSION
+_MANY = 16
 _LAYER_MASK = 0xFF0000
 _TCTI_LAYER = 0x0A0000  # the TSS's code for errors of the transport: TSS2_TCTI_RC_LAYER
 _NO_SUCH_HANDLE = 0x18B
@@ -137,8 +140,17 @@ class Tpm:
 
     @classmethod
     def embedded(cls, path: Path) -> Self:
-        """Open the swtpm that listens at ``path``."""
-        return cls("swtpm", f"path={path}", kind="swtpm")
+        """Open the swtpm that listens at ``path``, and free what a killed user of it left there.
+
+        There is one user at a time, and no resource manager that would forget its objects.
+        """
+        tpm = cls("swtpm", f"path={path}", kind="swtpm")
+        try:
+            tpm._flush_leftovers()
+        except BaseException:
+            tpm.close()
+            raise
+        return tpm
 
     @classmethod
     def hardware(cls, device: Path = Path("/dev/tpmrm0")) -> Self:
@@ -292,6 +304,13 @@ class Tpm:
             bytes(self._do(self._esys.nv_read, handle, min(NV_CHUNK, size - start), start))
             for start in range(0, size, NV_CHUNK)
         )
+
+    def _flush_leftovers(self) -> None:
+        for first in (_TRANSIENT, _LOADED_SESSION):
+            _, data = self._do(self._esys.get_capability, tss.TPM2_CAP.HANDLES, first, _MANY)
+            for handle in data.data.handles:
+                object_ = self._do(self._esys.tr_from_tpmpublic, int(handle))
+                self._do(self._esys.flush_context, object_)
 
     def _load_ak(self) -> None:
         if self._ak is None:
