@@ -8,7 +8,7 @@ import os
 import pytest
 
 from casemate.errors import HostError
-from casemate.kernel.boot.launch import listen
+from casemate.kernel.apisocket import listen
 
 
 def test_a_port_that_is_taken_is_told_with_what_to_do() -> None:
