@@ -26,11 +26,13 @@ from casemate.formats.eventreview import WARNINGS, review
 from casemate.formats.manifest import Manifest, parse_manifest, write_body, write_manifest
 from casemate.formats.rim import parse_rim, support_log
 from casemate.formats.text import escape
+from casemate.formats.xmldsig import verify_enveloped
 from casemate.policy.exchange import corim_from_manifest
 from casemate.policy.hostpolicy import reference_from_log
 from casemate.policy.language import parse_policy
 from casemate.policy.references import REFERENCE_LEVEL
 from casemate.policy.signedtext import join_signed
+from casemate.policy.trust import subject_of
 
 ACTIONS = (
     *("list", "show", "sign", "add", "runtime", "corim"),
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", type=Path, help="sign, export-corim: PEM private key")
     parser.add_argument("--cert", type=Path, help="its PEM certificate, with its issuers")
     parser.add_argument("--rim", type=Path, help="reference: the RIM (swidtag) that lists the log")
+    parser.add_argument("--rim-signer", type=Path, help="reference: PEM certificate of its signer")
     parser.add_argument("--out", type=Path, help="where to write (default: beside FILE)")
     parser.add_argument("--all-hosts", action="store_true", help="check: every host of the fleet")
     parser.add_argument("--why", default="", help="reason, for the audit log")
@@ -113,14 +116,17 @@ def export_corim(options: argparse.Namespace) -> int:
 def make_reference(options: argparse.Namespace) -> int:
     """Write a signed reference from the log of a machine that was inspected, or of a TCG RIM.
 
-    A RIM says by its hashes whether the log is the one that its maker means; whether the RIM is
-    its maker's is for who signs to find out.
+    A RIM says by its hashes whether the log is the one that its maker means. A signature in it must
+    be right; whether its signer is the maker, unless named with ``--rim-signer``, is for who signs
+    the reference to find out.
     """
     source = Path(_needed(options.what, "an event log"))
     data, now = read_log(source), datetime.now(UTC).replace(microsecond=0)
-    vendor, build = "", f"{now:%Y%m%d}"
+    vendor, build, signer = "", f"{now:%Y%m%d}", ""
     if options.rim:
-        rim = parse_rim(read(options.rim))
+        manifest = read(options.rim)
+        rim = parse_rim(manifest)
+        signer = _rim_signer(manifest, options.rim_signer, signed=rim.has_xmldsig)
         log = support_log(rim, source.name, data)
         vendor, build = ", ".join(rim.creators)[:256], rim.version or build
     else:
@@ -139,7 +145,20 @@ def make_reference(options: argparse.Namespace) -> int:
     signature = sign_detached(body, chain[0], key, chain[1:], signing_time=now)
     file = write_manifest(body, signature)
     parse_manifest(file)
+    if signer and not options.json:
+        print(f"RIM signed by: {escape(signer)}")
     return _written(options, source.with_name(source.name + ".reference.json"), file)
+
+
+def _rim_signer(manifest: bytes, certificate: Path | None, *, signed: bool) -> str:
+    """Return who signed a RIM, empty where nobody did. Raises SignatureError, FormatError."""
+    if not signed and certificate is None:
+        return ""
+    try:
+        known = x509.load_pem_x509_certificate(read(certificate)) if certificate else None
+    except ValueError as error:
+        raise ArgumentError(f"the signer's certificate: {error}", argument="rim-signer") from error
+    return subject_of(verify_enveloped(manifest, known)[0])
 
 
 def _written(options: argparse.Namespace, usual: Path, data: bytes) -> int:

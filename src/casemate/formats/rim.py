@@ -2,8 +2,7 @@
 
 The base RIM is XML (ISO/IEC 19770-2, TCG PC Client RIM 1.04); its payload names support RIMs:
 event logs (``.rimel``) or PCR lists. Names are resolved by namespace, not by prefix. Its own
-XMLDSig signature is not checked here, because nothing installed canonicalises XML: a RIM counts
-only with a detached CMS signature over its exact bytes, which policy asks for.
+signature is for ``xmldsig`` to check; what is read here is what that signature covers.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class BaseRim:
     """A base RIM.
 
     ``platform`` are the attributes of its meta element, by local name. ``has_xmldsig`` says that
-    it carries an XMLDSig signature, which proves nothing by itself.
+    it carries an XMLDSig signature, which proves nothing before it is checked.
     """
 
     tag_id: str

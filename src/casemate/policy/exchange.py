@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from casemate.errors import AcceptanceError, Finding, FormatError, SignatureError
@@ -29,6 +30,7 @@ from casemate.formats.eventlog import EventLog
 from casemate.formats.eventtypes import EV_NO_ACTION
 from casemate.formats.manifest import Manifest
 from casemate.formats.rim import BaseRim, parse_rim
+from casemate.formats.xmldsig import verify_enveloped
 from casemate.policy.describe import Kind, describe
 from casemate.policy.measure import STATIC_PCRS
 from casemate.policy.references import REFERENCE_LEVEL
@@ -106,6 +108,11 @@ def _verify(message: Sign1, trust: TrustStore, now: datetime) -> str:
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
         raise SignatureError("The signer's key is of an unknown kind.", code="weak-algorithm")
     verify_sign1(message, key)
+    return _vouched(chain, trust, now)
+
+
+def _vouched(chain: Sequence[x509.Certificate], trust: TrustStore, now: datetime) -> str:
+    """Return the subject of a signer who may vouch for references."""
     signed = Signed(chain[0], tuple(chain[1:]), None, "sha256", has_attributes=False)
     try:
         verify_signer(signed, REFERENCE_LEVEL, trust, now, component=COMPONENT)
@@ -128,26 +135,31 @@ def _refused(reason: str, code: str) -> FormatError:
 
 
 def accept_rim(
-    data: bytes, signature: bytes, trust: TrustStore, now: datetime
+    data: bytes,
+    signature: bytes,
+    trust: TrustStore,
+    now: datetime,
+    signer: x509.Certificate | None = None,
 ) -> tuple[BaseRim, str]:
-    """Return a RIM whose exact bytes are signed, and the subject of the signer.
+    """Return a signed RIM and the subject of its signer.
+
+    Args:
+        data: the manifest.
+        signature: a detached CMS signature over its exact bytes; empty: the one inside counts.
+        trust: who may vouch for references.
+        now: the time.
+        signer: the certificate behind the signature inside, where the manifest does not bring it.
 
     Raises:
-        SignatureError: ``signature-unsupported`` (only an XMLDSig inside), ``signature-missing``,
-            or as ``verify_signed`` says.
+        SignatureError: ``signature-missing``, or as ``verify_signed``, ``verify_enveloped`` and
+            ``verify_signer`` say.
         FormatError: as ``parse_rim`` says.
     """
     rim = parse_rim(data)
-    if not signature and rim.has_xmldsig:
-        raise SignatureError(
-            "The RIM is signed by XMLDSig only, which is not checked here.",
-            code="signature-unsupported",
-            component=COMPONENT,
-            remedy="Check it with its maker's tool, then sign the file with a key that may sign "
-            "references (detached CMS).",
-        )
-    subject = verify_signed(SignedText(data, signature), trust, now, component=COMPONENT)
-    return rim, subject
+    if signature or not rim.has_xmldsig:
+        subject = verify_signed(SignedText(data, signature), trust, now, component=COMPONENT)
+        return rim, subject
+    return rim, _vouched(verify_enveloped(data, signer), trust, now)
 
 
 def pcrs_of_corim(corim: Corim) -> tuple[int, ...]:
