@@ -318,3 +318,30 @@ def test_a_hostile_log_gives_a_bounded_number_of_findings() -> None:
 def test_an_informative_spec_id_with_a_digest_is_worth_a_warning() -> None:
     log = EventLog((ALGORITHMS["sha256"],), (), SpecId(digest=b"\1" * 20))
     assert [finding.code for finding in review(log)] == ["no-action-digest"]
+
+
+def test_structures_of_32_bit_firmware_are_read() -> None:
+    guid = bytes(range(16))
+    name = "SecureBoot".encode("utf-16-le")
+    small = guid + struct.pack("<II", 10, 1) + name + b"\1"
+    wide = guid + struct.pack("<QQ", 10, 1) + name + b"\1"
+    assert uefi.parse_variable(small) == uefi.parse_variable(wide)
+    assert uefi.parse_variable(small).data == b"\1"
+    empty = uefi.parse_variable(guid + struct.pack("<II", 0, 0))
+    assert (empty.name, empty.data) == ("", b"")
+    path = bytes((4, 4, 8, 0)) + "x\0".encode("utf-16-le") + bytes((0x7F, 0xFF, 4, 0))
+    image = uefi.parse_image_load(struct.pack("<QIII", 1 << 40, 2, 3, len(path)) + path)
+    assert (image.location, image.length, image.file_path) == (1 << 40, 2, "x")
+    tables = uefi.parse_handoff_tables(struct.pack("<I", 1) + guid + struct.pack("<I", 0xFFFF0000))
+    assert tables.tables[0][1] == 0xFFFF0000
+    both = uefi.parse_handoff_tables2(b"\3abc" + struct.pack("<Q", 1) + guid + struct.pack("<Q", 7))
+    assert (both.description, both.tables[0][1]) == ("abc", 7)
+
+
+@pytest.mark.parametrize("cut", range(1, 46, 3))
+def test_structures_that_fit_neither_width_are_refused(cut: int) -> None:
+    name = "SecureBoot".encode("utf-16-le")
+    small = bytes(16) + struct.pack("<II", 10, 1) + name + b"\1"
+    with pytest.raises(FormatError) as caught:
+        uefi.parse_variable(small[:-cut])
+    assert caught.value.code == "event-data"

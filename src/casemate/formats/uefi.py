@@ -1,17 +1,22 @@
 """UEFI structures as event logs carry them: variables, signature lists, device paths, GPT.
 
 UEFI 2.10, sections 5.3, 8.2, 10.3 and 32.4; all integers are little-endian. Every parser takes
-exactly one structure and raises FormatError with code ``event-data`` for anything else.
+exactly one structure and raises FormatError with code ``event-data`` for anything else. Lengths
+and counts have 64 bits, as TCG wants them; firmware of 32 bits writes those that are UINTN with 32,
+so what does not fit with 64 is read so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
+from casemate.errors import FormatError
 from casemate.formats.reader import Reader
+
+T = TypeVar("T")
 
 CODE: Final = "event-data"
 SIGNATURE_LIST_HEAD: Final = 28
@@ -139,11 +144,30 @@ def _end_with_slack(reader: Reader) -> None:
         reader.end()
 
 
+Number = Callable[[Reader], int]
+"""Reads a UINTN."""
+
+
+def _either(parse: Callable[[Reader, Number], T], data: bytes, what: str) -> T:
+    """Parse with numbers of 64 bits, or else of 32; the error is that of the first."""
+    try:
+        return parse(Reader(data, what, code=CODE), Reader.u64le)
+    except FormatError:
+        try:
+            return parse(Reader(data, what, code=CODE), Reader.u32le)
+        except FormatError:
+            pass
+        raise
+
+
 def parse_variable(data: bytes) -> UefiVariable:
     """Read UEFI_VARIABLE_DATA; the name's length counts 16-bit units."""
-    reader = Reader(data, "UEFI variable", code=CODE)
+    return _either(_variable, data, "UEFI variable")
+
+
+def _variable(reader: Reader, number: Number) -> UefiVariable:
     guid = _guid(reader)
-    name_length, data_length = reader.u64le(), reader.u64le()
+    name_length, data_length = number(reader), number(reader)
     name = reader.take(name_length * 2)
     variable = UefiVariable(guid, name.decode("utf-16-le", "replace"), reader.take(data_length))
     _end_with_slack(reader)
@@ -208,22 +232,28 @@ def parse_device_path(data: bytes | memoryview) -> tuple[DevicePathNode, ...]:
 
 def parse_image_load(data: bytes) -> ImageLoad:
     """Read UEFI_IMAGE_LOAD_EVENT."""
-    reader = Reader(data, "image load", code=CODE)
-    location, length, link_time = reader.u64le(), reader.u64le(), reader.u64le()
-    path = parse_device_path(reader.view(reader.u64le()))
+    return _either(_image_load, data, "image load")
+
+
+def _image_load(reader: Reader, number: Number) -> ImageLoad:
+    location, length, link_time = reader.u64le(), number(reader), number(reader)
+    path = parse_device_path(reader.view(number(reader)))
     _end_with_slack(reader)
     return ImageLoad(location, length, link_time, path)
 
 
 def parse_gpt(data: bytes) -> Gpt:
     """Read UEFI_GPT_DATA: the GPT header, then the partitions in use."""
-    reader = Reader(data, "GPT", code=CODE)
+    return _either(_gpt, data, "GPT")
+
+
+def _gpt(reader: Reader, number: Number) -> Gpt:
     header = Reader(reader.view(GPT_HEADER_SIZE), "GPT header", code=CODE)
     header.skip(56)
     disk = _guid(header)
     header.skip(12)
     entry_size = header.u32le()
-    count = reader.u64le()
+    count = number(reader)
     if not MIN_GPT_ENTRY <= entry_size <= MAX_GPT_ENTRY or count * entry_size != reader.left:
         raise reader.error(f"{count} entries of {entry_size} bytes in {reader.left} bytes")
     entries = (Reader(reader.view(entry_size), reader.what, code=CODE) for _ in range(count))
@@ -260,20 +290,24 @@ def parse_firmware_blob2(data: bytes) -> FirmwareBlob:
 
 def parse_handoff_tables(data: bytes) -> HandoffTables:
     """Read UEFI_HANDOFF_TABLE_POINTERS."""
-    return _handoff(Reader(data, "handoff tables", code=CODE), "")
+    return _either(lambda reader, number: _handoff(reader, number, ""), data, "handoff tables")
 
 
 def parse_handoff_tables2(data: bytes) -> HandoffTables:
     """Read UEFI_HANDOFF_TABLE_POINTERS2, which begins with a description."""
-    reader = Reader(data, "handoff tables", code=CODE)
-    return _handoff(reader, _description(reader))
+    return _either(
+        lambda reader, number: _handoff(reader, number, _description(reader)),
+        data,
+        "handoff tables",
+    )
 
 
-def _handoff(reader: Reader, description: str) -> HandoffTables:
-    count = reader.u64le()
-    if count * 24 != reader.left:
+def _handoff(reader: Reader, number: Number, description: str) -> HandoffTables:
+    count = number(reader)
+    pointer = 8 if number is Reader.u64le else 4
+    if count * (16 + pointer) != reader.left:
         raise reader.error(f"{count} tables in {reader.left} bytes")
-    tables = tuple((_guid(reader), reader.u64le()) for _ in range(count))
+    tables = tuple((_guid(reader), number(reader)) for _ in range(count))
     return HandoffTables(tables, description)
 
 
