@@ -149,14 +149,18 @@ Number = Callable[[Reader], int]
 
 
 def _either(parse: Callable[[Reader, Number], T], data: bytes, what: str) -> T:
-    """Parse with numbers of 64 bits, or else of 32; the error is that of the first."""
+    """Parse with numbers of 64 bits, or else of 32, to the last byte; the error is of the first."""
     try:
         return parse(Reader(data, what, code=CODE), Reader.u64le)
     except FormatError:
+        reader = Reader(data, what, code=CODE)
         try:
-            return parse(Reader(data, what, code=CODE), Reader.u32le)
+            found = parse(reader, Reader.u32le)
+            reader.end()
         except FormatError:
             pass
+        else:
+            return found
         raise
 
 
