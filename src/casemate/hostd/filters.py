@@ -40,10 +40,10 @@ def _name(path: str) -> str:
     return f"<name>{escape(path)}</name>"
 
 
-def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str:
-    """Return an ObjectContent as element ``tag``."""
+def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> list[str]:
+    """Return an ObjectContent as element ``tag``, in pieces: what is kept is not copied."""
     if (kept := reader.content(ref, tag, wanted)) is not None:
-        return kept
+        return [kept]
     out = [f"<{tag}>", reference("obj", ref)]
     missing: list[str] = []
     for path in wanted:
@@ -53,26 +53,25 @@ def content(tag: str, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> st
             missing.append(reader.missing(path, error))
             continue
         if value is not None:
-            out.append(f"<propSet>{_name(path)}{value}</propSet>")
+            out += (f"<propSet>{_name(path)}", value, "</propSet>")
     out += missing
     out.append(f"</{tag}>")
-    made = "".join(out)
     if not missing:
-        reader.keep_content(ref, tag, wanted, made)
-    return made
+        reader.keep_content(ref, tag, wanted, out)
+    return out
 
 
 async def contents(
     tag: str, items: Iterable[tuple[MoRef, tuple[str, ...]]], reader: Reader
 ) -> list[str]:
-    """Return ObjectContents; while there are many, others get their turn."""
+    """Return the pieces of ObjectContents; while there are many, others get their turn."""
     loop = asyncio.get_running_loop()
     begin, shared = loop.time(), False
     made: list[str] = []
     for number, (ref, wanted) in enumerate(items, 1):
         # What ended while others had their turn is left out.
         if not shared or reader.exists(ref):
-            made.append(content(tag, ref, wanted, reader))
+            made += content(tag, ref, wanted, reader)
         if number % TURN_OBJECTS == 0 and loop.time() - begin > TURN_SECONDS:
             await asyncio.sleep(0)
             begin, shared = loop.time(), True

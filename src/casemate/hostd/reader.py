@@ -138,15 +138,17 @@ class Reader:
             return None
         return self.replica.content(ref, (tag, wanted), self.version)
 
-    def keep_content(self, ref: MoRef, tag: str, wanted: tuple[str, ...], text: str) -> None:
+    def keep_content(
+        self, ref: MoRef, tag: str, wanted: tuple[str, ...], pieces: list[str]
+    ) -> None:
         """Keep several small properties together, where all objects of the type are alike."""
         own = self.session is None or ref in self.session.own
-        if own or not self._uniform or len(text) > CONTENT_LIMIT:
+        if own or not self._uniform or sum(map(len, pieces)) > CONTENT_LIMIT:
             return
         if any((ref.type, path.partition(".")[0]) in catalog.LIVE for path in wanted):
             return
         self._readable.add((ref.type, wanted))
-        self.replica.keep_content(ref, (tag, wanted), self.version, text)
+        self.replica.keep_content(ref, (tag, wanted), self.version, "".join(pieces))
 
     def _encode(self, ref: MoRef, path: str) -> str | None:
         value, declared = self.resolve(ref, path)
