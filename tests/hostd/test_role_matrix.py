@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from casemate.hostd.methods.table import REGISTRY
 from casemate.hostd.objects import catalog
 from casemate.hostd.objects.governance import privilege_ids
@@ -12,6 +14,7 @@ from casemate.hostd.registry import Served
 from casemate.hostd.world import World
 from casemate.machine.governance import LockdownFact, LockdownMode, PermissionFact, RoleFact
 from casemate.testing.fakekernel import PASSWORD, READER, FakeKernel
+from casemate.testing.hostile import Hostile
 from casemate.vim25 import types
 from casemate.vim25.values import MoRef
 
@@ -113,6 +116,33 @@ def test_in_lockdown_only_the_exceptions_pass(play: Callable[..., None]) -> None
             assert changes(host.kernel, before) == []
             clock = await host.reader.call("CurrentTime", MoRef(*["ServiceInstance"] * 2))
             assert clock.status == 200
+
+    play(story)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_reader_sends_the_kernel_is_asked_for_nothing_more(
+    seed: int, play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        found = await receivers(host.kernel)
+        ids = [(ref.type, ref.value) for ref in found.values()]
+        hostile, kernel = Hostile(seed, ids), host.kernel
+        before, answered = len(kernel.asked), 0
+        for served in sorted(REGISTRY, key=lambda one: one.name):
+            if served.waits or served.name in {"Login", "Logout", "CloneSession"}:
+                continue
+            for _ in range(3):
+                method = types.method(served.name)
+                kind, key = hostile.receiver(method)
+                reply = await host.reader.call(
+                    served.name, MoRef(kind, key), hostile.parameters(method)
+                )
+                answered += reply.status == 200
+        given = {"System.Anonymous", "System.View", "System.Read"}
+        asked = [one for one in kernel.asked[before:] if type(one).privilege not in given]
+        assert asked == []
+        assert answered > 20
 
     play(story)
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
-from casemate.errors import LoginError, NotAuthenticatedError
+from casemate.errors import LimitError, LoginError, NotAuthenticatedError
+from casemate.kernel import accounts as module
 from casemate.kernel.accounts import (
     FREE_FAILURES,
     IDLE_SECONDS,
     LOCK_SECONDS,
+    SESSION_LIMIT,
+    SESSIONS_OF_ONE,
     Accounts,
     generate_password,
 )
@@ -52,6 +55,26 @@ def test_a_good_password_opens_a_session_and_logout_ends_it(accounts: Accounts) 
     accounts.logout(handle)
     with pytest.raises(NotAuthenticatedError):
         accounts.session(handle)
+
+
+def test_scripts_that_never_log_out_leave_room_for_others(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SESSIONS_OF_ONE < SESSION_LIMIT
+    monkeypatch.setattr(module, "SESSIONS_OF_ONE", 4)
+    monkeypatch.setattr(module, "SESSION_LIMIT", 6)
+    for user in ("other", "third"):
+        accounts.set_password(user, user, "right", "Admin")
+    handles = [accounts.another("root", "192.0.2.1")[0] for _ in range(4)]
+    with pytest.raises(LimitError, match="4 of them of root") as raised:
+        accounts.login("root", "right", "192.0.2.1")
+    assert raised.value.code == "too-many-sessions"
+    assert accounts.login("other", "right", "192.0.2.1")[1].user == "other"
+    accounts.logout(handles[0])
+    accounts.another("root", "192.0.2.1")
+    accounts.another("other", "192.0.2.1")
+    with pytest.raises(LimitError):
+        accounts.another("third", "192.0.2.1")
 
 
 @pytest.mark.parametrize(("user", "password"), [("root", "wrong"), ("nobody", "right"), ("", "")])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
 
-from casemate.errors import LoginError, NotAuthenticatedError
+from casemate.errors import LimitError, LoginError, NotAuthenticatedError
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.policy.privileges import Role, role_named
 
@@ -27,6 +27,9 @@ IDLE_SECONDS = 1800.0
 
 SESSION_LIMIT = 500
 """Sessions at once: hostd of ESXi refuses more than some hundreds as well."""
+
+SESSIONS_OF_ONE = 400
+"""... of one account: scripts that never log out leave room for everybody else."""
 
 FREE_FAILURES = 5
 """Wrong passwords in a row before the account locks (ESXi: Security.AccountLockFailures)."""
@@ -155,22 +158,29 @@ class Accounts:
         return hashed
 
     def conclude(self, user: str, peer: str, verified: str) -> tuple[str, Session]:
-        """Open a session after a good check, or note the failure. Raises LoginError."""
+        """Open a session after a good check, or note the failure. Raises as ``another``."""
         return self.another(self.check(user, self._clock(), verified).name, peer)
 
     def another(self, user: str, peer: str) -> tuple[str, Session]:
-        """Open a session of somebody who has proved to be that user. Raises LoginError."""
+        """Open a session of somebody who has proved to be that user.
+
+        Raises:
+            LoginError: There is no such account any more.
+            LimitError: There are too many sessions, of the account or in all.
+        """
         now = self._clock()
         account = self._store.account(user)
         if account is None:
             raise LoginError(_WRONG, component=user)
         self.hooks.admit(user, peer)
         self._expire(now)
-        if len(self._sessions) >= SESSION_LIMIT:
-            raise LoginError(
-                f"There are {SESSION_LIMIT} sessions already.",
+        own = sum(one.user == user for one in self._sessions.values())
+        if own >= SESSIONS_OF_ONE or len(self._sessions) >= SESSION_LIMIT:
+            raise LimitError(
+                f"There are {len(self._sessions)} sessions already, {own} of them of {user}.",
+                code="too-many-sessions",
                 component=user,
-                remedy="End idle sessions first.",
+                remedy="Log out where nobody works any more, or terminate idle sessions.",
             )
         handle = secrets.token_hex(32)
         session = StoredSession(
