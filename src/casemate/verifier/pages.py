@@ -23,6 +23,7 @@ from casemate.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
+from casemate.policy.statemachine import State
 from casemate.verifier import alarmstore, rulestore, views
 from casemate.verifier.oidc import LIFETIME
 from casemate.verifier.people import Role, Who
@@ -34,6 +35,27 @@ SIGNING_IN = "__Host-casemate-signing-in"
 
 FORM_LIMIT = 16 << 10
 """Bytes of a form: a password or a reason."""
+
+
+HOSTS_SHOWN = 200
+"""Hosts of one page."""
+
+_ORDER = (
+    *(State.LATCHED, State.FAILED, State.ERROR, State.EXPIRED, State.UNKNOWN),
+    *(State.NOT_APPRAISED, State.PENDING, State.TRUSTED, State.REMOVED),
+)
+"""What an operator wants to see first."""
+
+SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "name": lambda host: host["name"],
+    "state": lambda host: (_ORDER.index(State(host["state"])), host["name"]),
+    "age": lambda host: (host["age"] is None, host["age"] or 0.0),
+    "verdict": lambda host: (host["verdict"], host["name"]),
+    "image": lambda host: (host["image"], host["name"]),
+    "policy": lambda host: (host["policy"], host["name"]),
+    "mode": lambda host: (host["mode"], host["name"]),
+}
+"""How hosts may be sorted; what is alike, by name."""
 
 
 class Look(Protocol):
@@ -118,7 +140,23 @@ class Pages:
             if (not chosen or host["state"] == chosen)
             and text.lower() in f"{host['name']} {host['verdict']}".lower()
         ]
-        return {"page": "fleet", "fleet": fleet, "hosts": hosts, "chosen": chosen, "text": text}
+        sort = request.query_params.get("sort", "state")
+        if sort.removeprefix("-") not in SORTS:
+            sort = "state"
+        hosts.sort(key=SORTS[sort.removeprefix("-")], reverse=sort.startswith("-"))
+        pages = max(1, -(-len(hosts) // HOSTS_SHOWN))
+        at = min(max(number_of(request.query_params.get("page", "")) or 1, 1), pages)
+        return {
+            "page": "fleet",
+            "fleet": fleet,
+            "hosts": hosts[(at - 1) * HOSTS_SHOWN : at * HOSTS_SHOWN],
+            "found": len(hosts),
+            "chosen": chosen,
+            "text": text,
+            "sort": sort,
+            "pages": pages,
+            "at": at,
+        }
 
     def _host(self, request: Request, who: Who) -> dict[str, Any]:
         name, number = request.path_params["name"], request.query_params.get("round", "")
@@ -133,6 +171,8 @@ class Pages:
             "page": "host",
             "host": host,
             "round": found,
+            "pcr": number_of(request.query_params.get("pcr", "")),
+            "start": number_of(request.query_params.get("from", "")) or 0,
             "policies": policies,
             "can_act": who.role in {Role.OPERATOR, Role.ADMINISTRATOR},
         }

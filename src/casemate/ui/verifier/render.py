@@ -125,14 +125,32 @@ def time_text(seconds: float | None) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
+WHOLE = 2000
+"""Events of a log that is drawn whole; of larger ones each PCR is drawn in parts of ``PART``."""
+PART = 500
+
+
 def by_pcr(
-    events: Sequence[Mapping[str, Any]], missing: Sequence[Mapping[str, Any]]
+    events: Sequence[Mapping[str, Any]],
+    missing: Sequence[Mapping[str, Any]],
+    chosen: int | None = None,
+    start: int = 0,
 ) -> list[dict[str, Any]]:
-    """Group events by PCR; each group says how many are not as expected."""
+    """Group events by PCR; each group says how many are not as expected.
+
+    Of a large log only a part of each group is there, of the ``chosen`` PCR that from ``start`` on.
+    """
+    whole = len(events) + len(missing) <= WHOLE
     rows = sorted([*events, *missing], key=lambda row: row["pcr"])
     groups = []
     for pcr, members in groupby(rows, key=lambda row: row["pcr"]):
         found = list(members)
         bad = sum(_EVENTS.get(row["verdict"], "bad") == "bad" for row in found)
-        groups.append({"pcr": pcr, "events": found, "bad": bad})
+        size = max(1, len(found)) if whole else PART
+        first = start // size * size if pcr == chosen and start < len(found) else 0
+        shown = found[first : first + size]
+        groups.append(
+            {"pcr": pcr, "events": shown, "bad": bad, "count": len(found), "first": first,
+             "size": size}
+        )  # fmt: skip
     return groups
