@@ -4,8 +4,9 @@ VENV := .venv
 PYTHON := /usr/bin/python3
 HOME_DIR ?= /var/lib/casemate
 PORT ?= 443
+FUZZ_SECONDS ?= 60
 
-.PHONY: help up down test check unit lock clean
+.PHONY: help up down test check unit fuzz lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
@@ -24,6 +25,10 @@ check: $(VENV)/.tested ## Lint, types and import contracts only
 
 unit: $(VENV)/.tested ## Unit tests only: no root, no network
 	@tools/test unit
+
+fuzz: $(VENV)/.tested ## Run the coverage-guided fuzzers, FUZZ_SECONDS each
+	@for one in packages elf; do \
+	    $(VENV)/bin/python tests/fuzz/$$one.py -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 $(VENV)/.ready: packages.txt requirements/build.txt requirements/runtime.txt pyproject.toml tools/install
 	@tools/install runtime

@@ -2,8 +2,7 @@
 
     python tests/fuzz/packages.py [CORPUS] [-max_total_time=60 and other options of libFuzzer]
 
-It needs the fuzzer atheris (``pip install atheris``), which watches which lines of our parsers an
-input reaches. The first byte chooses the parser. Whatever the bytes, only our own errors may
+The fuzzer is atheris, which watches which lines of our parsers an input reaches (``make fuzz``). The first byte chooses the parser. Whatever the bytes, only our own errors may
 escape, and no input may take long.
 """
 
@@ -22,7 +21,7 @@ from pathlib import Path
 atheris = import_module("atheris")
 
 with atheris.instrument_imports(include=["casemate"]):
-    from casemate.errors import CasemateError
+    from casemate.errors import CasemateError, FormatError
     from casemate.formats.ar import parse_ar
     from casemate.formats.bootcfg import parse_bootcfg
     from casemate.formats.cms import sign_bare, verify_detached
@@ -33,12 +32,14 @@ with atheris.instrument_imports(include=["casemate"]):
     from casemate.formats.kickstart import parse_kickstart
     from casemate.formats.kmod import join_module, split_module
     from casemate.formats.modinfo import parse_modinfo
+    from casemate.formats.pluginmanifest import parse_manifest
     from casemate.formats.tarball import TarEntry, parse_tar, parse_tgz
     from casemate.formats.tarwrite import write_tar
     from casemate.formats.timestamp import read_token, token_of
     from casemate.formats.vib import parse_vib
     from casemate.formats.vmtar import parse_vgz, parse_vmtar
     from casemate.image.vibcheck import examine
+    from casemate.kernel.plugins.wire import pack, unpack
     from casemate.policy.mountaudit import parse_mounts
     from casemate.policy.vibcontent import read_archive
     from casemate.testing.pki import shared_pki
@@ -49,11 +50,25 @@ SLOWEST = 5.0
 CONTENT = b"content"
 _ARCHIVE = write_tar([TarEntry("opt/acme/code", data=b"code")])
 _BOOTCFG = b"bootstate=0\nkernel=b.b00\nmodules=k.b00 --- imgdb.tgz\nbuild=1\nupdated=1\n"
+_SCRIPT = b"vmaccepteula\ninstall --firstdisk\nrootpw Wald-und-Wiese7\nnetwork --bootproto=dhcp\n"
+_PLUGIN = b'name = "acme"\nkind = "storage"\ninterface = 1\nentry = "a:B"\nsuffixes = ["x"]\n'
 _MODEL = replace(make_descriptor(), payloads=(announce("demo", b"x"),))
 
 
 def _bundle(data: bytes) -> object:
     return parse_depot(io.BytesIO(data))
+
+
+def _message(data: bytes) -> object:
+    stream = io.BytesIO(data)
+
+    def exactly(size: int) -> bytes:
+        part = stream.read(size)
+        if len(part) < size:
+            raise FormatError("the plug-in went away")
+        return part
+
+    return unpack(exactly)
 
 
 def _examined(data: bytes) -> object:
@@ -81,6 +96,8 @@ PARSERS: tuple[Callable[[bytes], object], ...] = (
     lambda data: read_archive("insttar", data),
     _examined,
     lambda data: parse_mounts(data.decode("utf-8", "replace")),
+    lambda data: parse_manifest(data, component="plug-in"),
+    _message,
 )
 
 
@@ -119,9 +136,12 @@ def seeds() -> dict[int, list[bytes]]:
         12: [bare],
         13: [bare],
         14: [_BOOTCFG],
-        15: [_ARCHIVE],
-        16: [vib],
-        17: [b"30 1 0:40 / / ro - overlay overlay ro\n"],
+        15: [_SCRIPT],
+        16: [_ARCHIVE],
+        17: [vib],
+        18: [b"30 1 0:40 / / ro - overlay overlay ro\n"],
+        19: [_PLUGIN],
+        20: [pack({"capacity": 512}, b"data")],
     }
 
 
