@@ -2,7 +2,8 @@
 
     python tests/fuzz/packages.py [CORPUS] [-max_total_time=60 and other options of libFuzzer]
 
-The fuzzer is atheris, which watches which lines of our parsers an input reaches (``make fuzz``). The first byte chooses the parser. Whatever the bytes, only our own errors may
+The fuzzer is atheris, which watches which lines of our parsers an input reaches (``make fuzz``).
+The first byte chooses the parser. Whatever the bytes, only our own errors may
 escape, and no input may take long.
 """
 
