@@ -33,6 +33,7 @@ from casemate.cli.terminal import styled
 from casemate.errors import BootError, CasemateError, Finding
 from casemate.image.build import build_image
 from casemate.image.demo import write_demo
+from casemate.image.provenance import built_from_others
 from casemate.image.reference import write_reference
 from casemate.kernel.accounts import Accounts, generate_password
 from casemate.kernel.apisocket import listen
@@ -90,11 +91,21 @@ class Result:
         }
 
 
+CHANGED = (
+    "The sources of casemate changed since this image was built: it boots as it was built and"
+    " signed. casemate up --rebuild builds it anew (without VIBs that were installed since)."
+)
+"""What is said of a home with an older image; nobody's host is replaced without being asked."""
+
+
 class BringUp:
     """One run of ``casemate up``. Raises our errors; what was started is ended then."""
 
-    def __init__(self, home: Home, console: Console, *, port: int, host_name: str) -> None:
+    def __init__(
+        self, home: Home, console: Console, *, port: int, host_name: str, rebuild: bool = False
+    ) -> None:
         self._home = home
+        self._rebuild = rebuild
         self._console = console
         self._port = port
         self._host_name = host_name
@@ -111,9 +122,11 @@ class BringUp:
         home.create()
         running.clean(home)
         note_name_servers(home)
-        if not any((bank / "boot.cfg").exists() for bank in home.banks):
+        if self._rebuild or not any((bank / "boot.cfg").exists() for bank in home.banks):
             with self._stage("image"):
                 self._build()
+        elif built_from_others(home.path):
+            self._say(CHANGED)
         with self._stage("account"):
             self._first_account()
             ensure_certificate(home.tls, self._host_name, HOSTD_UID, dt.datetime.now(dt.UTC))

@@ -22,6 +22,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up = commands.add_parser("up", help="build if needed, boot measured, start everything")
     up.add_argument("--port", type=int, default=443, help="port of the API (0: any free one)")
     up.add_argument("--name", default=None, help="host name (default: this machine's)")
+    up.add_argument(
+        "--rebuild", action="store_true", help="build the image anew, from the present sources"
+    )
     up.add_argument("--no-demo", action="store_true", help="register no demo VM")
     up.add_argument("--json", action="store_true", help="print the result as JSON")
     up.set_defaults(func=_up)
@@ -49,5 +52,5 @@ def _up(options: argparse.Namespace) -> int:
 
 def _bring_up(options: argparse.Namespace, home: Home, console: Console) -> Result:
     name = options.name or os.uname().nodename
-    work = BringUp(home, console, port=options.port, host_name=name)
+    work = BringUp(home, console, port=options.port, host_name=name, rebuild=options.rebuild)
     return work.run(demo=not options.no_demo)

@@ -36,6 +36,7 @@ from casemate.image.hardening import enforce_recipe
 from casemate.image.host import recipes
 from casemate.image.pki import Signer, initialise, load_signer
 from casemate.image.profile import BuiltVib, make_profile, write_bank
+from casemate.image.provenance import note_sources
 from casemate.image.tree import File
 from casemate.policy.levels import Level
 
@@ -127,6 +128,8 @@ def build_image(
     )
     bank = bank or home / "bootbank"
     written = write_bank(bank, vibs, profile, build=build)
+    with _writing(scratch):
+        note_sources(home)
     progress(str(bank), len(plan) + 1, len(plan) + 1)
     pairs = tuple((recipe, payloads[recipe.name]) for recipe in plan)
     return Image(vibs, build, bank, written, pairs)
