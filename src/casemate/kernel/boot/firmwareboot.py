@@ -44,26 +44,33 @@ class FirmwareBoot:
 
     def once(self, bank: str) -> None:
         """Have a bank's boot image started next, once. Raises HostError."""
-        self._write("BootNext", write_order((self._number(bank),)))
+        self._write("BootNext", write_order((self._number(bank, self._present()),)))
 
     def keep(self, bank: str) -> None:
         """Have a bank's boot image started from now on, the other after it. Raises HostError."""
-        number = self._number(bank)
-        known = {self._find(content) for content in self._options.values()} - {None, number}
+        present = self._present()
+        number = self._number(bank, present)
+        ours = self._options.values()
+        known = {n for n, content in present.items() if content in ours} - {number}
         try:
             others = parse_order(self._read("BootOrder") or b"")
         except FormatError:
             others = ()
-        ours = [one for one in others if one in known]
+        first = [one for one in others if one in known]
         rest = [one for one in others if one not in known and one != number]
-        self._write("BootOrder", write_order((number, *ours, *rest)))
+        self._write("BootOrder", write_order((number, *first, *rest)))
 
     def record(self, home: Home) -> None:
         """Keep the options with the record of the boot."""
         facts = {bank: option.hex() for bank, option in self._options.items()}
         write_file(home.boot_record / RECORD, json.dumps(facts).encode())
 
-    def _number(self, bank: str) -> int:
+    def _present(self) -> dict[int, bytes]:
+        """Return the options that there are; each reading costs the whole machine a moment."""
+        read = ((number, self._read(option_name(number))) for number in range(OPTIONS))
+        return {number: content for number, content in read if content is not None}
+
+    def _number(self, bank: str, present: Mapping[int, bytes]) -> int:
         """Return the number of a bank's option, which is written where it is lacking."""
         content = self._options.get(bank)
         if content is None:
@@ -73,16 +80,11 @@ class FirmwareBoot:
                 component=bank,
                 remedy="Install the image again.",
             )
-        number = self._find(content)
+        number = next((n for n, known in present.items() if known == content), None)
         if number is None:
-            free = (n for n in range(OPTIONS) if self._read(option_name(n)) is None)
-            number = next(free, OPTIONS)
+            number = next((n for n in range(OPTIONS) if n not in present), OPTIONS)
             self._write(option_name(number), content)
         return number
-
-    def _find(self, content: bytes) -> int | None:
-        names = (n for n in range(OPTIONS) if self._read(option_name(n)) == content)
-        return next(names, None)
 
     def _path(self, name: str) -> Path:
         return self._place / f"{name}-{GLOBAL}"

@@ -51,8 +51,8 @@ class Screen:
         self._write("\n".join(lines) + "\n\n")
 
     def say(self, words: str) -> None:
-        """Show a sentence."""
-        self._write(f"  {words}\n\n")
+        """Show a sentence, on a line of its own also where the answer was typed elsewhere."""
+        self._write(f"\n  {words}\n\n")
 
     def warn(self, words: str) -> None:
         """Show a sentence that matters."""
