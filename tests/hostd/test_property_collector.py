@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from casemate.calls.messages import FactReply
+from casemate.hostd import filters
 from casemate.hostd.soap import PART_SIZE
 from casemate.hostd.world import World
 from casemate.machine.facts import HostFact, PowerState, TaskFact, TaskState, VmFact
@@ -232,6 +233,7 @@ def version_of(reply: Reply) -> str:
     return re.search(r"<version>(\d+)</version>", reply.text)[1]
 
 
+TOLD = r'<kind>(\w+)</kind><obj type="VirtualMachine">(\d+)<'
 NOW = "<maxWaitSeconds>0</maxWaitSeconds>"
 STATE = ("VirtualMachine", "runtime.powerState")
 
@@ -370,6 +372,54 @@ def test_many_updates_come_in_parts(play: Callable[..., None]) -> None:
         assert seen == ["1", "2", "3", "4", "5"]
 
     play(story, FakeKernel(vms=5))
+
+
+def test_of_objects_that_were_named_only_the_one_that_ends_leaves(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        every = [object_set(vm(number)) for number in (1, 2, 3)]
+        await filter_on(host.root, prop_set("VirtualMachine", "name"), *every)
+        first = await wait(host.root)
+        host.kernel.retract(VmFact, "2")
+        second = await wait(host.root, version_of(first))
+        assert re.findall(r"<kind>(\w+)</kind>", second.text) == ["leave"]
+        assert names(second) == ["2"]
+        host.kernel.state(fake_vm(2))
+        third = await wait(host.root, version_of(second))
+        assert '<kind>enter</kind><obj type="VirtualMachine">2</obj>' in third.text
+
+    play(story, FakeKernel(vms=3))
+
+
+def test_a_wait_that_is_overtaken_while_it_gathers_loses_nothing(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Others get their turn after every object.
+    monkeypatch.setattr(filters, "TURN_SECONDS", -1.0)
+    many = 30
+
+    async def story(host) -> None:
+        every = [object_set(vm(number)) for number in range(1, many + 1)]
+        await filter_on(host.root, prop_set("VirtualMachine", "name"), *every)
+        first = asyncio.ensure_future(wait(host.root))
+        for _ in range(12):
+            await asyncio.sleep(0)
+        assert not first.done()
+        host.kernel.retract(VmFact, "7")
+        told: dict[str, str] = {}
+        version = ""
+        for _ in range(4):
+            reply = await wait(host.root, version, NOW)
+            if "returnval" in reply.text:
+                version = version_of(reply)
+                told |= {key: kind for kind, key in re.findall(TOLD, reply.text)}
+        assert (await first).fault == "RequestCanceled"
+        told.pop("7", None)
+        assert told == {str(n): "enter" for n in range(1, many + 1) if n != 7}
+        assert "returnval" not in (await wait(host.root, version, NOW)).text
+
+    play(story, FakeKernel(vms=many))
 
 
 def test_an_old_version_is_refused(play: Callable[..., None]) -> None:

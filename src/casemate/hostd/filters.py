@@ -27,6 +27,8 @@ TURN_SECONDS = 0.005
 TURN_OBJECTS = 16
 """How often it looks at the clock."""
 
+CANCELLED = "The request was canceled."
+
 MakeReader = Callable[[], Reader]
 
 
@@ -136,15 +138,20 @@ class Filter:
             self._reselect(reader)
         while self._leaving:
             ref = self._leaving.pop()
-            del self._told[ref]
+            self._told.pop(ref, None)
             yield f"<objectSet><kind>leave</kind>{reference('obj', ref)}</objectSet>"
         while self._entering:
             ref = self._entering.pop()
+            if not reader.exists(ref):
+                # It ended while others had their turn: nobody was told of it.
+                continue
             self._dirty.discard(ref)
             yield self._enter(ref, self._selection[ref], reader)
         while self._dirty:
             ref = self._dirty.pop()
-            if ref in self._told and (update := self._modify(ref, self._selection[ref], reader)):
+            if ref not in self._told or not reader.exists(ref):
+                continue
+            if update := self._modify(ref, self._selection[ref], reader):
                 yield update
 
     def _concerned(self, dirty: set[MoRef], reader: Reader) -> bool:
@@ -155,7 +162,7 @@ class Filter:
 
     def _reselect(self, reader: Reader) -> None:
         try:
-            self._selection = self._selector.select(reader)
+            self._selection = self._selector.select(reader, gone=True)
         except FaultError:
             self._selection = {}
         self._stale = False
@@ -255,16 +262,35 @@ class Collector:
         objects = await contents("objects", now, reader)
         return Obj("RetrieveResult", token=token, objects=Raw("", tuple(objects)))
 
-    def changes(self, limit: int | None) -> Obj | None:
-        """Return what is new as an UpdateSet, or None; ``limit`` is a number of objects."""
+    async def changes(self, limit: int | None, stop: asyncio.Event) -> Obj | None:
+        """Return what is new as an UpdateSet, or None; ``limit`` is a number of objects.
+
+        While there is much, others get their turn; once ``stop`` is set nothing counts as told.
+        """
+        try:
+            return await self._collect(limit, stop)
+        except BaseException:
+            # What was gathered reaches nobody: it is told again.
+            for one in self.filters.values():
+                one.reset()
+            raise
+
+    async def _collect(self, limit: int | None, stop: asyncio.Event) -> Obj | None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
         sets: list[str] = []
         count = 0
         truncated = False
-        for one in self.filters.values():
+        for one in tuple(self.filters.values()):
             updates: list[str] = []
             for update in one.updates():
                 updates.append(update)
                 count += 1
+                if loop.time() - begin > TURN_SECONDS:
+                    await asyncio.sleep(0)
+                    begin = loop.time()
+                    if stop.is_set():
+                        raise FaultError(Obj("RequestCanceled"), CANCELLED)
                 if limit is not None and count >= limit:
                     truncated = True
                     one.event.set()

@@ -116,8 +116,11 @@ class Selector:
                     f"No selection has the name {text(item.get('name')):.80}.",
                 )
 
-    def select(self, reader: Reader) -> Selection:
-        """Return what is selected now. Raises FaultError (ManagedObjectNotFound), LimitError."""
+    def select(self, reader: Reader, *, gone: bool = False) -> Selection:
+        """Return what is selected now; ``gone``: objects that are named may have ended.
+
+        Raises FaultError (ManagedObjectNotFound), LimitError.
+        """
         found: Selection = {}
         walked: set[tuple[MoRef, int]] = set()
         self.walked = frozenset[MoRef]()
@@ -129,7 +132,7 @@ class Selector:
                 raise faults.not_authenticated(ref, "System.View")
             if not reader.exists(ref):
                 self.walked |= {ref}
-                if self._report_missing:
+                if gone or self._report_missing:
                     continue
                 raise faults.not_found(ref)
             if item.get("skip") is not True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from casemate.hostd.filters import PAGE_LIMIT, Collector, Filter, contents, retrieve
+from casemate.hostd.filters import CANCELLED, PAGE_LIMIT, Collector, Filter, contents, retrieve
 from casemate.hostd.reader import ANONYMOUS, Reader
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, refs, text, texts
@@ -126,16 +126,17 @@ async def _wait(context: Context, seconds: float, limit: int | None) -> Value:
     stop = collector.waiting = asyncio.Event()
     deadline = asyncio.get_running_loop().time() + seconds
     try:
-        while (result := collector.changes(limit)) is None:
+        while True:
+            collector.changed.clear()
+            if (result := await collector.changes(limit, stop)) is not None:
+                return result
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return None
-            collector.changed.clear()
             events = [stop, collector.changed, *(f.event for f in collector.filters.values())]
             await _first(events, left)
             if stop.is_set():
-                raise FaultError(Obj("RequestCanceled"), "The request was canceled.")
-        return result
+                raise FaultError(Obj("RequestCanceled"), CANCELLED)
     finally:
         if collector.waiting is stop:
             collector.waiting = None
