@@ -19,7 +19,7 @@ from casemate.console.model import (
     refused,
     told,
 )
-from casemate.console.screen import draw
+from casemate.console.screen import Style, draw
 
 SECRET = "Correct-Horse-7"
 NAMES = ("up", "down", "pageup", "pagedown", "home", "end", "enter", "escape", "tab", "backspace")
@@ -163,6 +163,16 @@ def test_whatever_is_typed_every_screen_is_whole_and_acts_on_nothing(
             assert len(line.text) < max(columns, 40)
             assert line.text.isascii()
             assert line.text.isprintable()
+
+
+def test_a_long_warning_is_shown_whole_on_a_narrow_screen() -> None:
+    words = " ".join(f"word{number}" for number in range(30))
+    shown = draw(told(Console(), Facts(product="x", warnings=(words,))), 60, 25)
+    said = [line.text.strip() for line in shown if line.style is Style.WARNING]
+    assert len(said) > 1
+    assert " ".join(said) == words
+    (hint,) = (line.text for line in shown if line.style is Style.HINT)
+    assert len(hint) == 59
 
 
 def test_keys_of_all_terminals_are_known_in_any_pieces() -> None:

@@ -179,6 +179,24 @@ def test_result_of_a_lost_lease_is_dropped(engine: Engine, fleet: Fleet) -> None
     assert engine.host("host-001").state == "trusted"
 
 
+def test_an_image_that_was_updated_by_vibs_follows_the_one_before(engine: Engine) -> None:
+    """The profile is then called "(Updated) ..."; the old reference runs out all the same."""
+    from dataclasses import replace  # noqa: PLC0415 (used here and below)
+
+    engine.reference()
+    new = SmallImage(versions={"qemu": "2.1-1"}).reference()
+    new = replace(new, profile_name=f"(Updated) {new.profile_name}", serial=new.serial + 1)
+    added = engine.book.add(sign_reference(new), "anna")
+    with engine.database.transaction() as step:
+        until = {one.identifier: one.until for one in rulestore.references(step, whole=False)}
+        named = [one.identifier for one in engine.book.in_force(step, "Casemate-small")]
+        both = engine.book.in_force(step, new.profile_name)
+    assert until.pop(added.identifier) is None
+    assert all(until.values())
+    assert {one.identifier for one in both} == {added.identifier, *until}
+    assert not named
+
+
 def test_older_reference_is_refused(engine: Engine) -> None:
     from dataclasses import replace  # noqa: PLC0415 (used here alone)
 

@@ -7,6 +7,7 @@ reference can be in force at the verifier before the first host has the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from casemate.errors import HostError
@@ -55,7 +56,8 @@ def write_updated(bank: Path, vibs: Sequence[Path], out: Path) -> None:
             )
             _write(out / name, data)
     _write(out / DATABASE, write_imgdb(new_database))
-    _write(out / CONFIGURATION, write_bootcfg(new_config))
+    newest = replace(new_config, updated=config.updated + 1)
+    _write(out / CONFIGURATION, write_bootcfg(newest))
 
 
 def _read(path: Path) -> bytes:

@@ -15,6 +15,7 @@ from casemate.errors import CasemateError, NotFoundError, VerificationError
 from casemate.formats.manifest import Manifest, parse_manifest
 from casemate.machine.fleet import StoredReference
 from casemate.policy.levels import Level
+from casemate.policy.newimage import UPDATED
 from casemate.policy.references import verify_reference
 from casemate.policy.tpmidentity import load_ek_roots
 from casemate.policy.trust import TrustStore, trust_from_files
@@ -94,7 +95,8 @@ class ReferenceBook:
         with self._database.exclusive("audit") as step:
             now = step.now()
             known = rulestore.references(step, whole=False)
-            same = [one for one in known if one.profile == manifest.profile_name]
+            line = profile_line(manifest.profile_name)
+            same = [one for one in known if profile_line(one.profile) == line]
             found = next((one for one in known if one.identifier == identifier), None)
             if found is not None:
                 return found
@@ -153,7 +155,8 @@ class ReferenceBook:
         return tuple(
             Candidate(name, manifest)
             for name, (one, manifest) in self._known.items()
-            if (one.until is None or one.until > now) and profile in {"", one.profile}
+            if (one.until is None or one.until > now)
+            and profile_line(profile) in {"", profile_line(one.profile)}
         )
 
     def manifest(self, step: Transaction, identifier: str) -> Manifest | None:
@@ -174,6 +177,11 @@ class ReferenceBook:
                 if (manifest := _verified(one.body, trust, now)) is not None
             }
             self._version, self._age = version, Age(now)
+
+
+def profile_line(profile: str) -> str:
+    """Return what a profile was before its updates: hosts of one line follow each other."""
+    return profile.removeprefix(UPDATED)
 
 
 def _verified(body: bytes, trust: TrustStore, now: datetime) -> Manifest | None:

@@ -31,8 +31,8 @@ _WORDS = {
 
 def in_words(stage: str, facts: Mapping[str, object]) -> str:
     """Return what the screen shows of a stage; empty where it shows nothing."""
-    shown = {name: value or "none" for name, value in facts.items()}
-    return _WORDS[stage].format_map(shown) if stage in _WORDS else ""
+    shown = {**facts, "address": facts.get("address") or "none"}
+    return _WORDS[stage].format_map(shown).rstrip(" ") if stage in _WORDS else ""
 
 
 def open_terminal(name: str) -> int:
