@@ -12,7 +12,7 @@ from casemate.calls.esxcli.table import add_namespaces
 from casemate.calls.esxcli.tree import Running
 from casemate.calls.messages import Snapshot, SnapshotReply
 from casemate.cli.esxcli_output import render
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, NotSupportedError
 from casemate.hostd.kernelclient import RefusedError
 from casemate.machine.facts import Fact, NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.networks import FIRST, AddressFact, PolicyOverride, PortGroupFact, SwitchFact
@@ -146,3 +146,21 @@ def test_lists_have_the_columns_of_esxi():
         *("eth0", "192.0.2.2", "255.255.255.0", "192.0.2.255", "192.0.2.1", "false"),
     ]
     assert kernel.esxcli("ip interface ipv4 get -i eth7").rows == []
+
+
+def test_the_host_s_own_interfaces_are_shown_as_they_are_and_none_can_be_made():
+    kernel = Kernel(
+        VM,
+        AddressFact("eth0", "192.0.2.2", 24, "02:00:00:00:00:01", 1400),
+        AddressFact("eth0", "192.0.2.3", 24, "02:00:00:00:00:01", 1400),
+    )
+    shown = render(kernel.esxcli("ip interface list"))
+    assert shown.startswith("eth0\n   Name: eth0\n   MAC Address: 02:00:00:00:00:01\n")
+    assert shown.count("Name: eth0") == 1
+    assert "Portgroup:\n" in shown
+    assert shown.rstrip().endswith("MTU: 1400")
+    assert kernel.esxcli("ip interface list -N vmotion").rows == []
+    for line in ("add -i vmk1 -p web", "remove -i vmk0", "set -i vmk0 -e false"):
+        with pytest.raises(NotSupportedError) as caught:
+            kernel.esxcli(f"ip interface {line}")
+        assert caught.value.remedy

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 from casemate.calls import networks as c
+from casemate.calls.esxcli import hostinterface
 from casemate.calls.esxcli.answer import Answer, Row
-from casemate.calls.esxcli.hardware import facts_of
+from casemate.calls.esxcli.hostinterface import truth
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Empty, Snapshot, SnapshotReply
 from casemate.errors import AbsentError, NotFoundError
 from casemate.machine.facts import Fact, HardwareFact, HostNic, NicSpec, PowerState, VmFact
 from casemate.machine.networks import (
     PORTS,
-    AddressFact,
     Networks,
     PolicyOverride,
     PortGroupFact,
@@ -34,10 +33,6 @@ _GROUP_COLUMNS = ("Name", "Virtual Switch", "Active Clients", "VLAN ID")
 _NIC_COLUMNS = (
     *("Name", "PCI Device", "Driver", "Admin Status", "Link Status", "Speed", "Duplex"),
     *("MAC Address", "MTU", "Description"),
-)
-_ADDRESS_COLUMNS = (
-    *("Name", "IPv4 Address", "IPv4 Netmask", "IPv4 Broadcast", "Address Type", "Gateway"),
-    "DHCP DNS",
 )
 _VM_COLUMNS = ("World ID", "Name", "Num Ports", "Networks")
 _POLICY = {
@@ -99,16 +94,7 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
         _nics,
         table=("PhysicalNIC", _NIC_COLUMNS),
     )
-    interface = namespace(namespace(top, "ip", "IP"), "interface", "interfaces of the host itself")
-    ipv4 = namespace(interface, "ipv4", "IPv4")
-    shown = command(
-        ipv4,
-        "get",
-        "Show the IPv4 addresses of the host itself.",
-        _addresses,
-        table=("IPv4Interface", _ADDRESS_COLUMNS),
-    )
-    shown.add_argument("-i", "--interface-name")
+    hostinterface.register(top)
     vms = namespace(top, "vm", "networks of VMs")
     command(
         vms,
@@ -175,17 +161,10 @@ def _security(policy: Group[argparse.ArgumentParser], short: str, long: str) -> 
     for letter, name, place in _FLAGS:
         # -p is the port group's in its own namespace, as on ESXi, where promiscuous is -o there.
         used = "-o" if letter == short else letter
-        change.add_argument(used, name, dest=place, type=_truth)
+        change.add_argument(used, name, dest=place, type=truth)
     change.add_argument(short, long, required=True)
     if group:
         change.add_argument("-u", "--use-vswitch", action="store_true")
-
-
-def _truth(text: str) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return known[text.lower()]
 
 
 def _list_switches(options: argparse.Namespace) -> Run:
@@ -343,28 +322,6 @@ def _nic_row(nic: HostNic) -> Row:
         "MAC Address": nic.mac,
         "MTU": nic.mtu,
         "Description": nic.driver,
-    }
-
-
-def _addresses(options: argparse.Namespace) -> Run:
-    found = yield from facts_of(AddressFact)
-    wanted = options.interface_name
-    shown = [one for one in found if wanted in (None, one.interface)]
-    rows = [_address_row(address) for address in shown]
-    return Answer(rows, kind="table", structure="IPv4Interface", columns=_ADDRESS_COLUMNS)
-
-
-def _address_row(address: AddressFact) -> Row:
-    network = ipaddress.IPv4Interface(f"{address.address}/{address.prefix}").network
-    return {
-        "Name": address.interface,
-        "IPv4 Address": address.address,
-        "IPv4 Netmask": address.netmask,
-        "IPv4 Broadcast": str(network.broadcast_address),
-        # Who gave the address is known to the machine underneath alone.
-        "Address Type": "",
-        "Gateway": address.gateway or "0.0.0.0",  # noqa: S104 (as ESXi says that there is none)
-        "DHCP DNS": False,
     }
 
 

@@ -39,6 +39,12 @@ _GROUPS = (
         Ring.HOST,
     ),
     _Group(
+        "The host's own address is on an interface of the machine, not on a VMkernel adapter in a "
+        "port group: change it where the machine has it.",
+        {"HostNetworkSystem": "AddVirtualNic UpdateVirtualNic RemoveVirtualNic"},
+        Ring.HOST,
+    ),
+    _Group(
         "This host has no disks apart from VMs.",
         {"VirtualMachine": "AttachDisk_Task DetachDisk_Task"},
         Ring.COMPATIBILITY,
