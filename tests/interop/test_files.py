@@ -256,6 +256,22 @@ def test_a_file_goes_up_and_comes_down(simulator: HostSimulator, store: Path) ->
     (store / "disks/up load.bin").unlink()
 
 
+def test_an_upload_makes_its_folder_and_a_file_not_a_folder_is_deleted(
+    simulator: HostSimulator, store: Path
+) -> None:
+    place = f"/folder//etc/new/passwd{QUERY}"
+    with asked(simulator, "PUT", place, b"x", **BASIC) as reply:
+        assert reply.status == 201
+    assert (store / "etc/new/passwd").read_bytes() == b"x"
+    for path, status in (("etc/new", 405), ("etc/new/passwd", 204), ("etc/new/passwd", 404)):
+        with asked(simulator, "DELETE", f"/folder/{path}{QUERY}", **BASIC) as reply:
+            assert reply.status == status
+    with asked(simulator, "DELETE", f"/folder/vm1/vm1.vmx{QUERY}", **BASIC) as reply:
+        assert reply.status == 409
+    (store / "etc/new").rmdir()
+    (store / "etc").rmdir()
+
+
 def test_a_ticket_is_good_for_its_request_once(
     si: vim.ServiceInstance, simulator: HostSimulator
 ) -> None:
@@ -303,7 +319,6 @@ def test_nobody_and_who_lacks_the_privilege_get_nothing(
         "/folder/../secret",
         "/folder/%2e%2e/secret",
         "/folder/disks/..%2f..%2fsecret",
-        "/folder//etc/passwd",
         "/folder/link/secret",
         "/folder/out",
         "/folder/.casemate-x",

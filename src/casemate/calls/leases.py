@@ -36,12 +36,16 @@ class LeaseReply:
 
 @dataclass(frozen=True, slots=True)
 class OpenImport:
-    """Make a VM whose disks will be filled."""
+    """Make a VM whose disks will be filled.
+
+    ``into`` is the pool that it comes into, as of CreateVm.
+    """
 
     session: str
     config: VmConfig
     thin: bool = True
     why: str = ""
+    into: str = ""
     reply: ClassVar = LeaseReply
     privilege: ClassVar[str] = "VApp.Import"
 

@@ -228,11 +228,15 @@ class ShutdownGuest:
 
 @dataclass(frozen=True, slots=True)
 class RegisterVm:
-    """Register a VM by the datastore path of its .vmx: ``[datastore1] demo/demo.vmx``."""
+    """Register a VM by the datastore path of its .vmx: ``[datastore1] demo/demo.vmx``.
+
+    ``into`` is the pool that it comes into (Resource.AssignVMToPool there), empty: the root pool.
+    """
 
     session: str
     path: str
     why: str = ""
+    into: str = ""
     reply: ClassVar = TaskReply
     privilege: ClassVar[str] = "VirtualMachine.Inventory.Register"
 

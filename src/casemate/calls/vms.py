@@ -14,13 +14,15 @@ class CreateVm:
     """Make a VM's directory, .vmx and disks; the task's result is its id.
 
     Of ``config``, ``vmx_path`` names the datastore (``[datastore1]``) or the whole path. A disk
-    without a file name is made with its capacity; one with a name exists already.
+    without a file name is made with its capacity; one with a name exists already. ``into`` is the
+    pool that it comes into (Resource.AssignVMToPool there), empty: the root pool.
     """
 
     session: str
     config: VmConfig
     thin: bool = True
     why: str = ""
+    into: str = ""
     reply: ClassVar = TaskReply
     privilege: ClassVar[str] = "VirtualMachine.Inventory.Create"
 

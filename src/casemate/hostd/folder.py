@@ -1,8 +1,9 @@
 """Files of datastores over HTTP: ``/folder/PATH?dcPath=ha-datacenter&dsName=datastore1``.
 
-GET (with Range) and HEAD of files, an index of folders, PUT of files. Who asks shows a session's
-cookie, a ticket's, or name and password. hostd sees the bytes pass; it never has the file. What a
-datastore holds comes from strangers, so a browser is told to store it and to run nothing of it.
+GET (with Range) and HEAD of files, an index of folders, PUT and DELETE of files. Who asks shows a
+session's cookie, a ticket's, or name and password. hostd sees the bytes pass; it never has the
+file. What a datastore holds comes from strangers, so a browser is told to store it and to run
+nothing of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode
 from starlette.types import Receive, Scope, Send
 
 from casemate.calls import files as c
-from casemate.calls.messages import Login, SessionReply
+from casemate.calls.messages import Empty, Login, SessionReply, TaskReply
 from casemate.errors import CasemateError
 from casemate.formats import datastorepath
 from casemate.hostd import tickets
@@ -99,8 +100,8 @@ class FolderEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         method = scope["method"]
-        if method not in {"GET", "HEAD", "PUT"}:
-            raise HttpError(405, "Files are read with GET and HEAD, and written with PUT.")
+        if method not in {"GET", "HEAD", "PUT", "DELETE"}:
+            raise HttpError(405, "Files are read, written with PUT, and removed with DELETE.")
         async with self._session(scope) as session:
             if session.running >= CALLS_AT_ONCE:
                 raise HttpError(503, "This session does too much at once.")
@@ -111,6 +112,8 @@ class FolderEndpoint:
                 target = self._target(scope)
                 if method == "PUT":
                     await self._put(scope, receive, answer, session, target)
+                elif method == "DELETE":
+                    await self._delete(answer, session, target)
                 else:
                     await self._get(scope, answer, session, target)
             finally:
@@ -216,6 +219,7 @@ class FolderEndpoint:
         if fact is None or not target.path:
             raise HttpError(400, "A file is written to a path on a datastore.")
         self._allow(session, fact, c.WriteFile.privilege)
+        await self._make_folder(session, fact, target.path.rpartition("/")[0])
         announced = headers_of(scope).get("content-length", "-1")
         request = c.WriteFile(
             session.handle, fact.datastore, target.path, int(announced), "PUT /folder"
@@ -234,6 +238,41 @@ class FolderEndpoint:
             await transfer.end()
             new = not (isinstance(transfer.reply, c.WriteReply) and transfer.reply.replaces)
         await answer.begin(201 if new else 200, {"content-length": "0"})
+        await answer.more(b"", last=True)
+
+    async def _make_folder(self, session: Session, fact: DatastoreFact, path: str) -> None:
+        """Make the folder of a file that is uploaded, as ESXi does, unless it is there."""
+        if not path:
+            return
+        link = self._hostd.link
+        try:
+            await link.ask(c.StatFile(session.handle, fact.datastore, path), c.FileReply)
+        except RefusedError as error:
+            if error.fact.fault != "FileNotFound":
+                raise
+            self._allow(session, fact, c.MakeDirectory.privilege)
+            request = c.MakeDirectory(
+                session.handle, fact.datastore, path, parents=True, why="PUT /folder"
+            )
+            await link.ask(request, Empty)
+
+    async def _delete(self, answer: Answer, session: Session, target: Target) -> None:
+        fact = target.datastore
+        if fact is None or not target.path:
+            raise HttpError(405, "A file on a datastore is removed.")
+        self._allow(session, fact, c.DeleteFile.privilege)
+        link, replica = self._hostd.link, self._hostd.replica
+        stat = c.StatFile(session.handle, fact.datastore, target.path)
+        if (await link.ask(stat, c.FileReply)).file.folder:
+            raise HttpError(405, "A folder is removed through the API, with all that is in it.")
+        request = c.DeleteFile(session.handle, fact.datastore, target.path, "DELETE /folder")
+        key = (await link.ask(request, TaskReply)).task
+        tasks = replica.world.tasks
+        await replica.until(lambda: key in tasks and tasks[key].completed is not None)
+        error = tasks[key].error if key in tasks else None
+        if error is not None:
+            raise RefusedError(error)
+        await answer.begin(204, {})
         await answer.more(b"", last=True)
 
 

@@ -166,6 +166,7 @@ VCENTER_ONLY = frozenset(
         "InstantClone_Task",
         "MigrateVM_Task",
         "MoveIntoFolder_Task",
+        "PowerOnMultiVM_Task",
         "ReconnectHost_Task",
         "RelocateVM_Task",
     }

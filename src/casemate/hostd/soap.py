@@ -210,7 +210,8 @@ async def _within(served: Served, context: Context) -> Value:
     try:
         async with asyncio.timeout(CALL_SECONDS):
             value = await served.handler(context)
-            if isinstance(value, MoRef) and value.type == "Task":
+            own = context.session.own if context.session is not None else {}
+            if isinstance(value, MoRef) and value.type == "Task" and value not in own:
                 # The reply overtakes the stream at times; a client asks for its task at once.
                 tasks = context.replica.world.tasks
                 await context.replica.until(lambda: value.value in tasks)

@@ -219,7 +219,7 @@ def life_of_vms(
     Returns what starts them with the host, what connects them, and what asks their guests.
     """
     context = replace(kernel.vms, admit=pools.admit_config, network=switching)
-    power, vms = VmPower(context), Vms(context)
+    power, vms = VmPower(context), Vms(context, kernel.check)
     starter = AutoStarter(context, power, stream)
     guests = Guests(context)
     for topic in (power, vms, starter, switching, guests):

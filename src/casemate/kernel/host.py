@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from casemate import __version__
 from casemate.calls import messages as m
 from casemate.calls.console import ConsoleLogin
+from casemate.calls.pools import AssignVm
 from casemate.errors import (
     CasemateError,
     Finding,
@@ -25,7 +26,7 @@ from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Sessi
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.home import CONSOLE_UID, HOSTD_UID
-from casemate.kernel.inventory import Inventory
+from casemate.kernel.inventory import ROOT_POOL, Destination, Inventory
 from casemate.kernel.logins import Logins
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
@@ -223,8 +224,13 @@ class Kernel:
         return self._start(fact, Operation.RESET, session, work)
 
     async def _register(self, request: m.RegisterVm, session: Session) -> m.TaskReply:
+        pool = request.into or ROOT_POOL
+        if pool != ROOT_POOL:
+            self._check(session, AssignVm.privilege, Destination(pool))
+            self._inventory.demand_pool(pool)
+
         async def work(_: Job) -> str:
-            return self._inventory.register(request.path)
+            return self._inventory.register(request.path, pool)
 
         self._inventory.resolve(request.path)
         task = self._tasks.start(

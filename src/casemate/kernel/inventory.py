@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casemate.errors import ArgumentError, CasemateError, DuplicateNameError, NotFoundError
@@ -41,6 +41,13 @@ VMX_LIMIT = 1 << 18
 _log = logging.getLogger(__name__)
 _DATASTORE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,41}")
 _PATH = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] ?([^\x00-\x1f]{1,255})")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where something is moved to, as the checks of privileges see it."""
+
+    pool: str
 
 
 class Inventory:
@@ -141,8 +148,14 @@ class Inventory:
         self._vms[fact.vm] = fact
         self._stream.publish(fact)
 
-    def register(self, path: str) -> str:
+    def demand_pool(self, pool: str) -> None:
+        """Raise NotFoundError where there is no such pool."""
+        if pool != ROOT_POOL and self._stream.fact("PoolFact", pool) is None:
+            raise NotFoundError(f"there is no pool {pool[:40]!r}", component=pool[:40])
+
+    def register(self, path: str, pool: str = ROOT_POOL) -> str:
         """Register the VM of a .vmx file and return its id. Raises our errors; then nothing is."""
+        self.demand_pool(pool)
         if any(stored.vmx_path == path for stored in self._store.vms()):
             raise ArgumentError(f"{path} is registered already", argument="path", component=path)
         config = self._read(path)
@@ -153,8 +166,8 @@ class Inventory:
                 component=path,
             )
         self.demand_name(config.name)
-        number = self._store.add_vm(path, ROOT_POOL)
-        self.update(self._fact(str(number), config, ROOT_POOL))
+        number = self._store.add_vm(path, pool)
+        self.update(self._fact(str(number), config, pool))
         return str(number)
 
     def demand_name(self, name: str, vm: str = "") -> None:

@@ -99,7 +99,8 @@ class Leases:
 
     async def _open_import(self, request: c.OpenImport, session: Session) -> c.LeaseReply:
         with self._room():
-            vm = await self._vms.create(request.config, thin=request.thin)
+            pool = self._vms.demand_pool(session, request.into)
+            vm = await self._vms.create(request.config, thin=request.thin, pool=pool)
             fact = self._context.inventory.vm(vm)
             try:
                 return self._start(fact, session, "importVApp", importing=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -14,7 +14,7 @@ from casemate.errors import ArgumentError, CasemateError, HostError, NotFoundErr
 from casemate.formats import vmx
 from casemate.kernel.accounts import Session
 from casemate.kernel.files import write_file
-from casemate.kernel.inventory import ROOT_POOL, Inventory
+from casemate.kernel.inventory import ROOT_POOL, Destination, Inventory
 from casemate.kernel.pools import RESOURCES, Pools, Settings
 from casemate.kernel.scheduler import Scheduler, View
 from casemate.kernel.tasks import fault_of
@@ -34,13 +34,6 @@ DECISIONS: Final = 20
 TRIALS: Final = 64
 """Changes that can be tried at once."""
 _KINDS: Final = ("power-on", "power-off", "set", "create", "move", "remove", "resize")
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where something is moved to, as the checks of privileges see it."""
-
-    pool: str
 
 
 class PoolCalls:

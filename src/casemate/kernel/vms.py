@@ -12,6 +12,7 @@ from typing import Final
 
 from casemate.calls import vms as c
 from casemate.calls.messages import TaskReply
+from casemate.calls.pools import AssignVm
 from casemate.errors import ArgumentError, CasemateError, HostError, StateError
 from casemate.formats import vmx
 from casemate.formats.vmdk import is_plain_name
@@ -21,6 +22,7 @@ from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory, exists_already, make_directory
 from casemate.kernel.cells.hotplug import Hotplug
 from casemate.kernel.host import Handler
+from casemate.kernel.inventory import ROOT_POOL, Destination
 from casemate.kernel.longwork import in_own_thread
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import (
@@ -51,8 +53,13 @@ _NOT_COPIED: Final = frozenset({INSTANCE_UUID.lower(), TEMPLATE.lower()})
 class Vms:
     """Handlers of the requests that make, change, copy and remove VMs."""
 
-    def __init__(self, context: VmContext) -> None:
+    def __init__(
+        self,
+        context: VmContext,
+        check: Callable[[Session, str, object], None] = lambda *_: None,
+    ) -> None:
         self._context = context
+        self._check = check
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
@@ -63,13 +70,33 @@ class Vms:
             c.CloneVm: self._clone,
         }
 
-    async def create(self, config: VmConfig, *, thin: bool, fill: Fill = lambda _, __: None) -> str:
+    def demand_pool(self, session: Session, pool: str) -> str:
+        """Return the pool for a new VM, which the session may use, empty: the root pool.
+
+        Raises:
+            NotFoundError, PermissionDeniedError: It may not be used, or there is none.
+        """
+        if not pool or pool == ROOT_POOL:
+            return ROOT_POOL
+        self._check(session, AssignVm.privilege, Destination(pool))
+        self._context.inventory.demand_pool(pool)
+        return pool
+
+    async def create(
+        self,
+        config: VmConfig,
+        *,
+        thin: bool,
+        fill: Fill = lambda _, __: None,
+        pool: str = ROOT_POOL,
+    ) -> str:
         """Make a VM and register it; on failure nothing of it stays. Returns its id.
 
         Args:
             config: What it is made of.
             thin: Whether the space of its disks is taken only when they are written.
             fill: Puts content into its new disks, given the directory and the disks.
+            pool: The pool that it comes into.
 
         Raises:
             CasemateError: It cannot be made so.
@@ -79,7 +106,7 @@ class Vms:
         self._context.inventory.demand_name(config.name)
         with contextlib.ExitStack() as undo:
             path = await in_own_thread(self._make, config, undo, thin=thin, fill=fill)
-            vm = self._context.inventory.register(path)
+            vm = self._context.inventory.register(path, pool)
             undo.pop_all()
         return vm
 
@@ -95,9 +122,10 @@ class Vms:
         _check(config)
         self._context.inventory.demand_name(config.name)
         check_addresses(config, replace(config, nics=()))
+        pool = self.demand_pool(session, request.into)
 
         async def work(_: Job) -> str:
-            return await self.create(config, thin=request.thin)
+            return await self.create(config, thin=request.thin, pool=pool)
 
         task = self._context.tasks.start(
             "ha-folder-vm", "Folder", "createVm", session.user, work, exclusive=False

@@ -30,7 +30,7 @@ class Rollup(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """One counter. ``of`` says what has it: ``vm``, ``host`` or ``both``."""
+    """One counter. ``of`` says what has it: ``vm``, ``host``, ``both`` or ``none``."""
 
     key: int
     group: str
@@ -78,7 +78,48 @@ _ROWS: Final = (
     ("net", "usage", _A, "kiloBytesPerSecond", "rate", "both", "received and sent"),
     ("sys", "uptime", _L, "second", "absolute", "both", "time since power-on"),
 )
+_NOT_KEPT: Final = (
+    ("cpu", "summation", "millisecond", "delta", "idle used wait system swapwait run overlap"),
+    ("cpu", "average", "percent", "rate", "latency utilization coreUtilization"),
+    ("mem", "average", "kiloBytes", "absolute", "swapped swaptarget swapin swapout swapused"),
+    ("mem", "average", "kiloBytes", "absolute", "shared sharedcommon zero heap unreserved"),
+    ("mem", "average", "kiloBytes", "absolute", "compressed decompressed llSwapUsed sysUsage"),
+    ("mem", "average", "kiloBytesPerSecond", "rate", "swapinRate swapoutRate"),
+    ("mem", "average", "percent", "absolute", "latency reservedCapacityPct"),
+    ("disk", "latest", "millisecond", "absolute", "maxTotalLatency"),
+    ("disk", "average", "millisecond", "absolute", "totalLatency deviceLatency kernelLatency"),
+    ("disk", "average", "millisecond", "absolute", "totalReadLatency totalWriteLatency"),
+    ("disk", "average", "number", "rate", "numberReadAveraged numberWriteAveraged"),
+    ("virtualDisk", "average", "kiloBytesPerSecond", "rate", "read write"),
+    ("virtualDisk", "average", "number", "rate", "numberReadAveraged numberWriteAveraged"),
+    ("virtualDisk", "average", "millisecond", "absolute", "totalReadLatency totalWriteLatency"),
+    ("datastore", "average", "kiloBytesPerSecond", "rate", "read write"),
+    ("datastore", "average", "number", "rate", "numberReadAveraged numberWriteAveraged"),
+    ("datastore", "average", "millisecond", "absolute", "totalReadLatency totalWriteLatency"),
+    ("datastore", "latest", "millisecond", "absolute", "maxTotalLatency"),
+    ("net", "average", "kiloBytesPerSecond", "rate", "bytesRx bytesTx"),
+    ("net", "summation", "number", "delta", "packetsRx packetsTx droppedRx droppedTx errorsRx"),
+    ("net", "summation", "number", "delta", "errorsTx multicastRx multicastTx broadcastRx"),
+    ("net", "summation", "number", "delta", "broadcastTx unknownProtos"),
+    ("sys", "summation", "number", "delta", "heartbeat"),
+    ("sys", "latest", "second", "absolute", "osUptime"),
+    ("power", "average", "watt", "rate", "power powerCap"),
+    ("power", "summation", "joule", "delta", "energy"),
+    ("rescpu", "latest", "percent", "absolute", "actav1 actav5 actav15 runav1 runav5 runav15"),
+)
+"""vSphere's counters that nothing here has: clients look up names, then ask what there is."""
+
 COUNTERS: Final = tuple(Counter(number, *row) for number, row in enumerate(_ROWS, 1))
+KNOWN: Final = (
+    *COUNTERS,
+    *(
+        Counter(number, group, name, Rollup(rollup), unit, kind, "none", f"{name}, not kept here")
+        for number, (group, rollup, unit, kind, name) in enumerate(
+            ((*row[:4], name) for row in _NOT_KEPT for name in row[4].split()), len(_ROWS) + 1
+        )
+    ),
+)
+"""Every counter that has a number: those that are kept, and those that nothing has."""
 BY_PATH: Final = {counter.path: counter for counter in COUNTERS}
 
 

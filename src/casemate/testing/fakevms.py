@@ -107,7 +107,8 @@ class FakeVms:
         config = replace(request.config, vmx_path=path, uuid=made.config.uuid)
 
         def finish() -> str:
-            self._kernel.state(replace(made, config=_named(config)))
+            pool = request.into or made.pool
+            self._kernel.state(replace(made, config=_named(config), pool=pool))
             return made.vm
 
         return self._kernel.run(request.session, "ha-folder-vm", "Folder", "createVm", finish)

@@ -39,10 +39,8 @@ def _vm(context: Context) -> VmFact:
 
 async def _create_in(context: Context, pool: MoRef) -> Value:
     change = created(_spec(context, "config"), context.replica.world.port_groups)
-    if pool != ROOT_POOL:
-        raise unsupported("A VM is made in the host's root pool and moved from there.")
     _allow_images(context, change)
-    request = vms.CreateVm(context.who.handle, change.config, change.thin, WHY)
+    request = vms.CreateVm(context.who.handle, change.config, change.thin, WHY, pool.value)
     return task(await context.link.ask(request, TaskReply))
 
 
@@ -154,8 +152,11 @@ async def _suspend(context: Context) -> Value:
 
 
 async def _snapshot(context: Context) -> Value:
-    if context.arguments.get("quiesce") is True or context.arguments.get("quiesceSpec"):
-        raise unsupported("Quiescing needs an agent in the guest: ask for a snapshot without it.")
+    quiet = context.arguments.get("quiesce") is True or context.arguments.get("quiesceSpec")
+    vm = _vm(context)
+    # As vSphere says: a VM that is off, or whose guest has no agent, is not quiesced.
+    if quiet and vm.guest.agent and vm.power is PowerState.POWERED_ON:
+        raise unsupported("Guests are not quiesced here: ask for a snapshot without it.")
     request = vms.CreateSnapshot(
         context.who.handle,
         context.this.value,

@@ -15,7 +15,6 @@ from casemate.hostd.objects.devices import nic_models
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, text
 from casemate.hostd.vmspec import created, unsupported
-from casemate.hostd.world import ROOT_POOL
 from casemate.machine.facts import VmFact
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.vim25 import faults
@@ -161,10 +160,8 @@ async def _import(context: Context) -> Value:
         raise unsupported("One virtual machine is imported, and no vApp.")
     if not isinstance(config, Obj):
         raise faults.invalid_argument("spec.configSpec", "A configuration is needed.")
-    if context.this != ROOT_POOL:
-        raise unsupported("A VM is made in the host's root pool and moved from there.")
     change = created(config, context.replica.world.port_groups)
-    request = c.OpenImport(context.who.handle, change.config, change.thin, WHY)
+    request = c.OpenImport(context.who.handle, change.config, change.thin, WHY, context.this.value)
     reply = await context.link.ask(request, c.LeaseReply)
     return await _lend(context, reply, change.config.name, importing=True)
 

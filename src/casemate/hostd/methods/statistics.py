@@ -13,6 +13,7 @@ from casemate.hostd.selection import objs, text
 from casemate.hostd.world import HOST
 from casemate.machine.counters import (
     COUNTERS,
+    KNOWN,
     ROLLED,
     ROLLED_SECONDS,
     SAMPLE_SECONDS,
@@ -23,10 +24,12 @@ from casemate.vim25 import faults
 from casemate.vim25.encode import format_time
 from casemate.vim25.values import MoRef, Obj, Value
 
+LEVELS = 4
+"""Levels of vSphere's counters; all of this host's are of the first."""
 QUERY_LIMIT = 1000
 """Specifications of one query: one for each VM of a large host."""
 
-_BY_KEY = {counter.key: counter for counter in COUNTERS}
+_BY_KEY = {counter.key: counter for counter in KNOWN}
 
 
 def _entity(value: Value) -> MoRef:
@@ -71,6 +74,13 @@ async def _infos(context: Context) -> Value:
     if unknown:
         raise faults.invalid_argument("counterId", f"There is no counter {unknown[0]}.")
     return tuple(counter_info(_BY_KEY[key]) for key in keys)
+
+
+async def _by_level(context: Context) -> Value:
+    level = context.arguments.get("level")
+    if not isinstance(level, int) or not 1 <= level <= LEVELS:
+        raise faults.invalid_argument("level", f"A level is 1 to {LEVELS}.")
+    return tuple(map(counter_info, KNOWN))
 
 
 def _stamp(value: Value) -> float:
@@ -153,6 +163,7 @@ STATISTICS_METHODS = (
     Served(_PERF, "QueryPerfProviderSummary", "System.View", _summary),
     Served(_PERF, "QueryAvailablePerfMetric", "System.View", _available),
     Served(_PERF, "QueryPerfCounter", "System.View", _infos),
+    Served(_PERF, "QueryPerfCounterByLevel", "System.View", _by_level),
     Served(
         _PERF,
         "QueryPerf",

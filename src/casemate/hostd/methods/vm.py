@@ -20,10 +20,8 @@ from casemate.calls.vms import RebootGuest
 from casemate.hostd.objects.systems import LEVELS
 from casemate.hostd.registry import Context, Handler, Ring, Served
 from casemate.hostd.selection import text
-from casemate.hostd.world import ROOT_POOL
 from casemate.machine.facts import ComponentFact
 from casemate.policy.report import Origin, attestation_report
-from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj, Value
 
@@ -69,10 +67,11 @@ async def _register(context: Context) -> Value:
     if isinstance(pool, MoRef):
         context.reader.require(pool)
         context.reader.allow(pool, "Resource.AssignVMToPool")
-        if pool != ROOT_POOL:
-            raise faults.invalid_argument("pool", "A VM is registered in the host's root pool.")
+    into = pool.value if isinstance(pool, MoRef) else ""
     path = text(context.arguments.get("path"))
-    reply = await context.link.ask(RegisterVm(context.who.handle, path, "vSphere API"), TaskReply)
+    reply = await context.link.ask(
+        RegisterVm(context.who.handle, path, "vSphere API", into), TaskReply
+    )
     return MoRef("Task", reply.task)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from casemate.hostd.objects.base import Getters, Scope, element
-from casemate.machine.counters import COUNTERS, ROLLED, ROLLED_SECONDS, Counter
+from casemate.machine.counters import KNOWN, ROLLED, ROLLED_SECONDS, Counter
 from casemate.vim25.values import Obj, Value
 
 _GROUPS = {
     "cpu": "CPU",
     "mem": "Memory",
     "disk": "Disk",
+    "virtualDisk": "Virtual disk",
+    "datastore": "Datastore",
+    "power": "Power",
+    "rescpu": "Resource group CPU",
     "net": "Network",
     "sys": "System",
 }
@@ -23,6 +27,8 @@ _UNITS = {
     "kiloBytesPerSecond": "KBps",
     "number": "num",
     "second": "s",
+    "watt": "W",
+    "joule": "J",
 }
 
 
@@ -42,7 +48,7 @@ def counter_info(counter: Counter) -> Obj:
 
 
 def _counters(_scope: Scope, _key: str) -> Value:
-    return tuple(map(counter_info, COUNTERS))
+    return tuple(map(counter_info, KNOWN))
 
 
 def _intervals(_scope: Scope, _key: str) -> Value:
@@ -60,8 +66,8 @@ def _intervals(_scope: Scope, _key: str) -> Value:
 
 
 def _description(_scope: Scope, _key: str) -> Obj:
-    rollups = sorted({counter.rollup.value for counter in COUNTERS})
-    kinds = sorted({counter.kind for counter in COUNTERS})
+    rollups = sorted({counter.rollup.value for counter in KNOWN})
+    kinds = sorted({counter.kind for counter in KNOWN})
     return Obj(
         "PerformanceDescription",
         counterType=tuple(element(one, one.capitalize()) for one in rollups),

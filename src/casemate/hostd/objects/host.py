@@ -78,10 +78,19 @@ def runtime(scope: Scope, _key: str = "") -> Obj:
         inMaintenanceMode=host.in_maintenance_mode,
         inQuarantineMode=False,
         bootTime=moment(host.boot_time),
+        healthSystemRuntime=_NO_SENSORS,
         tpmPcrValues=pcr_values(dict(_bank(scope))),
         networkRuntimeInfo=Obj("HostRuntimeInfoNetworkRuntimeInfo"),
         stateEncryption=_state_encryption(scope.world.host),
     )
+
+
+_NO_SENSORS = Obj(
+    "HealthSystemRuntime",
+    systemHealthInfo=Obj("HostSystemHealthInfo", numericSensorInfo=()),
+    hardwareStatusInfo=Obj("HostHardwareStatusInfo"),
+)
+"""This host reads no sensors."""
 
 
 def _state_encryption(host: HostFact) -> Obj:

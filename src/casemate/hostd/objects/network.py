@@ -59,6 +59,19 @@ def _config(scope: Scope, _key: str) -> Obj:
     )
 
 
+_FAILURE = Obj(
+    "HostNicFailureCriteria",
+    checkSpeed="minimum",
+    speed=10,
+    checkDuplex=False,
+    fullDuplex=False,
+    checkErrorPercent=False,
+    percentage=0,
+    checkBeacon=False,
+)
+"""A card fails when its link is down: nothing else is looked at."""
+
+
 def _policy(
     promiscuous: bool | None,  # noqa: FBT001 (three values of one kind)
     changes: bool | None,  # noqa: FBT001
@@ -74,6 +87,7 @@ def _policy(
             reversePolicy=True,
             notifySwitches=False,
             rollingOrder=False,
+            failureCriteria=_FAILURE,
             nicOrder=Obj("HostNicOrderPolicy", activeNic=uplinks, standbyNic=()),
         )
         shaping = Obj("HostNetworkTrafficShapingPolicy", enabled=False)
