@@ -239,6 +239,14 @@ def life_of_vms(
     return starter, switching, guests
 
 
+def drivers(plugins: Plugins, switching: Switching) -> Plugins:
+    """Let network plug-ins be uplinks."""
+    loop = asyncio.get_running_loop()
+    switching.accept(plugins.uplinks)
+    plugins.follow(lambda: loop.call_soon_threadsafe(switching.renew))
+    return plugins
+
+
 def files(kernel: Kernel, inventory: Inventory, accounts: Accounts, plugins: Plugins) -> None:
     """Hook up the files of datastores."""
     datastores = Datastores(inventory, kernel.vms.tasks, kernel.check)
@@ -384,14 +392,15 @@ async def serve(settings: Settings, home: Home) -> None:
     )
     watch = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     place = Place(home, settings.bank, inventory.resolve, time.time)
-    files(kernel, inventory, accounts, await packages(kernel, place, stream, measurements, *watch))
+    plugins = drivers(await packages(kernel, place, stream, measurements, *watch), switching)
+    files(kernel, inventory, accounts, plugins)
     await kernel.adopt()
     await switching.start(kernel.running())
     pools.publish()
     server = CallsServer(home.calls_socket, callers(settings), stream, kernel.handle)
     await server.start(HOSTD_UID)
     loops = asyncio.gather(
-        *(part.run() for part in (scheduler, statistics, watch[0], guests, switching))
+        *(part.run() for part in (scheduler, statistics, watch[0], guests, switching, plugins))
     )
     try:
         if not measurements.complete:

@@ -52,7 +52,9 @@ class Lender(Protocol):
     def storage(self, suffix: str) -> str | None:
         """Return the loaded plug-in that reads files with this suffix."""
 
-    def use(self, name: str, told: Mapping[str, Any]) -> AbstractContextManager[Session]:
+    def use(
+        self, name: str, told: Mapping[str, Any], files: Mapping[str, int]
+    ) -> AbstractContextManager[Session]:
         """Run it until the block ends."""
 
 
@@ -81,7 +83,7 @@ class ForeignDisks:
         name = self._plugins.storage(_suffix(path))
         if name is None:
             raise ArgumentError(f"no plug-in reads {path}", argument="name")
-        with self._plugins.use(name, {"source": source}) as session:
+        with self._plugins.use(name, {}, {"source": source}) as session:
             words, _ = session.ask({"call": "open"})
             capacity = words.get("capacity")
             if not isinstance(capacity, int) or not 0 < capacity <= MAX_CAPACITY:

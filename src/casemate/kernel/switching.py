@@ -64,6 +64,7 @@ class Switching:
         self._own: frozenset[str] = frozenset()
         self._addresses: frozenset[AddressFact] = frozenset()
         self._followers: list[Callable[[str], Awaitable[None]]] = []
+        self._drivers: Callable[[], frozenset[str]] = frozenset
         self._publish(Networks(), self._networks)
 
     @property
@@ -93,6 +94,14 @@ class Switching:
     def follow(self, changed: Callable[[str], Awaitable[None]]) -> None:
         """Tell this which running VM has a card whose port group has come."""
         self._followers.append(changed)
+
+    def accept(self, drivers: Callable[[], frozenset[str]]) -> None:
+        """Let interfaces be uplinks that plug-ins serve."""
+        self._drivers = drivers
+
+    def renew(self) -> None:
+        """Wire everything again: a plug-in made its interface anew."""
+        self._later()
 
     def findings(self) -> tuple[Finding, ...]:
         """Return why there is no network, where there is none."""
@@ -287,7 +296,7 @@ class Switching:
 
     def _free(self) -> frozenset[str]:
         """Return the network cards by which nobody reaches the host itself."""
-        return self._nics() - self._own
+        return (self._nics() | self._drivers()) - self._own
 
     def _used(self) -> frozenset[str]:
         """Return the port groups that registered VMs have cards in."""

@@ -72,7 +72,9 @@ class NoPlugins:
         """Return none."""
         return None
 
-    def use(self, name: str, _told: Mapping[str, Any]) -> AbstractContextManager[PluginSession]:
+    def use(
+        self, name: str, _told: Mapping[str, Any], _files: Mapping[str, int]
+    ) -> AbstractContextManager[PluginSession]:
         """Raise NotFoundError."""
         raise NotFoundError(f"There is no plug-in {name}.")
 

@@ -45,7 +45,7 @@ class Host:
         return ("demo", self.vib) if maker == "INTC" else None
 
     @contextmanager
-    def use(self, _name, told):
+    def use(self, _name, told, _files=None):
         self.uses += 1
         service = Tpm(self.driver, dict(told))
         try:

@@ -9,14 +9,16 @@ import os
 import py_compile
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
+from socket import AF_UNIX, SOCK_DGRAM, socketpair
 from types import SimpleNamespace
 
 import pytest
 
 from casemate.calls import modules as m
-from casemate.errors import CasemateError, FormatError, HostError, SignatureError
+from casemate.errors import ArgumentError, CasemateError, FormatError, HostError, SignatureError
 from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.loading import Gate, Loading
 from casemate.kernel.plugins import runner
@@ -24,6 +26,7 @@ from casemate.kernel.plugins.code import MAX_FILES, PLACE, read_plugin
 from casemate.kernel.plugins.registry import Plugins
 from casemate.kernel.store import Store
 from casemate.kernel.sys import spawn
+from casemate.kernel.uplinks import open_uplink
 from casemate.policy.levels import Level
 from casemate.testing.elves import Elf
 from casemate.testing.vibs import make_descriptor
@@ -51,8 +54,19 @@ class Host:
         self.refusal: Exception | None = None
         self.changed: Exception | None = None
         gate = Gate(self._judge, self._confirm, lambda _: None)
-        self.plugins = Plugins(lambda: self.root, self._vibs, gate, lambda: ())
+        self.plugins = Plugins(lambda: self.root, self._vibs, gate, lambda: (), uplink=self._uplink)
         self.loading = Loading([self.plugins], self.store)
+
+    @contextmanager
+    def _uplink(self, name, options):
+        """Give two pairs of sockets in the place of an interface and of a wire."""
+        self.asked = (name, options)
+        self.frames, frames = socketpair(AF_UNIX, SOCK_DGRAM)
+        self.wire, wire = socketpair(AF_UNIX, SOCK_DGRAM)
+        for end in (self.frames, self.wire):
+            end.settimeout(10)
+        with frames, wire:
+            yield {"frames": frames.fileno(), "wire": wire.fileno()}
 
     def _vibs(self):
         mine = make_descriptor(self.level, files=tuple(self.files))
@@ -156,7 +170,6 @@ REFUSED = {
     "of a community VIB": (lambda h: setattr(h, "level", "community"), "level-too-low"),
     "partly another VIB's": (lambda h: h.others.append(h.files[-1]), "file-conflict"),
     "for another interface": (lambda h: h.demo(interface=2), "plugin-interface"),
-    "of a kind without interface": (lambda h: h.demo(kind="network"), "plugin-interface"),
     "without code": (
         lambda h: h.files.remove(f"{PLACE}demo/driver.py"),
         "plugin-files",
@@ -318,6 +331,96 @@ def test_a_plug_in_whose_vib_was_revoked_or_removed_since_serves_no_more(host):
     assert not disks.reads("x.demo")
 
 
+TUNNEL = """
+class Entry:
+    def __init__(self, options):
+        self.mark = options["mark"].encode()
+
+    def pack(self, frame):
+        return b"" if frame.startswith(b"drop") else self.mark + frame
+
+    def unpack(self, datagram):
+        if not datagram.startswith(self.mark):
+            raise ValueError("not of the peer")
+        return datagram[len(self.mark) :]
+"""
+FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x08\x00" + b"content"
+
+
+@pytest.fixture
+def tunnel(host):
+    host.demo(TUNNEL, kind="network")
+    host.plugins.load("demo", {"demo": {"options": "peer=192.0.2.7:4789 mark=M1"}})
+    yield host
+    for name in host.plugins.uplinks():
+        host.plugins._let_go(name)
+    host.frames.close()
+    host.wire.close()
+
+
+def test_a_network_plug_in_carries_frames_both_ways_and_drops_what_it_does_not_know(tunnel):
+    assert tunnel.asked == ("demo", {"peer": "192.0.2.7:4789", "mark": "M1"})
+    assert tunnel.plugins.uplinks() == {"demo"}
+    assert (tunnel.row().loaded, tunnel.row().kind) == (True, "network plug-in")
+    tunnel.frames.send(b"drop" + FRAME)
+    tunnel.frames.send(FRAME)
+    assert tunnel.wire.recv(2000) == b"M1" + FRAME
+    for strange in (b"M2" + FRAME, b"M1short"):
+        tunnel.wire.send(strange)
+    tunnel.wire.send(b"M1" + FRAME[::-1])
+    assert tunnel.frames.recv(2000) == FRAME[::-1]
+    tunnel.plugins.check()
+    assert tunnel.plugins.uplinks() == {"demo"}
+
+
+ENDINGS = {
+    "its VIB is revoked": lambda h: setattr(h, "refusal", REVOKED),
+    "its VIB is removed": lambda h: h.files.clear(),
+    "its process ends": lambda h: spawn.kill(h.plugins._lasting["demo"]._child.pidfd),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_network_plug_in_carries_nothing_more_when(tunnel, name):
+    pidfd = os.dup(tunnel.plugins._lasting["demo"]._child.pidfd)
+    ENDINGS[name](tunnel)
+    if name == "its process ends":
+        assert spawn.wait_gone(pidfd, 10)
+    tunnel.plugins.check()
+    assert tunnel.plugins.uplinks() == frozenset()
+    assert spawn.wait_gone(pidfd, 0)
+    os.close(pidfd)
+    tunnel.refusal = None
+    assert not tunnel.files or not tunnel.row().loaded
+
+
+def test_a_network_plug_in_that_does_not_take_its_options_leaves_no_interface(host):
+    host.demo(TUNNEL, kind="network")
+    with pytest.raises(HostError, match="KeyError: 'mark'"):
+        host.load()
+    assert host.plugins.uplinks() == frozenset()
+    with pytest.raises(ConnectionError):
+        host.frames.send(FRAME)
+    host.frames.close()
+    host.wire.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"peer": "192.0.2.7"},
+        {"peer": "example.test:4789"},
+        {"peer": "999.0.2.7:4789"},
+        {"peer": "192.0.2.7:70000"},
+        {"peer": "192.0.2.7:4789", "local": "0"},
+    ],
+)
+def test_a_peer_is_an_address_and_a_port(options):
+    with pytest.raises(ArgumentError), open_uplink("demo", options):
+        pass
+
+
 async def _settings(host):
     await host.ask(m.ModuleSet("", "demo", enabled=False))
     await host.loading.load_enabled()
@@ -336,5 +439,24 @@ def test_a_file_changed_after_it_was_read_is_not_what_runs(host):
     host.demo()
     code = read_plugin(host.root, "demo", host.files, Level.PARTNER)
     (host.root / PLACE / "demo/driver.py").write_text("raise ValueError('swapped')")
-    with code, runner.Running(code, host.root, {}):
+    with code, runner.Running(code, host.root, {}, {}):
         pass
+
+
+def test_the_example_of_a_tunnel_speaks_vxlan(host):
+    example = Path(__file__).parents[3] / "docs/examples/vxlan/root" / PLACE / "vxlan"
+    for path in example.iterdir():
+        host.put(path.name, path.read_bytes(), plugin="vxlan")
+    with pytest.raises(HostError, match="24 bits"):
+        host.plugins.load("vxlan", {"vxlan": {"options": f"vni={1 << 24}"}})
+    host.frames.close()
+    host.wire.close()
+    host.plugins.load("vxlan", {"vxlan": {"options": "vni=42"}})
+    host.frames.send(FRAME)
+    assert host.wire.recv(2000) == bytes.fromhex("0800000000002a00") + FRAME
+    host.wire.send(bytes.fromhex("0800000000002b00") + FRAME)
+    host.wire.send(bytes.fromhex("0800000000002a00") + FRAME[::-1])
+    assert host.frames.recv(2000) == FRAME[::-1]
+    host.plugins._let_go("vxlan")
+    host.frames.close()
+    host.wire.close()

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -22,6 +23,10 @@ from casemate.kernel.plugins.importer import Verified, install
 from casemate.kernel.plugins.wire import pack, unpack
 
 CHANNEL: Final = 3
+FRAME_LIMIT: Final = 1 << 16
+"""Bytes of a frame or datagram that are read."""
+FRAME_LEAST: Final = 14
+"""Bytes of the least frame: two addresses and a type."""
 _TEXT: Final = 300  # characters of a failure
 
 Words = dict[str, Any]
@@ -101,6 +106,49 @@ def _split(data: bytes, sizes: list[int]) -> list[bytes]:
     return parts
 
 
+class Tunnel(Protocol):
+    """What a network plug-in's entry returns (interface 1)."""
+
+    def pack(self, frame: bytes) -> bytes:
+        """Return the datagram that carries a frame to the peer; nothing to drop it."""
+
+    def unpack(self, datagram: bytes) -> bytes:
+        """Return the frame in a datagram of the peer; nothing to drop it."""
+
+
+class Network:
+    """Carries frames for a plug-in of the kind network."""
+
+    def __init__(self, entry: Callable[..., Tunnel], order: Words) -> None:
+        self._tunnel = entry({str(k): str(v) for k, v in order.get("options", {}).items()})
+        self._frames: int | None = order.get("frames")
+        self._wire: int | None = order.get("wire")
+
+    def run(self) -> None:
+        """Carry until the kernel lets go of its end."""
+        poller = select.poll()
+        for descriptor in (CHANNEL, self._frames, self._wire):
+            if descriptor is not None:
+                poller.register(descriptor, select.POLLIN)
+        while True:
+            for descriptor, _ in poller.poll():
+                if descriptor == CHANNEL:
+                    return
+                # What cannot be read or sent now is lost, as on every wire.
+                with contextlib.suppress(Exception):
+                    self._carry(descriptor)
+
+    def _carry(self, descriptor: int) -> None:
+        data = os.read(descriptor, FRAME_LIMIT)
+        if descriptor == self._frames and self._wire is not None:
+            if datagram := self._tunnel.pack(data):
+                os.write(self._wire, datagram)
+        elif self._frames is not None:
+            frame = self._tunnel.unpack(data)
+            if len(frame) >= FRAME_LEAST:
+                os.write(self._frames, frame)
+
+
 KINDS: Final[dict[str, Callable[..., Storage | Tpm]]] = {"storage": Storage, "tpm": Tpm}
 
 
@@ -129,7 +177,13 @@ def main() -> int:
     try:
         install(Verified(**one) for one in order["modules"])
         module = importlib.import_module(order["module"])
-        service = KINDS[order["kind"]](getattr(module, order["entry"]), order)
+        entry = getattr(module, order["entry"])
+        if order["kind"] == "network":
+            network = Network(entry, order)
+            tell({"ready": order["kind"]})
+            network.run()
+            return 0
+        service = KINDS[order["kind"]](entry, order)
     except Exception as error:  # noqa: BLE001 (whatever a stranger's code raises)
         with contextlib.suppress(OSError):
             tell({"error": _told(error)})

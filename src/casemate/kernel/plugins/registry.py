@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from casemate.calls.modules import Module
@@ -24,12 +26,16 @@ from casemate.formats.pluginmanifest import MANIFEST, PluginKind, PluginManifest
 from casemate.kernel.loading import Gate, Settings
 from casemate.kernel.plugins.code import PLACE, PluginCode, plugin_of, read_plugin
 from casemate.kernel.plugins.runner import Running, Session, Start
+from casemate.kernel.uplinks import open_uplink
 from casemate.policy.acceptance import VibVerdict
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
 
-INTERFACES: Final[Mapping[PluginKind, int]] = {PluginKind.STORAGE: 1, PluginKind.TPM: 1}
-"""The version of each interface that this kernel has; a kind that is not here has none."""
+INTERFACES: Final[Mapping[PluginKind, int]] = dict.fromkeys(PluginKind, 1)
+"""The version of each interface that this kernel has."""
+WATCH_SECONDS: Final = 10.0
+"""Between two looks whether what carries frames still may."""
+Uplink = Callable[[str, Mapping[str, str]], AbstractContextManager[Mapping[str, int]]]
 LOOSEST: Final = Level.PARTNER
 """The loosest level of a VIB whose plug-ins are loaded: somebody must stand for what runs."""
 
@@ -55,6 +61,7 @@ class Plugins:
         gate: what a VIB passes again.
         waivers: reads the hardening waivers in force.
         start: starts a plug-in's process.
+        uplink: makes what a network plug-in works with.
     """
 
     kind: Final = "plug-in"
@@ -66,12 +73,16 @@ class Plugins:
         gate: Gate,
         waivers: Callable[[], Sequence[Waiver]],
         start: Start = Running,
+        uplink: Uplink = open_uplink,
     ) -> None:
         self._root = root
         self._vibs = vibs
         self._gate = gate
         self._waivers = waivers
         self._start = start
+        self._uplink = uplink
+        self._lasting: dict[str, Session] = {}
+        self._changed: Callable[[], object] = lambda: None
         self._loaded: dict[str, tuple[str, PluginManifest]] = {}
         self._lock = threading.Lock()
 
@@ -93,9 +104,14 @@ class Plugins:
         Raises:
             CasemateError: It may not be loaded, or does not start.
         """
-        del settings
         found = self._find(name)
-        with self._verified(found) as code, self._start(code, self._root(), {}):
+        with self._verified(found) as code:
+            if code.manifest.kind is PluginKind.NETWORK:
+                self._let_go(name)
+                self._carry(code, _options(settings.get(name, {})))
+            else:
+                with self._start(code, self._root(), {}, {}):
+                    pass
             self._note(found, code.manifest)
         _log.info("plug-in %s of %s loaded", name, found.vib.descriptor.vib_id)
 
@@ -133,7 +149,7 @@ class Plugins:
             digest=digest,
             fingerprint=fingerprint,
             parameters=(),
-            options="",
+            options=str(own.get("options", "")),
             kind=f"{manifest.kind} {self.kind}" if manifest else self.kind,
             provides=(f"{manifest.kind}-{manifest.interface}",) if manifest else (),
         )
@@ -147,20 +163,72 @@ class Plugins:
         """Return the loaded plug-in that knows TPMs of this maker, and the id of its VIB."""
         return self._serving(PluginKind.TPM, lambda one: maker in one.makers)
 
+    def uplinks(self) -> frozenset[str]:
+        """Return the interfaces that network plug-ins serve."""
+        with self._lock:
+            return frozenset(self._lasting)
+
+    def follow(self, changed: Callable[[], object]) -> None:
+        """Call this when a network plug-in has a new interface."""
+        self._changed = changed
+
+    async def run(self) -> None:
+        """End network plug-ins that may not run any more, until cancelled; then all of them."""
+        try:
+            while True:
+                await asyncio.sleep(WATCH_SECONDS)
+                await asyncio.to_thread(self.check)
+        finally:
+            for name in self.uplinks():
+                self._let_go(name)
+
+    def check(self) -> None:
+        """End network plug-ins whose process ended, or whose VIB is no longer to be trusted."""
+        for name in self.uplinks():
+            try:
+                found = self._find(name)
+                if self._is_loaded(found) and self._lasting[name].alive():
+                    self._judge(found, self._gate.judge)
+                    continue
+                reason = "its process or its VIB is gone"
+            except CasemateError as error:
+                reason = error.reason
+            _log.warning("the plug-in %s is ended: %s", name, reason)
+            self._let_go(name)
+            with self._lock:
+                self._loaded.pop(name, None)
+
+    def _carry(self, code: PluginCode, options: Mapping[str, str]) -> None:
+        name = code.manifest.name
+        with self._uplink(name, options) as files:
+            session = self._start(code, self._root(), {"options": dict(options)}, files)
+        with self._lock:
+            self._lasting[name] = session
+        self._changed()
+
+    def _let_go(self, name: str) -> None:
+        with self._lock:
+            session = self._lasting.pop(name, None)
+        if session is not None:
+            session.__exit__(None, None, None)
+
     @contextmanager
-    def use(self, name: str, told: Mapping[str, Any]) -> Iterator[Session]:
+    def use(
+        self, name: str, told: Mapping[str, Any], files: Mapping[str, int] = MappingProxyType({})
+    ) -> Iterator[Session]:
         """Run a loaded plug-in, verified anew, until the block ends.
 
         Args:
             name: As ``storage`` or ``tpm`` gave it.
-            told: What its process is told, and in ``source`` the open file that it reads.
+            told: What its process is told.
+            files: The open files that it gets, by name.
 
         Raises:
             CasemateError: It is no longer to be trusted, or does not start.
         """
         found = self._find(name)
         root = self._root()
-        with self._verified(found) as code, self._start(code, root, told) as session:
+        with self._verified(found) as code, self._start(code, root, told, files) as session:
             yield session
 
     def _serving(
@@ -195,7 +263,7 @@ class Plugins:
             raise NotSupportedError(
                 f"The plug-in {found.name} needs the interface {manifest.kind}"
                 f" {manifest.interface}; this kernel has "
-                + (f"{manifest.kind} {offered}." if offered else f"none for {manifest.kind}."),
+                f"{manifest.kind} {offered}.",
                 code="plugin-interface",
                 component=found.name,
                 remedy="Install a version of the VIB that was made for this host.",
@@ -242,3 +310,9 @@ class Plugins:
             component=name[:64],
             remedy="List them: esxcli system module list; install the VIB that brings it.",
         )
+
+
+def _options(own: Mapping[str, object]) -> dict[str, str]:
+    """Return options as ``esxcli system module parameters set`` took them."""
+    words = str(own.get("options", "")).split()
+    return {name: value for name, _, value in (word.partition("=") for word in words)}

@@ -9,10 +9,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from casemate.errors import FormatError, HostError
+from casemate.formats.pluginmanifest import PluginKind
 from casemate.kernel import confine
 from casemate.kernel.boot.settings import ENVIRONMENT, PYTHON
 from casemate.kernel.ownroot import hide_all_but
@@ -45,28 +47,37 @@ class Session(Protocol):
     def ask(self, words: Words, data: bytes = b"") -> tuple[Words, bytes]:
         """Return the answer."""
 
+    def alive(self) -> bool:
+        """Tell whether it still runs."""
 
-Start = Callable[[PluginCode, Path, Mapping[str, Any]], Session]
-"""Starts a plug-in: its code, the visor root that it was read from, what else it is told."""
+
+Start = Callable[[PluginCode, Path, Mapping[str, Any], Mapping[str, int]], Session]
+"""Starts a plug-in: its code, the visor root that it was read from, what else it is told, and the
+open files that it gets, by name."""
 
 
 class Running:
     """The process of a plug-in; a context manager that ends it."""
 
-    def __init__(self, code: PluginCode, root: Path, told: Mapping[str, Any]) -> None:
+    def __init__(
+        self, code: PluginCode, root: Path, told: Mapping[str, Any], files: Mapping[str, int]
+    ) -> None:
         self.name = code.manifest.name
         self._deadline = 0.0
         ours, theirs = socket.socketpair()
         with theirs:
             fds = {_CHANNEL: theirs.fileno()}
             order = dict(told) | _order(code, fds)
-            if (source := told.get("source")) is not None:
-                order["source"] = _FIRST + len(code.files)
-                fds[order["source"]] = source
+            for number, (name, descriptor) in enumerate(files.items(), _FIRST + len(code.files)):
+                order[name] = number
+                fds[number] = descriptor
+            # One that carries frames uses the processor for as long as it is loaded.
+            lasting = code.manifest.kind is PluginKind.NETWORK
+            plan = replace(PLUGIN, processor_seconds=0) if lasting else PLUGIN
             argv = (PYTHON, "-I", "-B", "-m", "casemate.kernel.enter", PLUGIN.name)
             program = spawn.Program((*argv, json.dumps(order)), ENVIRONMENT, fds)
             try:
-                self._child = confine.start(PLUGIN, program, prepare=lambda: _apart(root))
+                self._child = confine.start(plan, program, prepare=lambda: _apart(root))
             except BaseException:
                 ours.close()
                 raise
@@ -82,6 +93,10 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def alive(self) -> bool:
+        """Tell whether the process still runs."""
+        return not spawn.wait_gone(self._child.pidfd, 0)
 
     def close(self) -> None:
         """End the process."""
