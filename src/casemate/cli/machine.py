@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -156,6 +157,7 @@ def _disk(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the machine ends with us
     home = find_home(options.home)
     console = PlainConsole(quiet=options.json)
     place = home.path / "machines" / options.name
