@@ -9,13 +9,15 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from casemate.hostd import soap
+from casemate.hostd import http, soap
 from casemate.hostd.http import Protocol
+from casemate.hostd.main import tls_context
 from casemate.testing.fakekernel import PASSWORD, FakeKernel
-from casemate.testing.hostsimulator import HostSimulator
+from casemate.testing.hostsimulator import HostSimulator, write_certificate
 from casemate.testing.soapclient import ENVELOPE
 from casemate.vim25.values import MoRef
 
@@ -126,6 +128,65 @@ def test_a_thousand_idle_connections_leave_room_for_the_honest() -> None:
             stack.enter_context(idle)
         with connect(host) as honest:
             assert asks(honest)
+
+
+def test_one_peer_has_only_so_many_connections(
+    host: HostSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Protocol, "limit", 60.0)
+    monkeypatch.setattr(Protocol, "of_one", 5)
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            assert asks(stack.enter_context(connect(host)))
+        more = stack.enter_context(connect(host))
+        with contextlib.suppress(OSError):
+            more.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert ended(more)
+    for _ in range(200):
+        with connect(host) as again, contextlib.suppress(OSError):
+            if asks(again):
+                break
+        time.sleep(0.02)
+    else:
+        raise AssertionError("the closed connections are still counted")
+
+
+def test_whoever_has_rested_longest_gives_way_when_all_places_are_taken(
+    host: HostSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Protocol, "limit", 60.0)
+    monkeypatch.setattr(Protocol, "full", 3)
+    with contextlib.ExitStack() as stack:
+        first, second, third = (stack.enter_context(connect(host)) for _ in range(3))
+        for one in (second, third, first):
+            assert asks(one)
+            read_until(one, b"</namespaces>\n")
+        fourth = stack.enter_context(connect(host))
+        assert asks(fourth)
+        assert ended(second)
+        assert asks(first)
+
+
+def test_tls_begins_soon_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(http, "HANDSHAKE_SECONDS", 0.2)
+    context = tls_context(*write_certificate(tmp_path))
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, http.Loop)
+        loop.set_exception_handler(lambda *_: None)
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+        server.close()
+        await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=http.Loop) as runner:
+        runner.run(story())
 
 
 def test_a_session_waits_only_so_many_times_at_once(play: Callable[..., None]) -> None:

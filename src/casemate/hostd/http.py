@@ -1,7 +1,8 @@
 """HTTP/1.1 with limits on how long a request may take to arrive and an answer to be taken.
 
 uvicorn bounds the time between requests and the application bounds the body; what a client that
-sends one header line a minute, or never reads, would hold for ever is bounded here.
+sends one header line a minute, or never reads, would hold for ever is bounded here, and how many
+connections one peer may have.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import asyncio
 import re
 import socket
 import struct
+from collections import Counter, OrderedDict
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from casemate.policy.quotas import peer_of_address
 
 CONSOLE_PATH = "/ticket/"
 """Where consoles are opened, as on ESXi: the ticket follows."""
@@ -29,6 +34,15 @@ _FULL_TARGET = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 TAKE_SECONDS = 60.0
 """How long a client may take none of an answer that waits for it: a part is a few hundred KiB."""
 
+
+CONNECTIONS_OF_ONE = 1500
+"""Connections of one peer at once: the largest pools of clients have some hundreds."""
+
+FULL = 3500
+"""Connections from which on the one that has rested longest gives way to a new one."""
+
+HANDSHAKE_SECONDS = 10.0
+"""How long the beginning of TLS may take: two round trips, and something lost on the way."""
 
 _FORGET = struct.pack("ii", 1, 0)
 
@@ -52,16 +66,37 @@ class Protocol(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
+    _peer: str | None = None
+    _of_peer: ClassVar[Counter[str]] = Counter()
+    _resting: ClassVar[OrderedDict[Protocol, None]] = OrderedDict()
     limit = HEADER_SECONDS
     take_limit = TAKE_SECONDS
+    of_one = CONNECTIONS_OF_ONE
+    full = FULL
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows the type
         """Start to wait for the first request."""
         super().connection_made(transport)
+        self._peer = peer_of_address(self.client[0]) if self.client else ""
+        self._of_peer[self._peer] += 1
+        if self._of_peer[self._peer] > self.of_one:
+            self.transport.abort()
+            return
+        if len(self.connections) > self.full and self._resting:
+            longest, _ = self._resting.popitem(last=False)
+            longest.transport.close()
+        self._resting[self] = None
         self._expect()
+
+    def on_response_complete(self) -> None:
+        """Rest until the next request."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._resting[self] = None
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; whole heads become requests."""
+        self._resting.pop(self, None)
         if self._idle():
             self._expect()
         super().data_received(data)
@@ -70,8 +105,7 @@ class Protocol(H11Protocol):
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand over to the protocol of WebSockets, which has time limits of its own."""
-        self._arrived()
-        self._taken()
+        self._leave()
         super().handle_websocket_upgrade(event)
 
     def _should_upgrade_to_ws(self) -> bool:
@@ -92,9 +126,18 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers."""
+        self._leave()
+        super().connection_lost(exc)
+
+    def _leave(self) -> None:
         self._arrived()
         self._taken()
-        super().connection_lost(exc)
+        self._resting.pop(self, None)
+        if self._peer is not None:
+            self._of_peer[self._peer] -= 1
+            if not self._of_peer[self._peer]:
+                del self._of_peer[self._peer]
+            self._peer = None
 
     def _idle(self) -> bool:
         """Tell whether no request is being answered."""
@@ -126,3 +169,13 @@ class Protocol(H11Protocol):
         self._late = None
         if self._idle() and not self.transport.is_closing():
             self.transport.close()
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """asyncio's loop, on which TLS begins soon or not at all."""
+
+    async def create_server(self, *given: Any, **named: Any) -> asyncio.Server:  # noqa: ANN401  (as asyncio declares it)
+        """See ``asyncio``."""
+        if named.get("ssl") is not None:
+            named.setdefault("ssl_handshake_timeout", HANDSHAKE_SECONDS)
+        return await super().create_server(*given, **named)

@@ -20,7 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from casemate.hostd.app import make_app
-from casemate.hostd.http import Protocol
+from casemate.hostd.http import Loop, Protocol
 from casemate.hostd.kernelclient import SocketLink
 from casemate.hostd.world import Endpoint
 
@@ -67,7 +67,7 @@ def make_server(app: Starlette, context: ssl.SSLContext) -> uvicorn.Server:
         ws="auto",
         ws_max_size=MESSAGE_LIMIT,
         ws_per_message_deflate=False,
-        loop="asyncio",
+        loop=f"{Loop.__module__}:{Loop.__name__}",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -89,7 +89,7 @@ HOSTD: Final = ProcessPlan(
         FileRule(f"{PLACE}/run/calls"),
         FileRule(f"{PLACE}/state/tls"),
     ),
-    open_files=4096,
+    open_files=8192,
 )
 CONSOLE: Final = ProcessPlan(
     "console",
