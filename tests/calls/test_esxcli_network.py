@@ -164,3 +164,30 @@ def test_the_host_s_own_interfaces_are_shown_as_they_are_and_none_can_be_made():
         with pytest.raises(NotSupportedError) as caught:
             kernel.esxcli(f"ip interface {line}")
         assert caught.value.remedy
+
+
+def test_traffic_shaping_is_set_for_a_switch_and_for_a_port_group_or_as_its_switch_says():
+    kernel = Kernel(VM)
+    kernel.esxcli("vswitch standard portgroup add -p web -v vSwitch0")
+    off = "Enabled: false\nAverage Bandwidth: -1 Kbps\nPeak Bandwidth: -1 Kbps\nBurst Size: -1 Kib"
+
+    def shown(line: str) -> str:
+        lines = render(kernel.esxcli(line)).splitlines()
+        return "\n".join(one.strip() for one in lines)
+
+    switch, group = "vswitch standard policy shaping", "vswitch standard portgroup policy shaping"
+    assert shown(f"{switch} get -v vSwitch0") == off
+    kernel.esxcli(f"{switch} set -v vSwitch0 -e true -b 8000 -k 16000 -t 512")
+    on = (
+        "Enabled: true\nAverage Bandwidth: 8000 Kbps\n"
+        "Peak Bandwidth: 16000 Kbps\nBurst Size: 512 Kib"
+    )
+    assert shown(f"{switch} get -v vSwitch0") == on
+    assert shown(f"{group} get -p web") == (f"{on}\nOverride vSwitch Shaping Policy: false")
+    kernel.esxcli(f"{group} set -p web -e false")
+    assert shown(f"{group} get -p web") == (f"{off}\nOverride vSwitch Shaping Policy: true")
+    kernel.esxcli(f"{group} set -p web -u")
+    assert "8000 Kbps" in shown(f"{group} get -p web")
+    for wrong in ("-b 0", "-b 16001 -k 16000", "-t 0", "-b 999999999999"):
+        with pytest.raises(CasemateError):
+            kernel.esxcli(f"{switch} set -v vSwitch0 -e true {wrong}")

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,7 @@ from casemate.kernel.server import Caller, CallsServer
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import NicSpec
 from casemate.machine.networks import FIRST, PolicyOverride, PortGroupFact, SecurityPolicy
+from casemate.machine.shaping import INHERITED
 from casemate.testing.fakenetworks import FakeNetworks
 
 
@@ -104,6 +106,7 @@ def test_what_is_typed_is_what_is_listed(typed: Callable[[str], str]) -> None:
     assert group == {
         **{name: getattr(wanted, name) for name in ("name", "switch", "vlan")},
         "security": {"promiscuous": None, "mac_changes": True, "forged_transmits": None},
+        "shaping": asdict(INHERITED),
     }
     shown = typed("list")
     assert "MTU 9000, eth9" in shown

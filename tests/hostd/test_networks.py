@@ -24,6 +24,7 @@ from casemate.machine.networks import (
     SecurityPolicy,
     SwitchFact,
 )
+from casemate.machine.shaping import Shaping
 from casemate.policy.options import API_COMPATIBILITY
 from casemate.testing.fakefacts import fake_vm
 from casemate.testing.fakekernel import FakeKernel
@@ -94,6 +95,38 @@ def test_a_switch_and_its_port_groups_come_change_and_go(compatible: Callable[..
     compatible(story)
 
 
+SHAPING = (
+    "<policy><shapingPolicy><enabled>{}</enabled><averageBandwidth>8000000</averageBandwidth>"
+    "<peakBandwidth>16000000</peakBandwidth><burstSize>524288</burstSize></shapingPolicy></policy>"
+)
+
+
+def test_traffic_shaping_is_a_switchs_or_a_port_groups_own_and_shown_with_what_is_in_force(
+    compatible,
+):
+    async def story(host) -> None:
+        root = host.root
+        spec = f"<spec><numPorts>64</numPorts>{SHAPING.format('true')}</spec>"
+        made = "<vswitchName>s</vswitchName>"
+        assert (await root.call("AddVirtualSwitch", SYSTEM, made + spec)).status == 200
+        shaping = Shaping(True, 8_000_000, 16_000_000, 524_288)
+        assert host.kernel.find(SwitchFact, "s").shaping == shaping
+        for name, policy in (("own", SHAPING.format("false")), ("inherits", "<policy></policy>")):
+            group = PORT_GROUP.format(name, 0, "s", policy)
+            assert (await root.call("AddPortGroup", SYSTEM, group)).status == 200
+        assert host.kernel.find(PortGroupFact, "own").shaping == replace(shaping, enabled=False)
+        assert host.kernel.find(PortGroupFact, "inherits").shaping == Shaping()
+        shown = await root.call("Fetch", SYSTEM, "<prop>networkInfo</prop>")
+        enabled = re.findall(r"<shapingPolicy>(?:<enabled>(\w+)</enabled>)?", shown.text)
+        # vSwitch0's and s's own; then in force and own: of VM Network, own, inherits.
+        assert enabled.count("true") == 2
+        off = f"<spec><numPorts>64</numPorts>{SHAPING.format('false')}</spec>"
+        assert (await root.call("UpdateVirtualSwitch", SYSTEM, made + off)).status == 200
+        assert host.kernel.find(SwitchFact, "s").shaping == replace(shaping, enabled=False)
+
+    compatible(story)
+
+
 def test_what_a_client_changes_of_a_switch_leaves_its_nat(compatible):
     async def story(host) -> None:
         nat = c.SetNat("", "vSwitch0", on=True, network="10.9.0.0/24")
@@ -121,9 +154,10 @@ def test_what_a_client_changes_of_a_switch_leaves_its_nat(compatible):
             "AddVirtualSwitch",
             (
                 "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts><policy><shapingPolicy>"
-                "<enabled>true</enabled></shapingPolicy></policy></spec>"
+                "<enabled>true</enabled><averageBandwidth>5</averageBandwidth></shapingPolicy>"
+                "</policy></spec>"
             ),
-            "NotSupported",
+            "InvalidArgument",
         ),
         (
             "AddVirtualSwitch",

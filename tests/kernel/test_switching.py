@@ -41,6 +41,7 @@ from casemate.machine.networks import (
     PolicyOverride,
     SecurityPolicy,
 )
+from casemate.machine.shaping import Shaping
 
 from .vmbench import Host, make
 
@@ -209,6 +210,8 @@ def test_switches_and_port_groups_are_there_after_a_restart(tmp_path):
         await desk.ask(c.AddPortGroup("", "web", "s1", 7, PolicyOverride(mac_changes=True)))
         await desk.ask(c.UpdatePortGroup("", "VM Network", vlan=3))
         await desk.ask(c.UpdateSwitch("", "vSwitch0", ports=8))
+        await desk.ask(c.UpdateSwitch("", "s1", shaping=Shaping(True)))
+        await desk.ask(c.UpdatePortGroup("", "web", shaping=Shaping(False, burst=7)))
         before = desk.switching.networks
         async with Desk(desk.place).up() as again:
             assert again.switching.networks == before

@@ -36,6 +36,7 @@ from casemate.machine.networks import (
     PolicyOverride,
     PortGroupFact,
 )
+from casemate.machine.shaping import Shaping
 
 pytestmark = pytest.mark.host
 
@@ -396,6 +397,31 @@ def test_a_guest_that_floods_leaves_the_host_responsive(on):
         # Queues are bounded: what nobody reads is dropped and takes no memory.
         assert all(count <= 1000 for count in lab.seen().values())
         assert await lab.exchange(2, mac(3)) == {3: 1}
+
+    on(body)
+
+
+def test_what_a_guest_sends_beyond_its_bandwidth_is_dropped_and_another_s_is_not(on):
+    async def body(lab: Lab) -> None:
+        slow = Shaping(True, 80_000, 80_000, 1)
+        lab.networks = groups(PortGroupFact("slow", "vSwitch0", shaping=slow))
+        await lab.plug(card(1, "slow"), card(2), card(3))
+        lab.seen()
+        passed = 0
+        begin = time.monotonic()
+        # Ten thousand bytes a second, after 141,072 at once.
+        for number in (1, 2):
+            for _ in range(400):
+                lab.send(number, mac(3), text=bytes(986))
+                passed += lab.seen().get(3, 0)
+            await asyncio.sleep(0.01)
+            passed += lab.seen().get(3, 0)
+            if number == 1:
+                taken = time.monotonic() - begin
+                # Ethernet's own 14 bytes do not count.
+                assert 130 <= passed <= 144 + 11 * taken
+                passed = 0
+        assert passed == 400
 
     on(body)
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from casemate.calls.messages import Empty
 from casemate.machine.networks import INHERIT, PORTS, REJECT, PolicyOverride, SecurityPolicy
+from casemate.machine.shaping import INHERITED, NOT_SHAPED, Shaping
 
 _PRIVILEGE = "Host.Config.Network"
 
@@ -22,6 +23,7 @@ class AddSwitch:
     uplinks: tuple[str, ...] = ()
     security: SecurityPolicy = REJECT
     why: str = ""
+    shaping: Shaping = NOT_SHAPED
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 
@@ -37,6 +39,7 @@ class UpdateSwitch:
     uplinks: tuple[str, ...] | None = None
     security: SecurityPolicy | None = None
     why: str = ""
+    shaping: Shaping | None = None
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 
@@ -82,6 +85,7 @@ class AddPortGroup:
     vlan: int = 0
     security: PolicyOverride = INHERIT
     why: str = ""
+    shaping: Shaping = INHERITED
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 
@@ -97,6 +101,7 @@ class UpdatePortGroup:
     vlan: int | None = None
     security: PolicyOverride | None = None
     why: str = ""
+    shaping: Shaping | None = None
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 

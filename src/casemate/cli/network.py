@@ -10,7 +10,7 @@ from rich.table import Table
 
 from casemate.calls import messages as m
 from casemate.calls import networks as c
-from casemate.calls.esxcli.network import Present
+from casemate.calls.esxcli.networkfacts import Present
 from casemate.cli.calls import Calls
 from casemate.cli.terminal import PlainConsole, styled
 from casemate.kernel.home import find_home

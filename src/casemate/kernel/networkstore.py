@@ -17,6 +17,7 @@ from casemate.machine.networks import (
     SecurityPolicy,
     SwitchFact,
 )
+from casemate.machine.shaping import INHERITED, NOT_SHAPED, Shaping
 
 _VALUE: Final = "networks"
 
@@ -40,12 +41,19 @@ def load_networks(store: Store) -> Networks:
                     "uplinks": tuple(one["uplinks"]),
                     "security": SecurityPolicy(**one["security"]),
                     "nat": _nat(one.get("nat")),
+                    "shaping": Shaping(**one.get("shaping", asdict(NOT_SHAPED))),
                 }
             )
             for one in value["switches"]
         )
         groups = tuple(
-            PortGroupFact(**{**one, "security": PolicyOverride(**one["security"])})
+            PortGroupFact(
+                **{
+                    **one,
+                    "security": PolicyOverride(**one["security"]),
+                    "shaping": Shaping(**one.get("shaping", asdict(INHERITED))),
+                }
+            )
             for one in value["groups"]
         )
     except (ValueError, TypeError, KeyError) as error:

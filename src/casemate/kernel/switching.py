@@ -243,7 +243,13 @@ class Switching:
 
     async def _add_switch(self, request: c.AddSwitch, _: Session) -> Empty:
         switch = SwitchFact(
-            request.name, 0, request.ports, request.mtu, request.uplinks, request.security
+            request.name,
+            0,
+            request.ports,
+            request.mtu,
+            request.uplinks,
+            request.security,
+            shaping=request.shaping,
         )
         return await self._change(lambda now: now.with_switch(switch, self._free()))
 
@@ -256,6 +262,7 @@ class Switching:
                 mtu=before.mtu if request.mtu is None else request.mtu,
                 uplinks=before.uplinks if request.uplinks is None else request.uplinks,
                 security=before.security if request.security is None else request.security,
+                shaping=before.shaping if request.shaping is None else request.shaping,
             )
             return now.changed_switch(switch, self._free())
 
@@ -275,7 +282,9 @@ class Switching:
         return await self._change(change)
 
     async def _add_group(self, request: c.AddPortGroup, _: Session) -> Empty:
-        group = PortGroupFact(request.name, request.switch, request.vlan, request.security)
+        group = PortGroupFact(
+            request.name, request.switch, request.vlan, request.security, request.shaping
+        )
         return await self._change(lambda now: now.with_group(group))
 
     async def _update_group(self, request: c.UpdatePortGroup, _: Session) -> Empty:
@@ -286,6 +295,7 @@ class Switching:
                 before.switch if request.switch is None else request.switch,
                 before.vlan if request.vlan is None else request.vlan,
                 before.security if request.security is None else request.security,
+                before.shaping if request.shaping is None else request.shaping,
             )
             return now.changed_group(request.group, group, self._used())
 

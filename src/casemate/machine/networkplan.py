@@ -16,6 +16,7 @@ from typing import Final
 from casemate.errors import ArgumentError
 from casemate.machine.nat import Nat
 from casemate.machine.networks import TRUNK, Networks, PortGroupFact, SwitchFact
+from casemate.machine.shaping import Bucket, buckets
 
 CARDS_LIMIT: Final = 10
 _DIGITS: Final = 9
@@ -101,7 +102,7 @@ class Filter:
 
     ``source``: the only address to send from; empty: any. ``tags``: VLANs that it may tag frames
     with. ``guest``: the frames by which switches talk among themselves are dropped. ``routed``:
-    what holds beside a gateway.
+    what holds beside a gateway. ``limits``: what is beyond them is dropped.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Filter:
     guest: bool = True
     mirrors: tuple[Mirror, ...] = ()
     routed: Routed | None = None
+    limits: tuple[Bucket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,10 +321,14 @@ def _card(
     learning = policy.mac_changes and policy.forged_transmits and not policy.promiscuous
     trunk = group.vlan == TRUNK
 
+    limits = buckets(networks.shaping(group))
+
     def member(name: str, vlan: int, tags: tuple[int, ...]) -> _Member:
         bridge = bridge_name(switch, vlan)
         port = Port(name, bridge, switch.mtu, card.connected, card.mac, learning)
-        return _Member(port, Filter(name, source, tags), policy.promiscuous)
+        # A card's own interface sees all that its guest sends, tagged or not.
+        own = limits if name == card.tap else ()
+        return _Member(port, Filter(name, source, tags, limits=own), policy.promiscuous)
 
     yield member(card.tap, 0 if trunk else group.vlan, tagged if trunk else ()), None
     for vlan in tagged if trunk else ():

@@ -14,6 +14,7 @@ from typing import Final
 
 from casemate.errors import AbsentError, ArgumentError, ExistsError, InUseError
 from casemate.machine.nat import Nat, check_nat, overlapping
+from casemate.machine.shaping import INHERITED, NOT_SHAPED, Shaping, check_shaping
 
 SWITCH_NAME_LIMIT: Final = 31
 GROUP_NAME_LIMIT: Final = 80
@@ -74,6 +75,7 @@ class SwitchFact:
     uplinks: tuple[str, ...] = ()
     security: SecurityPolicy = REJECT
     nat: Nat | None = None
+    shaping: Shaping = NOT_SHAPED
 
     @property
     def key(self) -> str:
@@ -89,6 +91,7 @@ class PortGroupFact:
     switch: str
     vlan: int = 0
     security: PolicyOverride = INHERIT
+    shaping: Shaping = INHERITED
 
     @property
     def key(self) -> str:
@@ -152,6 +155,11 @@ class Networks:
             whole.mac_changes if own.mac_changes is None else own.mac_changes,
             whole.forged_transmits if own.forged_transmits is None else own.forged_transmits,
         )
+
+    def shaping(self, group: PortGroupFact) -> Shaping:
+        """Return the traffic shaping in force in a port group."""
+        own = group.shaping
+        return self.switch(group.switch).shaping if own.enabled is None else own
 
     def with_nat(self) -> dict[str, Nat]:
         """Return the private networks of the switches that lead outside by NAT."""
@@ -271,6 +279,7 @@ class Networks:
                 "a virtual switch has one uplink here: there is no teaming",
                 argument="spec.bridge.nicDevice",
             )
+        check_shaping(switch.shaping)
         if switch.nat is not None:
             self._check_nat(switch, switch.nat)
         for uplink in switch.uplinks:
@@ -301,6 +310,7 @@ class Networks:
     def _check_group(self, group: PortGroupFact) -> None:
         _check_name(group.name, GROUP_NAME_LIMIT, "portgrp.name")
         self.switch(group.switch)
+        check_shaping(group.shaping)
         if not 0 <= group.vlan <= TRUNK:
             raise ArgumentError(
                 f"a VLAN is 0 to {TRUNK}, not {group.vlan}", argument="portgrp.vlanId"

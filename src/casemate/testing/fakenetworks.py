@@ -65,14 +65,20 @@ class FakeNetworks:
         match request:
             case c.AddSwitch():
                 made = SwitchFact(
-                    request.name, 0, request.ports, request.mtu, request.uplinks, request.security
+                    request.name,
+                    0,
+                    request.ports,
+                    request.mtu,
+                    request.uplinks,
+                    request.security,
+                    shaping=request.shaping,
                 )
                 return now.with_switch(made, {"eth9"})
             case c.UpdateSwitch() | c.SetNat():
                 before = now.switch(getattr(request, "switch", "") or getattr(request, "name", ""))
                 given = {
                     name: value
-                    for name in ("ports", "mtu", "uplinks", "security")
+                    for name in ("ports", "mtu", "uplinks", "security", "shaping")
                     if (value := getattr(request, name, None)) is not None
                 }
                 if isinstance(request, c.SetNat):
@@ -82,13 +88,15 @@ class FakeNetworks:
             case c.RemoveSwitch():
                 return now.without_switch(request.name, used)
             case c.AddPortGroup():
-                group = PortGroupFact(request.name, request.switch, request.vlan, request.security)
+                group = PortGroupFact(
+                    request.name, request.switch, request.vlan, request.security, request.shaping
+                )
                 return now.with_group(group)
             case c.UpdatePortGroup():
                 old = now.group(request.group)
                 given = {
                     name: value
-                    for name in ("name", "switch", "vlan", "security")
+                    for name in ("name", "switch", "vlan", "security", "shaping")
                     if (value := getattr(request, name)) is not None
                 }
                 return now.changed_group(request.group, replace(old, **given), used)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
 
 from casemate.calls import networks as c
-from casemate.calls.esxcli import hostinterface
+from casemate.calls.esxcli import hostinterface, shaping
 from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.hostinterface import truth
+from casemate.calls.esxcli.networkfacts import Present, present
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
-from casemate.calls.messages import Empty, Snapshot, SnapshotReply
+from casemate.calls.messages import Empty
 from casemate.errors import AbsentError, NotFoundError
-from casemate.machine.facts import Fact, HardwareFact, HostNic, NicSpec, PowerState, VmFact
+from casemate.machine.facts import HostNic, PowerState, VmFact
 from casemate.machine.networks import (
     PORTS,
-    Networks,
     PolicyOverride,
-    PortGroupFact,
     SecurityPolicy,
     SwitchFact,
 )
@@ -40,47 +37,6 @@ _POLICY = {
     "mac_changes": "Allow MAC Address Change",
     "forged_transmits": "Allow Forged Transmits",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Present:
-    """What the kernel says of networks now."""
-
-    networks: Networks
-    vms: tuple[VmFact, ...]
-    nics: tuple[HostNic, ...]
-
-    @classmethod
-    def of(cls, facts: Iterable[Fact]) -> Present:
-        """Return the part of the facts that is about networks."""
-        known = tuple(facts)
-        return cls(
-            Networks(
-                tuple(fact for fact in known if isinstance(fact, SwitchFact)),
-                tuple(fact for fact in known if isinstance(fact, PortGroupFact)),
-            ),
-            tuple(fact for fact in known if isinstance(fact, VmFact)),
-            tuple(nic for fact in known if isinstance(fact, HardwareFact) for nic in fact.nics),
-        )
-
-    def cards(self, group: str) -> list[tuple[VmFact, int, NicSpec]]:
-        """Return the cards in a port group."""
-        return [
-            (vm, number, nic)
-            for vm in self.vms
-            for number, nic in enumerate(vm.config.nics)
-            if nic.network == group
-        ]
-
-    def live(self, group: str) -> list[tuple[VmFact, int, NicSpec]]:
-        """Return the cards of running VMs in a port group."""
-        return [card for card in self.cards(group) if card[0].power is PowerState.POWERED_ON]
-
-
-def present() -> Generator[object, object, Present]:
-    """Ask the kernel what there is."""
-    reply = yield from ask(Snapshot(), SnapshotReply)
-    return Present.of(reply.facts)
 
 
 def register(namespaces: Group[argparse.ArgumentParser]) -> None:
@@ -127,7 +83,9 @@ def _switches(standard: Group[argparse.ArgumentParser]) -> None:
         one = command(uplink, name, words, _add_uplink if name == "add" else _remove_uplink)
         one.add_argument("-u", "--uplink-name", required=True)
         one.add_argument("-v", "--vswitch-name", required=True)
-    _security(namespace(standard, "policy", "policies"), "-v", "--vswitch-name")
+    policy = namespace(standard, "policy", "policies")
+    _security(policy, "-v", "--vswitch-name")
+    shaping.register(policy, group=False)
 
 
 def _groups(groups: Group[argparse.ArgumentParser]) -> None:
@@ -148,7 +106,9 @@ def _groups(groups: Group[argparse.ArgumentParser]) -> None:
     change = command(groups, "set", "Set the VLAN of a port group.", _set_group)
     change.add_argument("-p", "--portgroup-name", required=True)
     change.add_argument("-v", "--vlan-id", type=int)
-    _security(namespace(groups, "policy", "policies"), "-p", "--portgroup-name")
+    policy = namespace(groups, "policy", "policies")
+    _security(policy, "-p", "--portgroup-name")
+    shaping.register(policy, group=True)
 
 
 def _security(policy: Group[argparse.ArgumentParser], short: str, long: str) -> None:

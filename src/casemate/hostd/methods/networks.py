@@ -13,9 +13,11 @@ from casemate.machine.networks import (
     PORTS,
     REJECT,
     PolicyOverride,
+    PortGroupFact,
     SecurityPolicy,
     SwitchFact,
 )
+from casemate.machine.shaping import INHERITED, Shaping
 from casemate.vim25 import faults
 from casemate.vim25.values import Obj, Value
 
@@ -46,9 +48,7 @@ def _policy(spec: Obj, uplinks: tuple[str, ...]) -> PolicyOverride:
     policy = spec.get("policy")
     if not isinstance(policy, Obj):
         return PolicyOverride()
-    shaping, teaming = policy.get("shapingPolicy"), policy.get("nicTeaming")
-    if isinstance(shaping, Obj) and shaping.get("enabled") is True:
-        raise unsupported("This host does not shape the traffic of virtual switches.")
+    teaming = policy.get("nicTeaming")
     if isinstance(teaming, Obj):
         _check_teaming(teaming, uplinks)
     security = policy.get("security")
@@ -58,6 +58,21 @@ def _policy(spec: Obj, uplinks: tuple[str, ...]) -> PolicyOverride:
         _flag(security.get("allowPromiscuous")),
         _flag(security.get("macChanges")),
         _flag(security.get("forgedTransmits")),
+    )
+
+
+def _shaping(spec: Obj, before: Shaping) -> Shaping:
+    """Return what a spec says of traffic shaping: what it leaves out stays."""
+    policy = spec.get("policy")
+    shaping = policy.get("shapingPolicy") if isinstance(policy, Obj) else None
+    if not isinstance(shaping, Obj):
+        return before
+    enabled = _flag(shaping.get("enabled"))
+    return Shaping(
+        before.enabled if enabled is None else enabled,
+        _number(shaping, "averageBandwidth", before.average),
+        _number(shaping, "peakBandwidth", before.peak),
+        _number(shaping, "burstSize", before.burst),
     )
 
 
@@ -103,6 +118,7 @@ def _fill(before: SwitchFact, spec: Obj) -> SwitchFact:
         mtu=_number(spec, "mtu", before.mtu),
         uplinks=uplinks,
         security=_over(_policy(spec, uplinks), before.security),
+        shaping=_shaping(spec, before.shaping),
     )
 
 
@@ -110,7 +126,8 @@ async def _add_switch(context: Context) -> Value:
     name = text(context.arguments.get("vswitchName"))
     made = _fill(SwitchFact(name, 0, PORTS, _MTU, (), REJECT), _spec(context, "spec"))
     request = c.AddSwitch(
-        context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY
+        *(context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY),
+        shaping=made.shaping,
     )
     await context.link.ask(request, Empty)
     await context.replica.until(lambda: name in context.replica.world.switches)
@@ -123,7 +140,8 @@ async def _update_switch(context: Context) -> Value:
     before = switches.get(name, SwitchFact(name, 0))
     made = _fill(before, _spec(context, "spec"))
     request = c.UpdateSwitch(
-        context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY
+        *(context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY),
+        shaping=made.shaping,
     )
     await context.link.ask(request, Empty)
     await context.replica.until(lambda: switches.get(name) == made)
@@ -137,37 +155,33 @@ async def _remove_switch(context: Context) -> Value:
     return None
 
 
-def _group_spec(context: Context) -> tuple[PolicyOverride, str, str, int]:
+def _group_spec(context: Context) -> tuple[PolicyOverride, Shaping, str, str, int]:
     spec = _spec(context, "portgrp")
     name, switch = text(spec.get("name")), text(spec.get("vswitchName"))
     if not name:
         raise faults.invalid_argument("portgrp.name", "A port group needs a name.")
     known = context.replica.world.switches.get(switch)
     policy = _policy(spec, known.uplinks if known else ())
-    return policy, name, switch, _number(spec, "vlanId", 0)
+    return policy, _shaping(spec, INHERITED), name, switch, _number(spec, "vlanId", 0)
 
 
 async def _add_group(context: Context) -> Value:
-    policy, name, switch, vlan = _group_spec(context)
-    request = c.AddPortGroup(context.who.handle, name, switch, vlan, policy, WHY)
+    policy, shaping, name, switch, vlan = _group_spec(context)
+    request = c.AddPortGroup(context.who.handle, name, switch, vlan, policy, WHY, shaping)
     await context.link.ask(request, Empty)
     await context.replica.until(lambda: name in context.replica.world.port_groups)
     return None
 
 
 async def _update_group(context: Context) -> Value:
-    policy, name, switch, vlan = _group_spec(context)
+    policy, shaping, name, switch, vlan = _group_spec(context)
     group = text(context.arguments.get("pgName"))
-    request = c.UpdatePortGroup(context.who.handle, group, name, switch, vlan, policy, WHY)
+    request = c.UpdatePortGroup(context.who.handle, group, name, switch, vlan, policy, WHY, shaping)
     await context.link.ask(request, Empty)
 
     def done() -> bool:
         known = context.replica.world.port_groups.get(name)
-        return known is not None and (known.switch, known.vlan, known.security) == (
-            switch,
-            vlan,
-            policy,
-        )
+        return known == PortGroupFact(name, switch, vlan, policy, shaping)
 
     await context.replica.until(done)
     return None

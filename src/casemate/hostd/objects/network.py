@@ -8,6 +8,7 @@ from casemate.errors import NotFoundError
 from casemate.hostd.objects.base import Getters, Scope, flags
 from casemate.machine.facts import HostFact, HostNic
 from casemate.machine.networks import AddressFact, PortGroupFact, SecurityPolicy, SwitchFact
+from casemate.machine.shaping import Shaping
 from casemate.vim25 import types
 from casemate.vim25.values import Obj, Value
 
@@ -76,10 +77,10 @@ def _policy(
     promiscuous: bool | None,  # noqa: FBT001 (three values of one kind)
     changes: bool | None,  # noqa: FBT001
     forged: bool | None,  # noqa: FBT001
+    shaping: Shaping,
     uplinks: tuple[str, ...] | None = None,
 ) -> Obj:
     teaming = Obj("HostNicTeamingPolicy")
-    shaping = Obj("HostNetworkTrafficShapingPolicy")
     if uplinks is not None:
         teaming = Obj(
             "HostNicTeamingPolicy",
@@ -90,7 +91,6 @@ def _policy(
             failureCriteria=_FAILURE,
             nicOrder=Obj("HostNicOrderPolicy", activeNic=uplinks, standbyNic=()),
         )
-        shaping = Obj("HostNetworkTrafficShapingPolicy", enabled=False)
     return Obj(
         "HostNetworkPolicy",
         security=Obj(
@@ -103,12 +103,27 @@ def _policy(
         offloadPolicy=Obj(
             "HostNetOffloadCapabilities", csumOffload=True, tcpSegmentation=True, zeroCopyXmit=False
         ),
-        shapingPolicy=shaping,
+        shapingPolicy=_shaping(shaping),
     )
 
 
-def _whole(policy: SecurityPolicy, uplinks: tuple[str, ...]) -> Obj:
-    return _policy(policy.promiscuous, policy.mac_changes, policy.forged_transmits, uplinks)
+def _shaping(shaping: Shaping) -> Obj:
+    """Return the policy; without any of its fields where it is as the switch says."""
+    if shaping.enabled is None:
+        return Obj("HostNetworkTrafficShapingPolicy")
+    return Obj(
+        "HostNetworkTrafficShapingPolicy",
+        enabled=shaping.enabled,
+        averageBandwidth=shaping.average,
+        peakBandwidth=shaping.peak,
+        burstSize=shaping.burst,
+    )
+
+
+def _whole(policy: SecurityPolicy, shaping: Shaping, uplinks: tuple[str, ...]) -> Obj:
+    return _policy(
+        policy.promiscuous, policy.mac_changes, policy.forged_transmits, shaping, uplinks
+    )
 
 
 def _switch_spec(switch: SwitchFact) -> Obj:
@@ -119,7 +134,7 @@ def _switch_spec(switch: SwitchFact) -> Obj:
         "HostVirtualSwitchSpec",
         numPorts=switch.ports,
         bridge=bridge,
-        policy=_whole(switch.security, switch.uplinks),
+        policy=_whole(switch.security, switch.shaping, switch.uplinks),
         mtu=switch.mtu,
     )
 
@@ -147,7 +162,7 @@ def _group_spec(group: PortGroupFact) -> Obj:
         name=group.name,
         vlanId=group.vlan,
         vswitchName=group.switch,
-        policy=_policy(own.promiscuous, own.mac_changes, own.forged_transmits),
+        policy=_policy(own.promiscuous, own.mac_changes, own.forged_transmits, group.shaping),
     )
 
 
@@ -167,7 +182,7 @@ def _group(scope: Scope, group: PortGroupFact) -> Obj:
             for vm, number, mac in scope.world.cards_in(group.name)
         ),
         vswitch=switch_key(group.switch),
-        computedPolicy=_whole(networks.policy(group), switch.uplinks),
+        computedPolicy=_whole(networks.policy(group), networks.shaping(group), switch.uplinks),
         spec=_group_spec(group),
     )
 

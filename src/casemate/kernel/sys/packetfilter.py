@@ -20,6 +20,7 @@ from casemate.kernel.sys.nftables import (
     Chain,
     Nftables,
     Rule,
+    bytes_over,
     compare,
     expression,
     load,
@@ -119,6 +120,8 @@ def _rules(wanted: Filter, indexes: dict[str, int]) -> Iterator[Rule]:
         ]
     if wanted.routed is not None:
         yield from _routed(wanted.routed)
+    for limit in wanted.limits:
+        yield [bytes_over(limit.rate, limit.burst), verdict(DROP)]
     for mirror in wanted.mirrors:
         yield [
             *(load(*_FIRST_OCTET), mask(_GROUP_BIT), compare(EQUAL, b"\0")),
