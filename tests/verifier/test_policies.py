@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.verifier.conftest import Web
 from tests.verifier.test_web import Pushing
 
-from casemate.calls.messages import Quote
+from casemate.calls import evidence as wire
+from casemate.calls.messages import EvidenceReply, Quote
 from casemate.cli import agent, verifier
 from casemate.errors import (
     CasemateError,
@@ -41,6 +42,7 @@ from casemate.formats.corim import (
 from casemate.formats.cose import sign1
 from casemate.formats.ear import Tier
 from casemate.formats.eventlog import Event, write
+from casemate.formats.ima import write_ima
 from casemate.formats.manifest import parse_manifest
 from casemate.formats.tpm import write_signature
 from casemate.policy.exchange import accept_corim, corim_from_manifest
@@ -52,6 +54,7 @@ from casemate.testing.linuxhost import LinuxHost
 from casemate.testing.pki import shared_pki
 from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.testing.softkeys import SoftKey
+from casemate.verifier import store
 from casemate.verifier.enrol import Wanted
 
 POLICY = """policy "linux" version {version}
@@ -462,3 +465,61 @@ def test_quotes_and_values_are_of_one_moment_while_programs_are_measured(tmp_pat
     with pytest.raises(HostError) as busy:
         source.evidence(question)
     assert busy.value.code == "pcrs-busy"
+
+
+def test_list_is_sent_from_where_the_last_round_ended(web: Web, linux: Linux) -> None:
+    prover = agent.Prover(linux.host, linux._verifier)
+    sizes: list[int] = []
+    post = linux._verifier.post
+
+    def listen(path: str, body: bytes = b"") -> dict[str, Any]:
+        if path.startswith("/evidence"):
+            sizes.append(len(body))
+        return post(path, body)
+
+    linux._verifier.post = listen  # type: ignore[method-assign]  # a listener in between
+    prover.round()
+    web.service.rules.approve_values("linux", "olga")
+    for _ in range(100):
+        linux.host.run(b"/bin/sh")
+    assert prover.round()["state"] == "trusted"
+    linux.host.run(b"/bin/ls")
+    assert prover.round()["state"] == "trusted"
+    assert sizes[2] < sizes[1] / 4
+    with web.service.database.transaction() as step:
+        kept = store.latest_round(step, "linux")
+    assert kept is not None
+    assert wire.decode(EvidenceReply, kept.evidence).measurements == write_ima(
+        tuple(linux.host.entries)
+    )
+    # The machine boots again: its list is shorter and begins anew.
+    linux.host.boot(linux.host.log)
+    linux.host.run(b"/bin/ls")
+    assert prover.round()["state"] == "trusted"
+    linux.host.run(b"/bin/sh")
+    assert prover.round()["state"] == "trusted"
+    # A program that nobody knows, among what is new.
+    linux.host.run(b"/bin/nc")
+    told = prover.round()
+    assert told["state"] == "failed-latched"
+    assert "/bin/nc" in told["verdict"]
+
+
+def test_list_that_goes_on_from_what_was_never_sent_is_no_verdict(web: Web, linux: Linux) -> None:
+    linux.round()
+    web.service.rules.approve_values("linux", "olga")
+    for _ in range(3):
+        linux.host.run(b"/bin/sh")
+    assert linux.round()["state"] == "trusted"
+    asked = linux._verifier.post("/nonce")
+    quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
+    reply = linux.host.evidence(quote)
+    path = f"/evidence?nonce={asked['nonce']}"
+    hidden = replace(reply, measurements=b"x" * 50 + reply.measurements[50:])
+    for size, sent in ((50, hidden), (10**6, reply), (len(reply.measurements) + 1, reply)):
+        with pytest.raises(PermissionError, match="send-whole"):
+            linux._verifier.post(path, wire.continued(sent, size))
+    body = wire.continued(reply, 50)
+    with pytest.raises(PermissionError, match="malformed"):
+        linux._verifier.post(path, body.replace(b',"measurements":"', b',"measurement":"'))
+    assert linux._verifier.post(path, body)["state"] == "trusted"

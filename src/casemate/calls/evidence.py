@@ -24,7 +24,7 @@ import json
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import TypeVar
 
@@ -145,6 +145,45 @@ def shortened(body: bytes) -> tuple[int, int, bytes] | None:
         return begin, end, bytes.fromhex(body[begin + len(_SAME) : end - 1].decode())
     except ValueError:
         return None
+
+
+_LIST = b',"measurements":"'
+_AFTER = b',"after":"'
+_AFTER_SIZE = len(_AFTER) + 2 * (4 + hashlib.sha256().digest_size) + 2
+
+
+def continued(reply: EvidenceReply, size: int) -> bytes:
+    """Encode evidence whose IMA list lacks its first ``size`` bytes; their SHA-256 is said."""
+    first = reply.measurements[:size]
+    body = encode(replace(reply, measurements=reply.measurements[size:]))
+    before = (size.to_bytes(4, "big") + hashlib.sha256(first).digest()).hex()
+    return body.removesuffix(b"}") + _AFTER + before.encode() + b'"}'
+
+
+def continues(body: bytes) -> tuple[int, bytes] | None:
+    """Return how many bytes its IMA list lacks, and their SHA-256; None where it lacks none."""
+    end = len(body) - _AFTER_SIZE
+    if end < 0 or body[end : end + len(_AFTER)] != _AFTER or not body.endswith(b'"}'):
+        return None
+    try:
+        before = bytes.fromhex(body[end + len(_AFTER) : -2].decode())
+    except ValueError:
+        return None
+    return int.from_bytes(before[:4], "big"), before[4:]
+
+
+def complete(body: bytes, first: bytes) -> bytes:
+    """Put the first bytes of its IMA list into a body that ``continues``. Raises FormatError."""
+    end = len(body) - _AFTER_SIZE
+    start = body.rfind(_LIST, 0, end)
+    if start < 0 or body[end - 1 : end] != b'"':
+        raise FormatError("the evidence has no IMA list to go on with")
+    try:
+        rest = _bytes(body[start + len(_LIST) : end - 1].decode("latin-1"))
+    except _MismatchError as error:
+        raise FormatError(f"measurements: {error}") from error
+    whole = base64.b64encode(first + bytes(typing.cast("bytes", rest)))
+    return body[:start] + _LIST + whole + b'"}'
 
 
 def split(body: bytes) -> tuple[int, int] | None:

@@ -8,12 +8,14 @@ its TPM and the firmware's event log.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import http.client
 import json
 import os
 import ssl
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -47,7 +49,7 @@ from casemate.verifier.endpoints import AGENT
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 IMA_LIST = Path("/sys/kernel/security/ima/binary_runtime_measurements")
 IMA_LIMIT = 8 << 20
-"""Bytes of an IMA list that are sent: some 60,000 records; the whole list goes in every round."""
+"""Bytes of an IMA list: some 60,000 records."""
 SNAPSHOTS = 16
 """Tries to quote and read PCRs while nothing changes: a quote takes up to half a second."""
 SECRET = "CASEMATE_AGENT_SECRET"  # noqa: S105 (the name of a variable)
@@ -347,6 +349,23 @@ def run(source: Source, verifier: Posting, options: argparse.Namespace) -> int:
         time.sleep(float(told["wait"]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the verifier has: digest of the stable part, size and digest of the IMA list."""
+
+    part: bytes = b""
+    size: int = 0
+    list: bytes = b""
+
+    def shorten(self, body: bytes, reply: EvidenceReply) -> tuple[bytes, bytes]:
+        """Return a body without what was sent before, and the digest of its stable part."""
+        first = reply.measurements[: self.size]
+        if self.size and hashlib.sha256(first).digest() == self.list:
+            body = wire.continued(reply, self.size)
+        short, digest = wire.shorten(body)
+        return (short if digest == self.part else body), digest
+
+
 class Prover:
     """Rounds of one host: what need not be said again is not."""
 
@@ -355,7 +374,7 @@ class Prover:
         self._verifier = verifier
         self._shown = False
         self._asked: dict[str, Any] = {}
-        self._sent = b""
+        self._sent = _Sent()
 
     def round(self) -> dict[str, Any]:
         """Prove the host once; after anything but a good answer all begins anew."""
@@ -368,18 +387,19 @@ class Prover:
         if "nonce" not in asked:
             return {**asked, "verdict": "waits for approval by an operator"}
         quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
-        body = wire.encode(self._source.evidence(quote))
-        told = self._send(f"/evidence?nonce={asked['nonce']}", body)
+        reply = self._source.evidence(quote)
+        told = self._send(f"/evidence?nonce={asked['nonce']}", reply)
         self._shown = told["state"] == "trusted"
         self._asked = told if "nonce" in told else {}
         return told
 
-    def _send(self, path: str, body: bytes) -> dict[str, Any]:
-        """Send evidence; of a part that was sent before its digest, where the verifier has it."""
-        short, digest = wire.shorten(body)
-        sent, self._sent = self._sent, b""
+    def _send(self, path: str, reply: EvidenceReply) -> dict[str, Any]:
+        """Send evidence; of what was sent before its digest, where the verifier has it."""
+        body = wire.encode(reply)
+        sent, self._sent = self._sent, _Sent()
         told: dict[str, Any] | None = None
-        if digest and digest == sent:
+        short, digest = sent.shorten(body, reply)
+        if len(short) < len(body):
             try:
                 told = self._verifier.post(path, short)
             except HostError as error:
@@ -387,7 +407,8 @@ class Prover:
                     raise
         if told is None:
             told = self._verifier.post(path, body)
-        self._sent = digest
+        size = len(reply.measurements)
+        self._sent = _Sent(digest, size, hashlib.sha256(reply.measurements).digest())
         return told
 
     def _show(self) -> None:

@@ -21,7 +21,7 @@ from casemate.formats.algorithms import ALGORITHMS
 from casemate.formats.corim import Corim
 from casemate.formats.ear import Section
 from casemate.formats.eventlog import EventLog
-from casemate.formats.ima import IMA_PCR, parse_ima
+from casemate.formats.ima import IMA_PCR
 from casemate.formats.manifest import Manifest
 from casemate.policy.appraise import Appraisal, Evidence, PcrResult, PcrStatus, Verdict, refused
 from casemate.policy.describe import Kind, describe
@@ -35,7 +35,8 @@ from casemate.policy.firmware import (
     compare_quoted,
 )
 from casemate.policy.hostpolicy import HostValues, PolicyResult, apply_policy
-from casemate.policy.ima import RuntimePolicy, appraise_ima
+from casemate.policy.ima import RuntimePolicy
+from casemate.policy.imaseen import Seen, appraise_growing
 from casemate.policy.language import Mode, Policy
 from casemate.policy.quotes import Clock, check_quotes
 from casemate.policy.tpmidentity import TpmIdentity
@@ -82,11 +83,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Ruled:
-    """What came out; ``host`` are the host's own values as seen, to be approved."""
+    """What came out; ``host`` are the host's own values as seen, to be approved.
+
+    ``seen`` is for the next round of the host.
+    """
 
     appraisal: Appraisal
     sections: Judged
     host: HostValues = field(default_factory=HostValues)
+    seen: Seen | None = None
 
     @property
     def uncovered(self) -> bool:
@@ -96,7 +101,14 @@ class Ruled:
 
 
 def appraise_by_rules(
-    evidence: Evidence, rules: Rules, identity: TpmIdentity, nonce: bytes, now: datetime
+    evidence: Evidence,
+    rules: Rules,
+    identity: TpmIdentity,
+    nonce: bytes,
+    now: datetime,
+    *,
+    identifier: str = "",
+    seen: Seen | None = None,
 ) -> Ruled:
     """Judge evidence by a policy.
 
@@ -106,6 +118,8 @@ def appraise_by_rules(
         identity: of the TPM; its AK has answered a credential challenge.
         nonce: of this challenge.
         now: the present, for overlaps and for keys that end.
+        identifier: of the exact content of the rules, where ``seen`` is kept.
+        seen: of this host's IMA list, what an earlier round has judged.
     """
     try:
         clock = check_quotes(evidence.quotes, evidence.pcrs, identity.ak, nonce)
@@ -116,7 +130,7 @@ def appraise_by_rules(
         replayed = eventlog.replay(log)
     except (VerificationError, FormatError) as error:
         return _refused(refused(error, "event log"))
-    return _Judge(evidence, rules, identity, log, replayed, now).run(clock)
+    return _Judge(evidence, rules, identity, log, replayed, now, (identifier, seen)).run(clock)
 
 
 def _refused(appraisal: Appraisal) -> Ruled:
@@ -132,7 +146,9 @@ class _Judge:
         log: EventLog,
         replayed: dict[str, dict[int, bytes]],
         now: datetime,
+        before: tuple[str, Seen | None],
     ) -> None:
+        self._identifier, self._seen = before
         self._evidence = evidence
         self._rules = rules
         self._policy = rules.policy
@@ -171,7 +187,7 @@ class _Judge:
         warnings = tuple(dict.fromkeys(self._warnings))
         appraisal = Appraisal(verdict, findings, warnings, (), self._table(found), clock)
         judged = Judged(frozenset(self._covered), findings, warnings)
-        return Ruled(appraisal, judged, found.host)
+        return Ruled(appraisal, judged, found.host, self._seen if self._identifier else None)
 
     def _foreign(self) -> bool:
         """Compare with a CoRIM; tell whether there is one that says something."""
@@ -253,12 +269,13 @@ class _Judge:
             return
         self._covered.add(Section.RUNTIME)
         try:
-            measured = parse_ima(data)
+            banks = {b: v for b, v in self._evidence.pcrs.items() if b in self._policy.banks}
+            result, self._seen = appraise_growing(
+                data, banks, rules.runtime, self._identifier, self._now, self._seen
+            )
         except FormatError as error:
             self._findings.append(error.finding())
             return
-        banks = {b: v for b, v in self._evidence.pcrs.items() if b in self._policy.banks}
-        result = appraise_ima(measured, banks, rules.runtime, self._now)
         self._findings += result.findings
         self._warnings += result.warnings
 

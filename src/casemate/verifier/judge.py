@@ -19,12 +19,16 @@ from casemate.errors import Finding
 from casemate.formats.manifest import Manifest
 from casemate.policy.appraise import Appraisal, Comparison, Evidence, Verdict, appraise, compare
 from casemate.policy.continuity import check_continuity
+from casemate.policy.imaseen import Seen
 from casemate.policy.quotes import Clock
 from casemate.policy.ruled import Ruled, Rules, appraise_by_rules
 from casemate.policy.tpmidentity import TpmIdentity
 
 REMEMBERED = 2048
 """Comparisons kept: some 20 KiB each."""
+
+LISTS = 16_384
+"""Hosts whose IMA list is not judged from its beginning again: some 2 KiB each."""
 
 LARGEST = 256 << 10
 """Bytes of a log whose comparison is remembered."""
@@ -67,6 +71,7 @@ class Judge:
     def __init__(self, size: int = REMEMBERED) -> None:
         self._size = size
         self._known: OrderedDict[bytes, Comparison] = OrderedDict()
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._turn = threading.Lock()
 
     def judge(
@@ -123,8 +128,15 @@ class Judge:
         for candidate in known or [None]:
             references = () if candidate is None else (candidate.manifest,)
             found = appraise_by_rules(
-                evidence, replace(rules, references=references), identity, nonce, now
+                evidence,
+                replace(rules, references=references),
+                identity,
+                nonce,
+                now,
+                identifier=assigned.identifier,
+                seen=self._seen.get(identity.fingerprint),
             )
+            self._remember(identity.fingerprint, found.seen)
             appraisal = _continued(found.appraisal, previous)
             name = "" if candidate is None else candidate.identifier
             judged = Judged(appraisal, name, b"", found, assigned.identifier)
@@ -133,6 +145,15 @@ class Judge:
         if best is None:
             raise AssertionError
         return best
+
+    def _remember(self, fingerprint: str, seen: Seen | None) -> None:
+        """Keep how far a host's IMA list was good, for its next round."""
+        with self._turn:
+            self._seen.pop(fingerprint, None)
+            if seen is not None:
+                self._seen[fingerprint] = seen
+            while len(self._seen) > LISTS:
+                self._seen.popitem(last=False)
 
     def _compare(self, key: bytes, evidence: Evidence, reference: Manifest) -> Comparison:
         with self._turn:

@@ -2,8 +2,9 @@
 
 A host's PCR values, log and components change when it boots; quotes are new in every round. The
 stable part of a body is known by its SHA-256: under it what was decoded is remembered, whatever
-compares it is, and an agent may send the digest instead of the part. Nothing is believed of a part
-that would not be believed if it were sent: the quotes cover its values, and they cover its log.
+compares it is, and an agent may send the digest instead of the part. An IMA list only grows: an
+agent may send what is new, and size and digest of what it sent before. Nothing is believed of
+bytes that would not be believed if they were sent: what is judged and kept is the whole.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import EvidenceReply
-from casemate.errors import NotFoundError
+from casemate.errors import CasemateError, NotFoundError
 from casemate.policy.appraise import Evidence
 from casemate.verifier.client import evidence_of
 
@@ -42,26 +44,32 @@ class Reader:
         self._known: OrderedDict[bytes, tuple[bytes, Evidence]] = OrderedDict()
         self._turn = threading.Lock()
 
-    def whole(self, body: bytes) -> bytes:
-        """Return a body as it would be if its stable part had been sent, and not its digest.
+    def whole(self, body: bytes, last: Callable[[], bytes]) -> bytes:
+        """Return a body as it would be if all had been sent, and not digests.
+
+        ``last`` gives the host's evidence of the round before, empty where there is none.
 
         Raises:
-            NotFoundError: ``send-whole``: it is not known here.
+            NotFoundError: ``send-whole``: something is not known here.
+            FormatError: there is no place for what is missing.
         """
+        lacks = wire.continues(body)
+        if lacks is not None:
+            size, digest = lacks
+            first = _list_of(last())[:size]
+            if len(first) != size or hashlib.sha256(first).digest() != digest:
+                raise _unknown()
+            body = wire.complete(body, first)
         place = wire.shortened(body)
         if place is None:
             return body
         begin, end, same = place
         with self._turn:
             known = self._known.get(same)
-        if known is None:
-            raise NotFoundError(
-                "this part of the evidence is not known here",
-                code="send-whole",
-                component="evidence",
-                remedy="Send the evidence whole; the nonce is still good.",
-            )
-        return body[:begin] + known[0] + body[end:]
+        part = known[0] if known is not None else _part_of(last())
+        if known is None and hashlib.sha256(part).digest() != same:
+            raise _unknown()
+        return body[:begin] + part + body[end:]
 
     def read(self, body: bytes) -> Read:
         """Decode a body. Raises FormatError, LimitError."""
@@ -99,3 +107,24 @@ class Reader:
             while len(self._known) > self._size:
                 self._known.popitem(last=False)
         return made
+
+
+def _part_of(body: bytes) -> bytes:
+    place = wire.split(body)
+    return b"" if place is None else body[place[0] : place[1]]
+
+
+def _list_of(body: bytes) -> bytes:
+    try:
+        return wire.decode(EvidenceReply, body).measurements if body else b""
+    except CasemateError:
+        return b""
+
+
+def _unknown() -> NotFoundError:
+    return NotFoundError(
+        "this part of the evidence is not known here",
+        code="send-whole",
+        component="evidence",
+        remedy="Send the evidence whole; the nonce is still good.",
+    )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import Quote
@@ -169,7 +170,8 @@ class Rounds:
             for n, arrival in enumerate(arrivals):
                 try:
                     attempt = self._begun(step, hosts.get(arrival.secret), arrival, spent)
-                    bodies[n] = self._reader.whole(arrival.body)
+                    last = partial(store.last_evidence, step, attempt.host.name)
+                    bodies[n] = self._reader.whole(arrival.body, last)
                     attempts[n] = attempt
                 except CasemateError as error:
                     answers[n] = error

@@ -350,6 +350,12 @@ def latest_round(step: Transaction, host: str, number: int | None = None) -> Rou
     return _round(row) if row else None
 
 
+def last_evidence(step: Transaction, host: str) -> bytes:
+    """Return what a host sent in its last round, empty where there is none."""
+    last = latest_round(step, host)
+    return last.evidence if last else b""
+
+
 def _round(row: Sequence[object]) -> Round:
     number, host, time, outcome, state, reference, policy, millis, nonce, result, evidence = row
     return Round(
