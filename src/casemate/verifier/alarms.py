@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from casemate.errors import ArgumentError
+from casemate.formats.text import escape
 
 _LOG = logging.getLogger("verifier.alarms")
 
@@ -74,9 +75,10 @@ class Notifier:
 
     def _run(self) -> None:
         while (notice := self._waiting.get()) is not None:
-            _LOG.warning("%s %s: %s", notice.code, notice.host or "verifier", notice.sentence)
+            what = escape(f"{notice.code} {notice.host or 'verifier'}: {notice.sentence}")
+            _LOG.warning("%s", what)
             if self._syslog:
-                text = f"casemate-verifier: {notice.code} {notice.host}: {notice.sentence}"
+                text = f"casemate-verifier: {what}"
                 self._syslog.emit(
                     logging.LogRecord("verifier", logging.WARNING, "", 0, text, None, None)
                 )

@@ -5,6 +5,15 @@ from __future__ import annotations
 from casemate.machine.fleet import Alarm
 from casemate.verifier.database import Transaction
 
+VERIFIER_DEAD = "verifier-dead"
+"""Code of the alarm about a verifier; its name follows after a colon."""
+
+DEAD_SECONDS = 15.0
+"""A verifier not heard for so long is taken for dead."""
+
+STOPPED_SECONDS = 86_400.0
+"""How long one that stopped as it should is remembered."""
+
 
 def raise_alarm(step: Transaction, host: str, code: str, sentence: str) -> bool:
     """Raise an alarm unless the same one stands already; tells whether it is new."""
@@ -45,6 +54,23 @@ def beat(step: Transaction, worker: str, started: float) -> None:
 def stop_worker(step: Transaction, worker: str) -> None:
     """Note that a verifier stopped as it should."""
     step.run("UPDATE worker SET stopped=1 WHERE name=?", worker)
+
+
+def forget_worker(step: Transaction, worker: str) -> bool:
+    """Forget a verifier and end the alarm about it; False where there is none."""
+    clear_alarms(step, "", f"{VERIFIER_DEAD}:{worker}")
+    return bool(step.run("DELETE FROM worker WHERE name=?", worker))
+
+
+def forget_stopped(step: Transaction) -> None:
+    """Forget verifiers that stopped as they should, a day later."""
+    step.run("DELETE FROM worker WHERE stopped=1 AND seen<?", step.now() - STOPPED_SECONDS)
+
+
+def count_alarms(step: Transaction) -> int:
+    """Return how many alarms stand."""
+    row = step.one("SELECT count(*) FROM alarm WHERE cleared=0")
+    return int(row[0]) if row else 0
 
 
 def silent_workers(step: Transaction, seconds: float) -> list[str]:

@@ -177,6 +177,11 @@ def _audit(service: Service, _call: Call) -> object:
         return views.audit_log(step)
 
 
+def _forget_verifier(service: Service, call: Call) -> object:
+    service.forget_verifier(call.path["name"], call.name, call.body.get("why", ""))
+    return {"name": call.path["name"], "forgotten": True}
+
+
 def _users(service: Service, _call: Call) -> object:
     return {"users": [{"name": one.name, "role": one.role} for one in service.people.all()]}
 
@@ -322,6 +327,8 @@ ENDPOINTS: Final = (
     Endpoint("POST", _HOST + "/approve-values", "Approve what a host showed as its own",
              _approve_values, Role.OPERATOR, fields=_WHY),
     Endpoint("GET", API + "/audit", "The audit log and whether its chain holds", _audit),
+    Endpoint("DELETE", API + "/verifiers/{name}", "Forget a verifier that is gone for good",
+             _forget_verifier, Role.OPERATOR, fields=_WHY),
     Endpoint("GET", API + "/users", "Users and roles", _users, Role.ADMINISTRATOR),
     Endpoint("PUT", API + "/users/{name}", "Add or change a user", _put_user, Role.ADMINISTRATOR,
              fields=_USER),

@@ -37,7 +37,7 @@ def render(step: Transaction, counts: Mapping[str, int]) -> str:
         f"casemate_late_seconds {max(0, *late, 0):.3f}",
         "# HELP casemate_alarms Standing alarms.",
         "# TYPE casemate_alarms gauge",
-        f"casemate_alarms {len(alarmstore.alarms(step))}",
+        f"casemate_alarms {alarmstore.count_alarms(step)}",
         "# HELP casemate_verifiers Verifiers heard within a minute.",
         "# TYPE casemate_verifiers gauge",
         f"casemate_verifiers {len(alive)}",

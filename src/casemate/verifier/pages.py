@@ -98,6 +98,7 @@ class Pages:
             Route("/", self._page(self._fleet)),
             Route("/hosts/{name}", self._page(self._host)),
             Route("/hosts/{name}/{action}", self._act, methods=["POST"]),
+            Route("/verifiers/{name}/forget", self._forget, methods=["POST"]),
             Route("/references", self._page(self._references)),
             Route("/policies", self._page(self._policies)),
             Route("/alarms", self._page(self._alarms)),
@@ -185,10 +186,14 @@ class Pages:
         with self._service.database.transaction() as step:
             return {"page": "policies", "view": views.policies(step)}
 
-    def _alarms(self, _request: Request, _who: Who) -> dict[str, Any]:
+    def _alarms(self, _request: Request, who: Who) -> dict[str, Any]:
         with self._service.database.transaction() as step:
             found = alarmstore.alarms(step, standing=False)
-        return {"page": "alarms", "alarms": [asdict(one) for one in found]}
+        return {
+            "page": "alarms",
+            "alarms": [asdict(one) for one in found],
+            "can_act": who.role in {Role.OPERATOR, Role.ADMINISTRATOR},
+        }
 
     def _audit(self, _request: Request, _who: Who) -> dict[str, Any]:
         with self._service.database.transaction() as step:
@@ -261,15 +266,28 @@ class Pages:
         return answer
 
     async def _act(self, request: Request) -> Response:
+        action = self._actions.get(request.path_params["action"])
+        return await self._do(request, action, f"/hosts/{quote(request.path_params['name'])}")
+
+    async def _forget(self, request: Request) -> Response:
+        def forget(name: str, who: str, form: Mapping[str, str]) -> None:
+            self._service.forget_verifier(name, who, _why(form))
+
+        return await self._do(request, forget, "/alarms")
+
+    async def _do(
+        self,
+        request: Request,
+        action: Callable[[str, str, Mapping[str, str]], object] | None,
+        back: str,
+    ) -> Response:
         name = request.path_params["name"]
-        back = f"/hosts/{quote(name)}"
         try:
             who, form = await self._checked(request)
         except NotAuthenticatedError:
             return RedirectResponse("/login", 303, dict(HEADERS))
         except CasemateError as error:
             return Response(error.reason, 403, dict(HEADERS), "text/plain")
-        action = self._actions.get(request.path_params["action"])
         try:
             who.need(Role.OPERATOR)
             if action is None:

@@ -15,6 +15,7 @@ from casemate.errors import CasemateError
 from casemate.machine.fleet import FleetHost
 from casemate.verifier import alarmstore, nonces, store
 from casemate.verifier.alarms import Notice, Notifier
+from casemate.verifier.alarmstore import DEAD_SECONDS, VERIFIER_DEAD
 from casemate.verifier.database import Database
 from casemate.verifier.ledger import Ledger
 from casemate.verifier.rounds import Rounds
@@ -32,9 +33,6 @@ PAUSE = 0.25
 
 HOUSEKEEPING = 2.0
 """Seconds between heartbeats, and between two looks for what has expired."""
-
-DEAD_SECONDS = 15.0
-"""A verifier not heard for so long is taken for dead."""
 
 
 class Scheduler:
@@ -112,7 +110,8 @@ class Scheduler:
             for name in alarmstore.silent_workers(step, DEAD_SECONDS):
                 store.release(step, name)  # should it live, what it writes of them is not taken
                 words = f"verifier {name} was not heard for {DEAD_SECONDS:g} s"
-                if alarmstore.raise_alarm(step, "", f"verifier-dead:{name}", words):
-                    self._notifier.tell(Notice("", "verifier-dead", words, step.now()))
-            alarmstore.clear_alarms(step, "", f"verifier-dead:{self.name}")
+                if alarmstore.raise_alarm(step, "", f"{VERIFIER_DEAD}:{name}", words):
+                    self._notifier.tell(Notice("", VERIFIER_DEAD, words, step.now()))
+            alarmstore.clear_alarms(step, "", f"{VERIFIER_DEAD}:{self.name}")
+            alarmstore.forget_stopped(step)
         self._ledger.expire()

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from casemate.errors import ArgumentError
+from casemate.errors import ArgumentError, NotFoundError, StateError
 from casemate.machine.fleet import FleetHost
-from casemate.verifier import store
+from casemate.verifier import alarmstore, audit, store
 from casemate.verifier.alarms import Notifier
 from casemate.verifier.client import HostClient
 from casemate.verifier.database import open_database
@@ -99,6 +99,21 @@ class Service:
         """Return the host whose agent's secret has this digest. Raises NotAuthenticatedError."""
         with self.database.transaction() as step:
             return store.get_host_of_token(step, secret).host
+
+    def forget_verifier(self, name: str, who: str, why: str = "") -> None:
+        """Forget a verifier that is gone for good, and end the alarm about it.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            StateError: it lives.
+        """
+        with self.database.exclusive("audit") as step:
+            seen = {one: at for one, at, _ in alarmstore.workers(step)}.get(name)
+            if seen is not None and step.now() - seen < alarmstore.DEAD_SECONDS:
+                raise StateError(f"the verifier {name} lives", component=name)
+            if not alarmstore.forget_worker(step, name):
+                raise NotFoundError(f"there is no verifier {name!r}", component=name)
+            audit.append(step, who, "verifier-forget", name, why)
 
     def start(self) -> None:
         """Begin to ask hosts."""
