@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from casemate.calls.software import SoftwareChange
-from casemate.hostd.objects.fixed import EXECUTER
+from casemate.hostd.objects.fixed import EXECUTER, TYPE_MANAGER
 from casemate.vim25.values import MoRef
 
 HOST = MoRef("HostSystem", "ha-host")
@@ -143,5 +143,54 @@ def test_an_argument_is_an_element_of_its_name_or_refused(
             f"<argument><name>option</name><val>{escape(value)}</val></argument>",
         )
         assert "faultDetail" in reply.text
+
+    play(story)
+
+
+TYPE_SPACE = "DynamicTypeMgr"
+
+
+async def described(client, method: str, spec: str = "", **parts: str) -> list[ET.Element]:
+    """Ask for objects or types of esxcli, filtered or all."""
+    fields = "".join(f"<{name}>{value}</{name}>" for name, value in parts.items())
+    given = f'<filterSpec xsi:type="{TYPE_SPACE}{spec}">{fields}</filterSpec>' if spec else ""
+    reply = await client.call(f"{TYPE_SPACE}{method}", TYPE_MANAGER, given)
+    assert reply.status == 200, reply.text
+    return ET.fromstring(reply.text).findall(".//{urn:vim25}returnval")
+
+
+def texts(found: ET.Element, path: str) -> list[str]:
+    steps = "/".join(f"{{urn:vim25}}{step}" for step in path.split("/"))
+    return [one.text or "" for one in found.findall(steps)]
+
+
+def test_a_client_that_asks_first_is_told_which_objects_and_types_there_are(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        everything = await described(host.root, "QueryMoInstances")
+        objects = {texts(one, "id")[0]: texts(one, "moType")[0] for one in everything}
+        assert objects["ha-cli-handler-software-vib"] == "vim.EsxCLI.software.vib"
+        assert objects[INFO] == "vim.CLIInfo"
+        (one,) = await described(
+            host.root, "QueryMoInstances", "MoFilterSpec", id="ha-cli-handler-software-vib"
+        )
+        assert texts(one, "moType") == ["vim.EsxCLI.software.vib"]
+        (types,) = await described(
+            host.root, "QueryTypeInfo", "TypeFilterSpec", typeSubstr="software.vib"
+        )
+        kinds = types.findall("{urn:vim25}managedTypeInfo")
+        vib = next(one for one in kinds if texts(one, "name") == ["vim.EsxCLI.software.vib"])
+        assert {"list", "install", "remove"} <= set(texts(vib, "method/name"))
+        assert "VimEsxCLIsoftwareviblist" in texts(vib, "method/wsdlName")
+        install = next(
+            one for one in vib.findall("{urn:vim25}method") if texts(one, "name") == ["install"]
+        )
+        assert {"viburl", "dryrun"} <= set(texts(install, "paramTypeInfo/name"))
+        assert "string[]" in texts(install, "paramTypeInfo/type")
+        data = types.find("{urn:vim25}dataTypeInfo")
+        assert texts(data, "wsdlName") == ["VimEsxCLIsoftwarevibVIBSummaryExt"]
+        assert "AcceptanceLevel" in texts(data, "property/name")
+        assert await described(host.root, "QueryMoInstances", "MoFilterSpec", id="x") == []
 
     play(story)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import random
+import re
 import ssl
 from base64 import b64encode
 from collections.abc import Iterator
@@ -462,3 +463,34 @@ def test_an_exported_disk_is_copied_to_a_flat_one(si: vim.ServiceInstance, store
     assert not (store / "disks/cut-flat.vmdk").exists()
     for name in ("flat", "s"):
         WaitForTask(disks.DeleteVirtualDisk_Task(f"[datastore1] disks/{name}.vmdk"))
+
+
+def test_a_disk_tells_its_kind_to_those_who_ask_as_a_real_host_s_clients_do(
+    si: vim.ServiceInstance, simulator: HostSimulator
+) -> None:
+    datacenter = si.content.rootFolder.childEntity[0]
+    disks = si.content.virtualDiskManager
+    spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+        diskType="preallocated", adapterType="lsiLogic", capacityKb=1024
+    )
+    name = "[datastore1] disks/kind.vmdk"
+    WaitForTask(disks.CreateVirtualDisk_Task(name, datacenter, spec))
+    envelope = (
+        '<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body>'
+        '<QueryVirtualDiskInfo_Task xmlns="urn:internalvim25">'
+        f'<_this type="VirtualDiskManager">ha-vdiskmanager</_this><name>{name}</name>'
+        "<includeParents>true</includeParents></QueryVirtualDiskInfo_Task></Body></Envelope>"
+    )
+    cookie = si._stub.cookie.partition(";")[0]
+    with asked(simulator, "POST", "/sdk", envelope.encode(), Cookie=cookie) as reply:
+        key = re.search(r'<returnval type="Task">([^<]*)<', reply.read().decode())[1]
+    read = (
+        '<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body>'
+        '<Fetch xmlns="urn:vim25">'
+        f'<_this type="Task">{key}</_this><prop>info</prop></Fetch></Body></Envelope>'
+    )
+    with asked(simulator, "POST", "/sdk", read.encode(), Cookie=cookie) as reply:
+        info = reply.read().decode()
+    assert f"<unit><name>{name}</name></unit><diskType>preallocated</diskType>" in info
+    assert 'xsi:type="ArrayOfVirtualDiskInfo"' in info
+    WaitForTask(disks.DeleteVirtualDisk_Task(name, datacenter))

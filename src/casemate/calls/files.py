@@ -280,6 +280,33 @@ class DiskUuid:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskLayer:
+    """A disk, or one that lies below it: its datastore path, ``thin`` or ``preallocated``."""
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayersReply:
+    """Answer to DiskInfo: the disk, and what lies below it, in order."""
+
+    layers: tuple[DiskLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """What kind a disk is, and which disks lie below it."""
+
+    session: str
+    datastore: str
+    path: str
+    reply: ClassVar = LayersReply
+    privilege: ClassVar[str] = "Datastore.FileManagement"
+    audited: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshStorage:
     """Look at size and free space of the datastores again."""
 
@@ -329,6 +356,7 @@ REQUESTS: tuple[type, ...] = (
     DeleteDisk,
     DeleteFile,
     DiskUuid,
+    DiskInfo,
     ExtendDisk,
     MakeDirectory,
     MoveDisk,

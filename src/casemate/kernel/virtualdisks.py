@@ -46,6 +46,7 @@ class VirtualDisks:
             c.MoveDisk: self._move,
             c.ExtendDisk: self._extend,
             c.DiskUuid: self._uuid,
+            c.DiskInfo: self._info,
         }
 
     async def _create(self, request: c.CreateDisk, session: Session) -> TaskReply:
@@ -169,6 +170,26 @@ class VirtualDisks:
 
         return await asyncio.to_thread(look)
 
+    async def _info(self, request: c.DiskInfo, _: Session) -> c.LayersReply:
+        def look() -> c.LayersReply:
+            folder, name = _split(request.path)
+            with (
+                self._datastores.open(request.datastore) as volume,
+                volume.folder(folder) as directory,
+                volume.faults(volume.shown(request.path)),
+            ):
+                top = disks.resolve(directory.fd, (_spec(name, 0, ""),))[0]
+                layers = tuple(
+                    c.DiskLayer(
+                        volume.shown(f"{folder}/{layer.disk.file_name}".lstrip("/")),
+                        "delta" if layer.backing else _kind(layer),
+                    )
+                    for layer in top.layers
+                )
+            return c.LayersReply(layers)
+
+        return await asyncio.to_thread(look)
+
     def _demand_free(self, datastore: str, path: str) -> None:
         """Raise unless the path may be a disk's, and neither it nor its extent are a VM's."""
         _split(path)
@@ -271,6 +292,10 @@ def _found(volume: Volume, path: str) -> Iterator[tuple[VmDirectory, DiskSource]
         if source.backing is not None:
             raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
         yield directory, source
+
+
+def _kind(source: DiskSource) -> str:
+    return "thin" if source.format != "raw" or source.disk.thin else "preallocated"
 
 
 def _is_thin(directory: VmDirectory, source: DiskSource) -> bool:

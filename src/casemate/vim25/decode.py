@@ -20,7 +20,7 @@ from functools import partial
 from xml.parsers import expat
 
 from casemate.errors import FormatError, LimitError
-from casemate.vim25 import types
+from casemate.vim25 import hidden, types
 from casemate.vim25.types import NAMESPACE, Field, Kind, Method, TypeRef
 from casemate.vim25.values import MoRef, Obj, Typed, Value
 
@@ -170,6 +170,8 @@ def parse_envelope(data: bytes) -> Call:
     if len(bodies) != 1 or len(bodies[0].children) != 1:
         raise FormatError("a SOAP envelope has one Body with one call")
     node = bodies[0].children[0]
+    if node.space == hidden.INTERNAL and node.name in hidden.INTERNAL_METHODS:
+        _rename(node)
     if node.space != NAMESPACE or not (
         node.name in types.HIDDEN or node.name in types.method_owners()
     ):
@@ -182,6 +184,16 @@ def parse_envelope(data: bytes) -> Call:
     if len(receivers) != 1:
         raise FormatError(f"{node.name} names one object with _this")
     return Call(types.method(node.name), _moref(receivers[0], "ManagedObject"), node)
+
+
+def _rename(node: Node) -> None:
+    """Read a method that real hosts serve under their internal namespace."""
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one.space == hidden.INTERNAL:
+            one.space = NAMESPACE
+        waiting += one.children
 
 
 def returned(data: bytes, name: str) -> Obj:

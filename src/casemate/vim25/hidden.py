@@ -16,21 +16,136 @@ ARGUMENT = "ReflectManagedMethodExecuterSoapArgument"
 FAULT = "ReflectManagedMethodExecuterSoapFault"
 RESULT = "ReflectManagedMethodExecuterSoapResult"
 
+MO_INSTANCE = "DynamicTypeMgrMoInstance"
+MO_FILTER = "DynamicTypeMgrMoFilterSpec"
+TYPE_FILTER = "DynamicTypeMgrTypeFilterSpec"
+FILTER = "DynamicTypeMgrFilterSpec"
+ALL_TYPES = "DynamicTypeMgrAllTypeInfo"
+MANAGED_TYPE = "DynamicTypeMgrManagedTypeInfo"
+DATA_TYPE = "DynamicTypeMgrDataTypeInfo"
+METHOD_TYPE = "DynamicTypeMgrMethodTypeInfo"
+PROPERTY_TYPE = "DynamicTypeMgrPropertyTypeInfo"
+PARAMETER_TYPE = "DynamicTypeMgrParamTypeInfo"
+ANNOTATION = "DynamicTypeMgrAnnotation"
+DISK_INFO = "VirtualDiskInfo"
+DISK_UNIT = "VirtualDiskInfoDiskUnit"
+
+INTERNAL = "urn:internalvim25"
+INTERNAL_METHODS = frozenset({"QueryVirtualDiskInfo_Task"})
+"""The namespace of methods for which clients name it, and those of them that are served."""
+
 _FIRST = "vim.version.version1"
 _SPACE = "vmodl.reflect."
+_OPTIONAL: int = VmomiSupport.F_OPTIONAL
 
 
-def _data(vmodl: str, wsdl: str, *fields: tuple[str, str, int]) -> list[object]:
+def _data(
+    vmodl: str, wsdl: str, *fields: tuple[str, str, int], base: str = "vmodl.DynamicData"
+) -> list[object]:
     entries = [(name, kind, _FIRST, flags) for name, kind, flags in fields]
-    return [_SPACE + vmodl, wsdl, "vmodl.DynamicData", _FIRST, entries]
+    return [_SPACE + vmodl, wsdl, base, _FIRST, entries]
+
+
+def _described(name: str, wsdl: str, *fields: tuple[str, str, int]) -> list[object]:
+    """Return the definition of what describes a type, a method or a part of one."""
+    return _data(
+        f"DynamicTypeManager.{name}",
+        wsdl,
+        ("name", "string", 0),
+        *fields,
+        ("annotation", f"{_SPACE}DynamicTypeManager.Annotation[]", _OPTIONAL),
+    )
+
+
+def _listed(name: str) -> str:
+    return f"{_SPACE}DynamicTypeManager.{name}[]"
 
 
 def _managed(vmodl: str, wsdl: str) -> list[object]:
     return [_SPACE + vmodl, wsdl, "vmodl.ManagedObject", _FIRST, [], []]
 
 
-_OPTIONAL: int = VmomiSupport.F_OPTIONAL
+_NAMED = (("wsdlName", "string", 0), ("version", "string", 0))
+_DYNAMIC_TYPES = (
+    _data("DynamicTypeManager.FilterSpec", FILTER),
+    _data(
+        "DynamicTypeManager.MoFilterSpec",
+        MO_FILTER,
+        ("id", "string", _OPTIONAL),
+        ("typeSubstr", "string", _OPTIONAL),
+        base=f"{_SPACE}DynamicTypeManager.FilterSpec",
+    ),
+    _data(
+        "DynamicTypeManager.TypeFilterSpec",
+        TYPE_FILTER,
+        ("typeSubstr", "string", _OPTIONAL),
+        base=f"{_SPACE}DynamicTypeManager.FilterSpec",
+    ),
+    _data(
+        "DynamicTypeManager.MoInstance", MO_INSTANCE, ("id", "string", 0), ("moType", "string", 0)
+    ),
+    _data(
+        "DynamicTypeManager.Annotation",
+        ANNOTATION,
+        ("name", "string", 0),
+        ("parameter", "string[]", _OPTIONAL),
+    ),
+    _described(
+        "PropertyTypeInfo",
+        PROPERTY_TYPE,
+        ("version", "string", 0),
+        ("type", "string", 0),
+        ("privId", "string", _OPTIONAL),
+        ("msgIdFormat", "string", _OPTIONAL),
+    ),
+    _described(
+        "ParamTypeInfo",
+        PARAMETER_TYPE,
+        ("version", "string", 0),
+        ("type", "string", 0),
+        ("privId", "string", _OPTIONAL),
+    ),
+    _described(
+        "MethodTypeInfo",
+        METHOD_TYPE,
+        *_NAMED,
+        ("paramTypeInfo", _listed("ParamTypeInfo"), _OPTIONAL),
+        ("returnTypeInfo", f"{_SPACE}DynamicTypeManager.ParamTypeInfo", _OPTIONAL),
+        ("fault", "string[]", _OPTIONAL),
+        ("privId", "string", _OPTIONAL),
+    ),
+    _described(
+        "ManagedTypeInfo",
+        MANAGED_TYPE,
+        *_NAMED,
+        ("base", "string[]", _OPTIONAL),
+        ("property", _listed("PropertyTypeInfo"), _OPTIONAL),
+        ("method", _listed("MethodTypeInfo"), _OPTIONAL),
+    ),
+    _described(
+        "DataTypeInfo",
+        DATA_TYPE,
+        *_NAMED,
+        ("base", "string[]", _OPTIONAL),
+        ("property", _listed("PropertyTypeInfo"), _OPTIONAL),
+    ),
+    _data(
+        "DynamicTypeManager.AllTypeInfo",
+        ALL_TYPES,
+        ("managedTypeInfo", _listed("ManagedTypeInfo"), _OPTIONAL),
+        ("dataTypeInfo", _listed("DataTypeInfo"), _OPTIONAL),
+    ),
+)
 _DEFINITIONS = (
+    *_DYNAMIC_TYPES,
+    _data("VirtualDiskInfo.DiskUnit", DISK_UNIT, ("name", "string", 0)),
+    _data(
+        "VirtualDiskInfo",
+        DISK_INFO,
+        ("unit", f"{_SPACE}VirtualDiskInfo.DiskUnit", 0),
+        ("diskType", "string", 0),
+        ("parent", "string", _OPTIONAL),
+    ),
     _data(
         "ManagedMethodExecuter.SoapArgument", ARGUMENT, ("name", "string", 0), ("val", "string", 0)
     ),

@@ -385,12 +385,45 @@ def _retrieves(name: str, result: str) -> Method:
     return Method(name, "HostSystem", _VERSION_0, (), given, result_optional=True, privilege=None)
 
 
+def _describes(name: str, result: str, *, array: bool = False) -> Method:
+    spec = TypeRef(Kind.DATA, hidden.FILTER)
+    return Method(
+        name,
+        hidden.TYPE_MANAGER,
+        _VERSION_0,
+        (Field("filterSpec", spec, _VERSION_0, optional=True),),
+        TypeRef(Kind.DATA, result, array=array),
+        result_optional=True,
+        privilege=None,
+    )
+
+
 HIDDEN: Mapping[str, Method] = {
     one.name: one
     for one in (
         FETCH,
         _retrieves("RetrieveManagedMethodExecuter", hidden.EXECUTER),
         _retrieves("RetrieveDynamicTypeManager", hidden.TYPE_MANAGER),
+        _describes("DynamicTypeMgrQueryMoInstances", hidden.MO_INSTANCE, array=True),
+        _describes("DynamicTypeMgrQueryTypeInfo", hidden.ALL_TYPES),
+        Method(
+            "QueryVirtualDiskInfo_Task",
+            "VirtualDiskManager",
+            _VERSION_0,
+            (
+                _text("name"),
+                Field("datacenter", TypeRef(Kind.MOREF, "Datacenter"), _VERSION_0, optional=True),
+                Field(
+                    "includeParents",
+                    TypeRef(Kind.PRIMITIVE, "boolean"),
+                    _VERSION_0,
+                    optional=True,
+                ),
+            ),
+            TypeRef(Kind.MOREF, "Task"),
+            result_optional=False,
+            privilege=None,
+        ),
         Method(
             "ExecuteSoap",
             hidden.EXECUTER,

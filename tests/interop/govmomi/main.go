@@ -596,6 +596,14 @@ func (t *trip) files() {
 		_, err := disks.QueryVirtualDiskUuid(ctx, t.store.Path("go-files/d.vmdk"), t.dc)
 		return err
 	})
+	t.step("what kind a disk is", func() error {
+		name := t.store.Path("go-files/d.vmdk")
+		found, err := disks.QueryVirtualDiskInfo(ctx, name, t.dc, true)
+		if err != nil {
+			return err
+		}
+		return want(len(found) == 1 && found[0].DiskType == "thin" && found[0].Name == name, "one thin disk")
+	})
 	t.step("remove a disk file", func() error {
 		return t.task(disks.DeleteVirtualDisk(ctx, t.store.Path("go-files/d.vmdk"), t.dc))
 	})

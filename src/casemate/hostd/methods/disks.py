@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Final
 
 from casemate.calls import files as c
 from casemate.calls.messages import TaskReply
+from casemate.hostd.kernelclient import RefusedError
 from casemate.hostd.methods.files import CHANGE, WHY, place
+from casemate.hostd.owntask import ended
 from casemate.hostd.registry import Context, Handler, Served
+from casemate.hostd.soap import fault_of
 from casemate.hostd.vmspec import unsupported
-from casemate.vim25 import faults
-from casemate.vim25.values import MoRef, Obj, Value
+from casemate.vim25 import faults, hidden
+from casemate.vim25.values import MoRef, Obj, Typed, Value
 
 _KIB: Final = 1024
 _TYPES: Final = {
@@ -93,6 +97,29 @@ async def _uuid(context: Context) -> Value:
     return (await context.link.ask(request, c.UuidReply)).uuid
 
 
+async def _info(context: Context) -> Value:
+    fact, path = place(context, "name", CHANGE)
+    request = c.DiskInfo(context.who.handle, fact.datastore, path)
+    method, entity = "QueryVirtualDiskInfo_Task", MoRef("Datastore", fact.datastore)
+    try:
+        layers = (await context.link.ask(request, c.LayersReply)).layers
+    except RefusedError as error:
+        return ended(context, method, entity, fault_of(error, context.this))
+    below = [one.path for one in layers[1:]]
+    found = tuple(
+        Obj(
+            hidden.DISK_INFO,
+            unit=Obj(hidden.DISK_UNIT, name=one.path),
+            diskType=one.kind,
+            parent=parent,
+        )
+        for one, parent in zip_longest(layers, below)
+    )
+    if context.arguments.get("includeParents") is not True:
+        found = found[:1]
+    return ended(context, method, entity, Typed(hidden.DISK_INFO, found, array=True))
+
+
 def _served(name: str, handler: Handler, call: type) -> Served:
     rule = f"{CHANGE} on each datastore named"
     return Served("VirtualDiskManager", name, "System.View", handler, (call,), rule=rule)
@@ -105,4 +132,5 @@ DISK_METHODS = (
     _served("MoveVirtualDisk_Task", _move, c.MoveDisk),
     _served("ExtendVirtualDisk_Task", _extend, c.ExtendDisk),
     _served("QueryVirtualDiskUuid", _uuid, c.DiskUuid),
+    _served("QueryVirtualDiskInfo_Task", _info, c.DiskInfo),
 )

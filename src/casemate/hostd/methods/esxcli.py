@@ -60,7 +60,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 @cache
-def _parser() -> _Parser:
+def commands() -> argparse.ArgumentParser:
+    """Return the parser of the whole table of commands."""
     parser = _Parser(prog="esxcli", add_help=False)
     add_namespaces(parser)
     return parser
@@ -82,7 +83,7 @@ async def _execute(context: Context) -> Value:
         if text(arguments.get("moid")) == INFO and method == _FETCH:
             named = values.get("typeName", ("",))[0]
             path = _path(named)
-            response = cliformat.command_info(path, cliformat.find(_parser(), path))
+            response = cliformat.command_info(path, cliformat.find(commands(), path))
         else:
             response = await _run(context, _path(method), values)
     except FaultError:
@@ -105,9 +106,9 @@ def _path(name: str) -> tuple[str, ...]:
 async def _run(context: Context, path: tuple[str, ...], values: dict[str, tuple[str, ...]]) -> str:
     if text(context.arguments.get("moid")) != HANDLER + "-".join(path[:-1]):
         raise ArgumentError("The object does not have this command.", argument="moid")
-    parser = cliformat.find(_parser(), path)
+    parser = cliformat.find(commands(), path)
     argv = [*path, *_options(parser, values)]
-    options = _parser().parse_args(argv)
+    options = commands().parse_args(argv)
     options.now = context.replica.clock().timestamp()
     command = Running(options.run(options))
     while command.answer is None:

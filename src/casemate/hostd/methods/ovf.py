@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Final
 
 from casemate.calls import leases as c
@@ -12,6 +12,7 @@ from casemate.errors import CasemateError, NotSupportedError
 from casemate.formats import ovf
 from casemate.hostd.lease import Lease, controller_type, device_key
 from casemate.hostd.objects.devices import nic_models
+from casemate.hostd.objects.guestos import guest_id, names
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, text
 from casemate.hostd.vmspec import created, unsupported
@@ -48,15 +49,43 @@ async def _parse(context: Context) -> Value:
         machine = _descriptor(context)
     except CasemateError as error:
         return Obj("OvfParseDescriptorResult", **base, error=(_failure(error),))
-    names = sorted({network for network, _ in machine.nics})
+    networks = sorted({network for network, _ in machine.nics})
     base |= {"annotation": machine.annotation, "defaultEntityName": machine.name}
     return Obj(
         "OvfParseDescriptorResult",
         **base,
-        network=tuple(Obj("OvfNetworkInfo", name=name, description="") for name in names),
+        network=tuple(Obj("OvfNetworkInfo", name=name, description="") for name in networks),
         approximateDownloadSize=sum(disk.file_size for disk in machine.disks),
         approximateFlatDeploymentSize=sum(disk.capacity for disk in machine.disks),
     )
+
+
+async def _validate(context: Context) -> Value:
+    """Tell what would become of a package here, without making anything."""
+    try:
+        machine = _descriptor(context)
+    except CasemateError as error:
+        return Obj("OvfValidateHostResult", error=(_failure(error),))
+    return Obj(
+        "OvfValidateHostResult",
+        downloadSize=sum(disk.file_size for disk in machine.disks),
+        flatDeploymentSize=sum(disk.capacity for disk in machine.disks),
+        sparseDeploymentSize=sum(disk.file_size for disk in machine.disks),
+        warning=tuple(_lost(machine, {}, context.replica.world.port_groups)),
+        supportedDiskProvisioning=("thin", "thick", "eagerZeroedThick"),
+    )
+
+
+def _lost(
+    machine: ovf.OvfMachine, mapped: Mapping[str, str], networks: Container[str]
+) -> Iterator[Obj]:
+    """Yield a warning for each network of a package that this host does not have."""
+    for one in sorted({n for n, _ in machine.nics if mapped.get(n, n) not in networks}):
+        yield Obj(
+            "LocalizedMethodFault",
+            fault=Obj("OvfUnsupportedDeviceBackingInfo", elementName=one, deviceName=one),
+            localizedMessage=f"There is no network {one}: {DEFAULT_GROUP} is used.",
+        )
 
 
 async def _import_spec(context: Context) -> Value:
@@ -75,23 +104,18 @@ async def _import_spec(context: Context) -> Value:
         if isinstance(ref := one.get("network"), MoRef)
     }
     networks = context.replica.world.port_groups
-    lost = sorted({n for n, _ in machine.nics if mapped.get(n, n) not in networks})
-    warnings = tuple(
-        Obj(
-            "LocalizedMethodFault",
-            fault=Obj("OvfUnsupportedDeviceBackingInfo", elementName=one, deviceName=one),
-            localizedMessage=f"There is no network {one}: {DEFAULT_GROUP} is used.",
-        )
-        for one in lost
-    )
-    known = {n: mapped.get(n, n) if n not in lost else DEFAULT_GROUP for n, _ in machine.nics}
+    warnings = tuple(_lost(machine, mapped, networks))
+    known = {
+        n: mapped.get(n, n) if mapped.get(n, n) in networks else DEFAULT_GROUP
+        for n, _ in machine.nics
+    }
     datastore = context.replica.world.datastores[store.value].name
     thin = text(params.get("diskProvisioning")) not in _THICK
     spec = Obj(
         "VirtualMachineConfigSpec",
         name=name,
         annotation=machine.annotation or None,
-        guestId=machine.guest_id,
+        guestId=guest if (guest := guest_id(machine.guest_id)) in names() else "otherGuest64",
         files=Obj("VirtualMachineFileInfo", vmPathName=f"[{datastore}]"),
         numCPUs=machine.cpus,
         memoryMB=machine.memory_mib,
@@ -300,6 +324,7 @@ _RULE: Final = "the session's own lease"
 OVF_METHODS = (
     Served(_OVF, "ParseDescriptor", "System.View", _parse),
     Served(_OVF, "CreateImportSpec", "System.View", _import_spec),
+    Served(_OVF, "ValidateHost", "System.View", _validate),
     Served(_OVF, "CreateDescriptor", "System.View", _describe, rule="System.Read on the VM"),
     Served("ResourcePool", "ImportVApp", c.OpenImport.privilege, _import, (c.OpenImport,)),
     Served("VirtualMachine", "ExportVm", c.OpenExport.privilege, _export, (c.OpenExport,)),

@@ -9,6 +9,7 @@ from casemate.hostd.methods.autostart import AUTOSTART_METHODS
 from casemate.hostd.methods.collector import COLLECTOR_METHODS
 from casemate.hostd.methods.console import CONSOLE_METHODS
 from casemate.hostd.methods.disks import DISK_METHODS
+from casemate.hostd.methods.dynamictypes import DYNAMIC_TYPE_METHODS
 from casemate.hostd.methods.esxcli import ESXCLI_METHODS
 from casemate.hostd.methods.files import FILE_METHODS
 from casemate.hostd.methods.history import HISTORY_METHODS
@@ -51,6 +52,7 @@ REGISTRY = Registry(
         *OVF_METHODS,
         *HOST_SYSTEM_METHODS,
         *ESXCLI_METHODS,
+        *DYNAMIC_TYPE_METHODS,
         *PENDING_METHODS,
     )
 )
