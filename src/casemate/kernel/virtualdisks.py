@@ -73,6 +73,10 @@ class VirtualDisks:
 
     async def _copy(self, request: c.CopyDisk, session: Session) -> TaskReply:
         foreign = self._foreign.reads(request.path)
+        if not foreign and not request.path.lower().endswith(_SUFFIX):
+            name = request.path.rpartition("/")[2]
+            reason = f"{name[:80]!r} is neither a .vmdk file nor read by a loaded storage plug-in"
+            raise ArgumentError(reason, argument="name")
         if not foreign:
             _split(request.path)
         self._demand_free(request.to_datastore, request.to_path)
