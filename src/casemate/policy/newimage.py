@@ -95,7 +95,11 @@ def new_image(
         before,
         name=name,
         acceptance_level=level or database.profile.acceptance_level,
-        creation_time=max(before.creation_time, *(vib.descriptor.release_date for vib in vibs)),
+        creation_time=(
+            profile.creation_time
+            if profile is not None
+            else max(vib.descriptor.release_date for vib in vibs)
+        ),
         vib_ids=ids,
     )
     files = (file for vib in listed for file in vib.files.values())
