@@ -1,11 +1,13 @@
-"""What a host's API costs while guests fill their disks and flood their serial ports.
+"""What a host's API costs while guests fill their disks, and flood serial ports and network.
 
-Usage, as root: python bench/hostile.py [--guests N] [--calls N]; boots a host of its own.
+Usage, as root: python bench/hostile.py [--guests N] [--floods N] [--calls N]; boots a host of its
+own.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -18,11 +20,28 @@ import tempfile
 import time
 from pathlib import Path
 
+from casemate.image.cpio import program, write_cpio
+from casemate.image.debian import Packages
+from casemate.image.demo import boot_files, first_root, kernel_release, write_demo
 from casemate.testing.hostileguest import HOSTILE_SECTOR
 from casemate.testing.soapclient import ENVELOPE
 
 COMMAND = Path(sys.executable).parent / "casemate"
 DISK = "256M"
+BOOT_SECONDS = 120.0
+BOOTED = 5000
+"""Frames that a guest sends only when it floods."""
+FLOOD = b"""#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /lib/*.ko; do insmod "$module"; done
+ip link set eth0 up
+ip addr add 10.0.0.1/24 dev eth0
+ip neigh add 10.0.0.9 lladdr ff:ff:ff:ff:ff:ff dev eth0
+while :; do busybox dd if=/dev/zero bs=1400 2>/dev/null | busybox nc -u 10.0.0.9 9; done
+"""
 
 
 def run(home: Path, *arguments: str) -> dict[str, object]:
@@ -33,6 +52,24 @@ def run(home: Path, *arguments: str) -> dict[str, object]:
         text=True,
     )
     return dict(json.loads(ran.stdout)) if ran.stdout.startswith("{") else {}
+
+
+def write_flood(home: Path, name: str) -> str:
+    """Write a Linux guest that floods its network with frames for everybody; return its path."""
+    place, packages = home / "volumes/datastore1" / name, Packages()
+    made = write_demo(place, name=name, packages=packages)
+    root = first_root(packages, kernel_release(packages))
+    entries = [program("init", FLOOD) if one.path == "init" else one for one in root]
+    for file, data in (
+        ("kernel", boot_files(packages)["vmlinuz"]),
+        ("initrd", write_cpio(entries)),
+    ):
+        (place / file).write_bytes(data)
+        (place / file).chmod(0o644)
+    with made.vmx.open("a") as stream:
+        stream.write('casemate.kernel = "kernel"\ncasemate.initrd = "initrd"\n')
+        stream.write('casemate.append = "console=ttyS0 quiet"\n')
+    return f"[datastore1] {name}/{name}.vmx"
 
 
 class Api:
@@ -77,9 +114,52 @@ def told(name: str, taken: list[float]) -> None:
     print(f"{name:<24}{statistics.median(taken):>8.1f}{last:>8.1f}{taken[-1]:>8.1f}")
 
 
+def flood(home: Path, api: Api, floods: int, calls: int) -> None:
+    """Measure while guests flood their network; tell how much they send."""
+    guests = []
+    for number in range(floods):
+        run(home, "vm", "register", write_flood(home, f"flood{number}"))
+    for one in json.loads(listed(home))["vms"]:
+        if one["name"].startswith("flood"):
+            run(home, "vm", "on", one["id"])
+            guests.append(one["id"])
+    end = time.monotonic() + BOOT_SECONDS
+    while sent(home) < BOOTED:
+        if time.monotonic() > end:
+            raise TimeoutError("the guests do not send")
+        time.sleep(0.5)
+    before, begin = sent(home), time.perf_counter()
+    told(f"{len(guests)} floods of the network", measure(api, guests[0], calls))
+    rate = (sent(home) - before) / (time.perf_counter() - begin)
+    print(f"{rate:.0f} frames a second meanwhile")
+
+
+def listed(home: Path) -> str:
+    command = [str(COMMAND), "--home", str(home), "status", "--json"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def sent(home: Path) -> int:
+    """Return how many frames guests have sent: the counters of the network that they are in."""
+    init = str(json.loads((home / "run/host.json").read_text())["pid"])
+    found = 0
+    for task in Path("/proc").glob("[0-9]*/task/[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if init == parent(task):
+                for line in (task / "net/dev").read_text().splitlines():
+                    if line.strip().startswith("t"):
+                        found = max(found, int(line.partition(":")[2].split()[1]))
+    return found
+
+
+def parent(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--guests", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--floods", type=int, default=1, help="guests that flood their network")
     parser.add_argument("--calls", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -109,6 +189,9 @@ def main() -> None:
                 print(
                     f"VM {vm}: disk {flat.stat().st_blocks >> 11} MiB, serial log {logs >> 10} KiB"
                 )
+            for vm in vms:
+                run(home, "vm", "off", vm)
+            flood(home, api, options.floods, options.calls)
         finally:
             run(home, "down", "--force")
 
