@@ -54,11 +54,11 @@ class Routing:
     def clear(self, routers: Sequence[Router]) -> None:
         """Remove what was made by a former life of the home, and what is planned no more."""
         if not routers:
-            if self._done != ():
+            if self._done or self._marker is None or self._marker.exists():
                 remove(self._identifier)
-                self._done = ()
                 if self._marker is not None:
                     self._marker.unlink(missing_ok=True)
+            self._done = None
             return
         if self._marker is not None:
             self._marker.touch()
