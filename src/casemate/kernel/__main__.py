@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ from casemate.kernel.sys.memfd import is_sealed, mapped
 from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.swtpm import socket_path
 from casemate.kernel.transfers import Transfers
+from casemate.kernel.uplinks import open_uplink
 from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
@@ -239,14 +241,6 @@ def life_of_vms(
     return starter, switching, guests
 
 
-def drivers(plugins: Plugins, switching: Switching) -> Plugins:
-    """Let network plug-ins be uplinks."""
-    loop = asyncio.get_running_loop()
-    switching.accept(plugins.uplinks)
-    plugins.follow(lambda: loop.call_soon_threadsafe(switching.renew))
-    return plugins
-
-
 def files(kernel: Kernel, inventory: Inventory, accounts: Accounts, plugins: Plugins) -> None:
     """Hook up the files of datastores."""
     datastores = Datastores(inventory, kernel.vms.tasks, kernel.check)
@@ -309,6 +303,7 @@ async def packages(
     kernel: Kernel,
     place: Place,
     stream: FactStream,
+    switching: Switching,
     measurements: Measurements,
     auditor: Auditor,
     integrity: Integrity,
@@ -325,7 +320,14 @@ async def packages(
     integrity.follow(software.live_layers)
     gate = Gate(software.judge_in_use, integrity.confirm, measure_key)
     modules = Modules(visor_root, software.in_use, place.home.trust, gate)
-    plugins = Plugins(visor_root, software.in_use, gate, software.waivers)
+
+    def tap(name: str) -> int:
+        return asyncio.run_coroutine_threadsafe(switching.open_uplink(name), loop).result()
+
+    uplink = partial(open_uplink, tap=tap)
+    plugins = Plugins(visor_root, software.in_use, gate, software.waivers, uplink)
+    switching.accept(plugins.uplinks)
+    plugins.follow(lambda: loop.call_soon_threadsafe(switching.renew))
     loading = Loading((modules, plugins), store)
     kernel.add({**software.handlers(), **loading.handlers()})
     await loading.load_enabled()
@@ -392,7 +394,7 @@ async def serve(settings: Settings, home: Home) -> None:
     )
     watch = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
     place = Place(home, settings.bank, inventory.resolve, time.time)
-    plugins = drivers(await packages(kernel, place, stream, measurements, *watch), switching)
+    plugins = await packages(kernel, place, stream, switching, measurements, *watch)
     files(kernel, inventory, accounts, plugins)
     await kernel.adopt()
     await switching.start(kernel.running())

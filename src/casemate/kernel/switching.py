@@ -64,6 +64,7 @@ class Switching:
         self._own: frozenset[str] = frozenset()
         self._addresses: frozenset[AddressFact] = frozenset()
         self._followers: list[Callable[[str], Awaitable[None]]] = []
+        self._begun = False
         self._drivers: Callable[[], frozenset[str]] = frozenset
         self._publish(Networks(), self._networks)
 
@@ -99,9 +100,14 @@ class Switching:
         """Let interfaces be uplinks that plug-ins serve."""
         self._drivers = drivers
 
+    async def open_uplink(self, name: str) -> int:
+        """Make an interface that may be an uplink, and return its descriptor. Raises HostError."""
+        return await self._wires.open_tap(name, header=False)
+
     def renew(self) -> None:
         """Wire everything again: a plug-in made its interface anew."""
-        self._later()
+        if self._begun and self._lost is None:
+            self._later()
 
     def findings(self) -> tuple[Finding, ...]:
         """Return why there is no network, where there is none."""
@@ -114,6 +120,7 @@ class Switching:
         A host that cannot have bridges runs its VMs with their cards unplugged, and says so.
         """
         self._cards = {vm: _cards(vm, config) for vm, config in running.items()}
+        self._begun = True
         try:
             await self._look()
             await self._wire(self._networks)

@@ -1,7 +1,8 @@
 """What a network plug-in is given: an interface that can be an uplink, and the way to its peer.
 
-The interface is a TAP of the machine; a switch takes it as it takes a network card. The socket
-is connected to the one peer that the operator named, and the plug-in cannot make another.
+The interface is a TAP in the network namespace of the home's switches, and the machine itself has
+no part in it. The socket is the machine's, connected to the one peer that the operator named; the
+plug-in cannot make another.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from casemate.errors import ArgumentError, HostError
 from casemate.kernel.sys.libc import from_os_error
-from casemate.kernel.sys.taps import open_tap
 
 NAME_LIMIT: Final = 15
 """Characters of the name of an interface (Linux, IFNAMSIZ)."""
@@ -25,25 +25,32 @@ RELEASE_SECONDS: Final = 5.0
 """Until the process of a former kernel has let go of the interface: it ends with that kernel."""
 _PAUSE: Final = 0.1
 _PEER: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9.]{7,15}):([0-9]{1,5})", re.ASCII)
+_TAKEN: Final = re.compile(r"lo|(?:[a-z]|vs|up|probe)[0-9].*|cm-.*")
+"""Names of bridges, cards and what else ``machine.networkplan`` names."""
 _PORTS: Final = range(1, 1 << 16)
 
 
 @contextmanager
-def open_uplink(name: str, options: Mapping[str, str]) -> Iterator[Mapping[str, int]]:
+def open_uplink(
+    name: str, options: Mapping[str, str], tap: Callable[[str], int]
+) -> Iterator[Mapping[str, int]]:
     """Make an interface and a connected socket, which stay where somebody else has them open.
 
     Args:
         name: Of the interface.
         options: ``peer``: address and port of the other side; ``local``: the port on this one,
             the same unless given.
+        tap: Makes an interface and returns its descriptor.
 
     Raises:
         ArgumentError: An option is lacking or none.
         HostError: Linux refuses it.
     """
-    if len(name) > NAME_LIMIT:
+    if len(name) > NAME_LIMIT or _TAKEN.fullmatch(name):
         raise ArgumentError(
-            f"a network plug-in has a name of at most {NAME_LIMIT} characters", argument="name"
+            f"{name} is no name for an interface: it has more than {NAME_LIMIT} characters, or is"
+            " one that switches give",
+            argument="name",
         )
     address, port = _peer(options.get("peer", ""), name)
     local = _port(options.get("local", str(port)), "local", name)
@@ -61,16 +68,16 @@ def open_uplink(name: str, options: Mapping[str, str]) -> Iterator[Mapping[str, 
             raise from_os_error(
                 f"{name} does not reach {address}", error, component=name
             ) from error
-        frames = _tap(name)
+        frames = _open(tap, name)
         stack.callback(os.close, frames)
         yield {"frames": frames, "wire": wire.fileno()}
 
 
-def _tap(name: str) -> int:
+def _open(tap: Callable[[str], int], name: str) -> int:
     deadline = time.monotonic() + RELEASE_SECONDS
     while True:
         try:
-            return open_tap(name, header=False)
+            return tap(name)
         except HostError:
             if time.monotonic() > deadline:
                 raise

@@ -120,9 +120,9 @@ class Wires:
             await self._beyond(self._routing.drop_end, router)
         await self._run(_lay, router.inside, router.outside(self._identifier), self._machine)
 
-    async def open_tap(self, name: str) -> int:
+    async def open_tap(self, name: str, *, header: bool = True) -> int:
         """Make the interface of a card; the caller closes the descriptor. Raises HostError."""
-        return await self._run(open_tap, name)
+        return await self._run(open_tap, name, header=header)
 
     async def links(self) -> dict[str, Link]:
         """Return all interfaces of the namespace. Raises HostError."""

@@ -417,7 +417,13 @@ def test_a_network_plug_in_that_does_not_take_its_options_leaves_no_interface(ho
     ],
 )
 def test_a_peer_is_an_address_and_a_port(options):
-    with pytest.raises(ArgumentError), open_uplink("demo", options):
+    with pytest.raises(ArgumentError), open_uplink("demo", options, lambda _: -1):
+        pass
+
+
+@pytest.mark.parametrize("name", ["lo", "vs0v0", "up1v20", "t1", "d3", "cm-1", "x" * 16])
+def test_no_plug_in_takes_the_name_of_an_interface_that_switches_have(name):
+    with pytest.raises(ArgumentError), open_uplink(name, {"peer": "192.0.2.7:4789"}, lambda _: -1):
         pass
 
 

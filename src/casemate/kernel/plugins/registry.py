@@ -26,7 +26,6 @@ from casemate.formats.pluginmanifest import MANIFEST, PluginKind, PluginManifest
 from casemate.kernel.loading import Gate, Settings
 from casemate.kernel.plugins.code import PLACE, PluginCode, plugin_of, read_plugin
 from casemate.kernel.plugins.runner import Running, Session, Start
-from casemate.kernel.uplinks import open_uplink
 from casemate.policy.acceptance import VibVerdict
 from casemate.policy.hardening import Waiver
 from casemate.policy.levels import Level
@@ -60,8 +59,8 @@ class Plugins:
         vibs: the VIBs that are in use.
         gate: what a VIB passes again.
         waivers: reads the hardening waivers in force.
-        start: starts a plug-in's process.
         uplink: makes what a network plug-in works with.
+        start: starts a plug-in's process.
     """
 
     kind: Final = "plug-in"
@@ -72,8 +71,8 @@ class Plugins:
         vibs: Callable[[], Iterable[DbVib]],
         gate: Gate,
         waivers: Callable[[], Sequence[Waiver]],
+        uplink: Uplink,
         start: Start = Running,
-        uplink: Uplink = open_uplink,
     ) -> None:
         self._root = root
         self._vibs = vibs
