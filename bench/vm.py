@@ -1,4 +1,4 @@
-"""What the life of a VM costs, beside plain QEMU with the same machine (and libvirt, if installed).
+"""What the life of a VM costs, beside plain QEMU with the same machine, and libvirt if installed.
 
 One run, the same machine: from the request to the guest's CPU running, suspend and resume,
 snapshots of a running VM, and the memory of the managing process with 1 and with 50 VMs.
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cell_launch import plain
+from libvirtd import Libvirt, domain, libvirtd
 
 from casemate.calls import messages as m
 from casemate.calls import vms as c
@@ -29,6 +28,7 @@ from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import Accelerator
+from casemate.kernel.guests import Guests
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
@@ -42,8 +42,6 @@ from casemate.machine.vmconfig import resting_state
 
 MANY = 50
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
-DOMAIN = """<domain type='qemu'><name>bench</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"""
 
 
 class Host:
@@ -68,7 +66,7 @@ class Host:
         self.handlers = {
             **power.handlers(),
             **Vms(context).handlers(),
-            **Snapshots(context, power).handlers(),
+            **Snapshots(context, power, Guests(context)).handlers(),
         }
 
     def exited(self, info: CellExit) -> None:
@@ -104,19 +102,6 @@ async def timed(work: Callable[[], Awaitable[object]]) -> float:
     return time.perf_counter() - begin
 
 
-def libvirt(place: Path) -> float | None:
-    """Time virsh create, where libvirt runs; None elsewhere."""
-    if shutil.which("virsh") is None:
-        return None
-    (place / "bench.xml").write_text(DOMAIN)
-    begin = time.perf_counter()
-    create = ["virsh", "create", str(place / "bench.xml")]
-    made = subprocess.run(create, capture_output=True, check=False)
-    elapsed = time.perf_counter() - begin
-    subprocess.run(["virsh", "destroy", "bench"], capture_output=True, check=False)
-    return elapsed if made.returncode == 0 else None
-
-
 def own_memory() -> float:
     """Return the proportional set size of this process in MiB."""
     gc.collect()
@@ -133,7 +118,7 @@ def say(what: str, times: list[float]) -> None:
     )
 
 
-async def rounds_of(host: Host, place: Path, rounds: int) -> None:
+async def rounds_of(host: Host, other: Libvirt | None, place: Path, rounds: int) -> None:
     vm = await host.ask(c.CreateVm("", config("bench")))
     times: dict[str, list[float]] = {}
 
@@ -142,8 +127,11 @@ async def rounds_of(host: Host, place: Path, rounds: int) -> None:
 
     for _ in range(rounds):
         times.setdefault("plain QEMU: start to running", []).append(plain(place))
-        if (elapsed := libvirt(place)) is not None:
+        if other is not None:
+            elapsed = other.create(place, "bench", domain("bench", 64))
             times.setdefault("libvirt: virsh create", []).append(elapsed)
+            other.say("destroy", "bench")
+            times.setdefault("of which virsh itself", []).append(other.client())
         await step("PowerOn: request to running", m.PowerOn("", vm))
         await step("SuspendVm (64 MiB)", c.SuspendVm("", vm))
         await step("PowerOn of a suspended VM", m.PowerOn("", vm))
@@ -159,6 +147,16 @@ async def rounds_of(host: Host, place: Path, rounds: int) -> None:
     extra = medians["PowerOn: request to running"] - medians["plain QEMU: start to running"]
     print(f"a power-on costs {extra:.0f} ms more than QEMU alone (goal: at most 50)")
     await host.ask(c.DestroyVm("", vm))
+
+
+def memory_of_libvirt(other: Libvirt, place: Path) -> None:
+    empty = other.memory()
+    for number in range(MANY):
+        other.create(place, f"vm{number}", domain(f"vm{number}", 64))
+        if not number:
+            one = other.memory()
+    many = other.memory()
+    print(f"libvirtd: {empty:.0f} MiB without VMs, {one:.0f} with 1, {many:.0f} with {MANY}")
 
 
 async def memory_of(host: Host) -> None:
@@ -177,13 +175,15 @@ async def memory_of(host: Host) -> None:
 
 
 async def main(rounds: int) -> None:
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, libvirtd() as other:
         host = Host(Path(name))
         try:
-            await rounds_of(host, Path(name), rounds)
+            await rounds_of(host, other, Path(name), rounds)
             await memory_of(host)
         finally:
             await host.cells.close(stop=True)
+        if other is not None:
+            memory_of_libvirt(other, Path(name))
 
 
 if __name__ == "__main__":

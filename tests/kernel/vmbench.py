@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from casemate.kernel.cells.manager import Cells, CellState
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.datastores import Datastores
 from casemate.kernel.foreigndisks import ForeignDisks
+from casemate.kernel.guests import Guests
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.ova import Ova
 from casemate.kernel.snapshots import Snapshots
@@ -68,6 +69,7 @@ class Host:
         self.datastore.mkdir(parents=True)
         self.stream = FactStream()
         self.home_id = uuid4().hex[:8]
+        self.on_exit: Callable[[str], None] = lambda _: None
         self.cgroups = detect(self.home_id)
 
     @asynccontextmanager
@@ -92,11 +94,13 @@ class Host:
         vms = Vms(context)
         self.context, self.vms = context, vms
         datastores = Datastores(self.inventory, self.tasks, lambda *_: None)
+        self.guests = Guests(context)
         self.handlers: dict[type, Any] = {
+            **self.guests.handlers(),
             **self.power.handlers(),
             **vms.handlers(),
             **Ova(context, vms).handlers(),
-            **Snapshots(context, self.power).handlers(),
+            **Snapshots(context, self.power, self.guests).handlers(),
             **datastores.handlers(),
             **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),
         }
@@ -161,6 +165,7 @@ class Host:
         return found + [line for line in mounts.splitlines() if str(self.place) in line]
 
     def _exited(self, info: CellExit) -> None:
+        self.on_exit(info.vm)
         try:
             fact = self.inventory.vm(info.vm)
         except CasemateError:

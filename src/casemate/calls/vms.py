@@ -121,10 +121,23 @@ class RebootGuest:
 
 
 @dataclass(frozen=True, slots=True)
+class StandbyGuest:
+    """Let the agent in a guest put it to sleep; a key or a reset wakes it. Refused without one."""
+
+    session: str
+    vm: str
+    why: str = ""
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = "VirtualMachine.Interact.Suspend"
+
+
+@dataclass(frozen=True, slots=True)
 class CreateSnapshot:
     """Freeze a VM's disks, with its memory if it runs and ``memory`` is set.
 
-    The task's result is the snapshot's number.
+    ``quiesce``: the agent in a running guest has it write out what it holds and keep still
+    meanwhile; refused where there is none. With the memory nothing needs to be written out. The
+    task's result is the snapshot's number.
     """
 
     session: str
@@ -133,6 +146,7 @@ class CreateSnapshot:
     description: str = ""
     memory: bool = False
     why: str = ""
+    quiesce: bool = False
     reply: ClassVar = TaskReply
     privilege: ClassVar[str] = "VirtualMachine.State.CreateSnapshot"
 
@@ -200,5 +214,6 @@ REQUESTS: tuple[type, ...] = (
     RemoveSnapshot,
     RenameSnapshot,
     RevertToSnapshot,
+    StandbyGuest,
     SuspendVm,
 )

@@ -43,6 +43,9 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             parser.add_argument("--description", default="")
         if verb == "create":
             parser.add_argument("--memory", action="store_true", help="of a running VM too")
+            parser.add_argument(
+                "--quiesce", action="store_true", help="the guest's agent keeps its disks still"
+            )
         if verb == "remove":
             parser.add_argument("--children", action="store_true", help="its descendants too")
             parser.add_argument("--all", action="store_true", help="every snapshot")
@@ -59,7 +62,8 @@ def _verb(options: argparse.Namespace) -> int:
             return _list(fact, as_json=options.json)
         case "create":
             request = c.CreateSnapshot(
-                "", fact.vm, options.name, options.description, options.memory, _WHY
+                *("", fact.vm, options.name, options.description, options.memory, _WHY),
+                quiesce=options.quiesce,
             )
             told["snapshot"] = int(run(home, request))
             say(options, f"{fact.config.name} has the snapshot {options.name}", told)

@@ -396,9 +396,11 @@ class _Devices:
                 "config.deviceChange.device.storageIOAllocation.limit",
                 f"A limit is -1, or {IOPS[0]} to {IOPS[1]} requests a second.",
             )
-        if limit != disk.iops:
-            self._right("Resource")
-        return replace(disk, iops=limit)
+        if limit == disk.iops:
+            # A client that sends back what it read says nothing of a limit in bytes.
+            return disk
+        self._right("Resource")
+        return replace(disk, iops=limit, bps=-1)
 
     def _cdrom(self, operation: str, device: Obj) -> None:
         image = self._image(path) if (path := _disc(device)) else ""

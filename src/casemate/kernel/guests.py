@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
 
@@ -22,6 +23,9 @@ from casemate.machine.power import Operation
 _LOOK_SECONDS: Final = 15.0
 # Guests asked at once: each may take seconds, and all of them together shall not take minutes.
 _AT_ONCE: Final = 16
+# A frozen guest that is not let go stands still: its agent is asked again, pauses in seconds.
+_THAW_TRIES: Final = 3
+_THAW_PAUSE: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +38,11 @@ class Guests:
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
-        return {m.ShutdownGuest: self._shutdown, c.RebootGuest: self._reboot}
+        return {
+            m.ShutdownGuest: self._shutdown,
+            c.RebootGuest: self._reboot,
+            c.StandbyGuest: self._standby,
+        }
 
     async def run(self) -> None:
         """Ask the guests for ever."""
@@ -84,6 +92,43 @@ class Guests:
         except ToolsError:
             await self._context.cells.shutdown_guest(fact.vm)
         return m.Empty()
+
+    async def _standby(self, request: c.StandbyGuest, _: Session) -> m.Empty:
+        fact = self._context.demand(request.vm, Operation.STANDBY_GUEST)
+        async with self._lock(fact.vm), await self._agent(fact.vm) as agent:
+            await agent.tell("guest-suspend-ram")
+        return m.Empty()
+
+    @contextlib.asynccontextmanager
+    async def frozen(self, vm: str) -> AsyncIterator[None]:
+        """Keep a guest's file systems still while this lasts.
+
+        Raises:
+            ToolsError: No agent answers, or the guest's cannot; or they could not be let go again.
+        """
+        asked = False
+        async with self._lock(vm):
+            try:
+                async with await self._agent(vm) as agent:
+                    asked = True
+                    await agent.freeze()
+                yield
+            finally:
+                if asked:
+                    await self._thaw(vm)
+
+    async def _thaw(self, vm: str) -> None:
+        """Let a guest's file systems go, also when nobody knows whether they are still."""
+        for left in reversed(range(_THAW_TRIES)):
+            try:
+                async with await self._agent(vm) as agent:
+                    await agent.ask("guest-fsfreeze-thaw")
+            except ToolsError:
+                if not left:
+                    raise
+                await asyncio.sleep(_THAW_PAUSE)
+            else:
+                return
 
     async def _reboot(self, request: c.RebootGuest, _: Session) -> m.Empty:
         fact = self._context.demand(request.vm, Operation.REBOOT_GUEST)

@@ -24,6 +24,7 @@ from casemate.formats.vmx import Vmx
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks, disks, memory
 from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.guests import Guests
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import VMX_LIMIT
 from casemate.kernel.tasks import Job
@@ -73,9 +74,10 @@ def _part(report: Report, number: int, of: int) -> Report:
 class Snapshots:
     """Handlers of the requests about snapshots."""
 
-    def __init__(self, context: VmContext, power: VmPower) -> None:
+    def __init__(self, context: VmContext, power: VmPower, guests: Guests) -> None:
         self._context = context
         self._power = power
+        self._guests = guests
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
@@ -113,6 +115,7 @@ class Snapshots:
                 description=request.description,
                 created=self._context.clock(),
                 memory=request.memory and running,
+                quiesced=request.quiesce and running and not request.memory,
                 disks=tuple((_slot(disk), disk.file_name) for disk in _written(fact.config)),
             )
             before = self._context.read_vmx(directory, fact)
@@ -123,7 +126,9 @@ class Snapshots:
             try:
                 if qmp is not None and made.memory:
                     await qmp.execute("stop")
-                await self._put_deltas(directory, fact)
+                still = self._guests.frozen(fact.vm) if made.quiesced else contextlib.nullcontext()
+                async with still:
+                    await self._put_deltas(directory, fact)
                 if qmp is not None and made.memory:
                     await self._save_memory(directory, fact, made, job)
             except BaseException:

@@ -161,9 +161,10 @@ class VmContext:
             CasemateError: QEMU refuses.
         """
         slots = before.disks if before else ()
-        known = {(disk.controller, disk.unit): disk.iops for disk in slots}
+        known = {(disk.controller, disk.unit): (disk.iops, disk.bps) for disk in slots}
         for disk in config.disks:
-            if disk.kind == "disk" and disk.iops != known.get((disk.controller, disk.unit), -1):
+            limits = known.get((disk.controller, disk.unit), (-1, -1))
+            if disk.kind == "disk" and (disk.iops, disk.bps) != limits:
                 await blocks.throttle(await self.cells.control(vm, Operation.RESET), disk)
 
     def now_running(self, fact: VmFact, state: CellState) -> None:

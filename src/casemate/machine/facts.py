@@ -100,8 +100,8 @@ class ComponentFact:
 class DiskSpec:
     """A disk of a VM: its file relative to the VM's directory, and how it is attached.
 
-    ``iops``: so many requests a second at most, -1: no limit. ``uuid`` (hexadecimal digits) and
-    ``thin`` are what its descriptor says.
+    ``iops``: so many requests a second at most, ``bps``: so many bytes; -1: no limit. VMware's
+    entry says one of them. ``uuid`` (hexadecimal digits) and ``thin`` are what its descriptor says.
     """
 
     file_name: str
@@ -111,6 +111,7 @@ class DiskSpec:
     controller: str
     unit: int
     iops: int = -1
+    bps: int = -1
     uuid: str = ""
     thin: bool = True
 
@@ -192,6 +193,7 @@ class VmConfig:
 class SnapshotSpec:
     """A snapshot of a VM. ``parent`` is its parent's number or 0; ``memory``: it has the RAM too.
 
+    ``quiesced``: the guest kept its file systems still meanwhile.
     ``disks`` pairs each disk's slot (``scsi0:0``) with the file that holds its frozen state.
     """
 
@@ -202,6 +204,7 @@ class SnapshotSpec:
     created: float
     memory: bool
     disks: tuple[tuple[str, str], ...] = ()
+    quiesced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,12 @@ def _is_cd(one: Held) -> bool:
 def _same(one: Held, other: Held) -> bool:
     if isinstance(one, DriveSpec) or isinstance(other, DriveSpec):
         return one == other
-    return replace(one, capacity=0, iops=-1) == replace(other, capacity=0, iops=-1)
+    return _shape(one) == _shape(other)
+
+
+def _shape(disk: DiskSpec) -> DiskSpec:
+    """Return what a running guest sees of a disk and that does not change under it."""
+    return replace(disk, capacity=0, iops=-1, bps=-1)
 
 
 def _rest(config: VmConfig, base: VmConfig) -> VmConfig:

@@ -33,6 +33,7 @@ class Operation(StrEnum):
     SUSPEND = "suspend"
     SHUTDOWN_GUEST = "shutdownGuest"
     REBOOT_GUEST = "rebootGuest"
+    STANDBY_GUEST = "standbyGuest"
     UNREGISTER = "unregister"
     DESTROY = "destroy"
     RECONFIGURE = "reconfigure"
@@ -53,6 +54,7 @@ TRANSITIONS: Final[dict[Operation, dict[PowerState, PowerState]]] = {
     Operation.SUSPEND: {_ON: _SUSPENDED},
     Operation.SHUTDOWN_GUEST: {_ON: _OFF},
     Operation.REBOOT_GUEST: {_ON: _ON},
+    Operation.STANDBY_GUEST: {_ON: _ON},
     Operation.UNREGISTER: {_OFF: _OFF, _SUSPENDED: _SUSPENDED},
     Operation.DESTROY: {_OFF: _OFF, _SUSPENDED: _OFF},
     Operation.RECONFIGURE: {_OFF: _OFF},

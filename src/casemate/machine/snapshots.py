@@ -82,6 +82,7 @@ def without(
             one.created,
             one.memory,
             one.disks,
+            one.quiesced,
         )
         for one in snapshots
         if one.number not in gone
@@ -123,6 +124,8 @@ def _entries(
         yield f"{prefix}.createTimeHigh", str(micros >> _HALF)
         yield f"{prefix}.createTimeLow", str(micros & ((1 << _HALF) - 1))
         yield f"{prefix}.type", "1" if one.memory else "0"
+        if one.quiesced:
+            yield f"{prefix}.quiesced", "TRUE"
         yield f"{prefix}.numDisks", str(len(one.disks))
         for number, (slot, name) in enumerate(one.disks):
             yield f"{prefix}.disk{number}.node", slot
@@ -150,6 +153,7 @@ def _snapshot(values: Mapping[str, str], prefix: str) -> SnapshotSpec:
         created=((high << _HALF) | low) / _MICRO,
         memory=values.get(f"{prefix}.type", "0") == "1",
         disks=tuple(disks),
+        quiesced=values.get(f"{prefix}.quiesced", "").lower() == "true",
     )
 
 

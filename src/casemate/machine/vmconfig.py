@@ -39,9 +39,13 @@ _MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _GUEST: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _SCSI_MODELS: Final = frozenset({"lsilogic", "lsisas1068", "pvscsi"})
 _NIC_MODELS: Final = frozenset({"e1000", "e1000e", "vmxnet3", "virtio"})
-_IOPS: Final = re.compile(r"([0-9]{1,9})iops")
+_CAP: Final = re.compile(r"([0-9]{1,9})(iops|[kmg]bps)")
 IOPS: Final = (16, 1 << 30)
 """Least and greatest limit of a disk's requests a second: vSphere's least is 16."""
+BYTES: Final = (("gbps", 1 << 30), ("mbps", 1 << 20), ("kbps", 1 << 10))
+"""Units of a limit in bytes a second, largest first."""
+BPS: Final = (64 << 10, 1 << 40)
+"""Least and greatest of those: below 64 KiB/s a guest gives its disk up."""
 CHECKPOINT: Final = "checkpoint.vmState"
 INSTANCE_UUID: Final = "vc.uuid"
 """VMware's vmx entry of the UUID that tells VMs apart where others are copies of one."""
@@ -231,6 +235,7 @@ def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec
         raise entries.wrong(
             f"{slot}.filename", f"{file_name[:80]!r} is not a file of the VM's own directory"
         )
+    iops, bps = _limits(entries, slot) if kind == "disk" else (-1, -1)
     return DiskSpec(
         file_name=file_name,
         kind=kind,
@@ -238,23 +243,28 @@ def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec
         capacity=0,
         controller=controller,
         unit=unit,
-        iops=_iops(entries, slot) if kind == "disk" else -1,
+        iops=iops,
+        bps=bps,
     )
 
 
-def _iops(entries: _Entries, slot: str) -> int:
-    """Return the limit of a disk's requests a second; one in bytes stays among the extras."""
+def _limits(entries: _Entries, slot: str) -> tuple[int, int]:
+    """Return the limits of a disk's requests and bytes a second; -1: none."""
     name = f"sched.{slot}.throughputcap"
-    value = entries.values.get(name, "off").lower()
-    if value == "off":
-        entries.take(name)
-        return -1
-    if not (found := _IOPS.fullmatch(value)):
-        return -1
-    entries.take(name)
-    if not IOPS[0] <= int(found[1]) <= IOPS[1]:
-        raise entries.wrong(name, f"not {IOPS[0]} to {IOPS[1]} requests a second")
-    return int(found[1])
+    value = entries.take(name, "off").lower()
+    if value in {"off", ""}:
+        return -1, -1
+    if not (found := _CAP.fullmatch(value)):
+        raise entries.wrong(name, f"{value[:40]!r} is no limit, like 100IOPS or 10MBps")
+    number = int(found[1])
+    if found[2] == "iops":
+        if not IOPS[0] <= number <= IOPS[1]:
+            raise entries.wrong(name, f"not {IOPS[0]} to {IOPS[1]} requests a second")
+        return number, -1
+    bytes_ = number * dict(BYTES)[found[2]]
+    if not BPS[0] <= bytes_ <= BPS[1]:
+        raise entries.wrong(name, f"not {BPS[0]} to {BPS[1]} bytes a second")
+    return -1, bytes_
 
 
 def _disk_format(entries: _Entries, slot: str, file_name: str, kind: str) -> str:

@@ -10,7 +10,7 @@ from casemate.errors import ArgumentError
 from casemate.formats.vmx import Vmx
 from casemate.machine import serialports
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
-from casemate.machine.vmconfig import vm_config
+from casemate.machine.vmconfig import BYTES, vm_config
 
 BASE_ENTRIES: Final = (("config.version", "8"), ("virtualHW.version", "21"))
 """What a new file has besides: VMware's version of the format, vSphere 8's of the hardware."""
@@ -49,7 +49,7 @@ def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
     slots: tuple[DiskSpec | DriveSpec, ...] = (*before.disks, *config.disks, *changed)
     for disk in slots:
         known |= {f"{_slot(disk)}.{what}" for what in _SLOT}
-        if isinstance(disk, DiskSpec) and disk.iops > 0:
+        if isinstance(disk, DiskSpec):
             known.add(f"sched.{_slot(disk)}.throughputcap")
         known.add(f"{disk.controller}.present")
     known |= {f"{drive.controller}.present" for drive in config.drives}
@@ -125,8 +125,8 @@ def _devices(config: VmConfig, before: VmConfig) -> Iterator[tuple[str, str]]:
         yield f"{_slot(disk)}.present", "TRUE"
         yield f"{_slot(disk)}.fileName", disk.file_name
         yield f"{_slot(disk)}.deviceType", "cdrom-image" if disk.kind == "cdrom" else "disk"
-        if disk.iops > 0:
-            yield f"sched.{_slot(disk)}.throughputCap", f"{disk.iops}IOPS"
+        if cap := _cap(disk):
+            yield f"sched.{_slot(disk)}.throughputCap", cap
     for drive in config.drives:
         if drive not in before.drives:
             yield f"{_slot(drive)}.present", "TRUE"
@@ -135,6 +135,16 @@ def _devices(config: VmConfig, before: VmConfig) -> Iterator[tuple[str, str]]:
     yield from serialports.written(config)
     for number, nic in enumerate(config.nics):
         yield from _nic(f"ethernet{number}", nic)
+
+
+def _cap(disk: DiskSpec) -> str:
+    """Return VMware's words for a disk's limit; empty: there is none."""
+    if disk.iops > 0:
+        return f"{disk.iops}IOPS"
+    if disk.bps < 0:
+        return ""
+    unit, size = next(one for one in BYTES if not disk.bps % one[1])
+    return f"{disk.bps // size}{unit[0].upper()}Bps"
 
 
 def _nic(slot: str, nic: NicSpec) -> Iterator[tuple[str, str]]:

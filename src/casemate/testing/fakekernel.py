@@ -35,7 +35,7 @@ from casemate.calls.statistics import QueryStats, Series, StatsReply
 from casemate.calls.vmconsole import (
     OpenConsole,
 )
-from casemate.calls.vms import RebootGuest
+from casemate.calls.vms import RebootGuest, StandbyGuest
 from casemate.errors import FormatError
 from casemate.hostd.kernelclient import KernelLink, RefusedError, Transfer
 from casemate.machine.autostart import AutoStartFact, merged
@@ -114,6 +114,7 @@ class FakeKernel(KernelLink):
             Reset: self._power,
             ShutdownGuest: self._shutdown,
             RebootGuest: self._reboot,
+            StandbyGuest: self._reboot,
             RegisterVm: self._register,
             UnregisterVm: self._unregister,
             Identity: lambda _request: self.proof.identity,
@@ -270,7 +271,7 @@ class FakeKernel(KernelLink):
         return Empty()
 
     def _reboot(self, request: object) -> Empty:
-        assert isinstance(request, RebootGuest)
+        assert isinstance(request, RebootGuest | StandbyGuest)
         if not self.must_run(request.vm).guest.agent:
             raise _refused("ToolsUnavailable", "No agent runs in the guest.")
         return Empty()

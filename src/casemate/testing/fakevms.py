@@ -148,6 +148,7 @@ class FakeVms:
             request.description,
             1_700_000_000.0,
             memory=request.memory,
+            quiesced=request.quiesce,
         )
         fresh = replace(vm, snapshots=(*vm.snapshots, one), current_snapshot=number)
         return self._change(request.session, vm, "createSnapshot", lambda: fresh, str(number))

@@ -152,11 +152,13 @@ async def _suspend(context: Context) -> Value:
 
 
 async def _snapshot(context: Context) -> Value:
-    quiet = context.arguments.get("quiesce") is True or context.arguments.get("quiesceSpec")
+    still = context.arguments.get("quiesceSpec")
+    if isinstance(still, Obj) and still.type != "VirtualMachineGuestQuiesceSpec":
+        raise unsupported("The agent of a guest takes no further words on how to keep still.")
     vm = _vm(context)
     # As vSphere says: a VM that is off, or whose guest has no agent, is not quiesced.
-    if quiet and vm.guest.agent and vm.power is PowerState.POWERED_ON:
-        raise unsupported("Guests are not quiesced here: ask for a snapshot without it.")
+    able = vm.guest.agent and vm.power is PowerState.POWERED_ON
+    quiesce = context.arguments.get("quiesce") is True or isinstance(still, Obj)
     request = vms.CreateSnapshot(
         context.who.handle,
         context.this.value,
@@ -164,6 +166,7 @@ async def _snapshot(context: Context) -> Value:
         text(context.arguments.get("description")),
         context.arguments.get("memory") is True,
         WHY,
+        quiesce=quiesce and able,
     )
     return task(await context.link.ask(request, TaskReply))
 

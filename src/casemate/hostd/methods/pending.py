@@ -23,10 +23,6 @@ class _Group:
 
 
 _GROUPS = (
-    _Group(
-        "Guests of this host do not sleep: suspend the VM instead.",
-        {"VirtualMachine": "StandbyGuest"},
-    ),
     _Group("No VM of this host asks questions.", {"VirtualMachine": "AnswerVM"}),
     _Group(
         "An image is verified and written whole when it is installed: nothing is staged.",

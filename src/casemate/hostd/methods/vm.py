@@ -16,7 +16,7 @@ from casemate.calls.messages import (
     TaskReply,
     UnregisterVm,
 )
-from casemate.calls.vms import RebootGuest
+from casemate.calls.vms import RebootGuest, StandbyGuest
 from casemate.hostd.objects.systems import LEVELS
 from casemate.hostd.registry import Context, Handler, Ring, Served
 from casemate.hostd.selection import text
@@ -56,6 +56,12 @@ async def _shutdown_guest(context: Context) -> Value:
 
 async def _reboot_guest(context: Context) -> Value:
     request = RebootGuest(context.who.handle, context.this.value, "vSphere API")
+    await context.link.ask(request, Empty)
+    return None
+
+
+async def _standby_guest(context: Context) -> Value:
+    request = StandbyGuest(context.who.handle, context.this.value, "vSphere API")
     await context.link.ask(request, Empty)
     return None
 
@@ -125,6 +131,9 @@ VM_METHODS = (
         (ShutdownGuest,),
     ),
     Served("VirtualMachine", "RebootGuest", RebootGuest.privilege, _reboot_guest, (RebootGuest,)),
+    Served(
+        "VirtualMachine", "StandbyGuest", StandbyGuest.privilege, _standby_guest, (StandbyGuest,)
+    ),
     Served("VirtualMachine", "UnregisterVM", UnregisterVm.privilege, _unregister, (UnregisterVm,)),
     Served("Folder", "RegisterVM_Task", RegisterVm.privilege, _register, (RegisterVm,)),
     Served("HostSystem", "QueryTpmAttestationReport", "System.Read", _report, (Quote,)),

@@ -55,7 +55,7 @@ def _trees(vm: VmFact, parent: int) -> tuple[Obj, ...]:
             id=one.number,
             createTime=moment(one.created),
             state=(PowerState.POWERED_ON if one.memory else PowerState.POWERED_OFF).value,
-            quiesced=False,
+            quiesced=one.quiesced,
             childSnapshotList=_trees(vm, one.number),
             replaySupported=False,
         )

@@ -42,7 +42,14 @@ TOOLS_CONFIG = Obj(
     lastInstallInfo=Obj("ToolsConfigInfoToolsLastInstallInfo", counter=0),
 )
 
-_RUNNING = ("PowerOffVM_Task", "ResetVM_Task", "SuspendVM_Task", "ShutdownGuest", "RebootGuest")
+_RUNNING = (
+    "PowerOffVM_Task",
+    "ResetVM_Task",
+    "SuspendVM_Task",
+    "ShutdownGuest",
+    "RebootGuest",
+    "StandbyGuest",
+)
 _AT_REST = ("PowerOnVM_Task", "UnregisterVM", "Destroy_Task")
 _NEVER = (
     *("CloneVM_Task", "RelocateVM_Task", "MigrateVM_Task", "InstantClone_Task"),

@@ -17,6 +17,8 @@ from casemate.machine.plan import AGENT_CHANNEL
 
 # Seconds for everything that is asked of a guest in one go.
 _SECONDS: Final = 5.0
+# ... for a guest to write out its caches,
+_FREEZE_SECONDS: Final = 60.0
 # ... and for an agent to say that it does not do what has no answer when it does.
 _REFUSAL_SECONDS: Final = 0.5
 _CHUNK: Final = 1 << 12
@@ -63,8 +65,19 @@ class Agent:
 
     async def ask(self, name: str, **arguments: object) -> object:
         """Return what a command returns. Raises ToolsError."""
+        return await self._asked(_SECONDS, name, arguments)
+
+    async def freeze(self) -> None:
+        """Let the guest write out what it holds and then keep its file systems still.
+
+        Raises:
+            ToolsError: It does not, or not in time; it may be frozen or not.
+        """
+        await self._asked(_FREEZE_SECONDS, "guest-fsfreeze-freeze", {})
+
+    async def _asked(self, seconds: float, name: str, arguments: dict[str, object]) -> object:
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._send(command(name, **arguments))
                 return value(await self._line())
         except (CasemateError, OSError, TimeoutError) as error:

@@ -33,9 +33,9 @@ async def grow(qmp: Qmp, source: DiskSource, capacity: int) -> None:
 
 
 async def throttle(qmp: Qmp, disk: DiskSpec) -> None:
-    """Let a disk take so many requests a second as it may. Raises HostError."""
-    free = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops_rd", "iops_wr"), 0)
-    limit = {"id": device_id(disk), "iops": max(disk.iops, 0)}
+    """Let a disk take so many requests and bytes a second as it may. Raises HostError."""
+    free = dict.fromkeys(("bps_rd", "bps_wr", "iops_rd", "iops_wr"), 0)
+    limit = {"id": device_id(disk), "iops": max(disk.iops, 0), "bps": max(disk.bps, 0)}
     await qmp.execute("block_set_io_throttle", **free, **limit)
 
 
