@@ -167,6 +167,10 @@ def test_a_disk_comes_grows_and_goes(si: vim.ServiceInstance, vm: vim.VirtualMac
     disk = next(one for one in devices(vm, Device.VirtualDisk) if one.unitNumber == unit)
     assert disk.capacityInBytes == 2 << 30
     disk.backing.diskMode = "independent_persistent"
+    reconfigure(si, vm, "edit", disk)
+    disk = next(one for one in devices(vm, Device.VirtualDisk) if one.unitNumber == unit)
+    assert disk.backing.diskMode == "independent_persistent"
+    disk.backing.diskMode = "append"
     with pytest.raises(vmodl.fault.NotSupported):
         reconfigure(si, vm, "edit", disk)
     reconfigure(si, vm, "remove", disk, "destroy")

@@ -152,7 +152,7 @@ def test_where_memory_is_refused_no_vcpu_comes_either(on):
     on(body)
 
 
-def test_memory_comes_with_room_in_the_cell_and_such_a_vm_is_not_suspended(on):
+def test_memory_comes_with_room_in_the_cell_and_stays_through_sleep_and_snapshots(on):
     async def body(host: Host) -> None:
         allowed = (("mem.hotadd", "TRUE"),)
         vm = await make(host, memory_mib=256, extra=allowed)
@@ -163,10 +163,25 @@ def test_memory_comes_with_room_in_the_cell_and_such_a_vm_is_not_suspended(on):
         told = await asked(host, vm, "query-memory-size-summary")
         assert told == {"base-memory": 256 * MIB, "plugged-memory": 256 * MIB}
         assert limit(host, vm) == before + 256 * MIB
-        for request in (c.SuspendVm("", vm), c.CreateSnapshot("", vm, "now", memory=True)):
-            with pytest.raises(RefusedTaskError, match="added"):
-                await host.ask(request)
+        await host.ask(c.CreateSnapshot("", vm, "now", memory=True))
+        await change(host, vm, memory_mib=640)
+
+        async def sleeps_and_has(mib: int) -> None:
+            await host.ask(c.SuspendVm("", vm))
+            await host.ask(m.PowerOn("", vm))
             assert await host.cells.status(vm) == "running"
+            told = await asked(host, vm, "query-memory-size-summary")
+            assert told == {"base-memory": 256 * MIB, "plugged-memory": mib * MIB}
+
+        await sleeps_and_has(384)
+        await sleeps_and_has(384)
+        await host.ask(c.RevertToSnapshot("", vm))
+        await sleeps_and_has(256)
+        # Somebody took the note of it away: it is not saved, and runs on.
+        await change(host, vm, extra=allowed)
+        with pytest.raises(RefusedTaskError, match="added"):
+            await host.ask(c.SuspendVm("", vm))
+        assert await host.cells.status(vm) == "running"
         with pytest.raises(PowerStateError):
             await change(host, vm, memory_mib=520)
         await host.ask(m.PowerOff("", vm))

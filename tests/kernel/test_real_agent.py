@@ -59,6 +59,7 @@ def test_a_guest_with_debians_agent_tells_keeps_still_sleeps_and_starts_anew(on)
         # A snapshot for which the guest keeps still says so; the guest then goes on.
         assert await host.ask(c.CreateSnapshot("", vm, "still", quiesce=True)) == "1"
         assert host.vm(vm).snapshots[0].quiesced
+        await printed(host, vm, b"hook thaw")
         said = host.console(vm)
         assert 0 < said.find(b"hook freeze") < said.find(b"hook thaw")
         await heard(host, vm)

@@ -234,7 +234,17 @@ def test_the_firmware_waits_and_asks_the_drives_in_the_order_of_the_vmx():
     )
     assert option(made, "-boot") == "menu=on,splash-time=3000"
     drives = [word for word in made.argv if word.startswith("ide-")]
-    assert [word.rpartition("bootindex=")[2] for word in drives] == ["2", "1"]
+    assert [word.rpartition("bootindex=")[2] for word in drives] == ["12", "11"]
+
+
+def test_a_card_has_an_option_rom_only_where_the_vm_boots_from_it():
+    cards = (NicSpec("", "a", "e1000"), NicSpec("", "b", "vmxnet3"))
+    entries = (("bios.bootOrder", "hdd,ethernet1"),)
+    made = plan(replace(CONFIG, nics=cards, extra=entries), DISK)
+    devices = [word for word in made.argv if "netdev=net" in word]
+    assert devices[0].endswith("romfile=")
+    assert "romfile" not in devices[1]
+    assert ",bootindex=" in devices[1]
 
 
 def test_two_disks_in_one_file_are_refused():

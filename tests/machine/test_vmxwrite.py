@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from casemate.errors import ArgumentError
 from casemate.formats import vmx
 from casemate.formats.vmx import Vmx
+from casemate.machine.diskmodes import MODES
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.vmconfig import vm_config
 from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, generated_mac, vmx_of
@@ -39,7 +40,9 @@ CONFIGS = st.builds(
             controller=st.sampled_from(["ide0", "sata1", "scsi0", "nvme2"]),
             unit=st.integers(0, 1),
             iops=st.sampled_from([-1, 16, 5000]),
-        ),
+            bps=st.sampled_from([-1, 64 << 10, 1 << 20, 3 << 30]),
+            mode=st.sampled_from(MODES),
+        ).map(lambda disk: disk if disk.iops < 0 else replace(disk, bps=-1)),
         unique_by=lambda disk: (disk.controller, disk.unit),
         max_size=4,
     ).map(lambda disks: tuple(sorted(disks, key=lambda disk: (disk.controller, disk.unit)))),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby
 
-from casemate.hostd.objects.bootoptions import CDROM, DISK, SECURE_BOOT
-from casemate.hostd.objects.devices import disk_key
+from casemate.hostd.objects.bootoptions import CARD, CDROM, DISK, SECURE_BOOT
+from casemate.hostd.objects.devices import disk_key, nic_key
 from casemate.hostd.selection import objs
 from casemate.machine import bootorder
 from casemate.machine.facts import VmConfig
@@ -16,10 +16,6 @@ from casemate.vim25.values import Obj, Value
 
 _PLACE = "config.bootOptions."
 _NO_ORDER = "VirtualMachineBootOptionsBootableDevice"
-_LACKING = {
-    "enterBIOSSetup": "The firmware of VMs has no setup that it could be sent to.",
-    "bootRetryEnabled": "The firmware of VMs does not try again by itself.",
-}
 
 
 def _refuse(reason: str) -> FaultError:
@@ -30,9 +26,12 @@ def taken(options: Value, config: VmConfig) -> VmConfig:
     """Return the configuration as boot options change it. Raises FaultError."""
     if not isinstance(options, Obj):
         return config
-    for name, reason in _LACKING.items():
-        if options.get(name) is True:
-            raise _refuse(reason)
+    config = _retried(options, config)
+    setup = options.get("enterBIOSSetup")
+    if setup is True and config.firmware != "efi":
+        raise _refuse("The BIOS of VMs has no setup; with a bootDelay it offers a menu.")
+    if isinstance(setup, bool):
+        config = _put(config, bootorder.SETUP, "TRUE" if setup else "")
     delay, secure = options.get("bootDelay"), options.get("efiSecureBootEnabled")
     if isinstance(delay, int):
         if not 0 <= delay <= bootorder.DELAY_MOST:
@@ -50,6 +49,23 @@ def taken(options: Value, config: VmConfig) -> VmConfig:
     return _ordered(order, config) if order else config
 
 
+def _retried(options: Obj, config: VmConfig) -> VmConfig:
+    """Return the configuration with what is done where nothing can be booted."""
+    retry, delay = options.get("bootRetryEnabled"), options.get("bootRetryDelay")
+    if retry is True and config.firmware == "efi":
+        raise _refuse("The UEFI firmware of VMs goes to its own menu and does not try again.")
+    if isinstance(retry, bool):
+        config = _put(config, bootorder.RETRY, "TRUE" if retry else "")
+    if isinstance(delay, int):
+        if not 0 <= delay <= bootorder.DELAY_MOST:
+            raise faults.invalid_argument(
+                _PLACE + "bootRetryDelay", f"A delay is 0 to {bootorder.DELAY_MOST} ms."
+            )
+        shown = "" if delay == bootorder.RETRY_MS else str(delay)
+        config = _put(config, bootorder.RETRY_DELAY, shown)
+    return config
+
+
 def _ordered(order: tuple[Obj, ...], config: VmConfig) -> VmConfig:
     slots = {disk_key(d): bootorder.slot(d) for d in config.disks if d.kind != bootorder.CDROM}
     kinds: list[str] = []
@@ -63,11 +79,20 @@ def _ordered(order: tuple[Obj, ...], config: VmConfig) -> VmConfig:
             kinds.append(bootorder.HDD)
         elif device.type == CDROM:
             kinds.append(bootorder.CDROM)
+        elif device.type == CARD:
+            number = device.get("deviceKey")
+            cards = [card for card in range(len(config.nics)) if nic_key(card) == number]
+            if not cards:
+                raise faults.invalid_argument(_PLACE + "bootOrder", f"No card has key {number}.")
+            kinds.append(f"{bootorder.CARD}{cards[0]}")
         elif device.type != _NO_ORDER:
-            raise _refuse("VMs of this host boot from disks and CDs.")
+            raise _refuse("VMs of this host boot from disks, CDs and network cards.")
     runs = [kind for kind, _ in groupby(kinds)]
     if len(runs) != len(set(runs)):
         raise _refuse("A CD comes before or after all disks, not between them.")
+    drives = [place for place, kind in enumerate(runs) if not kind.startswith(bootorder.CARD)]
+    if drives and drives[-1] - drives[0] >= len(drives):
+        raise _refuse("Network cards come before or after all drives, not between them.")
     config = _put(config, bootorder.ORDER, ",".join(runs))
     return _put(config, bootorder.DISKS, ",".join(dict.fromkeys(disks)))
 

@@ -22,6 +22,7 @@ from casemate.hostd.objects.devices import (
 )
 from casemate.hostd.objects.guestos import names
 from casemate.hostd.selection import objs, text
+from casemate.machine.diskmodes import MODES, PERSISTENT
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.hotplug import CORES, CPU_HOT_ADD, MEMORY_HOT_ADD, cores_per_socket
 from casemate.machine.networks import DEFAULT_GROUP
@@ -348,7 +349,7 @@ class _Devices:
     def _disk(self, operation: str, files: str, device: Obj) -> None:
         if operation != "remove":
             _check_backing(device)
-            _check_mode(device)
+        asked = "" if operation == "remove" else _mode(device)
         if operation == "add":
             controller, unit = self._slot(device)
             backing = device.get("backing")
@@ -362,6 +363,7 @@ class _Devices:
             kind = name.rpartition(".")[2] if name else "vmdk"
             form = {"qcow2": "qcow2", "img": "raw"}.get(kind, "vmdk")
             made = DiskSpec(name, "disk", form, _capacity(device), controller, unit)
+            made = replace(made, mode=asked or PERSISTENT)
             self._disks.append(self._limited(made, device))
             return
         place = self._known(device)
@@ -379,7 +381,10 @@ class _Devices:
             )
         if capacity > disk.capacity:
             self._right("DiskExtend")
-        self._disks[place] = self._limited(replace(disk, capacity=capacity), device)
+        mode = asked or disk.mode
+        if mode != disk.mode:
+            self._right("EditDevice")
+        self._disks[place] = self._limited(replace(disk, capacity=capacity, mode=mode), device)
 
     def _limited(self, disk: DiskSpec, device: Obj) -> DiskSpec:
         """Return the disk with the limit of requests a second that its device asks for."""
@@ -528,12 +533,13 @@ def _check_backing(device: Obj) -> None:
         raise unsupported("Disks of this host are files: FlatVer2, in the VM's directory.")
 
 
-def _check_mode(device: Obj) -> None:
-    """Raise FaultError where a disk is to stay out of snapshots, or to forget what is written."""
+def _mode(device: Obj) -> str:
+    """Return the mode that a disk's device asks for, or nothing. Raises FaultError."""
     backing = device.get("backing")
     mode = text(backing.get("diskMode")) if isinstance(backing, Obj) else ""
-    if mode not in {"", "persistent"}:
-        raise unsupported("Disks of this host are persistent, and part of every snapshot.")
+    if mode not in {"", *MODES}:
+        raise unsupported(f"Disks of this host are {', '.join(MODES)}, not {mode:.40}.")
+    return mode
 
 
 def _capacity(device: Obj, before: int = 0) -> int:

@@ -17,7 +17,7 @@ from typing import Final
 
 from casemate.calls import vms as c
 from casemate.calls.messages import Empty, TaskReply
-from casemate.errors import CasemateError, StateError
+from casemate.errors import CasemateError, NotSupportedError, StateError
 from casemate.formats import vmdk, vmx
 from casemate.formats.vmdk import CreateType
 from casemate.formats.vmx import Vmx
@@ -33,6 +33,7 @@ from casemate.kernel.vmfiles import memory_name, state_name
 from casemate.kernel.vmpower import VmPower
 from casemate.machine import snapshots as book
 from casemate.machine.chains import Drop, Merge, plan_consolidation
+from casemate.machine.diskmodes import has_independent, in_snapshots
 from casemate.machine.facts import (
     Allocation,
     DiskSpec,
@@ -41,6 +42,7 @@ from casemate.machine.facts import (
     VmConfig,
     VmFact,
 )
+from casemate.machine.hotplug import modules_of
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
 from casemate.machine.vmxwrite import vmx_of
@@ -240,7 +242,7 @@ class Snapshots:
         handle = directory.open_new(name)
         try:
             qmp = await self._context.cells.control(fact.vm, Operation.CREATE_SNAPSHOT)
-            await memory.save(qmp, handle, job.report)
+            await memory.save(qmp, handle, len(modules_of(fact.config)), job.report)
             await asyncio.to_thread(os.fsync, handle)
         except BaseException:
             directory.remove(name)
@@ -335,6 +337,13 @@ class Snapshots:
     async def _create(self, request: c.CreateSnapshot, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.CREATE_SNAPSHOT)
         book.check_text(request.name, request.description)
+        running = fact.power is PowerState.POWERED_ON
+        if request.memory and running and has_independent(fact.config):
+            raise NotSupportedError(
+                f"{fact.config.name} has independent disks: its memory would not fit them later",
+                component=fact.config.name,
+                remedy="Take the snapshot without memory, or while the VM is off.",
+            )
         if len(fact.snapshots) >= book.SNAPSHOT_LIMIT:
             raise StateError(
                 f"{fact.config.name} has {book.SNAPSHOT_LIMIT} snapshots already",
@@ -403,8 +412,8 @@ _MERGING_MEMORY: Final = 16
 
 
 def _written(config: VmConfig) -> tuple[DiskSpec, ...]:
-    """Return the disks that a guest writes to."""
-    return tuple(disk for disk in config.disks if disk.kind == "disk")
+    """Return the disks that snapshots are of: what a guest writes but on independent ones."""
+    return tuple(disk for disk in config.disks if in_snapshots(disk))
 
 
 def _slot(disk: DiskSpec) -> str:

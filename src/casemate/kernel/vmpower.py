@@ -11,6 +11,7 @@ from typing import Final
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import CasemateError, HostError, NotSupportedError
+from casemate.formats import uefivars
 from casemate.formats.vmdk import CreateType
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import disks, memory
@@ -18,7 +19,10 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, stem, with_addresses
+from casemate.machine.bootorder import SETUP, forces_setup
+from casemate.machine.diskmodes import is_forgetful
 from casemate.machine.facts import VmConfig, VmFact
+from casemate.machine.hotplug import modules_of, with_modules
 from casemate.machine.plan import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
 from casemate.machine.power import Operation
@@ -94,7 +98,7 @@ class VmPower:
         with self._context.open(fact) as directory:
             handle = directory.open_new(name)
             try:
-                await memory.save(qmp, handle, job.report)
+                await memory.save(qmp, handle, len(modules_of(fact.config)), job.report)
                 await asyncio.to_thread(os.fsync, handle)
                 self._context.rewrite(directory, fact, with_saved_memory(fact.config, name))
             except BaseException:
@@ -133,6 +137,12 @@ class VmPower:
 
     async def _suspend(self, request: c.SuspendVm, session: Session) -> m.TaskReply:
         fact = self._context.demand(request.vm, Operation.SUSPEND)
+        if is_forgetful(fact.config):
+            raise NotSupportedError(
+                f"{fact.config.name} has a nonpersistent disk, which ends with this run",
+                component=fact.config.name,
+                remedy="Power it off, or make its disks persistent.",
+            )
 
         async def work(fact: VmFact, job: Job) -> str:
             await self.suspend(fact, job)
@@ -156,6 +166,12 @@ def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
     """
     if config.firmware == "efi" and not directory.exists(nvram_name(config)):
         directory.make(nvram_name(config), [(0, _variables(config))])
+    if not saved_memory(config):
+        # A VM that starts afresh has all of its memory from the start.
+        config = with_modules(config, ())
+    extra = {name.lower(): value for name, value in config.extra}
+    if forces_setup(extra):
+        config = _to_setup(directory, config)
     if has_vtpm(config) and not directory.exists(state_file(config)):
         directory.make(state_file(config), ())
     specs = tuple(
@@ -165,6 +181,23 @@ def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
         for disk in config.disks
     )
     return replace(config, disks=specs, nics=with_addresses(config, config))
+
+
+def _to_setup(directory: VmDirectory, config: VmConfig) -> VmConfig:
+    """Send the next start of a UEFI machine into its firmware's setup, once."""
+    if config.firmware != "efi":
+        raise NotSupportedError(
+            "the BIOS of VMs has no setup",
+            component=config.name,
+            remedy=f"Remove {SETUP}; bios.bootDelay offers its menu.",
+        )
+    name = nvram_name(config)
+    image = directory.read(name, uefivars.SIZE_LIMIT)
+    wanted = uefivars.BOOT_TO_SETUP.to_bytes(8, "little")
+    made = uefivars.with_variable(image, uefivars.OS_INDICATIONS, uefivars.GLOBAL, wanted)
+    directory.write(name, made)
+    extra = tuple(entry for entry in config.extra if entry[0].lower() != SETUP.lower())
+    return replace(config, extra=extra)
 
 
 def _variables(config: VmConfig) -> bytes:

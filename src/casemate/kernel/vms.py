@@ -33,8 +33,9 @@ from casemate.kernel.vmcontext import (
     with_addresses,
 )
 from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files, serial_files
+from casemate.machine.diskmodes import changes_mode, is_forgetful
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
-from casemate.machine.hotplug import HotChange, hot_change
+from casemate.machine.hotplug import HotChange, hot_change, modules_of, with_modules
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, vm_config, with_saved_memory
 from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, vmx_of
@@ -173,6 +174,16 @@ class Vms:
             next_state(Operation.RECONFIGURE, fact.power, component=fact.config.name)
         elif fact.power is PowerState.SUSPENDED and _grown(fact.config, config):
             next_state(Operation.EXTEND_DISK, fact.power, component=fact.config.name)
+        grown = fact.power is PowerState.POWERED_ON and _grown(fact.config, config)
+        if grown and is_forgetful(fact.config):
+            next_state(Operation.RECONFIGURE, fact.power, component=fact.config.name)
+        if fact.snapshots and changes_mode(fact.config, config):
+            raise StateError(
+                f"{fact.config.name} has snapshots, which its disks are part of or not",
+                code="disk-mode",
+                component=fact.config.name,
+                remedy="Remove its snapshots first.",
+            )
         _check(config)
         check_addresses(config, fact.config)
 
@@ -187,6 +198,9 @@ class Vms:
     async def _change(self, fact: VmFact, config: VmConfig, request: c.ReconfigureVm) -> None:
         """Make, extend and remove disks, and write the file between, so that it is never wrong."""
         self._context.admit(fact, config)
+        more = config.memory_mib - fact.config.memory_mib
+        if fact.power is PowerState.POWERED_ON and more > 0:
+            config = with_modules(config, (*modules_of(fact.config), more))
         with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
             disks = await asyncio.to_thread(_make_disks, directory, config, undo, thin=request.thin)
             for spec, capacity in _grown(fact.config, config):

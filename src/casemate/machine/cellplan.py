@@ -64,12 +64,16 @@ class ShownFile:
 
 @dataclass(frozen=True, slots=True)
 class PassedFile:
-    """A file of the VM's directory that the cell gets as an open descriptor."""
+    """A file of the VM's directory that the cell gets as an open descriptor.
+
+    ``scratch``: it is a new one without a name, a delta for so many bytes, gone with the cell.
+    """
 
     fd: int
     file_name: str
     writable: bool
     minimum_size: int
+    scratch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,8 @@ class DiskSpec:
     """A disk of a VM: its file relative to the VM's directory, and how it is attached.
 
     ``iops``: so many requests a second at most, ``bps``: so many bytes; -1: no limit. VMware's
-    entry says one of them. ``uuid`` (hexadecimal digits) and ``thin`` are what its descriptor says.
+    entry says one of them. ``mode`` is one of ``machine.diskmodes``. ``uuid`` (hexadecimal digits)
+    and ``thin`` are what its descriptor says.
     """
 
     file_name: str
@@ -112,6 +113,7 @@ class DiskSpec:
     unit: int
     iops: int = -1
     bps: int = -1
+    mode: str = "persistent"
     uuid: str = ""
     thin: bool = True
 

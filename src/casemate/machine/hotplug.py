@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from casemate.machine.diskmodes import forgets
 from casemate.machine.facts import DiskSpec, DriveSpec, VmConfig
 
 HOT_CPUS: Final = 16
@@ -22,6 +23,8 @@ MODULES: Final = 16
 STEP_MIB: Final = 128
 """MiB of a piece: Linux on x86-64 takes memory in blocks of this size."""
 _LEAST_MIB: Final = 256
+ADDED: Final = "casemate.memoryModules"
+"""vmx entry: the MiB of each module that came to the VM since it was started, with + between."""
 
 
 Held = DiskSpec | DriveSpec
@@ -54,6 +57,37 @@ def takes_memory(config: VmConfig) -> bool:
 
 def _allowed(config: VmConfig, entry: str) -> bool:
     return any(name.lower() == entry and value.lower() == "true" for name, value in config.extra)
+
+
+def memory_id(number: int) -> str:
+    """Return QEMU's name of the memory in a module."""
+    return f"memory-{number}"
+
+
+def module_id(number: int) -> str:
+    """Return QEMU's name of a module of memory."""
+    return f"module-{number}"
+
+
+def modules_of(config: VmConfig) -> tuple[int, ...]:
+    """Return the MiB of the modules of memory that came while the VM ran.
+
+    Senseless entries count as none: the memory is then all there from the start.
+    """
+    value = next((value for name, value in config.extra if name.lower() == ADDED.lower()), "")
+    words = value.split("+")
+    if not all(word.isascii() and word.isdecimal() and len(word) < _DIGITS + 3 for word in words):
+        return ()
+    sizes = tuple(int(word) for word in words)
+    sensible = len(sizes) <= MODULES and all(size and not size % STEP_MIB for size in sizes)
+    return sizes if sensible and sum(sizes) < config.memory_mib else ()
+
+
+def with_modules(config: VmConfig, sizes: tuple[int, ...]) -> VmConfig:
+    """Return the configuration that says this of its modules of memory."""
+    others = tuple(entry for entry in config.extra if entry[0].lower() != ADDED.lower())
+    said = ((ADDED, "+".join(str(size) for size in sizes)),) if sizes else ()
+    return replace(config, extra=(*others, *said))
 
 
 def cores_per_socket(config: VmConfig) -> int:
@@ -103,7 +137,8 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     comes = tuple(one for one in added if isinstance(one, DiskSpec))
     goes = tuple(one for one in removed if isinstance(one, DiskSpec))
     for disk in (*added, *removed):
-        hot = not _is_cd(disk) and disk.controller.startswith("scsi")
+        hot = isinstance(disk, DiskSpec) and not _is_cd(disk) and not forgets(disk)
+        hot = hot and disk.controller.startswith("scsi")
         if not hot or disk.controller not in controllers:
             return None
     return HotChange(cpus, memory, comes, goes, tuple(swapped))

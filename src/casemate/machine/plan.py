@@ -14,7 +14,7 @@ from typing import Final
 from casemate.errors import ArgumentError, NotSupportedError
 from casemate.formats.vmdk import is_plain_name
 from casemate.machine import serialports
-from casemate.machine.bootorder import boot_words
+from casemate.machine.bootorder import boot_cards, boot_words, card_index
 from casemate.machine.cellplan import (
     CellPlan,
     CgroupTargets,
@@ -34,6 +34,9 @@ from casemate.machine.hotplug import (
     HOT_MEMORY_MIB,
     MODULES,
     cores_per_socket,
+    memory_id,
+    module_id,
+    modules_of,
     most_cpus,
     takes_memory,
 )
@@ -43,6 +46,7 @@ from casemate.machine.planstorage import (
     DiskSource,
     as_json,
     file_size,
+    forgetting,
     is_read_only,
     storage,
 )
@@ -121,6 +125,7 @@ def plan_power_on(
     if not UID_BASE <= host.uid < UID_END:
         raise ArgumentError(f"{host.uid} is not a uid for cells", argument="uid")
     direct, shown = _direct_boot(extra)
+    disks = tuple(forgetting(source) for source in disks)
     layers = tuple(layer for disk in disks for layer in disk.layers)
     fds = {layer.file_name: FIRST_FD + at for at, layer in enumerate(layers)}
     if len(fds) != len(layers):
@@ -138,14 +143,14 @@ def plan_power_on(
         accelerator=host.accelerator,
         argv=(
             QEMU,
-            *_machine(vm, config, host.accelerator, _board(config, extra)),
+            *_machine(vm, config, host, _board(config, extra)),
             *_channels(),
             *serialports.words(config),
             *firmware,
             *boot_words(extra),
             *vtpm_options(config),
             *storage(disks, config.drives, extra, fds),
-            *_network(config, taps),
+            *_network(config, taps, extra),
             *_screen(extra),
             *_agent(),
             *direct,
@@ -170,6 +175,7 @@ def plan_power_on(
                     file_name=layer.file_name,
                     writable=layer in disks and not is_read_only(layer),
                     minimum_size=layer.offset + layer.size if layer.format == "raw" else 0,
+                    scratch=layer.size if layer.scratch else 0,
                 )
                 for layer in layers
             ),
@@ -205,16 +211,23 @@ def cell_memory(config: VmConfig, accelerator: str) -> int:
     return config.memory_mib + _OVERHEAD[accelerator] + _OVERHEAD_PER_CPU * most_cpus(config)
 
 
-def _memory(config: VmConfig) -> str:
+def _memory(config: VmConfig, *, resume: bool) -> Iterator[str]:
+    """The guest's memory; one that wakes up has the modules that it fell asleep with."""
     if not takes_memory(config):
-        return f"{config.memory_mib}M"
-    most = config.memory_mib + HOT_MEMORY_MIB
-    return f"{config.memory_mib}M,slots={MODULES},maxmem={most}M"
+        yield from ("-m", f"{config.memory_mib}M")
+        return
+    modules = modules_of(config) if resume else ()
+    base = config.memory_mib - sum(modules)
+    yield from ("-m", f"{base}M,slots={MODULES},maxmem={base + HOT_MEMORY_MIB}M")
+    for number, size in enumerate(modules):
+        backend = f"memory-backend-ram,id={memory_id(number)},size={size}M,dump=off,merge=off"
+        yield from ("-object", backend)
+        yield from ("-device", f"pc-dimm,id={module_id(number)},memdev={memory_id(number)}")
 
 
-def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterator[str]:
+def _machine(vm: str, config: VmConfig, host: HostSide, board: str) -> Iterator[str]:
     """The board, its CPUs and memory, and how QEMU itself is bound."""
-    tcg = accelerator == "tcg"
+    tcg = host.accelerator == "tcg"
     yield from ("-nodefaults", "-no-user-config")
     yield from ("-sandbox", SANDBOX)
     yield from ("-name", f"vm-{vm}")
@@ -225,7 +238,7 @@ def _machine(vm: str, config: VmConfig, accelerator: str, board: str) -> Iterato
     if (cores := cores_per_socket(config)) > 1:
         processors += f",cores={cores}"
     yield from ("-smp", processors)
-    yield from ("-m", _memory(config))
+    yield from _memory(config, resume=host.resume)
     if config.uuid:
         yield from ("-uuid", config.uuid)
     yield from ("-display", "none")
@@ -315,8 +328,12 @@ def netdev(card: int) -> str:
     return f"net{card}"
 
 
-def _network(config: VmConfig, taps: tuple[PassedTap, ...]) -> Iterator[str]:
-    """Network cards, each on its interface of the host; one without has nobody to talk to."""
+def _network(config: VmConfig, taps: tuple[PassedTap, ...], extra: dict[str, str]) -> Iterator[str]:
+    """Network cards, each on its interface of the host; one without has nobody to talk to.
+
+    One that the VM boots from has QEMU's own option ROM for its model.
+    """
+    booted = boot_cards(len(config.nics), extra)
     if not config.nics:
         yield from ("-nic", "none")
     fds = {tap.card: tap.fd for tap in taps}
@@ -329,7 +346,10 @@ def _network(config: VmConfig, taps: tuple[PassedTap, ...]) -> Iterator[str]:
         device = _NIC_DEVICES.get(nic.model)
         if device is None:
             raise NotSupportedError(f"no network card {nic.model[:40]!r}", component=config.name)
-        yield from ("-device", f"{device},netdev={netdev(number)},romfile={mac}")
+        rom = ",romfile="
+        if number in booted:
+            rom = f",bootindex={card_index(number, len(config.disks), extra)}"
+        yield from ("-device", f"{device},netdev={netdev(number)}{rom}{mac}")
 
 
 def _direct_boot(extra: dict[str, str]) -> tuple[tuple[str, ...], tuple[ShownFile, ...]]:

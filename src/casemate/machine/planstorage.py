@@ -10,6 +10,7 @@ from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
 from casemate.machine.bootorder import boot_indices
+from casemate.machine.diskmodes import forgets
 from casemate.machine.facts import DiskSpec, DriveSpec
 
 FIRST_FD: Final = 10
@@ -33,7 +34,8 @@ class DiskSource:
 
     ``format`` is ``raw``, ``qcow2`` or ``vmdk`` (sparse), stated by configuration and never found
     by probing. ``backing`` is what lies below a delta: read, never written. ``whole``: the file has
-    these sectors and nothing else, so that it can grow.
+    these sectors and nothing else, so that it can grow. ``scratch``: it is no file of the
+    VM's, but a delta that ends with the cell.
     """
 
     disk: DiskSpec
@@ -44,6 +46,7 @@ class DiskSource:
     format: str = "raw"
     backing: DiskSource | None = None
     whole: bool = False
+    scratch: bool = False
 
     @property
     def layers(self) -> tuple[DiskSource, ...]:
@@ -74,6 +77,20 @@ def storage(
         yield from _controller(drive.controller, controllers, extra)
         disk = DiskSpec("", "cdrom", "raw", 0, drive.controller, drive.unit)
         yield from ("-device", _disk_device(disk, "", bus, ports))
+
+
+def forgetting(source: DiskSource) -> DiskSource:
+    """Return a disk as the guest writes it: one that forgets has a scratch delta on top."""
+    if not forgets(source.disk):
+        return source
+    return DiskSource(
+        disk=source.disk,
+        file_name=f"scratch {device_id(source.disk)}",
+        size=source.disk.capacity,
+        format="qcow2",
+        backing=replace(source, read_only=True),
+        scratch=True,
+    )
 
 
 def _controller(name: str, known: set[str], extra: dict[str, str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from casemate.formats.datastorepath import in_volume
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.machine import serialports
+from casemate.machine.diskmodes import MODES, PERSISTENT
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, PowerState, VmConfig
 from casemate.machine.guestcpu import check_masks
 from casemate.machine.networks import DEFAULT_GROUP
@@ -245,7 +246,16 @@ def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec
         unit=unit,
         iops=iops,
         bps=bps,
+        mode=_mode(entries, slot),
     )
+
+
+def _mode(entries: _Entries, slot: str) -> str:
+    """Return a disk's mode; VMware writes it with a hyphen."""
+    mode = entries.take(f"{slot}.mode", PERSISTENT).lower().replace("-", "_") or PERSISTENT
+    if mode not in MODES:
+        raise entries.wrong(f"{slot}.mode", f"no disk is {mode[:40]!r} here")
+    return mode
 
 
 def _limits(entries: _Entries, slot: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Final
 from casemate.errors import ArgumentError
 from casemate.formats.vmx import Vmx
 from casemate.machine import serialports
+from casemate.machine.diskmodes import PERSISTENT
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.vmconfig import BYTES, vm_config
 
@@ -49,6 +50,7 @@ def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
     slots: tuple[DiskSpec | DriveSpec, ...] = (*before.disks, *config.disks, *changed)
     for disk in slots:
         known |= {f"{_slot(disk)}.{what}" for what in _SLOT}
+        known.add(f"{_slot(disk)}.mode")
         if isinstance(disk, DiskSpec):
             known.add(f"sched.{_slot(disk)}.throughputcap")
         known.add(f"{disk.controller}.present")
@@ -125,6 +127,8 @@ def _devices(config: VmConfig, before: VmConfig) -> Iterator[tuple[str, str]]:
         yield f"{_slot(disk)}.present", "TRUE"
         yield f"{_slot(disk)}.fileName", disk.file_name
         yield f"{_slot(disk)}.deviceType", "cdrom-image" if disk.kind == "cdrom" else "disk"
+        if disk.mode != PERSISTENT:
+            yield f"{_slot(disk)}.mode", disk.mode.replace("_", "-")
         if cap := _cap(disk):
             yield f"sched.{_slot(disk)}.throughputCap", cap
     for drive in config.drives:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from casemate.errors import ArgumentError
-from casemate.hostd.objects.devices import disk_key
+from casemate.hostd.objects.devices import disk_key, nic_key
 from casemate.machine import bootorder
 from casemate.machine.facts import VmConfig
 from casemate.vim25.values import Obj
 
 SECURE_BOOT = "uefi.secureBoot.enabled"
 DISK = "VirtualMachineBootOptionsBootableDiskDevice"
+CARD = "VirtualMachineBootOptionsBootableEthernetDevice"
 CDROM = "VirtualMachineBootOptionsBootableCdromDevice"
 
 
@@ -20,15 +21,16 @@ def boot_options(config: VmConfig) -> Obj:
     entries = {name.lower(): value for name, value in config.extra}
     try:
         delay, order = bootorder.boot_delay(entries), tuple(_devices(config, entries))
+        retry = bootorder.retry_delay(entries)
     except ArgumentError:
-        delay, order = 0, ()
+        delay, order, retry = 0, (), bootorder.RETRY_MS
     return Obj(
         "VirtualMachineBootOptions",
         bootDelay=delay,
-        enterBIOSSetup=False,
+        enterBIOSSetup=bootorder.forces_setup(entries),
         efiSecureBootEnabled=entries.get(SECURE_BOOT.lower(), "").lower() == "true",
-        bootRetryEnabled=False,
-        bootRetryDelay=10000,
+        bootRetryEnabled=bootorder.retries(entries),
+        bootRetryDelay=retry,
         bootOrder=order,
         networkBootProtocol="ipv4",
     )
@@ -39,6 +41,10 @@ def _devices(config: VmConfig, entries: dict[str, str]) -> Iterator[Obj]:
     for kind in bootorder.kinds(entries):
         if kind == bootorder.CDROM:
             yield Obj(CDROM)
+        elif kind != bootorder.HDD:
+            number = int(kind.removeprefix(bootorder.CARD) or 0)
+            if number < len(config.nics):
+                yield Obj(CARD, deviceKey=nic_key(number))
         else:
             for name in bootorder.disk_slots(entries):
                 if name in slots:

@@ -200,7 +200,7 @@ def _disk(
             "VirtualDiskFlatVer2BackingInfo",
             fileName=path,
             datastore=datastore,
-            diskMode="persistent",
+            diskMode=disk.mode,
             split=False,
             writeThrough=False,
             thinProvisioned=disk.thin,

@@ -15,7 +15,7 @@ from casemate.kernel.cells.memory import modules
 from casemate.kernel.cells.qmp import Qmp
 from casemate.machine.cellplan import PassedFile
 from casemate.machine.facts import DiskSpec, DriveSpec, PowerState
-from casemate.machine.hotplug import Held, HotChange
+from casemate.machine.hotplug import Held, HotChange, memory_id, module_id
 from casemate.machine.planstorage import (
     FIRST_FD,
     DiskSource,
@@ -159,11 +159,11 @@ class Hotplug:
         if not mib:
             return
         number = await modules(self._qmp)
-        backend, size = f"memory-{number}", mib << 20
+        backend, size = memory_id(number), mib << 20
         more = {"qom-type": "memory-backend-ram", "id": backend, "size": size}
         await self._qmp.execute("object-add", **more, dump=False, merge=False)
         try:
-            module = {"driver": "pc-dimm", "id": f"module-{number}", "memdev": backend}
+            module = {"driver": "pc-dimm", "id": module_id(number), "memdev": backend}
             await self._qmp.execute("device_add", **module)
         except HostError as error:
             await self._qmp.execute("object-del", id=backend)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from casemate.errors import FormatError, HostError
+from casemate.formats import qcow2
 from casemate.formats.datastorepath import in_volume
 from casemate.kernel.cells.cgroups import attach_self
 from casemate.kernel.sys import mounts
-from casemate.kernel.sys.files import lock, open_beneath, open_directory
+from casemate.kernel.sys.files import lock, open_beneath, open_directory, write_all
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.namespaces import Namespace, restrict_memfd_execution, unshare
 from casemate.kernel.sys.process import die_with_parent
@@ -186,12 +187,27 @@ def _open(directory: int, passed: PassedFile) -> int:
     return descriptor
 
 
+def _open_scratch(directory: int, passed: PassedFile) -> int:
+    """Make a delta that has no name, so that nothing of it stays wherever it ends."""
+    flags = os.O_RDWR | os.O_TMPFILE
+    descriptor = open_beneath(directory, ".", flags, mode=0o600)
+    try:
+        for offset, data in qcow2.empty(passed.scratch):
+            write_all(descriptor, data, offset)
+    except OSError as error:
+        os.close(descriptor)
+        raise from_os_error(f"cannot make {passed.file_name}", error) from error
+    return descriptor
+
+
 def open_disk(directory: int, volumes: Path | None, passed: PassedFile) -> int:
     """Open a disk of a VM's directory, or the image of a CD anywhere on a datastore, and lock it.
 
     Raises:
         CasemateError: It is missing, in use, a link, no regular file, or too short.
     """
+    if passed.scratch:
+        return _open_scratch(directory, passed)
     image = in_volume(passed.file_name)
     if image is None:
         return _open(directory, passed)

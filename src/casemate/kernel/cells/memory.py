@@ -24,17 +24,23 @@ Report = Callable[[int, int], None]
 """Is told how many bytes of how many are done; what it raises ends the transfer."""
 
 
-async def save(qmp: Qmp, descriptor: int, report: Report) -> None:
+async def save(qmp: Qmp, descriptor: int, known: int, report: Report) -> None:
     """Stop the guest and save it; it stays stopped.
 
+    Args:
+        qmp: The cell's control connection.
+        descriptor: Of the file.
+        known: Modules of memory that its configuration says were added since it started.
+        report: See ``Report``.
+
     Raises:
-        NotSupportedError: Memory was added since it started: it could not wake up.
+        NotSupportedError: Others were: it could not wake up.
         HostError: ``memory-saving``: no space, or QEMU gave up; the guest runs on then.
         CancelledError: ``report`` raised it; the guest runs on.
     """
-    if await modules(qmp):
+    if await modules(qmp) != known:
         raise NotSupportedError(
-            "memory was added to this VM while it ran: it is not saved with its memory",
+            "this VM's configuration does not say what memory was added while it ran",
             remedy="Power it off and on once; then it can be.",
         )
     await qmp.execute("stop")

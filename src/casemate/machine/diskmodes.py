@@ -1,0 +1,42 @@
+"""Modes of disks, in vSphere's words: what is part of snapshots, and what a guest's writes last.
+
+What is written to a nonpersistent disk goes to a file without a name, which ends with the cell.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from casemate.machine.facts import DiskSpec, VmConfig
+
+PERSISTENT: Final = "persistent"
+INDEPENDENT: Final = "independent_persistent"
+FORGETFUL: Final = "independent_nonpersistent"
+MODES: Final = (PERSISTENT, INDEPENDENT, FORGETFUL)
+"""Modes that disks can have. VMware's older ones (nonpersistent, undoable, append) cannot be."""
+
+
+def in_snapshots(disk: DiskSpec) -> bool:
+    """Tell whether a disk is part of its VM's snapshots."""
+    return disk.kind == "disk" and disk.mode == PERSISTENT
+
+
+def forgets(disk: DiskSpec) -> bool:
+    """Tell whether a disk is, after every run, what it was before."""
+    return disk.kind == "disk" and disk.mode == FORGETFUL
+
+
+def is_forgetful(config: VmConfig) -> bool:
+    """Tell whether a VM has a disk that forgets."""
+    return any(forgets(disk) for disk in config.disks)
+
+
+def has_independent(config: VmConfig) -> bool:
+    """Tell whether a VM has a disk that no snapshot has."""
+    return any(disk.kind == "disk" and not in_snapshots(disk) for disk in config.disks)
+
+
+def changes_mode(before: VmConfig, after: VmConfig) -> bool:
+    """Tell whether a disk that stays has another mode."""
+    modes = {disk.file_name: disk.mode for disk in before.disks}
+    return any(modes.get(disk.file_name, disk.mode) != disk.mode for disk in after.disks)
