@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import random
 import ssl
+import time
 from base64 import b64encode
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,8 +17,12 @@ from pyVim.task import WaitForTask
 from pyVmomi import vim
 from tests.host.conftest import TestHost
 
+from casemate.testing.bootcd import boot_cd
+
 pytestmark = [pytest.mark.host, pytest.mark.interop, pytest.mark.timeout(240)]
 MIB = 1 << 20
+# Real mode: print the text behind it on the first serial port, then halt for ever.
+SAYING = bytes.fromhex("e80000 5e 83c615 baf803 2e8a04 46 84c0 7403 ee ebf5 f4 ebfd") + b"from the CD\n\0"
 STREAM = "application/x-vnd.vmware-streamVmdk"
 
 
@@ -104,7 +109,9 @@ def test_files_go_up_and_a_vm_goes_out_and_comes_back(host: TestHost, built: Pat
     pool = dc.hostFolder.childEntity[0].resourcePool
     basic = {"Authorization": "Basic " + b64encode(f"root:{password}".encode()).decode()}
     content.fileManager.MakeDirectory("[datastore1] iso", dc)
-    image = random.Random(1).randbytes(3 * MIB)
+    filling = random.Random(1).randbytes(3 * MIB)
+    head = boot_cd(SAYING)
+    image = head + filling[len(head) :]
     iso = "/folder/iso/tools.iso?dcPath=ha-datacenter&dsName=datastore1"
     assert requested(port, "PUT", iso, image, **basic)[0] == 201
     assert requested(port, "GET", iso, None, **basic) == (200, image)
@@ -115,6 +122,12 @@ def test_files_go_up_and_a_vm_goes_out_and_comes_back(host: TestHost, built: Pat
     (drive,) = [d for d in one.config.hardware.device if isinstance(d, vim.vm.device.VirtualCdrom)]
     assert drive.backing.fileName == "[datastore1] iso/tools.iso"
     WaitForTask(one.PowerOnVM_Task())
+    # Its disk is empty, so it boots what was uploaded.
+    for _ in range(200):
+        if "from the CD" in str(host.casemate("vm", "console", "one")[1]):
+            break
+        time.sleep(0.2)
+    assert "from the CD" in str(host.casemate("vm", "console", "one")[1])
     with pytest.raises(vim.fault.FileLocked):
         WaitForTask(content.fileManager.DeleteDatastoreFile_Task("[datastore1] iso/tools.iso"))
     WaitForTask(one.PowerOffVM_Task())
