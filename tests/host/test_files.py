@@ -22,7 +22,10 @@ from casemate.testing.bootcd import boot_cd
 pytestmark = [pytest.mark.host, pytest.mark.interop, pytest.mark.timeout(240)]
 MIB = 1 << 20
 # Real mode: print the text behind it on the first serial port, then halt for ever.
-SAYING = bytes.fromhex("e80000 5e 83c615 baf803 2e8a04 46 84c0 7403 ee ebf5 f4 ebfd") + b"from the CD\n\0"
+SAYING = (
+    bytes.fromhex("e80000 5e 83c615 baf803 2e8a04 46 84c0 7403 ee ebf5 f4 ebfd")
+    + b"from the CD\n\0"
+)
 STREAM = "application/x-vnd.vmware-streamVmdk"
 
 

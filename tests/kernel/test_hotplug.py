@@ -9,7 +9,10 @@ import pytest
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import PowerStateError
-from casemate.machine.facts import DiskSpec, DriveSpec, PowerState
+from casemate.kernel.switching import Switching
+from casemate.kernel.wires import Wires
+from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, PowerState
+from casemate.machine.hotnotes import added
 from casemate.machine.power import Operation
 
 from .vmbench import MIB, Host, RefusedTaskError, disk, make, printed
@@ -177,11 +180,9 @@ def test_memory_comes_with_room_in_the_cell_and_stays_through_sleep_and_snapshot
         await sleeps_and_has(384)
         await host.ask(c.RevertToSnapshot("", vm))
         await sleeps_and_has(256)
-        # Somebody took the note of it away: it is not saved, and runs on.
+        # The note of it is nobody's to take away while it counts.
         await change(host, vm, extra=allowed)
-        with pytest.raises(RefusedTaskError, match="added"):
-            await host.ask(c.SuspendVm("", vm))
-        assert await host.cells.status(vm) == "running"
+        await sleeps_and_has(256)
         with pytest.raises(PowerStateError):
             await change(host, vm, memory_mib=520)
         await host.ask(m.PowerOff("", vm))
@@ -243,5 +244,41 @@ def test_a_change_that_fails_half_way_is_undone(on):
         assert await drives(host, vm) == {"scsi0-0"}
         assert host.vm(vm).power is PowerState.POWERED_ON
         await host.ask(m.PowerOff("", vm))
+
+    on(body)
+
+
+def test_cards_and_controllers_come_to_a_running_vm_and_stay_through_sleep(on):
+    async def body(host: Host) -> None:
+        wires = Wires(None)
+        switching = Switching(host.store, host.stream, host.inventory, wires, frozenset)
+        await switching.start({})
+        host.cells.wire(switching.connect)
+        host.on_exit = switching.ended
+        host.rewire(switching)
+        vm = await make(host, extra=(("scsi1.virtualDev", "pvscsi"),))
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        boot = host.vm(vm).config.disks
+        card = NicSpec("", "VM Network", "vmxnet3")
+        data = disk(controller="scsi1")
+        await change(host, vm, nics=(card, replace(card, connected=False)), disks=(*boot, data))
+        assert [name for name in await wires.links() if name.startswith("t")]
+        for _ in range(2):
+            assert "scsi1-0" in await drives(host, vm)
+            rx = await asked(host, vm, "query-rx-filter")
+            macs = [nic.mac for nic in host.vm(vm).config.nics]
+            assert sorted(one["main-mac"] for one in rx) == sorted(macs)
+            await host.ask(c.SuspendVm("", vm))
+            await host.ask(m.PowerOn("", vm))
+            assert await host.cells.status(vm) == "running"
+        # Two of four ports are taken, by cards, and one by the controller.
+        with pytest.raises(PowerStateError):
+            await change(host, vm, nics=(*host.vm(vm).config.nics, card, card))
+        await host.ask(m.PowerOff("", vm))
+        await host.ask(m.PowerOn("", vm))
+        assert not added(host.vm(vm).config).devices
+        await host.ask(m.PowerOff("", vm))
+        await switching.close()
 
     on(body)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,7 +31,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
 from casemate.kernel.virtualdisks import VirtualDisks
-from casemate.kernel.vmcontext import VmContext, running
+from casemate.kernel.vmcontext import Network, VmContext, running
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmConfig, VmFact
@@ -88,11 +89,23 @@ class Host:
             volumes=self.volumes,
         )
         self.tasks = Tasks(self.stream, time.time)
-        context = VmContext(self.inventory, self.cells, self.tasks, self.store, time.time)
+        self.handle(VmContext(self.inventory, self.cells, self.tasks, self.store, time.time))
+        try:
+            yield self
+        finally:
+            await self.tasks.drain()
+            await self.cells.close(stop=not keep)
+            self.store.close()
+
+    def rewire(self, network: Network) -> None:
+        """Have the cards of running VMs connected by this from now on."""
+        self.handle(replace(self.context, network=network))
+
+    def handle(self, context: VmContext) -> None:
+        """Answer requests out of these rooms."""
         self.context = context
         self.power = VmPower(context)
-        vms = Vms(context)
-        self.context, self.vms = context, vms
+        self.vms = vms = Vms(context)
         datastores = Datastores(self.inventory, self.tasks, lambda *_: None)
         self.guests = Guests(context)
         self.handlers: dict[type, Any] = {
@@ -104,12 +117,6 @@ class Host:
             **datastores.handlers(),
             **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),
         }
-        try:
-            yield self
-        finally:
-            await self.tasks.drain()
-            await self.cells.close(stop=not keep)
-            self.store.close()
 
     async def ask(self, request: Any) -> str:
         """Send a request and wait for its task; returns the task's result."""

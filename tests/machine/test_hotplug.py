@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
+from casemate.machine.hotnotes import Added, added, port_of, with_added
 from casemate.machine.hotplug import (
     CORES,
     CPU_HOT_ADD,
     HOT_CPUS,
     HotChange,
     cores_per_socket,
+    grown,
     hot_change,
     most_cpus,
 )
@@ -23,13 +27,14 @@ ISO = DiskSpec("a.iso", "cdrom", "raw", 8, "ide1", 0)
 VM = VmConfig(
     "vm", "", "[ds] vm/vm.vmx", "other", 2, 256, "bios", (BOOT, ISO), (NicSpec("", "LAN", "e1000"),)
 )
+CARD = NicSpec("", "LAN", "vmxnet3")
 HOT = replace(VM, extra=(("VCPU.HotAdd", "true"),))
 
 
 def test_what_no_guest_sees_needs_nothing() -> None:
     nics = (replace(VM.nics[0], network="DMZ"),)
-    grown = (replace(BOOT, capacity=16), ISO)
-    after = replace(VM, name="other", annotation="x", extra=(("a", "b"),), nics=nics, disks=grown)
+    larger = (replace(BOOT, capacity=16), ISO)
+    after = replace(VM, name="other", annotation="x", extra=(("a", "b"),), nics=nics, disks=larger)
     assert hot_change(VM, after) == HotChange()
 
 
@@ -64,6 +69,50 @@ def test_memory_comes_in_blocks_where_it_was_allowed_before() -> None:
     assert hot_change(small, replace(small, memory_mib=192)) is None
 
 
+def test_cards_and_controllers_come_while_a_port_is_free_and_are_noted() -> None:
+    more = replace(
+        HOT, nics=(*HOT.nics, CARD), disks=(BOOT, ISO, replace(DATA, controller="scsi1"))
+    )
+    change = hot_change(HOT, more)
+    assert change is not None
+    number = len(HOT.nics)
+    assert (change.cards, change.controllers) == ((number,), ("scsi1",))
+    noted = grown(HOT, more, change)
+    assert added(noted) == Added((), ("scsi1", f"ethernet{number}"))
+    assert port_of("scsi1", added(noted)) == "hot0"
+    # Its disk goes, its controller stays, and the next disk comes to that.
+    assert hot_change(noted, replace(noted, disks=(BOOT, ISO))) == HotChange(
+        removed=(replace(DATA, controller="scsi1"),)
+    )
+    left = replace(noted, disks=(BOOT, ISO))
+    again = hot_change(left, noted)
+    assert again is not None
+    assert again.controllers == ()
+    full = replace(noted, nics=(*noted.nics, CARD, CARD, CARD))
+    assert hot_change(noted, full) is None
+
+
+@given(
+    st.lists(st.integers(1, 8).map(lambda units: units * 128), max_size=16),
+    st.lists(st.sampled_from(["ethernet1", "scsi1", "ethernet9"]), unique=True, max_size=4),
+)
+def test_a_note_is_read_back_and_counts_once(memory: list[int], devices: list[str]) -> None:
+    what = Added(tuple(memory), tuple(devices))
+    config = replace(VM, memory_mib=sum(memory) + 256)
+    noted = with_added(config, what)
+    assert added(noted) == what
+    assert with_added(noted, what) == noted
+    assert with_added(noted, Added()).extra == config.extra
+
+
+@given(st.text(max_size=30))
+def test_a_note_of_anything_else_counts_as_none_and_breaks_nothing(text: str) -> None:
+    config = replace(VM, extra=(("casemate.hotMemory", text), ("casemate.hotDevices", text)))
+    found = added(config)
+    assert sum(found.memory) < config.memory_mib
+    assert len(found.devices) <= 4
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -76,7 +125,9 @@ def test_memory_comes_in_blocks_where_it_was_allowed_before() -> None:
         {"disks": (replace(BOOT, file_name="c.vmdk"), ISO)},
         {"disks": (BOOT,)},
         {"disks": (BOOT, ISO, replace(DATA, controller="ide0"))},
-        {"disks": (BOOT, ISO, replace(DATA, controller="scsi1"))},
+        {"nics": (CARD, CARD, CARD, CARD, CARD, CARD)},
+        {"nics": (CARD, CARD)},
+        {"disks": (BOOT, ISO, replace(DATA, mode="independent_nonpersistent"))},
         {"disks": (BOOT, ISO, replace(ISO, controller="scsi0", unit=3))},
         {"disks": (replace(BOOT, kind="cdrom", format="raw"), ISO)},
     ],

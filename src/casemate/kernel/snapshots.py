@@ -42,7 +42,7 @@ from casemate.machine.facts import (
     VmConfig,
     VmFact,
 )
-from casemate.machine.hotplug import modules_of
+from casemate.machine.hotnotes import added
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import vm_config, with_saved_memory
 from casemate.machine.vmxwrite import vmx_of
@@ -242,7 +242,7 @@ class Snapshots:
         handle = directory.open_new(name)
         try:
             qmp = await self._context.cells.control(fact.vm, Operation.CREATE_SNAPSHOT)
-            await memory.save(qmp, handle, len(modules_of(fact.config)), job.report)
+            await memory.save(qmp, handle, len(added(fact.config).memory), job.report)
             await asyncio.to_thread(os.fsync, handle)
         except BaseException:
             directory.remove(name)

@@ -197,6 +197,36 @@ class Switching:
             for tap in taps.values():
                 os.close(tap)
 
+    @contextlib.asynccontextmanager
+    async def more(self, vm: str, config: VmConfig) -> AsyncIterator[Mapping[int, int]]:
+        """Give the interfaces of the cards that come to a running VM, by number.
+
+        Raises:
+            InUseError: Another running VM has the address of one of them.
+            HostError: An interface cannot be made.
+        """
+        before, cards = self._cards.get(vm, ()), _cards(vm, config)
+        new = cards[len(before) :]
+        if self._lost is not None or not new:
+            yield {}
+            return
+        taps: dict[int, int] = {}
+        try:
+            async with self._changing:
+                self._check_addresses(vm, cards)
+                for card in new:
+                    taps[card.number] = await self._wires.open_tap(card.tap)
+                self._cards[vm] = cards
+                await self._wire(self._networks)
+            yield taps
+        except BaseException:
+            self._cards[vm] = before
+            self._later()
+            raise
+        finally:
+            for tap in taps.values():
+                os.close(tap)
+
     async def changed(self, vm: str, config: VmConfig) -> None:
         """Connect the cards of a running VM as its configuration says now. Raises HostError."""
         if vm not in self._cards:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -32,6 +34,11 @@ class Network(Protocol):
     async def changed(self, vm: str, config: VmConfig) -> None:
         """Connect the cards of a running VM as its configuration says. Raises HostError."""
 
+    def more(
+        self, _vm: str, _config: VmConfig, /
+    ) -> AbstractAsyncContextManager[Mapping[int, int]]:
+        """Give open interfaces of the cards that come to a running VM, by number."""
+
 
 class NoNetwork:
     """A host without networks."""
@@ -42,6 +49,11 @@ class NoNetwork:
 
     async def changed(self, vm: str, config: VmConfig) -> None:
         """See ``Network``."""
+
+    @contextlib.asynccontextmanager
+    async def more(self, _vm: str, _config: VmConfig) -> AsyncIterator[Mapping[int, int]]:
+        """See ``Network``."""
+        yield {}
 
 
 def _anything(_fact: VmFact, _config: VmConfig) -> None:

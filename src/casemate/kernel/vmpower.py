@@ -22,7 +22,7 @@ from casemate.kernel.vmcontext import VmContext, stem, with_addresses
 from casemate.machine.bootorder import SETUP, forces_setup
 from casemate.machine.diskmodes import is_forgetful
 from casemate.machine.facts import VmConfig, VmFact
-from casemate.machine.hotplug import modules_of, with_modules
+from casemate.machine.hotnotes import Added, added, with_added
 from casemate.machine.plan import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
 from casemate.machine.power import Operation
@@ -98,7 +98,7 @@ class VmPower:
         with self._context.open(fact) as directory:
             handle = directory.open_new(name)
             try:
-                await memory.save(qmp, handle, len(modules_of(fact.config)), job.report)
+                await memory.save(qmp, handle, len(added(fact.config).memory), job.report)
                 await asyncio.to_thread(os.fsync, handle)
                 self._context.rewrite(directory, fact, with_saved_memory(fact.config, name))
             except BaseException:
@@ -167,8 +167,8 @@ def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
     if config.firmware == "efi" and not directory.exists(nvram_name(config)):
         directory.make(nvram_name(config), [(0, _variables(config))])
     if not saved_memory(config):
-        # A VM that starts afresh has all of its memory from the start.
-        config = with_modules(config, ())
+        # A VM that starts afresh has all of it from the start.
+        config = with_added(config, Added())
     extra = {name.lower(): value for name, value in config.extra}
     if forces_setup(extra):
         config = _to_setup(directory, config)

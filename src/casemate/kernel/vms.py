@@ -35,7 +35,8 @@ from casemate.kernel.vmcontext import (
 from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files, serial_files
 from casemate.machine.diskmodes import changes_mode, is_forgetful
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
-from casemate.machine.hotplug import HotChange, hot_change, modules_of, with_modules
+from casemate.machine.hotnotes import added, with_added
+from casemate.machine.hotplug import HotChange, grown, hot_change
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, vm_config, with_saved_memory
 from casemate.machine.vmxwrite import BASE_ENTRIES, check_addresses, vmx_of
@@ -168,6 +169,9 @@ class Vms:
             vmx_path=fact.config.vmx_path,
             nics=with_addresses(request.config, fact.config),
         )
+        if fact.power is not PowerState.POWERED_OFF:
+            # What came while it runs is nobody's to write: a saved memory needs it.
+            config = with_added(config, added(fact.config))
         if hot_change(fact.config, config) is None or (
             fact.power is PowerState.SUSPENDED and (hot_change(fact.config, config) != HotChange())
         ):
@@ -198,9 +202,9 @@ class Vms:
     async def _change(self, fact: VmFact, config: VmConfig, request: c.ReconfigureVm) -> None:
         """Make, extend and remove disks, and write the file between, so that it is never wrong."""
         self._context.admit(fact, config)
-        more = config.memory_mib - fact.config.memory_mib
-        if fact.power is PowerState.POWERED_ON and more > 0:
-            config = with_modules(config, (*modules_of(fact.config), more))
+        change = hot_change(fact.config, config)
+        if fact.power is PowerState.POWERED_ON and change is not None:
+            config = grown(fact.config, config, change)
         with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
             disks = await asyncio.to_thread(_make_disks, directory, config, undo, thin=request.thin)
             for spec, capacity in _grown(fact.config, config):
@@ -209,7 +213,9 @@ class Vms:
                     qmp = await self._context.cells.control(fact.vm, Operation.EXTEND_DISK)
                     await blocks.grow(qmp, source, capacity)
             if fact.power is PowerState.POWERED_ON and config.nics != fact.config.nics:
-                await self._context.plug(fact.vm, config, fact.config)
+                # The cards that are there; those that come are connected when they do.
+                present = replace(config, nics=config.nics[: len(fact.config.nics)])
+                await self._context.plug(fact.vm, present, fact.config)
             kept = {disk.file_name for disk in disks}
             gone = {disk.file_name for disk in fact.config.disks} - kept
             before = fact
@@ -233,7 +239,11 @@ class Vms:
         try:
             qmp = await cells.control(fact.vm, Operation.RESET)
             cells.set_memory(fact.vm, fact.config)
-            await Hotplug(qmp, directory, cells.volumes).apply(change)
+            hotplug = Hotplug(qmp, directory, cells.volumes)
+            async with self._context.network.more(fact.vm, fact.config) as taps:
+                await hotplug.apply(change, fact.config, taps)
+            if change.cards:
+                await self._context.show_links(fact.vm)
         except BaseException:
             with contextlib.suppress(CasemateError):
                 cells.set_memory(fact.vm, before.config)

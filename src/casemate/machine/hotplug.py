@@ -7,6 +7,8 @@ from typing import Final
 
 from casemate.machine.diskmodes import forgets
 from casemate.machine.facts import DiskSpec, DriveSpec, VmConfig
+from casemate.machine.hotnotes import PORTS, STEP_MIB, Added, with_added
+from casemate.machine.hotnotes import added as added_to
 
 HOT_CPUS: Final = 16
 """vCPUs up to which more can be added to a running VM."""
@@ -18,13 +20,7 @@ MEMORY_HOT_ADD: Final = "mem.hotadd"
 """VMware's vmx entries that allow more vCPUs and memory while the VM runs."""
 HOT_MEMORY_MIB: Final = 64 << 10
 """MiB that can be added to a running VM."""
-MODULES: Final = 16
-"""... in so many pieces: the board's sockets."""
-STEP_MIB: Final = 128
-"""MiB of a piece: Linux on x86-64 takes memory in blocks of this size."""
 _LEAST_MIB: Final = 256
-ADDED: Final = "casemate.memoryModules"
-"""vmx entry: the MiB of each module that came to the VM since it was started, with + between."""
 
 
 Held = DiskSpec | DriveSpec
@@ -33,10 +29,15 @@ Held = DiskSpec | DriveSpec
 
 @dataclass(frozen=True, slots=True)
 class HotChange:
-    """vCPUs, MiB and disks that come, disks that go, and what CD drives hold before and after."""
+    """vCPUs, MiB and disks that come, disks that go, and what CD drives hold before and after.
+
+    ``cards`` are the numbers of network cards that come, ``controllers`` names of SCSI controllers.
+    """
 
     cpus: int = 0
     memory_mib: int = 0
+    cards: tuple[int, ...] = ()
+    controllers: tuple[str, ...] = ()
     added: tuple[DiskSpec, ...] = ()
     removed: tuple[DiskSpec, ...] = ()
     swapped: tuple[tuple[Held, Held], ...] = ()
@@ -59,37 +60,6 @@ def _allowed(config: VmConfig, entry: str) -> bool:
     return any(name.lower() == entry and value.lower() == "true" for name, value in config.extra)
 
 
-def memory_id(number: int) -> str:
-    """Return QEMU's name of the memory in a module."""
-    return f"memory-{number}"
-
-
-def module_id(number: int) -> str:
-    """Return QEMU's name of a module of memory."""
-    return f"module-{number}"
-
-
-def modules_of(config: VmConfig) -> tuple[int, ...]:
-    """Return the MiB of the modules of memory that came while the VM ran.
-
-    Senseless entries count as none: the memory is then all there from the start.
-    """
-    value = next((value for name, value in config.extra if name.lower() == ADDED.lower()), "")
-    words = value.split("+")
-    if not all(word.isascii() and word.isdecimal() and len(word) < _DIGITS + 3 for word in words):
-        return ()
-    sizes = tuple(int(word) for word in words)
-    sensible = len(sizes) <= MODULES and all(size and not size % STEP_MIB for size in sizes)
-    return sizes if sensible and sum(sizes) < config.memory_mib else ()
-
-
-def with_modules(config: VmConfig, sizes: tuple[int, ...]) -> VmConfig:
-    """Return the configuration that says this of its modules of memory."""
-    others = tuple(entry for entry in config.extra if entry[0].lower() != ADDED.lower())
-    said = ((ADDED, "+".join(str(size) for size in sizes)),) if sizes else ()
-    return replace(config, extra=(*others, *said))
-
-
 def cores_per_socket(config: VmConfig) -> int:
     """Return how many vCPUs make a socket; a number that does not divide them counts as 1."""
     wanted = next((v for name, v in config.extra if name.lower() == CORES.lower()), "1")
@@ -110,18 +80,32 @@ def most_cpus(config: VmConfig) -> int:
 def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     """Return what has to be done to a running VM; None: it takes only some of it, or nothing.
 
-    Disks come to and go from SCSI controllers that have a disk already: what the VM was started
-    with.
+    Disks come to and go from SCSI controllers; those and network cards come while a port is free.
     """
     regrouped = cores_per_socket(before) != cores_per_socket(after)
-    if regrouped or _rest(before, after) != _rest(after, after):
+    cards = tuple(range(len(before.nics), len(after.nics)))
+    shorter = replace(after, nics=after.nics[: len(before.nics)])
+    if regrouped or _rest(before, after) != _rest(shorter, after):
         return None
     cpus = after.cpus - before.cpus
+    memory = after.memory_mib - before.memory_mib
     if cpus < 0 or (cpus and after.cpus > most_cpus(before)):
         return None
-    memory = after.memory_mib - before.memory_mib
     if memory < 0 or memory % STEP_MIB or (memory and not takes_memory(before)):
         return None
+    disks = _disks_change(before, after)
+    if disks is None:
+        return None
+    known = added_to(before).devices
+    present = {one.controller for one in before.slots} | set(known)
+    controllers = tuple(sorted({disk.controller for disk in disks.added} - present))
+    if len(known) + len(cards) + len(controllers) > PORTS:
+        return None
+    return replace(disks, cpus=cpus, memory_mib=memory, cards=cards, controllers=controllers)
+
+
+def _disks_change(before: VmConfig, after: VmConfig) -> HotChange | None:
+    """Return what has to be done for disks and discs; None: it waits until the VM is off."""
     old, new = _by_slot(before), _by_slot(after)
     swapped: list[tuple[Held, Held]] = []
     for slot in sorted(old.keys() & new.keys()):
@@ -131,17 +115,31 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
         if not (_is_cd(was) and _is_cd(now)):
             return None
         swapped.append((was, now))
-    controllers = {disk.controller for disk in before.disks}
-    added = tuple(new[slot] for slot in sorted(new.keys() - old.keys()))
-    removed = tuple(old[slot] for slot in sorted(old.keys() - new.keys()))
-    comes = tuple(one for one in added if isinstance(one, DiskSpec))
-    goes = tuple(one for one in removed if isinstance(one, DiskSpec))
-    for disk in (*added, *removed):
-        hot = isinstance(disk, DiskSpec) and not _is_cd(disk) and not forgets(disk)
-        hot = hot and disk.controller.startswith("scsi")
-        if not hot or disk.controller not in controllers:
-            return None
-    return HotChange(cpus, memory, comes, goes, tuple(swapped))
+    comes = tuple(new[slot] for slot in sorted(new.keys() - old.keys()))
+    goes = tuple(old[slot] for slot in sorted(old.keys() - new.keys()))
+    if not all(_is_hot(one) for one in (*comes, *goes)):
+        return None
+    return HotChange(
+        added=tuple(one for one in comes if isinstance(one, DiskSpec)),
+        removed=tuple(one for one in goes if isinstance(one, DiskSpec)),
+        swapped=tuple(swapped),
+    )
+
+
+def _is_hot(one: Held) -> bool:
+    """Tell whether a disk can come to a running VM, and go."""
+    if isinstance(one, DriveSpec) or one.kind != "disk" or forgets(one):
+        return False
+    return one.controller.startswith("scsi")
+
+
+def grown(before: VmConfig, after: VmConfig, change: HotChange) -> VmConfig:
+    """Return the configuration after a change, with a note of what came."""
+    known = added_to(before)
+    memory = (change.memory_mib,) if change.memory_mib else ()
+    devices = (*change.controllers, *(f"ethernet{card}" for card in change.cards))
+    noted = Added((*known.memory, *memory), (*known.devices, *devices))
+    return with_added(after, noted)
 
 
 def _by_slot(config: VmConfig) -> dict[tuple[str, int], Held]:

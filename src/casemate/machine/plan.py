@@ -28,15 +28,21 @@ from casemate.machine.cellplan import (
     Scratch,
     ShownFile,
 )
-from casemate.machine.facts import VmConfig
+from casemate.machine.facts import NicSpec, VmConfig
 from casemate.machine.guestcpu import check_masks
-from casemate.machine.hotplug import (
-    HOT_MEMORY_MIB,
+from casemate.machine.hotnotes import (
     MODULES,
-    cores_per_socket,
+    PORTS,
+    Added,
+    added,
     memory_id,
     module_id,
-    modules_of,
+    port_id,
+    port_of,
+)
+from casemate.machine.hotplug import (
+    HOT_MEMORY_MIB,
+    cores_per_socket,
     most_cpus,
     takes_memory,
 )
@@ -136,6 +142,7 @@ def plan_power_on(
         PassedTap(first_tap + at, card)
         for at, card in enumerate(sorted(host.cards & set(range(len(config.nics)))))
     )
+    came = added(config) if host.resume else Added()
     cell_mib = cell_memory(config, host.accelerator)
     plan = CellPlan(
         vm=vm,
@@ -149,8 +156,8 @@ def plan_power_on(
             *firmware,
             *boot_words(extra),
             *vtpm_options(config),
-            *storage(disks, config.drives, extra, fds),
-            *_network(config, taps, extra),
+            *storage(disks, config.drives, extra, fds, came),
+            *_network(config, taps, extra, came),
             *_screen(extra),
             *_agent(),
             *direct,
@@ -216,7 +223,7 @@ def _memory(config: VmConfig, *, resume: bool) -> Iterator[str]:
     if not takes_memory(config):
         yield from ("-m", f"{config.memory_mib}M")
         return
-    modules = modules_of(config) if resume else ()
+    modules = added(config).memory if resume else ()
     base = config.memory_mib - sum(modules)
     yield from ("-m", f"{base}M,slots={MODULES},maxmem={base + HOT_MEMORY_MIB}M")
     for number, size in enumerate(modules):
@@ -244,6 +251,9 @@ def _machine(vm: str, config: VmConfig, host: HostSide, board: str) -> Iterator[
     yield from ("-display", "none")
     yield from ("-rtc", "base=utc")
     yield from ("-action", "panic=pause,reboot=reset,shutdown=poweroff,watchdog=reset")
+    # Ports for cards and controllers that come while the VM runs: the board's own takes none.
+    for number in range(PORTS):
+        yield from ("-device", f"pcie-root-port,id={port_id(number)},chassis={number + 1}")
     yield from ("-device", "pvpanic")
     yield from ("-object", "rng-builtin,id=rng")
     yield from ("-device", "virtio-rng-pci,rng=rng")
@@ -328,7 +338,17 @@ def netdev(card: int) -> str:
     return f"net{card}"
 
 
-def _network(config: VmConfig, taps: tuple[PassedTap, ...], extra: dict[str, str]) -> Iterator[str]:
+def card_device(nic: NicSpec) -> str:
+    """Return QEMU's name of a card's model. Raises NotSupportedError."""
+    device = _NIC_DEVICES.get(nic.model)
+    if device is None:
+        raise NotSupportedError(f"no network card {nic.model[:40]!r}", component="nic")
+    return device
+
+
+def _network(
+    config: VmConfig, taps: tuple[PassedTap, ...], extra: dict[str, str], came: Added
+) -> Iterator[str]:
     """Network cards, each on its interface of the host; one without has nobody to talk to.
 
     One that the VM boots from has QEMU's own option ROM for its model.
@@ -342,14 +362,14 @@ def _network(config: VmConfig, taps: tuple[PassedTap, ...], extra: dict[str, str
             yield from ("-netdev", f"tap,id={netdev(number)},fd={fds[number]}")
         else:
             yield from ("-netdev", f"hubport,id={netdev(number)},hubid={number}")
+        port = port_of(f"ethernet{number}", came)
+        place = f",bus={port}" if port else ""
         mac = f",mac={nic.mac}" if nic.mac else ""
-        device = _NIC_DEVICES.get(nic.model)
-        if device is None:
-            raise NotSupportedError(f"no network card {nic.model[:40]!r}", component=config.name)
+        device = card_device(nic)
         rom = ",romfile="
         if number in booted:
             rom = f",bootindex={card_index(number, len(config.disks), extra)}"
-        yield from ("-device", f"{device},netdev={netdev(number)}{rom}{mac}")
+        yield from ("-device", f"{device},netdev={netdev(number)}{rom}{mac}{place}")
 
 
 def _direct_boot(extra: dict[str, str]) -> tuple[tuple[str, ...], tuple[ShownFile, ...]]:

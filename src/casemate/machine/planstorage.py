@@ -12,6 +12,7 @@ from casemate.errors import ArgumentError, NotSupportedError
 from casemate.machine.bootorder import boot_indices
 from casemate.machine.diskmodes import forgets
 from casemate.machine.facts import DiskSpec, DriveSpec
+from casemate.machine.hotnotes import Added, port_of
 
 FIRST_FD: Final = 10
 """The descriptor of the first file; its fd set has number 0, and so on."""
@@ -59,6 +60,7 @@ def storage(
     drives: tuple[DriveSpec, ...],
     extra: dict[str, str],
     fds: dict[str, int],
+    came: Added,
 ) -> Iterator[str]:
     """Disks and CD images, each file an open descriptor in an fd set of its own; empty drives."""
     controllers: set[str] = set()
@@ -69,12 +71,12 @@ def storage(
     for index, source in zip(indices, disks, strict=True):
         yield from ("-blockdev", as_json(block_node(source, fds)))
         bus = source.disk.controller.rstrip("0123456789")
-        yield from _controller(source.disk.controller, controllers, extra)
+        yield from _controller(source.disk.controller, controllers, extra, came)
         tail = f"drive={node_name(source.file_name)},bootindex={index}"
         yield from ("-device", _disk_device(source.disk, tail, bus, ports))
     for drive in drives:
         bus = drive.controller.rstrip("0123456789")
-        yield from _controller(drive.controller, controllers, extra)
+        yield from _controller(drive.controller, controllers, extra, came)
         disk = DiskSpec("", "cdrom", "raw", 0, drive.controller, drive.unit)
         yield from ("-device", _disk_device(disk, "", bus, ports))
 
@@ -93,15 +95,30 @@ def forgetting(source: DiskSource) -> DiskSource:
     )
 
 
-def _controller(name: str, known: set[str], extra: dict[str, str]) -> Iterator[str]:
+def _controller(name: str, known: set[str], extra: dict[str, str], came: Added) -> Iterator[str]:
     """A SCSI controller, before the first disk on it."""
     if not name.startswith("scsi") or name in known:
         return
     known.add(name)
+    port = port_of(name, came)
+    place = f",bus={port}" if port else ""
+    yield from ("-device", f"{controller_device(name, extra)},id={name}{place}")
+
+
+def controller_device(name: str, extra: dict[str, str]) -> str:
+    """Return QEMU's name of a SCSI controller's model.
+
+    Args:
+        name: Of the controller: ``scsi1``.
+        extra: The vmx entries by lower-case name.
+
+    Raises:
+        ArgumentError: There is no such model.
+    """
     model = extra.get(f"{name}.virtualdev", "lsilogic").lower()
     if model not in _SCSI_DEVICES:
         raise ArgumentError(f"no controller {model[:40]!r}", argument=f"{name}.virtualDev")
-    yield from ("-device", f"{_SCSI_DEVICES[model]},id={name}")
+    return _SCSI_DEVICES[model]
 
 
 def node_name(file_name: str) -> str:

@@ -27,7 +27,8 @@ from casemate.hostd.objects.vmsettings import (
 )
 from casemate.hostd.world import ENVIRONMENT, HOST, network_ref
 from casemate.machine.facts import PowerState, VmConfig, VmFact
-from casemate.machine.hotplug import STEP_MIB, cores_per_socket, takes_cpus, takes_memory
+from casemate.machine.hotnotes import STEP_MIB
+from casemate.machine.hotplug import cores_per_socket, takes_cpus, takes_memory
 from casemate.machine.vmconfig import is_template
 from casemate.vim25.values import MoRef, Obj, Value
 

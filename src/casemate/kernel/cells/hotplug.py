@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +15,15 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.memory import modules
 from casemate.kernel.cells.qmp import Qmp
 from casemate.machine.cellplan import PassedFile
-from casemate.machine.facts import DiskSpec, DriveSpec, PowerState
-from casemate.machine.hotplug import Held, HotChange, memory_id, module_id
+from casemate.machine.facts import DiskSpec, DriveSpec, PowerState, VmConfig
+from casemate.machine.hotnotes import added, memory_id, module_id, port_of
+from casemate.machine.hotplug import Held, HotChange
+from casemate.machine.plan import card_device, netdev
 from casemate.machine.planstorage import (
     FIRST_FD,
     DiskSource,
     block_node,
+    controller_device,
     device_id,
     hot_device,
     is_read_only,
@@ -41,8 +45,13 @@ class Hotplug:
         self._directory = directory
         self._volumes = volumes
 
-    async def apply(self, change: HotChange) -> None:
+    async def apply(self, change: HotChange, config: VmConfig, taps: Mapping[int, int]) -> None:
         """Make the change, or none of it.
+
+        Args:
+            change: What comes and goes.
+            config: What the VM is made of then, with a note of it.
+            taps: Open interfaces of the cards that come, by number.
 
         Raises:
             CasemateError: QEMU refuses, or a file is not in order; what was done is undone.
@@ -53,6 +62,12 @@ class Hotplug:
             for was, now in change.swapped:
                 await self.swap(was, now)
                 undo.push_async_callback(self.swap, now, was)
+            for name in change.controllers:
+                await self.add_controller(name, config)
+                undo.push_async_callback(self._unplug, name)
+            for number in change.cards:
+                await self.add_card(number, config, taps.get(number))
+                undo.push_async_callback(self.remove_card, number)
             for disk in change.added:
                 await self.add(disk)
                 undo.push_async_callback(self.remove, disk)
@@ -71,6 +86,39 @@ class Hotplug:
         except BaseException:
             await self._close(source)
             raise
+
+    async def add_controller(self, name: str, config: VmConfig) -> None:
+        """Add a SCSI controller, at the port that the note in the configuration says."""
+        extra = {key.lower(): value for key, value in config.extra}
+        port = port_of(name, added(config))
+        await self._qmp.execute(
+            "device_add", driver=controller_device(name, extra), id=name, bus=port
+        )
+
+    async def add_card(self, number: int, config: VmConfig, tap: int | None) -> None:
+        """Add a network card on an open interface, or on none."""
+        nic, net = config.nics[number], netdev(number)
+        if tap is None:
+            await self._qmp.execute("netdev_add", type="hubport", id=net, hubid=number)
+        else:
+            await self._qmp.execute_with(tap, "getfd", fdname=net)
+            await self._qmp.execute("netdev_add", type="tap", id=net, fd=net)
+        card = {"driver": card_device(nic), "id": _card(number), "netdev": net, "romfile": ""}
+        port = port_of(f"ethernet{number}", added(config))
+        try:
+            await self._qmp.execute("device_add", **card, mac=nic.mac, bus=port)
+        except BaseException:
+            await self._qmp.execute("netdev_del", id=net)
+            raise
+
+    async def remove_card(self, number: int) -> None:
+        """Take a network card back that came just now."""
+        await self._unplug(_card(number))
+        await self._qmp.execute("netdev_del", id=netdev(number))
+
+    async def _unplug(self, device: str) -> None:
+        """Take a device out of its port; a guest that has not noticed it yet cannot hold it."""
+        await self._qmp.execute("device_del", id=device)
 
     async def remove(self, disk: DiskSpec) -> None:
         """Detach a disk; what the guest has in its caches is lost, as when a cable is pulled."""
@@ -213,3 +261,8 @@ class Hotplug:
         for name in names:
             with contextlib.suppress(HostError):
                 await blocks.take_back(self._qmp, name)
+
+
+def _card(number: int) -> str:
+    """Return QEMU's name of a network card that came."""
+    return f"card-{number}"
