@@ -1,8 +1,8 @@
-"""A stand-in for libtss2-fapi in the first root.
+"""A stand-in for libtss2-fapi in the visor root and in the first root of a machine.
 
 The binding of the TPM library is linked against FAPI, which nobody here calls, and which pulls in
-curl, LDAP, Kerberos, GnuTLS and SSH. Firmware's signature would have to answer for all of them. The
-stand-in has the same names; each returns TSS2_FAPI_RC_GENERAL_FAILURE.
+curl, LDAP, Kerberos, GnuTLS and SSH: into the memory of the kernel, and into what firmware's
+signature answers for. The stand-in has the same names; each returns TSS2_FAPI_RC_GENERAL_FAILURE.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from casemate.image import tools
 from casemate.image.debian import TRIPLET
 from casemate.image.tree import File
 
+BINDING: Final = "/_libtpm2_pytss.abi3.so"
+"""How the path of the binding ends."""
 SONAME: Final = "libtss2-fapi.so.1"
 FLAGS: Final = (
     *("-O2", "-shared", "-fPIC", "-fcf-protection", "-fstack-protector-strong", "-Wall", "-Werror"),

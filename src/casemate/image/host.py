@@ -19,6 +19,7 @@ from typing import Final
 import casemate
 from casemate.image.accounts import skeleton
 from casemate.image.debian import TRIPLET, Packages, vib_version
+from casemate.image.fapi import BINDING, stand_in
 from casemate.image.files import Form, Recipe, assign
 from casemate.image.modules import closure
 from casemate.image.runtime import THIRD_PARTY, interpreter, third_party
@@ -184,7 +185,7 @@ def system_recipes(packages: Packages, scratch: Path) -> Iterator[Recipe]:
         summary="Third-party Python packages of the kernel and of hostd",
         description="The closure of the project's pinned requirements.",
         level="accepted",
-        nodes=by_path(third_party(scratch)),
+        nodes=by_path(_third_party(scratch)),
         requires=frozenset({"python", BASE}),
         compiled=True,
     )
@@ -210,6 +211,14 @@ def system_recipes(packages: Packages, scratch: Path) -> Iterator[Recipe]:
         _qemu(packages),
         "firmware",
     )
+
+
+def _third_party(scratch: Path) -> Iterator[Node]:
+    """Yield the Python packages, and the stand-in for what one of them is linked to in vain."""
+    found = tuple(third_party(scratch))
+    yield from found
+    binding = next(n for n in found if isinstance(n, File) and n.path.endswith(BINDING))
+    yield stand_in(binding.read(), scratch)
 
 
 def sources() -> Iterator[tuple[str, bytes]]:

@@ -22,7 +22,6 @@ from casemate.image.cpio import Entry, device, folder, link, program, write_cpio
 from casemate.image.debian import TRIPLET
 from casemate.image.disk import state_template
 from casemate.image.erofs import MODULE_PLACES
-from casemate.image.fapi import stand_in
 from casemate.image.files import Recipe
 from casemate.image.host import sources
 from casemate.image.linux import EARLY, INDEX_PLACE, Kernel, index
@@ -73,7 +72,6 @@ EK_ROOTS: Final = "ek"
 TRUSTED: Final = frozenset({".pem", ".json"})
 """Anchors, and signed waivers of hardening rules."""
 
-BINDING: Final = "/_libtpm2_pytss.abi3.so"
 LIBRARIES: Final = f"usr/lib/{TRIPLET}/"
 LINKER: Final = "usr/lib64/ld-linux-x86-64.so.2"
 """The dynamic linker under the name that every program has in it."""
@@ -116,7 +114,7 @@ def write_initrd(
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         stage = Path(temporary, "root")
         stage.mkdir()
-        write_tree(by_path(_nodes(recipes, kernel, trust, scratch)), stage)
+        write_tree(by_path(_nodes(recipes, kernel, trust)), stage)
         (stage / STATE_TEMPLATE).write_bytes(state_template(scratch))
         compile_modules(stage)
         archive = Path(temporary, "initrd")
@@ -131,16 +129,14 @@ def write_initrd(
         return FirstRoot(packed.read_bytes(), identity)
 
 
-def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch: Path) -> Iterator[Node]:
+def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path) -> Iterator[Node]:
     by_name = {recipe.name: recipe for recipe in recipes}
     programs = [
         *(n for path, n in by_name["python"].nodes.items() if _wanted_of_python(path)),
         *(n for path, n in by_name["python-libs"].nodes.items() if _wanted_of_others(path)),
     ]
     yield from programs
-    binding = next(n for n in programs if isinstance(n, File) and n.path.endswith(BINDING))
-    replacement = stand_in(binding.read(), scratch)
-    yield from _libraries(programs, recipes, replacement)
+    yield from _libraries(programs, recipes)
     own = dict(sources())
     for path in closure(LOADER, own):
         yield File(f"{THIRD_PARTY}/casemate/{path}", own[path])
@@ -154,15 +150,9 @@ def _nodes(recipes: Sequence[Recipe], kernel: Kernel, trust: Path, scratch: Path
     yield from (one for one in MERGED_LINKS if not one.path.startswith("var"))
 
 
-def _libraries(
-    programs: Iterable[Node], recipes: Iterable[Recipe], replacement: File
-) -> Iterator[Node]:
-    """Yield the shared libraries that programs need, and those that are loaded by name.
-
-    The replacement stands for the library of its path.
-    """
+def _libraries(programs: Iterable[Node], recipes: Iterable[Recipe]) -> Iterator[Node]:
+    """Yield the shared libraries that programs need, and those that are loaded by name."""
     known = {path: node for recipe in recipes for path, node in recipe.nodes.items()}
-    known[replacement.path] = replacement
     places = {PurePosixPath(path).name: path for path in known if path.startswith(LIBRARIES)}
     yield known[LINKER]
     waiting = [node for node in programs if isinstance(node, File)]
