@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
+import subprocess
 import tarfile
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
+from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import ArgumentError
 from casemate.machine.facts import NicSpec
 
-from .vmbench import MIB, Host, RefusedTaskError, disk, make
+from .vmbench import COUNTING_SECTOR, MIB, Host, RefusedTaskError, config, disk, make, printed
 
 pytestmark = pytest.mark.host
 OUT = "[datastore1] one.ova"
@@ -130,12 +132,28 @@ def test_links_and_devices_in_an_ova_are_refused(on):
     on(body)
 
 
-def test_a_disk_with_a_snapshot_is_not_exported_and_leaves_no_file(on):
+@pytest.mark.parametrize("form", ["vmdk", "qcow2"])
+def test_a_disk_with_snapshots_goes_out_as_its_guest_sees_it(on, form):
     async def body(host: Host) -> None:
-        vm = await make(host, disks=(disk(),))
-        await host.ask(c.CreateSnapshot("", vm, "first"))
-        with pytest.raises(RefusedTaskError, match="delta"):
-            await host.ask(c.ExportVm("", vm, OUT))
-        assert not (host.datastore / "one.ova").exists()
+        vm = await host.ask(c.CreateVm("", config(disks=(disk(format=form),))))
+        if form == "vmdk":
+            (host.datastore / "one/one-flat.vmdk").write_bytes(
+                COUNTING_SECTOR.ljust(8 * MIB, b"\0")
+            )
+        else:
+            plain = host.place / "plain"
+            plain.write_bytes(COUNTING_SECTOR.ljust(8 * MIB, b"\0"))
+            words = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", plain]
+            subprocess.run([*words, host.datastore / "one/one.qcow2"], check=True)  # noqa: ASYNC221  (a moment)
+        for number in (1, 2):
+            await host.ask(c.CreateSnapshot("", vm, f"before {number}"))
+            await host.ask(m.PowerOn("", vm))
+            await printed(host, vm, b"%d\n" % number)
+            await host.ask(m.PowerOff("", vm))
+        await host.ask(c.ExportVm("", vm, OUT))
+        copy = await host.ask(c.ImportVm("", OUT, "two"))
+        assert (host.datastore / "two/two-flat.vmdk").read_bytes()[512] == 2
+        await host.ask(m.PowerOn("", copy))
+        await printed(host, copy, b"3\n")
 
     on(body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
@@ -23,7 +22,7 @@ from casemate.errors import (
 from casemate.formats import ova, ovf, streamvmdk, vmdk
 from casemate.formats.tarball import BLOCK
 from casemate.kernel.accounts import Session
-from casemate.kernel.cells import disks
+from casemate.kernel.cells import disks, layers
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
 from casemate.kernel.longwork import in_own_thread
@@ -101,7 +100,7 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
     The disks are packed twice: their sizes and digests come before them.
     """
     sources = disks.resolve(directory.fd, tuple(d for d in config.disks if d.kind == "disk"))
-    step = job.counter(2 * sum(source.size for source in sources))
+    step = job.counter(2 * sum(source.disk.capacity for source in sources))
     names = [f"{place.stem}-disk{number}.vmdk" for number in range(1, len(sources) + 1)]
     digests: dict[str, bytes] = {}
     described = []
@@ -136,25 +135,20 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
 def packed(
     directory: VmDirectory, source: DiskSource, name: str, step: Step
 ) -> Generator[bytes, None, None]:
-    """Yield a flat disk as streamOptimized; ``step`` is told of every further bytes of it.
+    """Yield a disk, as its guest sees it, as streamOptimized.
+
+    ``step`` is told of every further bytes of it.
 
     Raises:
-        NotSupportedError: It is a delta or sparse.
+        CasemateError: A file of it is not in order, or in use.
     """
-    if source.format != "raw":
-        raise NotSupportedError(
-            f"{source.disk.file_name} is a delta or sparse and is not exported",
-            component=source.disk.file_name,
-            remedy="Remove the snapshots first, or clone the VM's disks to flat ones.",
-        )
-    handle = directory.open_file(source.file_name)
+    with layers.opened(directory, source) as whole:
 
-    def read(offset: int, size: int) -> bytes:
-        step(size)
-        return os.pread(handle, size, source.offset + offset)
+        def read(offset: int, size: int) -> bytes:
+            step(size)
+            return whole(offset, size)
 
-    with contextlib.closing(os.fdopen(handle, "rb", buffering=0)):
-        yield from streamvmdk.write(source.size, read, name=name)
+        yield from streamvmdk.write(source.disk.capacity, read, name=name)
 
 
 def _add(stream: IO[bytes], name: str, size: int, pieces: Iterator[bytes]) -> None:
@@ -171,7 +165,7 @@ def _described(source: DiskSource, name: str, size: int) -> ovf.OvfDisk:
             f"a disk on {source.disk.controller} is not exported", component=name
         )
     number = int(source.disk.controller.removeprefix(bus))
-    return ovf.OvfDisk(name, size, source.size, bus, number, source.disk.unit)
+    return ovf.OvfDisk(name, size, source.disk.capacity, bus, number, source.disk.unit)
 
 
 def _machine(config: VmConfig, described: tuple[ovf.OvfDisk, ...]) -> ovf.OvfMachine:

@@ -14,7 +14,7 @@ from casemate.calls.messages import TaskReply
 from casemate.errors import ArgumentError, FileError, FilePresentError, NotSupportedError
 from casemate.formats import streamvmdk, vmdk
 from casemate.kernel.accounts import Session
-from casemate.kernel.cells import disks
+from casemate.kernel.cells import disks, layers
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.datastores import Datastores, Handler
 from casemate.kernel.foreigndisks import ForeignDisk, ForeignDisks
@@ -27,6 +27,8 @@ from casemate.machine.planstorage import DiskSource
 _SUFFIX: Final = ".vmdk"
 _UUID: Final = "ddb.uuid"
 _MANAGER: Final = "VirtualDiskManager"
+_PIECE: Final = 1 << 20
+"""Bytes of a disk that is copied through its layers at once."""
 _THIN: Final = "ddb.thinProvisioned"
 
 
@@ -88,7 +90,7 @@ class VirtualDisks:
             with (
                 self._datastores.open(request.datastore) as volume,
                 self._datastores.open(request.to_datastore) as target,
-                _found(volume, request.path) as (directory, source),
+                _found(volume, request.path, deltas=True) as (directory, source),
             ):
                 thin = _is_thin(directory, source) if request.thin is None else request.thin
                 self._clear(_inodes(volume, request.path), target, request)
@@ -285,15 +287,17 @@ def _make(volume: Volume, path: str, spec: DiskSpec, *, thin: bool) -> None:
 
 
 @contextlib.contextmanager
-def _found(volume: Volume, path: str) -> Iterator[tuple[VmDirectory, DiskSource]]:
-    """Give a disk that has no delta, with the folder that it is in."""
+def _found(
+    volume: Volume, path: str, *, deltas: bool = False
+) -> Iterator[tuple[VmDirectory, DiskSource]]:
+    """Give a disk with the folder that it is in; ``deltas``: it may be one."""
     folder, name = _split(path)
     with volume.folder(folder) as directory:
         with volume.faults(volume.shown(path)):
             source = disks.resolve(directory.fd, (_spec(name, 0, ""),))[0]
             if disks.describe(directory.fd, name).adapter == "ide":
                 source = replace(source, disk=replace(source.disk, controller="ide0"))
-        if source.backing is not None:
+        if source.backing is not None and not deltas:
             raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
         yield directory, source
 
@@ -348,7 +352,11 @@ def _fill(
             for offset, data in streamvmdk.grains(read):
                 write_all(writing, data, offset)
         else:
-            raise NotSupportedError(
-                "only flat and streamOptimized disks are copied", component=shown
-            )
+            step = job.counter(source.disk.capacity)
+            with layers.opened(directory, source) as whole:
+                for offset in range(0, source.disk.capacity, _PIECE):
+                    data = whole(offset, _PIECE)
+                    step(len(data))
+                    if any(data):
+                        write_all(writing, data, offset)
         os.fsync(writing)
