@@ -30,7 +30,7 @@ from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import Accelerator
 from casemate.machine.facts import DiskSpec, VmConfig
 
-SIZE_MIB = 512
+SIZE_MIB = 256
 TIMES = 6
 APPEND = "console=ttyS0 quiet panic=1"
 MODULES = (
