@@ -17,7 +17,6 @@ import pytest
 
 from casemate.calls import messages as m
 from casemate.calls import vms as c
-from casemate.kernel.switching import Switching
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import NicSpec, PowerState, TaskFact, TaskState
 
@@ -100,9 +99,7 @@ async def taps_are(wires: Wires, count: int) -> None:
 async def wired(vmhost: Host, wires: Wires, *, keep: bool = False) -> AsyncIterator[Host]:
     """Live as a kernel does, with real wires that outlive it."""
     async with vmhost.up(keep=keep) as host:
-        switching = Switching(host.store, host.stream, host.inventory, wires, frozenset)
-        host.cells.wire(switching.connect)
-        host.on_exit = switching.ended
+        switching = host.switching(wires)
         for state in await host.cells.adopt_all():
             host.adopted(state)
         ran = {fact.vm: fact.config for fact in host.inventory.vms() if fact.pid}

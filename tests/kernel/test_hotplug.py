@@ -9,7 +9,6 @@ import pytest
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import PowerStateError
-from casemate.kernel.switching import Switching
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, PowerState
 from casemate.machine.hotnotes import added
@@ -251,11 +250,8 @@ def test_a_change_that_fails_half_way_is_undone(on):
 def test_cards_and_controllers_come_to_a_running_vm_and_stay_through_sleep(on):
     async def body(host: Host) -> None:
         wires = Wires(None)
-        switching = Switching(host.store, host.stream, host.inventory, wires, frozenset)
+        switching = host.switching(wires)
         await switching.start({})
-        host.cells.wire(switching.connect)
-        host.on_exit = switching.ended
-        host.rewire(switching)
         vm = await make(host, extra=(("scsi1.virtualDev", "pvscsi"),))
         await host.ask(m.PowerOn("", vm))
         await printed(host, vm)

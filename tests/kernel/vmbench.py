@@ -25,15 +25,19 @@ from casemate.kernel.datastores import Datastores
 from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.guests import Guests
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.leasing import Leasing
+from casemate.kernel.natting import Natting
 from casemate.kernel.ova import Ova
 from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
+from casemate.kernel.switching import Switching
 from casemate.kernel.tasks import Tasks
 from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.kernel.vmcontext import Network, VmContext, running
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
+from casemate.kernel.wires import Wires
 from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmConfig, VmFact
 from casemate.machine.vmconfig import resting_state
 from casemate.testing.fakefiles import NoPlugins
@@ -100,6 +104,15 @@ class Host:
     def rewire(self, network: Network) -> None:
         """Have the cards of running VMs connected by this from now on."""
         self.handle(replace(self.context, network=network))
+
+    def switching(self, wires: Wires) -> Switching:
+        """Return the switches of this host, on real wires."""
+        natting = Natting(self.store, Leasing(wires.open_listener), "00000000", tuple)
+        made = Switching(self.store, self.stream, self.inventory, wires, frozenset, natting)
+        self.cells.wire(made.connect)
+        self.on_exit = made.ended
+        self.rewire(made)
+        return made
 
     def handle(self, context: VmContext) -> None:
         """Answer requests out of these rooms."""

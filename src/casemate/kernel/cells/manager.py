@@ -41,6 +41,10 @@ from casemate.machine.power import Operation, next_state
 
 _UIDS_PER_HOME: Final = 4096
 _DIGITS: Final = 9
+# QEMU's run state of a guest that sleeps; looks, and seconds between them, until it is awake.
+_ASLEEP: Final = "suspended"
+_WAKE_LOOKS: Final = 100
+_WAKE_PAUSE: Final = 0.05
 # Seconds for a killed process to be gone.
 _KILL_TIMEOUT: Final = 10.0
 
@@ -184,6 +188,11 @@ class Cells:
         """
         qmp = await self._running(vm, Operation.RESET).qmp()
         await qmp.execute("system_reset")
+        for _ in range(_WAKE_LOOKS):
+            if await qmp.status() != _ASLEEP:
+                break
+            # A guest that sleeps is woken by the reset, which comes a moment later.
+            await asyncio.sleep(_WAKE_PAUSE)
         if await qmp.status() != "running":
             await qmp.execute("cont")
 
