@@ -32,6 +32,8 @@ from casemate.machine.facts import DiskSpec, VmConfig
 
 SIZE_MIB = 256
 TIMES = 6
+# Reads go through the host's cache: one alone is over too soon for the guest's clock.
+READS = 4
 APPEND = "console=ttyS0 quiet panic=1"
 MODULES = (
     *(f"drivers/virtio/virtio{name}.ko" for name in ("_ring", "", "_pci_modern_dev")),
@@ -43,7 +45,9 @@ mount -t devtmpfs d /dev; mount -t proc p /proc
 for m in /lib/*.ko; do insmod $m; done
 for i in $(seq {TIMES}); do
     read a x < /proc/uptime
-    dd if=/dev/vda of=/dev/null bs=1M count={SIZE_MIB} iflag=direct 2>/dev/null
+    for j in $(seq {READS}); do
+        dd if=/dev/vda of=/dev/null bs=1M count={SIZE_MIB} iflag=direct 2>/dev/null
+    done
     read b x < /proc/uptime
     dd if=/dev/zero of=/dev/vda bs=1M count={SIZE_MIB} oflag=direct 2>/dev/null
     read c x < /proc/uptime
@@ -75,7 +79,7 @@ def measured(said: bytes) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"read": [], "write": []}
     for told in SAID.findall(said):
         begin, middle, end = (float(one) for one in told)
-        found["read"].append(SIZE_MIB / (middle - begin))
+        found["read"].append(READS * SIZE_MIB / (middle - begin))
         found["write"].append(SIZE_MIB / (end - middle))
     return found
 
@@ -94,6 +98,7 @@ async def in_cell(place: Path) -> bytes:
         Accelerator("tcg", ""),
         lambda _: ended.set(),
     )
+    cells.console_log("1").unlink(missing_ok=True)
     try:
         await cells.power_on("1", config, place)
         await asyncio.wait_for(ended.wait(), 300)
