@@ -262,9 +262,11 @@ def test_cards_and_controllers_come_to_a_running_vm_and_stay_through_sleep(on):
         assert [name for name in await wires.links() if name.startswith("t")]
         for _ in range(2):
             assert "scsi1-0" in await drives(host, vm)
-            rx = await asked(host, vm, "query-rx-filter")
-            macs = [nic.mac for nic in host.vm(vm).config.nics]
-            assert sorted(one["main-mac"] for one in rx) == sorted(macs)
+            (board,) = await asked(host, vm, "query-pci")
+            ports = [one["pci_bridge"] for one in board["devices"] if "pci_bridge" in one]
+            taken = [one for port in ports for one in port.get("devices", ())]
+            assert len(ports) == 4
+            assert [one["class_info"]["class"] >> 8 for one in taken] == [1, 2, 2]
             await host.ask(c.SuspendVm("", vm))
             await host.ask(m.PowerOn("", vm))
             assert await host.cells.status(vm) == "running"
