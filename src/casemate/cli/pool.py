@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -329,10 +330,26 @@ def _explain(options: argparse.Namespace) -> int:
             console.print(f"  {_sentence(found, step, scale, unit)}")
     console.print("latest decisions" if reply.decisions else "", style="bold")
     for entry in reply.decisions[-5:]:
-        told = ", ".join(f"{name} {value}" for name, value in entry.inputs)
-        done = ", ".join(f"{name} {value}" for name, value in entry.outcome)
-        console.print(f"  {entry.what}: {told} -> {done}")
+        console.print(f"  {_decision(entry)}")
     return 0
+
+
+def _decision(entry: c.DecisionEntry) -> str:
+    """Return what was set, when, and out of what."""
+    clock = time.strftime("%H:%M:%S", time.localtime(entry.time))
+    done = ", ".join(_figure(name, value) for name, value in entry.outcome)
+    told = ", ".join(_figure(name, value) for name, value in entry.inputs)
+    return f"{clock} {entry.what}: {done}; from {told}"
+
+
+def _figure(name: str, value: int) -> str:
+    """Return a number with its name as people read it."""
+    words = name.removesuffix("_us").replace("_", " ")
+    if name == "ready":
+        return f"{words} {value / 100:.1f} %"
+    if value < 0:
+        return f"{words} {'not measured yet' if name == 'demand' else 'none'}"
+    return f"{words} {value}{' us' if name.endswith('_us') else ''}"
 
 
 def _sentence(found: Inventory, step: c.StepEntry, scale: int, unit: str) -> str:
@@ -341,8 +358,8 @@ def _sentence(found: Inventory, step: c.StepEntry, scale: int, unit: str) -> str
     why, _, _ = why.partition(" (shares")
     return (
         f"{found.name(step.node)} gets {step.amount // scale} of the {step.budget // scale} {unit} "
-        f"of {found.name(step.pool)}: {why}. Its {step.weight} of {step.weights} shares among "
-        f"{step.siblings} would give {step.by_shares // scale}; at least {step.floor // scale}, "
+        f"that {found.name(step.pool)} shares out: {why}. Its {step.weight} of {step.weights} "
+        f"shares among {step.siblings} would give {step.by_shares // scale}; at least {step.floor // scale}, "
         f"at most {step.ceiling // scale}."
     )
 
@@ -371,10 +388,12 @@ def _what_if(options: argparse.Namespace) -> int:
         console.print(
             styled((outcome.resource, "bold"), f": admitted; the tree is {outcome.colour}")
         )
-        for moved in outcome.moved:
-            if moved.before // scale != moved.after // scale:
-                name = found.name(moved.vm)
-                console.print(f"  {name}: {moved.before // scale} -> {moved.after // scale} {unit}")
+        changes = [one for one in outcome.moved if one.before // scale != one.after // scale]
+        for moved in changes:
+            name = found.name(moved.vm)
+            console.print(f"  {name}: {moved.before // scale} -> {moved.after // scale} {unit}")
+        if not changes:
+            console.print("  every VM gets what it gets now")
     return _REFUSED if refused else 0
 
 

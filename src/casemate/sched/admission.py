@@ -234,9 +234,11 @@ def _grow(tree: Tree, pool: str, amount: int, asker: str, resource: Resource) ->
         return
     stop = _stopped_by(tree, pool, amount)
     where = "the host" if stop == ROOT else f"pool {stop!r}"
+    place = "the root" if pool == ROOT else f"pool {pool!r}"
+    unit = "MHz of CPU" if resource == "cpu" else "bytes of memory"
     raise AdmissionError(
-        f"{asker} asks for {amount} of {resource}; {available} can still be reserved in "
-        f"{pool!r}, bounded by {where}.",
+        f"{asker} asks for {amount} {unit}; {available} can still be reserved in "
+        f"{place}, bounded by {where}.",
         resource=f"host-{resource}" if stop == ROOT else resource,
         requested=amount,
         available=available,
