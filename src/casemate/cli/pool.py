@@ -359,8 +359,8 @@ def _sentence(found: Inventory, step: c.StepEntry, scale: int, unit: str) -> str
     return (
         f"{found.name(step.node)} gets {step.amount // scale} of the {step.budget // scale} {unit} "
         f"that {found.name(step.pool)} shares out: {why}. Its {step.weight} of {step.weights} "
-        f"shares among {step.siblings} would give {step.by_shares // scale}; at least {step.floor // scale}, "
-        f"at most {step.ceiling // scale}."
+        f"shares among {step.siblings} would give {step.by_shares // scale}; "
+        f"at least {step.floor // scale}, at most {step.ceiling // scale}."
     )
 
 
