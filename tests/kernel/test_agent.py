@@ -105,6 +105,21 @@ def test_an_agent_that_is_none_costs_little_time(
     with_agent(tmp_path, conduct, body)
 
 
+def test_a_guest_that_obeys_so_fast_that_it_is_gone_has_obeyed(tmp_path: Path) -> None:
+    async def obeys(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told = json.loads((await reader.readline()).lstrip(b"\xff"))
+        answer = json.dumps({"return": told["arguments"]["id"]}).encode()
+        writer.write(b"\xff" + answer + b"\n")
+        await reader.readline()
+        writer.close()
+
+    async def body(path: Path) -> None:
+        async with Agent(path) as guest:
+            await guest.tell("guest-shutdown", mode="powerdown")
+
+    with_agent(tmp_path, obeys, body)
+
+
 def test_nobody_there_is_told_at_once(tmp_path: Path) -> None:
     async def body() -> None:
         with pytest.raises(ToolsError):

@@ -34,6 +34,10 @@ async def listens(qmp: Qmp) -> bool:
     return False
 
 
+class _GoneError(HostError):
+    """The other end of the port is closed."""
+
+
 class Agent:
     """A conversation with a guest's agent; an asynchronous context manager.
 
@@ -89,7 +93,8 @@ class Agent:
             async with asyncio.timeout(_REFUSAL_SECONDS):
                 await self._send(command(name, **arguments))
                 value(await self._line())
-        except TimeoutError:
+        except (TimeoutError, _GoneError):
+            # A guest that obeys at once is gone before it could have refused.
             return
         except (CasemateError, OSError) as error:
             raise _absent(error) from error
@@ -120,7 +125,7 @@ class Agent:
                 raise FormatError("the agent's answer is too long", code="guest-agent")
             data = await loop.sock_recv(self._channel, _CHUNK)
             if not data:
-                raise HostError("the agent's port was closed", code="guest-agent")
+                raise _GoneError("the agent's port was closed", code="guest-agent")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
