@@ -191,3 +191,15 @@ def test_traffic_shaping_is_set_for_a_switch_and_for_a_port_group_or_as_its_swit
     for wrong in ("-b 0", "-b 16001 -k 16000", "-t 0", "-b 999999999999"):
         with pytest.raises(CasemateError):
             kernel.esxcli(f"{switch} set -v vSwitch0 -e true {wrong}")
+
+
+def test_failover_is_shown_as_it_is_and_refused_where_it_would_need_a_team():
+    kernel = Kernel(VM)
+    kernel.esxcli("vswitch standard uplink add -u eth9 -v vSwitch0")
+    kernel.esxcli("vswitch standard portgroup add -p web -v vSwitch0")
+    for line in ("policy failover get -v vSwitch0", "portgroup policy failover get -p web"):
+        assert "Active Adapters: eth9" in render(kernel.esxcli(f"vswitch standard {line}"))
+    for line in ("policy failover set -v vSwitch0 -s eth8", "portgroup policy failover set -p web"):
+        with pytest.raises(NotSupportedError) as caught:
+            kernel.esxcli(f"vswitch standard {line}")
+        assert caught.value.remedy

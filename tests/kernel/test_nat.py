@@ -30,7 +30,7 @@ from casemate.kernel import routing
 from casemate.kernel.leasing import Leasing
 from casemate.kernel.sys.netlink import Links
 from casemate.kernel.sys.nftables import IPV4, Nftables
-from casemate.kernel.sys.spawn import Child, Program, spawn
+from casemate.kernel.sys.spawn import Child, Program, reap, spawn, wait_gone
 from casemate.kernel.sys.taps import open_tap
 from casemate.kernel.wires import Wires
 from casemate.machine.nat import Nat, give_addresses
@@ -664,6 +664,26 @@ def test_a_flood_of_connections_fills_no_more_than_the_guests_part(on):
         house.say(2, OUTSIDE, b"honest")
         heard = await world.heard(world.server)
         assert (b"honest", MACHINE) in heard or await world.heard(world.server)
+
+    on(body)
+
+
+def test_the_server_of_a_kernel_that_died_gives_its_interface_to_the_next_one(on):
+    async def body(world: World) -> None:
+        house = await world.house()
+        await house.plug(1)
+        assert await house.leases(1)
+        # Killed: all its descriptors are closed, and nobody ends its server.
+        orphan = house.leasing._servers.pop("d0")
+        asyncio.get_running_loop().remove_reader(orphan.child.pidfd)
+        orphan.control.close()
+        os.close(orphan.frames)
+        house.leasing = Leasing(house.wires.open_listener, start_plain)
+        await house.apply()
+        assert await house.leases(1) == [("OFFER", f"{house.own(1)}/24")]
+        assert await asyncio.to_thread(wait_gone, orphan.child.pidfd, 5.0)
+        reap([orphan.child.pid])
+        os.close(orphan.child.pidfd)
 
     on(body)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from casemate.calls import networks as c
-from casemate.calls.esxcli import hostinterface, shaping
+from casemate.calls.esxcli import failover, hostinterface, shaping
 from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.hostinterface import truth
 from casemate.calls.esxcli.networkfacts import Present, present
@@ -86,6 +86,7 @@ def _switches(standard: Group[argparse.ArgumentParser]) -> None:
     policy = namespace(standard, "policy", "policies")
     _security(policy, "-v", "--vswitch-name")
     shaping.register(policy, group=False)
+    failover.register(policy, group=False)
 
 
 def _groups(groups: Group[argparse.ArgumentParser]) -> None:
@@ -109,6 +110,7 @@ def _groups(groups: Group[argparse.ArgumentParser]) -> None:
     policy = namespace(groups, "policy", "policies")
     _security(policy, "-p", "--portgroup-name")
     shaping.register(policy, group=True)
+    failover.register(policy, group=True)
 
 
 def _security(policy: Group[argparse.ArgumentParser], short: str, long: str) -> None:
