@@ -13,6 +13,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
@@ -30,6 +31,7 @@ from casemate.kernel import routing
 from casemate.kernel.leasing import Leasing
 from casemate.kernel.sys.netlink import Links
 from casemate.kernel.sys.nftables import IPV4, Nftables
+from casemate.kernel.sys.packetfilter import DHCP_BURST, DHCP_RATE
 from casemate.kernel.sys.spawn import Child, Program, reap, spawn, wait_gone
 from casemate.kernel.sys.taps import open_tap
 from casemate.kernel.wires import Wires
@@ -141,7 +143,7 @@ class House:
                 found.append(frame[len(HEADER) :])
         return found
 
-    async def leases(self, number: int, seconds: float = 5.0) -> list[tuple[str, str]]:
+    async def leases(self, number: int, seconds: float = 20.0) -> list[tuple[str, str]]:
         """Ask for an address; return what comes as (kind, address), until an answer is there."""
         card = octets(self.cards[number].mac)
         found: list[tuple[str, str]] = []
@@ -191,7 +193,7 @@ class World:
         self.houses.append(made)
         return made
 
-    async def heard(self, sock: socket.socket, seconds: float = 2.0) -> list[tuple[bytes, str]]:
+    async def heard(self, sock: socket.socket, seconds: float = 10.0) -> list[tuple[bytes, str]]:
         """Return the datagrams that came, with their senders; waits for a first one."""
         end = time.monotonic() + seconds
         found: list[tuple[bytes, str]] = []
@@ -239,7 +241,7 @@ class World:
 
 async def some(look: Callable[[], T]) -> T:
     """Return what a look shows as soon as that is something."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while not (found := look()) and time.monotonic() < end:  # noqa: ASYNC110 (frames come)
         await asyncio.sleep(0.01)
     return found
@@ -624,12 +626,13 @@ def test_a_flood_of_questions_takes_neither_addresses_nor_the_servers_time(on):
     async def body(world: World) -> None:
         house = await world.house()
         await house.plug(1, 2, 3)
-        end = time.monotonic() + 1.5
+        stop = threading.Event()
+        begin = time.monotonic()
 
         def flood() -> int:
             count = 0
             own = octets(house.cards[1].mac)
-            while time.monotonic() < end:
+            while not stop.is_set() or count < 200:
                 count += 1
                 name = bytes([0, 0x50, 0x56, 1, *(count & 0xFFFF).to_bytes(2, "big")])
                 ask(house, 1, own, name if count % 2 else own)
@@ -637,15 +640,16 @@ def test_a_flood_of_questions_takes_neither_addresses_nor_the_servers_time(on):
 
         task = asyncio.create_task(asyncio.to_thread(flood))
         assert await house.leases(2) == [("OFFER", f"{house.own(2)}/24")]
-        assert not task.done()
-        assert await task > 500
+        stop.set()
+        assert await task >= 200
+        most = DHCP_BURST + DHCP_RATE * (time.monotonic() - begin) + 1
         answers = [frame for frame in house.frames(1) if frame[34:36] == b"\x00\x43"]
         # Its own address alone, and no more often than it may ask.
         assert {
             parse_reply(parse_frame(one).data, 7, octets(house.cards[1].mac)).kind
             for one in answers
         } <= {Kind.OFFER}
-        assert 1 <= len(answers) <= 30
+        assert 1 <= len(answers) <= most
         assert await house.leases(3) == [("OFFER", f"{house.own(3)}/24")]
 
     on(body)
@@ -662,8 +666,10 @@ def test_a_flood_of_connections_fills_no_more_than_the_guests_part(on):
         count = Path("/proc/sys/net/netfilter/nf_conntrack_count")
         assert int(world.machine.now(count.read_text)) <= 1024 + 50
         house.say(2, OUTSIDE, b"honest")
-        heard = await world.heard(world.server)
-        assert (b"honest", MACHINE) in heard or await world.heard(world.server)
+        heard: list[tuple[bytes, str]] = []
+        while (b"honest", MACHINE) not in heard:
+            heard = await world.heard(world.server)
+            assert heard
 
     on(body)
 
