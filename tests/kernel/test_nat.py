@@ -464,6 +464,31 @@ def test_a_spoofed_source_gets_nowhere(on):
     on(body)
 
 
+def test_a_guest_cannot_speak_in_what_the_machine_began_with_another(on):
+    async def body(world: World) -> None:
+        house = await world.house()
+        await house.plug(1, 2)
+        own = world.machine.now(listener_without_port)
+        with closing(own):
+            own.setblocking(False)
+            own.sendto(b"hello", (house.own(2), PORT))
+            port = own.getsockname()[1]
+            gateway = octets(house.plan.routers[0].mac)
+            for number, hardware, data in (
+                (2, gateway, b"answer"),
+                (1, EVERYBODY, b"evil"),
+                (1, gateway, b"evil"),
+            ):
+                source = End(octets(house.cards[number].mac), IPv4Address(house.own(2)), PORT)
+                target = End(hardware, house.nat.gateway, port)
+                house.send(number, write_frame(Datagram(source, target, data)))
+            house.say(2, OUTSIDE)
+            assert await world.heard(world.server)
+            assert await world.heard(own) == [(b"answer", house.own(2))]
+
+    on(body)
+
+
 def test_a_guest_that_may_forge_addresses_is_still_neither_the_gateway_nor_a_dhcp_server(on):
     async def body(world: World) -> None:
         house = await world.house()

@@ -25,7 +25,9 @@ TRANSPORT_LAYER: Final = 2
 CAME_IN_BY: Final = 6
 GOES_OUT_BY: Final = 7
 PROTOCOL: Final = 16
-"""Keys of ``meta``: names of interfaces, the protocol over IPv4."""
+FOR_WHOM: Final = 19
+"""Keys of ``meta``: names of interfaces, the protocol over IPv4, whom the frame was for."""
+FOR_US: Final = b"\0"
 ESTABLISHED: Final = 2
 RELATED: Final = 4
 NEW: Final = 8

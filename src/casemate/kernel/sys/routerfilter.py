@@ -16,6 +16,8 @@ from casemate.kernel.sys.nftables import (
     DROP,
     EQUAL,
     ESTABLISHED,
+    FOR_US,
+    FOR_WHOM,
     GOES_OUT_BY,
     NETWORK_LAYER,
     NEW,
@@ -31,6 +33,7 @@ from casemate.kernel.sys.nftables import (
     jump,
     load,
     mask,
+    meta,
     packets_over,
     states,
     verdict,
@@ -90,6 +93,8 @@ def chains_of(routers: Iterable[tuple[str, Router]], opened: Iterable[str]) -> t
 def _input(outside: str, router: Router) -> Iterator[Rule]:
     """Yield what guests may say to the machine itself: answers, and more where it wants that."""
     ours = interface(CAME_IN_BY, EQUAL, outside)
+    # A card is bound to its address in what it sends to the gateway, not in what it sends to all.
+    yield [*ours, meta(FOR_WHOM), compare(UNEQUAL, FOR_US), verdict(DROP)]
     yield [*ours, *states(ESTABLISHED | RELATED), verdict(ACCEPT)]
     if router.nat.reach_host:
         yield [*ours, *states(NEW), jump(f"new.{outside}")]
