@@ -422,6 +422,27 @@ def test_frames_made_by_hand_reach_neither_loopback_nor_the_machine(on):
     on(body)
 
 
+def test_loopback_and_the_clouds_credentials_stay_shut_where_the_machines_filters_are_emptied(on):
+    async def body(world: World) -> None:
+        house = await world.house()
+        await house.plug(1)
+
+        def empty() -> None:
+            with closing(Nftables(IPV4)) as open_tables:
+                open_tables.put([(IPV4, "cm-0badcafe", ())], "test")
+
+        world.machine.now(empty)
+        for to in INSIDE_OF_THE_MACHINE:
+            if to not in {MACHINE, "10.77.0.1", "10.77.0.255", "203.0.113.255"}:
+                house.say(1, to)
+                house.send(1, syn(house, 1, to))
+        house.say(1, MACHINE, b"its own")
+        found = await some(world.trapped)
+        assert [one[0] for one in found] == [b"its own"]
+
+    on(body)
+
+
 def test_the_machines_own_addresses_open_only_where_its_operator_wants_it(on):
     async def body(world: World) -> None:
         house = await world.house(reach_host=True)
