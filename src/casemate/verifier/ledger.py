@@ -350,24 +350,26 @@ class Ledger:
 
     def expire(self) -> int:
         """Let trust run out where no good round has renewed it; returns how many hosts."""
-        count = 0
         with self._database.transaction() as step:
-            now = moment(step.now())
-            for host in store.overdue(step):
-                taken = tick(read_record(host.record), now)
-                if taken.record.state is State.TRUSTED:
-                    continue
-                last = f"last good round {moment(host.last_good):%Y-%m-%d %H:%M:%S} UTC"
-                after = replace(
-                    host,
-                    state=taken.record.state.value,
-                    record=write_record(taken.record),
-                    verdict=f"silent: nothing good was heard in time; {last}",
-                )
-                if store.update_host(step, host, after):
-                    count += 1
-                    self._raise(step, host.name, after.state, after.verdict)
-        return count
+            found = store.overdue(step)
+        return sum(map(self._expire, found))  # one by one: none holds up another's round
+
+    def _expire(self, host: FleetHost) -> bool:
+        with self._database.transaction() as step:
+            taken = tick(read_record(host.record), moment(step.now()))
+            if taken.record.state is State.TRUSTED:
+                return False
+            last = f"last good round {moment(host.last_good):%Y-%m-%d %H:%M:%S} UTC"
+            after = replace(
+                host,
+                state=taken.record.state.value,
+                record=write_record(taken.record),
+                verdict=f"silent: nothing good was heard in time; {last}",
+            )
+            if not store.update_host(step, host, after):
+                return False
+            self._raise(step, host.name, after.state, after.verdict)
+            return True
 
 
 def _told(record: HostRecord, outcome: Finished) -> str:
