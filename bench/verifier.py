@@ -130,6 +130,7 @@ class Agent:
         self.turn = 0
 
     async def connect(self, port: int) -> None:
+        self.port = port
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
@@ -140,7 +141,12 @@ class Agent:
             f"content-length: {len(body)}\r\n\r\n"
         )
         self.writer.write(head.encode() + body)
-        answer = await self.reader.readuntil(b"\r\n\r\n")
+        try:
+            answer = await self.reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:  # it was closed while nothing was said
+            await self.connect(self.port)
+            self.writer.write(head.encode() + body)
+            answer = await self.reader.readuntil(b"\r\n\r\n")
         size = int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         data = json.loads(await self.reader.readexactly(size))
         assert answer.startswith(b"HTTP/1.1 200"), data
