@@ -110,6 +110,34 @@ def test_a_template_does_not_run_until_it_is_a_vm_again_and_copies_of_it_are_vms
     on(body)
 
 
+def test_a_new_disk_has_the_name_and_the_kind_that_were_asked_for(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        before = host.vm(vm).config
+        first = before.disks[0]
+        blank = replace(first, file_name="", uuid="", controller="scsi0")
+        more = (
+            replace(blank, unit=1, wanted="data.vmdk", thin=False),
+            replace(blank, unit=2),
+        )
+        wanted = replace(before, disks=(first, *more))
+        await host.ask(c.ReconfigureVm("", vm, before, wanted))
+        found = {one.file_name: one.thin for one in host.vm(vm).config.disks}
+        assert found == {"one.vmdk": True, "data.vmdk": False, "one_1.vmdk": True}
+        assert len({one.uuid for one in host.vm(vm).config.disks}) == 3
+        now = host.vm(vm).config
+        again = replace(more[0], unit=3)
+        with pytest.raises(RefusedTaskError) as refused:
+            await host.ask(c.ReconfigureVm("", vm, now, replace(now, disks=(*now.disks, again))))
+        assert refused.value.fault.fault == "FileAlreadyExists"
+        for name in ("../x.vmdk", "x.iso", "a-flat.vmdk"):
+            bad = replace(now, disks=(*now.disks, replace(again, wanted=name)))
+            with pytest.raises(ArgumentError):
+                await host.ask(c.ReconfigureVm("", vm, now, bad))
+
+    on(body)
+
+
 def test_a_vm_is_not_made_among_the_files_of_another(on):
     async def body(host: Host) -> None:
         await make(host)

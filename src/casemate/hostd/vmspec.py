@@ -83,7 +83,6 @@ class Change:
 
     config: VmConfig
     destroy: list[str] = field(default_factory=list)
-    thin: bool = True
     privileges: set[str] = field(default_factory=set)
     images: set[str] = field(default_factory=set)
 
@@ -355,15 +354,15 @@ class _Devices:
             backing = device.get("backing")
             path = text(backing.get("fileName")) if isinstance(backing, Obj) else ""
             thin = backing.get("thinProvisioned") if isinstance(backing, Obj) else None
-            self._change.thin = thin is not False
             name = "" if files == "create" else self._own_disk(path)
             if files not in {"", "create"} or not (name or files == "create"):
                 raise unsupported("A disk is created, or its file is in the VM's directory.")
             self._right("AddNewDisk" if files == "create" else "AddExistingDisk")
             kind = name.rpartition(".")[2] if name else "vmdk"
             form = {"qcow2": "qcow2", "img": "raw"}.get(kind, "vmdk")
+            wanted = self._new_disk(path) if files == "create" else ""
             made = DiskSpec(name, "disk", form, _capacity(device), controller, unit)
-            made = replace(made, mode=asked or PERSISTENT)
+            made = replace(made, mode=asked or PERSISTENT, thin=thin is not False, wanted=wanted)
             self._disks.append(self._limited(made, device))
             return
         place = self._known(device)
@@ -447,6 +446,20 @@ class _Devices:
             self._disks.append(DiskSpec(image, "cdrom", "raw", 0, controller, unit))
         else:
             self._drives.append(DriveSpec(controller, unit))
+
+    def _new_disk(self, path: str) -> str:
+        """Return the name that a new disk is to have; empty: the host chooses one."""
+        name = path.rpartition("/")[2]
+        if not name.endswith(".vmdk"):
+            return ""
+        config = self._change.config
+        folder = path.rpartition("/")[0].partition("]")[2].strip()
+        place = config.vmx_path.partition("]")[2].strip(" /")
+        if place.endswith(".vmx"):
+            place = place.rpartition("/")[0]
+        if folder not in {place, place or config.name}:
+            raise unsupported("A disk lies in its VM's directory.")
+        return name
 
     def _own_disk(self, path: str) -> str:
         """Return the name of a disk that is there already, in the VM's directory."""

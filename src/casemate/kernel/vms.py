@@ -13,7 +13,13 @@ from typing import Final
 from casemate.calls import vms as c
 from casemate.calls.messages import TaskReply
 from casemate.calls.pools import AssignVm
-from casemate.errors import ArgumentError, CasemateError, HostError, StateError
+from casemate.errors import (
+    ArgumentError,
+    CasemateError,
+    FilePresentError,
+    HostError,
+    StateError,
+)
 from casemate.formats import vmx
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
@@ -374,6 +380,11 @@ def _check(config: VmConfig) -> None:
     if (len(read.disks), len(read.drives)) != (len(config.disks), len(config.drives)):
         raise ArgumentError("a disk is in a slot that there is not", argument="deviceChange")
     for disk in config.disks:
+        good = is_plain_name(disk.wanted) and disk.wanted.endswith(f".{_suffix(disk)}")
+        if disk.wanted and not (good and not disk.wanted.endswith("-flat.vmdk")):
+            raise ArgumentError(
+                f"{disk.wanted[:80]!r} is not a name for a disk", argument="deviceChange"
+            )
         if not disk.file_name and disk.kind != "disk":
             raise ArgumentError("only disks are made", argument="deviceChange")
 
@@ -397,12 +408,22 @@ def _make_disks(
         if disk.file_name:
             made.append(disk)
             continue
-        name = _free_name(directory, _stem(config), _suffix(disk))
-        directory.make_disk(name, disk, thin=thin)
+        name = _wanted_name(directory, config, disk)
+        directory.make_disk(name, disk, thin=thin and disk.thin)
         for part in directory.files_of(name):
             undo.callback(_remove, directory.path, part)
-        made.append(replace(disk, file_name=name))
+        made.append(replace(disk, file_name=name, wanted=""))
     return tuple(made)
+
+
+def _wanted_name(directory: VmDirectory, config: VmConfig, disk: DiskSpec) -> str:
+    """Return the name for a new disk: the one asked for, or a free one."""
+    if not disk.wanted:
+        return _free_name(directory, _stem(config), _suffix(disk))
+    if directory.exists(disk.wanted):
+        path = f"{config.vmx_path.rpartition('/')[0]}/{disk.wanted}"
+        raise FilePresentError(f"{path} exists already", file=path)
+    return disk.wanted
 
 
 def _free_name(directory: VmDirectory, beginning: str, suffix: str) -> str:

@@ -102,7 +102,7 @@ class DiskSpec:
 
     ``iops``: so many requests a second at most, ``bps``: so many bytes; -1: no limit. VMware's
     entry says one of them. ``mode`` is one of ``machine.diskmodes``. ``uuid`` (hexadecimal digits)
-    and ``thin`` are what its descriptor says.
+    and ``thin`` are what its descriptor says. ``wanted`` is the name for one that is to be made.
     """
 
     file_name: str
@@ -116,6 +116,7 @@ class DiskSpec:
     mode: str = "persistent"
     uuid: str = ""
     thin: bool = True
+    wanted: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def _vm(context: Context) -> VmFact:
 async def _create_in(context: Context, pool: MoRef) -> Value:
     change = created(_spec(context, "config"), context.replica.world.port_groups)
     _allow_images(context, change)
-    request = vms.CreateVm(context.who.handle, change.config, change.thin, WHY, pool.value)
+    request = vms.CreateVm(context.who.handle, change.config, why=WHY, into=pool.value)
     return task(await context.link.ask(request, TaskReply))
 
 
@@ -72,8 +72,7 @@ async def _reconfigure_as(context: Context, change: Change) -> Value:
         _vm(context).config,
         change.config,
         tuple(change.destroy),
-        change.thin,
-        WHY,
+        why=WHY,
     )
     return task(await context.link.ask(request, TaskReply))
 

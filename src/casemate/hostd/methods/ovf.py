@@ -185,7 +185,7 @@ async def _import(context: Context) -> Value:
     if not isinstance(config, Obj):
         raise faults.invalid_argument("spec.configSpec", "A configuration is needed.")
     change = created(config, context.replica.world.port_groups)
-    request = c.OpenImport(context.who.handle, change.config, change.thin, WHY, context.this.value)
+    request = c.OpenImport(context.who.handle, change.config, why=WHY, into=context.this.value)
     reply = await context.link.ask(request, c.LeaseReply)
     return await _lend(context, reply, change.config.name, importing=True)
 
