@@ -399,3 +399,68 @@ def test_a_template_has_no_pool_and_becomes_a_vm_again(
     with pytest.raises(vim.fault.InvalidPowerState):
         vm.MarkAsTemplate()
     WaitForTask(vm.PowerOffVM_Task())
+
+
+def test_every_version_of_hardware_has_its_options(
+    datacenter: vim.Datacenter, vm: vim.VirtualMachine
+) -> None:
+    browser = datacenter.hostFolder.childEntity[0].environmentBrowser
+    keys = [one.key for one in browser.QueryConfigOptionDescriptor()]
+    assert keys[-1] == "vmx-21"
+    for key in keys:
+        assert browser.QueryConfigOption(key, None).version == key
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        browser.QueryConfigOption("vmx-99", None)
+    guests = browser.QueryConfigOption(None, None).guestOSDescriptor
+    names = {one.id: one.fullName for one in guests}
+    assert names["rhel9_64Guest"] == "Red Hat Enterprise Linux 9 (64-bit)"
+    assert vm.config.guestId in names
+
+
+def test_devices_are_sent_back_as_they_were_read_and_nothing_changes(
+    si: vim.ServiceInstance, vm: vim.VirtualMachine
+) -> None:
+    before = {one.key: one.deviceInfo.summary for one in vm.config.hardware.device}
+    for device in vm.config.hardware.device:
+        reconfigure(si, vm, "edit", device)
+    assert {one.key: one.deviceInfo.summary for one in vm.config.hardware.device} == before
+    card = devices(vm, Device.VirtualVideoCard)[0]
+    card.enable3DSupport = True
+    with pytest.raises(vmodl.fault.NotSupported):
+        reconfigure(si, vm, "edit", card)
+
+
+def test_a_vm_is_made_in_a_pool(si: vim.ServiceInstance, datacenter: vim.Datacenter) -> None:
+    root = datacenter.hostFolder.childEntity[0].resourcePool
+    half = vim.ResourceAllocationInfo(
+        reservation=0,
+        limit=-1,
+        expandableReservation=True,
+        shares=vim.SharesInfo(level="normal", shares=0),
+    )
+    pool = root.CreateResourcePool(
+        "inner", vim.ResourceConfigSpec(cpuAllocation=half, memoryAllocation=half)
+    )
+    config = vim.vm.ConfigSpec(
+        name="pooled", memoryMB=64, files=vim.vm.FileInfo(vmPathName="[datastore1]")
+    )
+    task = datacenter.vmFolder.CreateVM_Task(config=config, pool=pool)
+    wait_for_tasks(si, task)
+    assert task.info.result.resourcePool == pool
+
+
+def test_counters_that_nothing_here_has_are_known_by_name_and_never_offered(
+    si: vim.ServiceInstance, vm: vim.VirtualMachine
+) -> None:
+    manager = si.content.perfManager
+    known = {
+        f"{one.groupInfo.key}.{one.nameInfo.key}.{one.rollupType}": one.key
+        for one in manager.QueryPerfCounterByLevel(1)
+    }
+    offered = {one.counterId for one in manager.QueryAvailablePerfMetric(entity=vm)}
+    assert known["cpu.ready.summation"] in offered
+    for name in ("cpu.idle.summation", "disk.maxTotalLatency.latest", "power.power.average"):
+        assert known[name] not in offered
+        metric = vim.PerformanceManager.MetricId(counterId=known[name], instance="")
+        spec = vim.PerformanceManager.QuerySpec(entity=vm, metricId=[metric], intervalId=20)
+        assert manager.QueryPerf([spec])[0].value == []

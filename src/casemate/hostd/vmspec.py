@@ -17,6 +17,7 @@ from casemate.hostd.objects.devices import (
     FIRST_NIC_KEY,
     controller_of,
     controller_types,
+    devices,
     disk_key,
     nic_models,
 )
@@ -306,13 +307,26 @@ class _Devices:
             elif device.type in nic_models():
                 self._nic(operation, device)
             else:
-                raise unsupported(f"This host does not offer {device.type} for a VM.")
+                self._check_fixed(operation, device)
         self._change.config = replace(
             self._change.config,
             disks=tuple(self._disks),
             drives=tuple(self._drives),
             nics=tuple(nic for nic in self._nics if nic is not None),
         )
+
+    def _check_fixed(self, operation: str, device: Obj) -> None:
+        """Raise FaultError unless a device that every VM has is sent back as it was read."""
+        shown = devices(self._change.config, "", None)
+        same = next((one for one in shown if one.get("key") == device.get("key")), None)
+        moot = {"deviceInfo", "connectable", "unitNumber"}
+        given = [one for one in device.fields.items() if one[0] not in moot]
+        if not (
+            operation == "edit"
+            and same is not None
+            and all(value == same.get(name) or value is False for name, value in given)
+        ):
+            raise unsupported(f"This host does not offer {device.type} for a VM, or this of it.")
 
     def _right(self, name: str) -> None:
         self._change.privileges.add(CONFIG + name)

@@ -10,6 +10,7 @@ from casemate.errors import NotFoundError
 from casemate.hostd.objects import options, systems
 from casemate.hostd.objects.base import moment
 from casemate.hostd.objects.network import net_config
+from casemate.hostd.objects.vm import HARDWARE_VERSION
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import text, texts
 from casemate.vim25 import faults
@@ -106,18 +107,27 @@ async def _nothing(_context: Context) -> Value:
     """Answer at once: what is shown follows the facts and never needs a refresh."""
 
 
-async def _option(_context: Context) -> Value:
-    return options.config_option()
+def _version(key: Value) -> str:
+    """Return a version of virtual hardware; none was asked for: the newest."""
+    version = text(key) or HARDWARE_VERSION
+    if version not in options.VERSIONS:
+        raise faults.invalid_argument("key", f"There is no virtual hardware {version:.20}.")
+    return version
+
+
+async def _option(context: Context) -> Value:
+    return options.config_option((), _version(context.arguments.get("key")))
 
 
 async def _option_ex(context: Context) -> Value:
     spec = context.arguments.get("spec")
-    guests = texts(spec.get("guestId")) if isinstance(spec, Obj) else ()
-    return options.config_option(guests)
+    if not isinstance(spec, Obj):
+        return options.config_option()
+    return options.config_option(texts(spec.get("guestId")), _version(spec.get("key")))
 
 
 async def _descriptors(_context: Context) -> Value:
-    return (options.descriptor(),)
+    return options.descriptors()
 
 
 async def _target(context: Context) -> Value:

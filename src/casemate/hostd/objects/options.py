@@ -19,6 +19,10 @@ MOST_CPUS = 64
 MOST_MEMORY_MIB = 1 << 20
 """Virtual CPUs and MiB that a VM may have here."""
 
+VERSIONS = tuple(f"vmx-{number}" for number in (10, 11, 13, 14, 15, 17, 18, 19, 20, 21))
+"""Versions of virtual hardware, as vSphere 8 numbers them: a VM keeps which one it is."""
+_DESCRIPTION = "Casemate virtual machine"
+
 _ZERO: dict[str, Value] = {"boolean": False, "string": "", "float": 0.0, "double": 0.0}
 _CONTROLLERS = ("ParaVirtualSCSIController", "VirtualAHCIController", "VirtualIDEController")
 _CARDS = ("VirtualVmxnet3", "VirtualE1000e", "VirtualE1000")
@@ -77,18 +81,18 @@ def _guest(guest: str, label: str) -> Obj:
 
 
 @cache
-def config_option(guests: tuple[str, ...] = ()) -> Obj:
-    """Return VirtualMachineConfigOption, for some guests or all that are known by name."""
+def config_option(guests: tuple[str, ...] = (), version: str = HARDWARE_VERSION) -> Obj:
+    """Return VirtualMachineConfigOption of a version, for some guests or all that have a name."""
     wanted = {guest: label for guest, label in names().items() if not guests or guest in guests}
     return filled(
         "VirtualMachineConfigOption",
-        version=HARDWARE_VERSION,
-        description="Casemate virtual machine",
+        version=version,
+        description=_DESCRIPTION,
         guestOSDescriptor=tuple(_guest(guest, label) for guest, label in wanted.items()),
         guestOSDefaultIndex=0,
         hardwareOptions=filled(
             "VirtualHardwareOption",
-            hwVersion=int(HARDWARE_VERSION.removeprefix("vmx-")),
+            hwVersion=int(version.removeprefix("vmx-")),
             numCPU=tuple(range(1, MOST_CPUS + 1)),
             numCoresPerSocket=_range(1, MOST_CPUS, 1),
             memoryMB=_range(4, MOST_MEMORY_MIB, 1024, "LongOption"),
@@ -106,17 +110,20 @@ def config_option(guests: tuple[str, ...] = ()) -> Obj:
     )
 
 
-def descriptor() -> Obj:
-    """Return VirtualMachineConfigOptionDescriptor."""
-    return Obj(
-        "VirtualMachineConfigOptionDescriptor",
-        key=HARDWARE_VERSION,
-        description="Casemate virtual machine",
-        host=(HOST,),
-        createSupported=True,
-        defaultConfigOption=True,
-        runSupported=True,
-        upgradeSupported=False,
+def descriptors() -> tuple[Obj, ...]:
+    """Return VirtualMachineConfigOptionDescriptor of each version, the newest last."""
+    return tuple(
+        Obj(
+            "VirtualMachineConfigOptionDescriptor",
+            key=version,
+            description=_DESCRIPTION,
+            host=(HOST,),
+            createSupported=True,
+            defaultConfigOption=version == HARDWARE_VERSION,
+            runSupported=True,
+            upgradeSupported=version != HARDWARE_VERSION,
+        )
+        for version in VERSIONS
     )
 
 
