@@ -1,7 +1,8 @@
-"""Token buckets: how often a peer, and all peers together, may make the host work."""
+"""Token buckets: how often a peer, and all peers together, may make the host work, or log."""
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,3 +60,24 @@ class PerPeer:
         while len(self._buckets) > self._kept:
             self._buckets.popitem(last=False)
         return bucket.take(now)
+
+
+class Sparing(logging.Filter):
+    """Lets only so many lines into a log, which lies on a disk: strangers cause them too."""
+
+    def __init__(self, rate: Rate, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._bucket = Bucket(rate, clock())
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the line is written; the next one says how many were not."""
+        if not self._bucket.take(self._clock()):
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.msg = f"{record.getMessage()} ({self._left_out} lines before were left out)"
+            record.args = ()
+            self._left_out = 0
+        return True

@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from casemate.hostd.app import make_app
 from casemate.hostd.http import Loop, Protocol
 from casemate.hostd.kernelclient import SocketLink
+from casemate.hostd.limits import Rate, Sparing
 from casemate.hostd.world import Endpoint
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -32,6 +33,9 @@ KEEP_ALIVE_SECONDS = 905
 
 MESSAGE_LIMIT = 1 << 16
 """Bytes of one WebSocket message of a client: keys, pointer, and now and then a clipboard."""
+
+LOG_LINES = Rate(1.0, 200.0)
+"""Lines a second in the log, and at once: a day of nothing but bad requests is some MiB."""
 
 STOP_SECONDS = 1
 """How long open calls may take when hostd stops; waiting ones are cut off."""
@@ -97,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM."""
     arguments = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Sparing(LOG_LINES, time.monotonic))
     certificate = arguments.tls / "rui.crt"
     context = tls_context(certificate, arguments.tls / "rui.key")
     with socket.socket(fileno=arguments.socket_fd) as listener:
