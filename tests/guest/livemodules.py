@@ -82,7 +82,8 @@ class Host:
 
     def upload(self, name: str, content: bytes) -> None:
         place = f"/folder/{name}?dcPath=ha-datacenter&dsName=datastore1"
-        assert self._send("PUT", place, content, self._basic)[0] in {200, 201}
+        status, said = self._send("PUT", place, content, self._basic)
+        assert status in {200, 201}, said
 
     def esxcli(self, command: str, **values: str) -> str:
         """Run a command over the API; return its answer, or its error, as text."""
