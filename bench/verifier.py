@@ -162,9 +162,8 @@ class Agent:
     async def round(self) -> str:
         mine = self.turn % len(self.tokens)
         self.turn += 1
-        first = self.asked[mine]
-        asked = first or await self.post(self.tokens[mine], "/nonce")
-        body = self.paper.answer(bytes.fromhex(asked["nonce"]), whole=first is None)
+        asked = self.asked[mine] or await self.post(self.tokens[mine], "/nonce")
+        body = self.paper.answer(bytes.fromhex(asked["nonce"]), whole=self.turn == 1)
         told = await self.post(self.tokens[mine], f"/evidence?nonce={asked['nonce']}", body)
         self.asked[mine] = told if "nonce" in told else None
         return told["state"]
@@ -178,8 +177,15 @@ class Agent:
 
 
 def drive(
-    port: int, tokens: list[list[str]], seconds: float, go: Event, result: Queue[int]
+    port: int,
+    tokens: list[list[str]],
+    seconds: float,
+    go: Event,
+    result: Queue[int],
+    questions: Path,
 ) -> None:
+    """Be some machines; ``questions`` has the first nonce of each host: all rounds are alike."""
+
     async def work() -> None:
         papers = [Paper() for _ in tokens]
         agents = [
@@ -194,6 +200,9 @@ def drive(
             await agent.enrol()
         result.put(-1)
         await asyncio.to_thread(go.wait)
+        asked = json.loads(await asyncio.to_thread(questions.read_text))
+        for agent in agents:
+            agent.asked = [asked[token] for token in agent.tokens]
         end = time.monotonic() + seconds
         counts = await asyncio.gather(*(agent.until(end) for agent in agents))
         result.put(sum(counts))
@@ -230,7 +239,10 @@ def attestations(database: str, hosts: int, seconds: float, processes: int = 1) 
     ready.wait()
     workers = 2
     clients = [
-        fork.Process(target=drive, args=(port, tokens[n::workers], seconds, go, result))
+        fork.Process(
+            target=drive,
+            args=(port, tokens[n::workers], seconds, go, result, place / "questions"),
+        )
         for n in range(workers)
     ]
     for client in clients:
@@ -241,6 +253,9 @@ def attestations(database: str, hosts: int, seconds: float, processes: int = 1) 
         service.enrolment.approve(name, "bench")
     for name, mine in zip(names, tokens, strict=True):
         populate(service, name, mine[1:])
+    (place / "questions").write_text(
+        json.dumps({t: question(service, t) for m in tokens for t in m})
+    )
     spent = cost(servers, service)
     go.set()
     total = sum(result.get(timeout=120 + seconds) for _ in clients)
@@ -261,6 +276,13 @@ def attestations(database: str, hosts: int, seconds: float, processes: int = 1) 
         "attestations a second on two cores": 2 * total / (cpu + store_cpu),
         "verifier processes": processes,
     }
+
+
+def question(service: Service, token: str) -> dict[str, object]:
+    """Return what a host would be asked in the answer to an earlier round."""
+    _, asked = service.rounds.ask(token_digest(token))
+    assert asked is not None
+    return {"nonce": asked.nonce.hex(), "banks": asked.banks, "pcrs": asked.pcrs}
 
 
 def populate(service: Service, name: str, tokens: list[str]) -> None:
