@@ -32,7 +32,7 @@ from casemate.policy.appraise import Appraisal
 
 SILENCE = 600.0
 """Seconds without a word: what an emulated machine on a busy one never needs."""
-LAYOUT = Layout(efi=64, bank=128, datastore=64)
+LAYOUT = Layout(efi=64, bank=192, datastore=64)
 
 
 @dataclass
