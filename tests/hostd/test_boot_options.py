@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from casemate.hostd import vmspec
+from casemate.hostd import vmchange, vmspec
 from casemate.hostd.objects.bootoptions import boot_options
 from casemate.hostd.objects.devices import disk_key
 from casemate.machine.bootorder import boot_cards, boot_indices, boot_words, card_index
@@ -35,7 +35,7 @@ NO_CARD = Obj("VirtualMachineBootOptionsBootableEthernetDevice", deviceKey=4009)
 NO_DISK = Obj("VirtualMachineBootOptionsBootableDiskDevice", deviceKey=9)
 
 
-def asked(config: VmConfig = CONFIG, **options: object) -> vmspec.Change:
+def asked(config: VmConfig = CONFIG, **options: object) -> vmchange.Change:
     spec = Obj("VirtualMachineConfigSpec", bootOptions=Obj("VirtualMachineBootOptions", **options))
     return vmspec.changed(spec, config, ())
 

@@ -12,7 +12,7 @@ from casemate.hostd.methods.files import CHANGE, WHY, place
 from casemate.hostd.owntask import ended
 from casemate.hostd.registry import Context, Handler, Served
 from casemate.hostd.soap import fault_of
-from casemate.hostd.vmspec import unsupported
+from casemate.hostd.vmchange import unsupported
 from casemate.vim25 import faults, hidden
 from casemate.vim25.values import MoRef, Obj, Typed, Value
 

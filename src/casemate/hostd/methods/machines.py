@@ -10,7 +10,8 @@ from casemate.hostd.objects.snapshots import number_of, snapshot_vm
 from casemate.hostd.objects.vm import HARDWARE_VERSION
 from casemate.hostd.registry import Context, Handler, Served
 from casemate.hostd.selection import text
-from casemate.hostd.vmspec import Change, changed, created, unsupported
+from casemate.hostd.vmchange import Change, unsupported
+from casemate.hostd.vmspec import changed, created
 from casemate.hostd.world import ROOT_POOL
 from casemate.machine.facts import FaultFact, PowerState, VmFact
 from casemate.machine.vmconfig import TEMPLATE, is_template

@@ -8,7 +8,7 @@ from casemate.calls import networks as c
 from casemate.calls.messages import Empty
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import text
-from casemate.hostd.vmspec import unsupported
+from casemate.hostd.vmchange import unsupported
 from casemate.machine.networks import (
     PORTS,
     REJECT,

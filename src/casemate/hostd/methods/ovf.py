@@ -15,7 +15,8 @@ from casemate.hostd.objects.devices import nic_models
 from casemate.hostd.objects.guestos import guest_id, names
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, text
-from casemate.hostd.vmspec import created, unsupported
+from casemate.hostd.vmchange import unsupported
+from casemate.hostd.vmspec import created
 from casemate.machine.facts import VmFact
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.vim25 import faults

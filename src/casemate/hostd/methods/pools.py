@@ -8,7 +8,8 @@ from casemate.calls import pools as c
 from casemate.calls.messages import Empty
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, refs, text
-from casemate.hostd.vmspec import allocation, unsupported
+from casemate.hostd.vmchange import unsupported
+from casemate.hostd.vmspec import allocation
 from casemate.machine.facts import Allocation
 from casemate.vim25 import faults
 from casemate.vim25.values import MoRef, Obj, Value
