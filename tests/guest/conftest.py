@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import shutil
 import socket
-import subprocess
+import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from casemate.cli.attest import attest_once
 from casemate.cli.machine import ANSWER_SECONDS
 from casemate.errors import HostError
+from casemate.formats.bootcfg import BootState, parse_bootcfg, write_bootcfg
 from casemate.formats.bootoption import option_name, write_order
 from casemate.formats.efivars import GLOBAL, Variable
+from casemate.formats.pe import add_sections
 from casemate.image.bootable import PLACE, REFERENCE, Bootable, build_bootable
-from casemate.image.build import RELEASED
+from casemate.image.build import RELEASED, make_payload, make_vib
+from casemate.image.cpio import Entry, write_cpio
 from casemate.image.debian import Packages
-from casemate.image.disk import Layout
-from casemate.image.secureboot import ovmf_variables
+from casemate.image.disk import BOOT_PATH, Layout, replace_files
+from casemate.image.files import Recipe
+from casemate.image.initrd import IDENTITY_FILE, FirstRoot
+from casemate.image.linux import INDEX_PLACE, Kernel
+from casemate.image.pki import load_boot_signer, load_signer
+from casemate.image.secureboot import OVMF_VARS, ovmf_variables
+from casemate.image.tree import File, by_path
+from casemate.image.uki import STUB, boot_recipe, make_boot_image
+from casemate.image.updated import write_updated
 from casemate.image.vm import DISK, Hardware, Machine, create
 from casemate.kernel.boot.firmwareboot import ATTRIBUTES
 from casemate.kernel.boot.machinedisk import MachineDisk
 from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
 from casemate.policy.appraise import Appraisal
+from casemate.policy.banks import mark_tried
+from casemate.policy.levels import Level
 
 SILENCE = 600.0
 """Seconds without a word: what an emulated machine on a busy one never needs."""
+MODULE_SIGNED = b"~Module signature appended~\n"
 LAYOUT = Layout(efi=64, bank=192, datastore=64)
 
 
@@ -148,11 +164,109 @@ def asked_for_the_other_bank(disk: Path) -> list[Variable]:
     ]
 
 
-@pytest.fixture
-def run() -> Callable[..., str]:
-    def command(*words: str | Path) -> str:
-        return subprocess.run(
-            [str(word) for word in words], check=True, capture_output=True, text=True
-        ).stdout
+@contextmanager
+def again(trial: Trial, place: Path) -> Iterator[Trial]:
+    """Make a copy of a machine that is off: its disk, its TPM, its firmware's variables."""
+    shutil.copytree(trial.machine.place, place, ignore=shutil.ignore_patterns("*.sock", "*.log"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = int(server.getsockname()[1])
+    with Machine(place, Hardware(memory=1536, port=port)) as machine:
+        yield Trial(trial.built, machine)
 
-    return command
+
+def stage(told: list[dict[str, object]]) -> dict[str, Any]:
+    """Return what was told last."""
+    return dict(told[-1])
+
+
+def named(told: list[dict[str, object]], name: str) -> dict[str, object]:
+    """Return what was told of a stage."""
+    return next(fact for fact in told if fact["stage"] == name)
+
+
+def changed_image(built: Built, **parts: bytes) -> bytes:
+    """Make the boot image again with other parts, unsigned."""
+    sections = built.bootable.boot.sections | {f".{name}": data for name, data in parts.items()}
+    return add_sections(Path("/", STUB).read_bytes(), sections)
+
+
+def replace_boot_image(trial: Trial, image: bytes) -> None:
+    """Put another boot image where firmware finds the first one."""
+    copy = trial.machine.place / "changed.efi"
+    copy.write_bytes(image)
+    replace_files(trial.disk, "EFI", {BOOT_PATH: copy})
+
+
+@dataclass(frozen=True)
+class Newer:
+    """A newer image: its VIBs that the older one does not have, and a bank with all of them."""
+
+    vibs: tuple[Path, ...]
+    bank: Path
+
+
+def newer_image(built: Built, place: Path) -> Newer:
+    """Make a boot image with another first root, and a driver that Linux must refuse.
+
+    Both are VIBs whose signatures are good. The bank is as an update leaves it, tried once.
+    """
+    sections, identity = built.bootable.boot.sections, "0123456789abcdef"
+    name = write_cpio([Entry(IDENTITY_FILE, stat.S_IFREG | 0o444, f"{identity}\n".encode())])
+    before = sections[".initrd"]
+    packages = Packages()
+    kernel = Kernel(packages)
+    first = FirstRoot(before + bytes(-len(before) % 4) + name, identity)
+    boot = make_boot_image(packages, kernel, first, "9.9", load_boot_signer(built.home))
+    signer = load_signer(built.home, Level.ACCEPTED)
+    vibs = tuple(
+        make_vib(recipe, make_payload(recipe, place, ""), signer, place, RELEASED).path
+        for recipe in (boot_recipe(boot, "9.9-1", identity), unsigned_driver(kernel))
+    )
+    bank = place / "bank"
+    bank.mkdir()
+    write_updated(built.bootable.image.bank, vibs, bank)
+    config = parse_bootcfg((bank / "boot.cfg").read_bytes())
+    tried = mark_tried(replace(config, updated=7, bootstate=BootState.UPGRADING))
+    (bank / "boot.cfg").write_bytes(write_bootcfg(tried))
+    return Newer(vibs, bank)
+
+
+def unsigned_driver(kernel: Kernel) -> Recipe:
+    """Return a driver of every PCI device, whose module has lost Linux's own signature."""
+    module = kernel.module("dummy")
+    assert module is not None
+    assert module.data.endswith(MODULE_SIGNED)
+    body = module.data[: -len(MODULE_SIGNED)]
+    bare = replace(module, data=body[: -12 - int.from_bytes(body[-4:], "big")])
+    facts = {"dummy": {"file": f"/{module.path}", "depends": [], "aliases": ["pci:*"]}}
+    nodes = (
+        File(bare.path, bare.data),
+        File(f"{INDEX_PLACE}/unsigned.json", json.dumps(facts).encode()),
+    )
+    summary = "A module that is not signed"
+    return Recipe("unsigned", "unsigned.v00", "1.0-1", summary, summary, "accepted", by_path(nodes))
+
+
+def put(trial: Trial, bank: Path) -> None:
+    """Write a bank into the machine's other bank, behind its back."""
+    replace_files(trial.disk, "altbootbank", {path.name: path for path in sorted(bank.iterdir())})
+
+
+@pytest.fixture(scope="session")
+def unguarded(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """A machine without Secure Boot and with an attacker's boot image, switched on."""
+    with new_machine(built, tmp_path_factory.mktemp("unguarded") / "machine") as machine:
+        without_secure_boot(machine)
+        sections = built.bootable.boot.sections
+        command_line = sections[".cmdline"].replace(
+            b" module.sig_enforce=1", b" sysrq_always_enabled"
+        )
+        initrd = sections[".initrd"] + bytes(512)
+        replace_boot_image(machine, changed_image(built, cmdline=command_line, initrd=initrd))
+        machine.machine.start()
+        yield machine
+
+
+def without_secure_boot(trial: Trial) -> None:
+    """Have a machine forget all Secure Boot keys."""
+    (trial.machine.place / "vars.fd").write_bytes(Path("/", OVMF_VARS).read_bytes())

@@ -1,0 +1,200 @@
+"""Shares, reservation and limit on a machine of its own: control groups of version 2.
+
+Usage, as root: python bench/machine_sched.py [--home DIR]; builds the image where there is none.
+The image boots in QEMU with one emulated processor; VMs that never rest run inside it, and the
+host's own counters tell, over one sample of 20 s, what each got. Part of what the VMs got
+together: the host's processes take theirs too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from ssl import CERT_NONE, create_default_context
+from typing import Any
+from urllib.request import Request, urlopen
+
+from pyVim.connect import Disconnect, SmartConnect
+from pyVim.task import WaitForTask
+from pyVmomi import vim
+from rich.console import Console
+
+from casemate.cli.machine import follow
+from casemate.formats import vmdk, vmx
+from casemate.image.bootable import PLACE, build_bootable
+from casemate.image.build import RELEASED
+from casemate.image.debian import Packages
+from casemate.image.disk import Layout
+from casemate.image.secureboot import ovmf_variables
+from casemate.image.vm import DISK, Hardware, Machine, create
+from casemate.kernel.home import Home
+from casemate.kernel.tpm import swtpm
+
+SPIN = b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa"
+"""Real mode: jump to itself."""
+SECTORS = 2048
+SAMPLE = 20
+SETTLE = 8.0
+"""Seconds that a VM needs to reach its loop, translated twice."""
+COUNTERS = ("cpu.usagemhz.average", "cpu.entitlement.latest")
+
+
+class Host:
+    """The machine's API."""
+
+    def __init__(self, port: int, password: str) -> None:
+        self._port, self._password = port, password
+        self._context = create_default_context()
+        self._context.check_hostname, self._context.verify_mode = False, CERT_NONE
+        self.si: Any = SmartConnect(
+            host="localhost", port=port, user="root", pwd=password, sslContext=self._context
+        )
+        center = self.si.content.rootFolder.childEntity[0]
+        (self.system,) = center.hostFolder.childEntity[0].host
+        self._folder = center.vmFolder
+        self._pool = self.system.parent.resourcePool
+        named = {
+            f"{one.groupInfo.key}.{one.nameInfo.key}.{one.rollupType}": one.key
+            for one in self.si.content.perfManager.perfCounter
+        }
+        self._counters = {named[name]: name for name in COUNTERS}
+
+    def upload(self, path: str, data: bytes) -> None:
+        """Write a file into the datastore."""
+        where = (
+            f"https://localhost:{self._port}/folder/{path}?dcPath=ha-datacenter&dsName=datastore1"
+        )
+        secret = base64.b64encode(f"root:{self._password}".encode()).decode()
+        headers = {"Authorization": f"Basic {secret}"}
+        with urlopen(Request(where, data, headers, method="PUT"), context=self._context):
+            pass
+
+    def add(self, name: str) -> Any:  # noqa: ANN401 (pyVmomi has no types)
+        """Make a VM that never rests."""
+        disk = vmdk.Vmdk(
+            vmdk.CreateType.MONOLITHIC_FLAT, f"{name}-flat.vmdk", SECTORS, adapter="ide"
+        )
+        rows = (
+            *(("config.version", "8"), ("virtualHW.version", "21"), ("displayName", name)),
+            *(("guestOS", "otherGuest"), ("firmware", "bios"), ("numvcpus", "1")),
+            *(("memSize", "16"), ("sata0.present", "TRUE"), ("sata0:0.present", "TRUE")),
+            ("sata0:0.fileName", f"{name}.vmdk"),
+        )
+        self.si.content.fileManager.MakeDirectory(name=f"[datastore1] {name}")
+        self.upload(f"{name}/{name}-flat.vmdk", SPIN.ljust(SECTORS * 512, b"\0"))
+        self.upload(f"{name}/{name}.vmdk", vmdk.write(disk))
+        self.upload(f"{name}/{name}.vmx", vmx.write(vmx.Vmx(rows)))
+        task = self._folder.RegisterVM_Task(
+            f"[datastore1] {name}/{name}.vmx", asTemplate=False, pool=self._pool
+        )
+        WaitForTask(task)
+        return task.info.result
+
+    def measure(self, vms: dict[str, Any]) -> dict[str, tuple[float, float]]:
+        """Return what each VM got, and was entitled to, over the next whole sample: MHz."""
+        time.sleep(SETTLE + 2 * SAMPLE + 2)
+        return {name: self._sample(vm) for name, vm in vms.items()}
+
+    def _sample(self, vm: Any) -> tuple[float, float]:  # noqa: ANN401
+        metrics = [
+            vim.PerformanceManager.MetricId(counterId=n, instance="") for n in self._counters
+        ]
+        spec = vim.PerformanceManager.QuerySpec(
+            entity=vm, metricId=metrics, intervalId=SAMPLE, maxSample=1
+        )
+        (found,) = self.si.content.perfManager.QueryPerf([spec])
+        values = {self._counters[one.id.counterId]: one.value[-1] for one in found.value}
+        return tuple(float(values[name]) for name in COUNTERS)  # type: ignore[return-value]
+
+
+def allocation(shares: int, reservation: int = 0, limit: int = -1) -> vim.ResourceAllocationInfo:
+    """Return a VM's part of the processor; MHz."""
+    return vim.ResourceAllocationInfo(
+        shares=vim.SharesInfo(level="custom", shares=shares), reservation=reservation, limit=limit
+    )
+
+
+def show(title: str, got: dict[str, tuple[float, float]], whole: float | None = None) -> float:
+    """Print a table; return the largest difference in points."""
+    sums = [whole or sum(row[number] for row in got.values()) for number in (0, 1)]
+    print(f"{title}\n    {'VM':<10}{'got MHz':>9}{'entitled':>9}{'got %':>8}{'due %':>8}")
+    worst = 0.0
+    for name, (used, due) in got.items():
+        parts = 100 * used / sums[0], 100 * due / sums[1]
+        worst = max(worst, abs(parts[0] - parts[1]))
+        print(f"    {name:<10}{used:>9.0f}{due:>9.0f}{parts[0]:>8.1f}{parts[1]:>8.1f}")
+    return worst
+
+
+def experiment(host: Host) -> float:
+    """Run the scenarios; return the largest difference in points."""
+    mhz = host.system.summary.hardware.cpuMhz
+    scenarios = {
+        "shares 2:1": ({"high": allocation(2000), "normal": allocation(1000)}, None),
+        "reservation of half": (
+            {
+                "reserved": allocation(500, mhz // 2),
+                "one": allocation(2000),
+                "two": allocation(1000),
+            },
+            None,
+        ),
+        "limit of a quarter": ({"limited": allocation(1000, limit=mhz // 4)}, float(mhz)),
+    }
+    known: dict[str, Any] = {}
+    worst = 0.0
+    for title, (wanted, whole) in scenarios.items():
+        for name, cpu in wanted.items():
+            vm = known.get(name) or host.add(name)
+            known[name] = vm
+            WaitForTask(vm.ReconfigVM_Task(vim.vm.ConfigSpec(cpuAllocation=cpu)))
+            WaitForTask(vm.PowerOnVM_Task())
+        running = {name: known[name] for name in wanted}
+        worst = max(worst, show(title, host.measure(running), whole))
+        for vm in running.values():
+            WaitForTask(vm.PowerOffVM_Task())
+    return worst
+
+
+def prepared(home: Path, place: Path) -> None:
+    """Make the machine, and the image where there is none."""
+    disk = home / PLACE / DISK
+    if not disk.exists():
+        build_bootable(home, disk, now=datetime.now(UTC), layout=Layout(datastore=128))
+    packages = Packages()
+    create(place, disk, ovmf_variables(home, packages, RELEASED), packages)
+    swtpm.manufacture(Home(place))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, default=None)
+    options = parser.parse_args()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = int(server.getsockname()[1])
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch, "machine")
+        prepared(options.home or Path(scratch, "home"), place)
+        with Machine(place, Hardware(cpus=1, memory=1536, port=port)) as machine:
+            machine.start()
+            boot = follow(machine, Console(), quiet=True)
+            host = Host(port, boot.password)
+            try:
+                worst = experiment(host)
+            finally:
+                Disconnect(host.si)
+        shutil.rmtree(place, ignore_errors=True)
+    print(f"largest difference: {worst:.1f} points (goal: 3)")
+    sys.exit(worst > 3.0)
+
+
+if __name__ == "__main__":
+    main()

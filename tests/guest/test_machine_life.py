@@ -1,0 +1,372 @@
+"""A machine from its first start on: used, updated and attacked as its owner and others would."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from ssl import CERT_NONE, SSLContext, create_default_context
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from pyVim.connect import Disconnect, SmartConnect
+from pyVim.task import WaitForTask
+from pyVmomi import vim
+from tests.guest.conftest import (
+    LAYOUT,
+    Built,
+    Newer,
+    Trial,
+    again,
+    named,
+    new_machine,
+    newer_image,
+    stage,
+    without_secure_boot,
+)
+from tests.guest.livemodules import Host as ModuleHost
+from tests.guest.livemodules import Vendor, check_modules
+
+from casemate.cli.install import make_iso
+from casemate.formats import vmdk, vmx
+from casemate.formats.gpt import SECTOR
+from casemate.formats.kickstart import parse_kickstart
+from casemate.formats.osrelease import BOOT_IMAGE
+from casemate.image.bootreference import write_boot_reference
+from casemate.image.disk import MEBIBYTE, replace_files
+from casemate.kernel.boot.machinedisk import MachineDisk
+from casemate.kernel.home import Home
+from casemate.kernel.tpm import swtpm
+from casemate.machine.fleet import FleetHost
+from casemate.verifier import store
+from casemate.verifier.enrol import Wanted
+from casemate.verifier.service import Service, Settings
+
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(1500)]
+
+BOOT_PCRS = {4, 7, 9, 11, 12, 13, 14}
+MORE = 512
+"""MiB that the disk of an installed machine is larger than the image: uploads leave 256 free."""
+PASSWORD = "Wald-und-Wiese7"
+SCRIPT = f"""
+vmaccepteula
+install --firstdisk --overwritevmfs
+rootpw {PASSWORD}
+network --bootproto=static --ip=10.0.2.15 --netmask=255.255.255.0 --gateway=10.0.2.2 \
+--hostname=esx1.example.test
+""".encode()
+STATE_SECONDS = 900
+"""Until an emulated machine on a busy one has come as far as its state, firmware included."""
+OFF_SECONDS = 300
+"""Until a host has stopped its VMs and itself."""
+HELLO = b"Hello from inside.\r\n"
+# Real mode: write HELLO, which lies behind the code, to the first serial port, then halt.
+HELLO_SECTOR = (
+    bytes.fromhex("31c0 8ed8 be157c baf803 ac 84c0 7403 ee ebf8 f4 ebfd") + HELLO
+).ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
+
+
+@dataclass
+class Life:
+    """The machine, the newer image, and the recovery key that its first start told."""
+
+    trial: Trial
+    newer: Newer
+    recovery: str = ""
+
+    @property
+    def port(self) -> int:
+        return self.trial.machine.hardware.port
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder in the datastore."""
+        with self.client() as (si, _):
+            si.content.fileManager.MakeDirectory(name=f"[datastore1] {name}")
+
+    def send(self, path: str, data: bytes) -> None:
+        """Upload a file into the datastore."""
+        with self._asked("PUT", path, data) as answer:
+            assert answer.status in {200, 201}
+
+    def read(self, path: str) -> bytes:
+        """Download a file of the datastore."""
+        with self._asked("GET", path, None) as answer:
+            return bytes(answer.read())
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Connect with pyVmomi; yields the connection and the host."""
+        si = SmartConnect(
+            host="localhost",
+            port=self.port,
+            user="root",
+            pwd=PASSWORD,
+            disableSslCertValidation=True,
+        )
+        try:
+            yield si, si.content.rootFolder.childEntity[0].hostFolder.childEntity[0].host[0]
+        finally:
+            Disconnect(si)
+
+    def _asked(self, method: str, path: str, data: bytes | None) -> Any:
+        address = (
+            f"https://localhost:{self.port}/folder/{path}?dcPath=ha-datacenter&dsName=datastore1"
+        )
+        secret = base64.b64encode(f"root:{PASSWORD}".encode()).decode()
+        headers = {"Authorization": f"Basic {secret}", "Content-Type": "application/octet-stream"}
+        asked = Request(address, data, headers, method=method)
+        return urlopen(asked, context=insecure(), timeout=300)
+
+
+@pytest.fixture(scope="module")
+def life(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """A machine that the installer put the image on; switched on.
+
+    Its disk is larger than the image and was full of something else. The disk of the image stands
+    before it, as if it were another host's.
+    """
+    place = tmp_path_factory.mktemp("life")
+    disk, iso = place / "disk", place / "installer.iso"
+    with disk.open("wb") as stream:
+        for _ in range(built.bootable.disk.stat().st_size // MEBIBYTE):
+            stream.write(b"\xa5" * MEBIBYTE)
+        stream.seek(MORE * MEBIBYTE, os.SEEK_CUR)
+        stream.write(b"\xa5" * SECTOR)
+    make_iso(Home(built.home), iso, parse_kickstart(SCRIPT))
+    cd = ((iso, "ide-cd"),)
+    with new_machine(built, place / "installer", (), disk, cd, tpm=False) as installer:
+        told = installer.until("installed", "refused")
+        assert [fact["stage"] for fact in told] == ["start", "installing", "installed"]
+        installer.machine.stop()
+        first = MachineDisk(installer.disk, {}).options()["bootbank"]
+        variables = (installer.machine.place / "vars.fd").read_bytes()
+        assert first in variables
+        installer.disk.rename(disk)
+    others = ((built.bootable.disk, "virtio-blk-pci"),)
+    with new_machine(built, place / "machine", (), disk, others) as machine:
+        (machine.machine.place / "vars.fd").write_bytes(variables)
+        machine.machine.start()
+        yield Life(machine, newer_image(built, place))
+
+
+@pytest.fixture(scope="module")
+def verifier(life: Life, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A verifier with a store of its own that trusts the machine's makers."""
+    state = tmp_path_factory.mktemp("verifier")
+    shutil.copytree(life.trial.built.home / "trust", state / "trust")
+    ek = Home(life.trial.machine.place).trust / "ek"
+    shutil.copytree(ek, state / "trust" / "ek", dirs_exist_ok=True)
+    service = Service(Settings(state))
+    yield service
+    service.close()
+
+
+@pytest.mark.usefixtures("unguarded")
+def test_a_machine_is_updated_over_the_api_used_switched_off_and_attacked(
+    life: Life, verifier: Service, tmp_path: Path
+) -> None:
+    """All of it on one machine, because a start takes most of a minute."""
+    an_update_over_the_api_is_trusted_from_its_first_boot_on(life, verifier, tmp_path)
+    a_vm_runs_inside_and_prints(life)
+    the_state_opens_on_no_other_machine_and_not_without_secure_boot(life, tmp_path)
+    a_payload_changed_on_the_disk_is_found_and_the_other_bank_boots(life, tmp_path)
+
+
+def an_update_over_the_api_is_trusted_from_its_first_boot_on(
+    life: Life, verifier: Service, tmp_path: Path
+) -> None:
+    """The newer image's reference is there before it; both count while they overlap.
+
+    Before, modules of a vendor go live. The machine of another test boots beside it: firmware
+    keeps one processor busy.
+    """
+    told = life.trial.boot()
+    assert stage(told)["stage"] == "ready", told
+    assert named(told, "load")["bank"] == "bootbank"
+    assert named(told, "settings")["used"] is True
+    assert "account" not in [fact["stage"] for fact in told]
+    life.recovery = str(named(told, "state")["recoveryKey"])
+
+    verifier.book.add(life.trial.built.reference.read_bytes(), "anna")
+    verifier.enrolment.pull(Wanted("machine", f"localhost:{life.port}"), "anna")
+    verifier.enrolment.approve("machine", "anna")
+    assert asked(verifier).state == "trusted", asked(verifier).verdict
+    newer = life.newer.bank.parent / "newer.json"
+    home, bank = life.trial.built.home, life.newer.bank
+    write_boot_reference(home, bank / BOOT_IMAGE, bank, newer, dt.datetime.now(dt.UTC))
+    before = life.trial.attest(newer)
+    assert before.verdict == "untrusted"
+    codes = {finding.code for finding in before.findings}
+    assert {"system-version-changed", "boot-loader-changed", "boot-image-changed"} <= codes
+    verifier.book.add(newer.read_bytes(), "anna")
+    assert asked(verifier).state == "trusted"
+
+    with life.client() as (si, _):
+        check_modules(
+            ModuleHost(life.trial, si, PASSWORD, insecure()), Vendor(life.trial, tmp_path)
+        )
+
+    life.make_folder("updates")
+    for path in life.newer.vibs:
+        life.send(f"updates/{path.name}", path.read_bytes())
+    with life.client() as (_, host):
+        assert host.name == "esx1.example.test"
+        (datastore,) = host.datastore
+        assert datastore.summary.capacity > (LAYOUT.datastore + MORE // 2) * MEBIBYTE
+        urls = [f"[datastore1] updates/{path.name}" for path in life.newer.vibs]
+        task = host.configManager.patchManager.InstallHostPatchV2_Task(vibUrls=urls)
+        WaitForTask(task)
+        assert [one.restartRequired for one in task.info.result.status] == [True, True]
+        host.RebootHost_Task(force=True)
+
+    told = life.trial.boot()
+    assert stage(told)["stage"] == "ready", told
+    assert named(told, "load")["bank"] == "altbootbank"
+    failed = named(told, "drivers")["failed"]
+    assert isinstance(failed, list)
+    assert any(one.startswith("dummy: cannot load dummy.ko") for one in failed), failed
+    assert asked(verifier).state == "trusted", asked(verifier).verdict
+    verdict = life.trial.attest(newer)
+    assert (verdict.verdict, verdict.findings) == ("trusted", ())
+    assert verdict.pcrs is not None
+    for rows in verdict.pcrs.values():
+        assert {pcr for pcr, row in rows.items() if row.status == "expected"} == BOOT_PCRS
+
+
+def a_vm_runs_inside_and_prints(life: Life) -> None:
+    """A machine's code, translated by a QEMU that is itself translated."""
+    disk = vmdk.Vmdk(vmdk.CreateType.MONOLITHIC_FLAT, "in-flat.vmdk", 2048, adapter="ide")
+    settings = vmx.Vmx(
+        (
+            ("config.version", "8"),
+            ("virtualHW.version", "21"),
+            ("displayName", "inside"),
+            ("guestOS", "otherGuest"),
+            ("firmware", "bios"),
+            ("numvcpus", "1"),
+            ("memSize", "16"),
+            ("sata0.present", "TRUE"),
+            ("sata0:0.present", "TRUE"),
+            ("sata0:0.fileName", "in.vmdk"),
+            ("serial0.present", "TRUE"),
+            ("serial0.fileType", "file"),
+            ("serial0.fileName", "serial.log"),
+        )
+    )
+    life.make_folder("inside")
+    life.send("inside/in-flat.vmdk", HELLO_SECTOR.ljust(2048 * SECTOR, b"\0"))
+    life.send("inside/in.vmdk", vmdk.write(disk))
+    life.send("inside/inside.vmx", vmx.write(settings))
+    with life.client() as (si, host):
+        center = si.content.rootFolder.childEntity[0]
+        pool = host.parent.resourcePool
+        task = center.vmFolder.RegisterVM_Task(
+            "[datastore1] inside/inside.vmx", asTemplate=False, pool=pool
+        )
+        WaitForTask(task)
+        vm = task.info.result
+        WaitForTask(vm.PowerOn())
+        deadline = time.monotonic() + 300
+        while HELLO not in (said := life.read("inside/serial.log")):
+            assert vm.runtime.powerState == vim.VirtualMachine.PowerState.poweredOn
+            assert time.monotonic() < deadline, said
+            time.sleep(1)
+        host.ShutdownHost_Task(force=True)
+    deadline = time.monotonic() + OFF_SECONDS
+    while life.trial.machine.running():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def the_state_opens_on_no_other_machine_and_not_without_secure_boot(
+    life: Life, tmp_path: Path
+) -> None:
+    """Two copies of the machine, one with another TPM; the recovery key opens the state."""
+    with (
+        again(life.trial, tmp_path / "moved") as moved,
+        again(life.trial, tmp_path / "open") as bare,
+    ):
+        shutil.rmtree(moved.machine.place / "tpm")
+        swtpm.manufacture(Home(moved.machine.place))
+        without_secure_boot(bare)
+        moved.machine.start()
+        bare.machine.start()
+        said = moved.console("\n   > ", STATE_SECONDS)
+        assert "The state of this host stays encrypted" in said
+        assert "PCR 7" not in said
+        moved.machine.stop()
+        said = bare.console("\n   > ", STATE_SECONDS)
+        assert "PCR 7 is not what the state was" in said
+        assert "SecureBoot" in said.partition("Changed:")[2]
+        type_in(bare, life.recovery)
+        assert stage(bare.until("drivers", "refused"))["stage"] == "drivers"
+
+
+def a_payload_changed_on_the_disk_is_found_and_the_other_bank_boots(
+    life: Life, tmp_path: Path
+) -> None:
+    trial = life.trial
+    bad = bytearray((life.newer.bank / "virtio.v00").read_bytes())
+    bad[len(bad) // 2] ^= 1
+    changed = tmp_path / "virtio.v00"
+    changed.write_bytes(bad)
+    replace_files(trial.disk, "altbootbank", {changed.name: changed})
+    told = stage(trial.until("refused", "ready"))
+    assert (told["stage"], told.get("code")) == ("refused", "payload-changed"), told
+    assert "drivers-virtio" in told["component"]
+    told = stage(trial.until("load", "refused"))
+    assert (told["stage"], told["bank"]) == ("load", "bootbank")
+    trial.machine.stop()
+
+
+def test_without_secure_boot_every_changed_part_of_the_boot_image_is_named(
+    unguarded: Trial,
+) -> None:
+    """The whole chain is the attacker's; what it cannot change are the PCRs."""
+    assert stage(unguarded.boot())["stage"] == "ready"
+    verdict = unguarded.attest()
+    assert verdict.verdict == "untrusted"
+    found = {(finding.code, finding.component) for finding in verdict.findings}
+    assert {
+        ("secure-boot-changed", "SecureBoot"),
+        ("secure-boot-removed", "authority from db"),
+        ("boot-loader-changed", "boot image"),
+        ("boot-image-changed", ".cmdline"),
+        ("boot-image-changed", ".initrd"),
+        ("boot-image-changed", "command line of Linux"),
+        ("boot-image-changed", "first root of Linux"),
+        ("security-option-changed", "uefiSecureBootEnabled"),
+    } <= found
+    unguarded.machine.stop()
+
+
+def asked(verifier: Service) -> FleetHost:
+    """Have the machine attested now, as a verifier's scheduler does; return what is known then."""
+    with verifier.database.transaction() as step:
+        store.due_now(step, "machine")
+    for leased in store.lease_due(verifier.database, "test", 60):
+        verifier.rounds.pull(leased)
+    with verifier.database.transaction() as step:
+        return store.get_host(step, "machine")
+
+
+def type_in(trial: Trial, line: str) -> None:
+    """Type a line on the machine's serial line."""
+    with socket.socket(socket.AF_UNIX) as keys:
+        keys.connect(str(trial.machine.line))
+        keys.sendall(line.encode() + b"\r")
+
+
+def insecure() -> SSLContext:
+    """Return a context that believes every certificate: the machine made its own."""
+    context = create_default_context()
+    context.check_hostname, context.verify_mode = False, CERT_NONE
+    return context
