@@ -6,7 +6,6 @@ import base64
 import datetime as dt
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ from casemate.formats.gpt import SECTOR
 from casemate.formats.kickstart import parse_kickstart
 from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.image.bootreference import write_boot_reference
-from casemate.image.disk import MEBIBYTE, replace_files
+from casemate.image.disk import MEBIBYTE
 from casemate.kernel.boot.machinedisk import MachineDisk
 from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
@@ -76,11 +75,10 @@ HELLO_SECTOR = (
 
 @dataclass
 class Life:
-    """The machine, the newer image, and the recovery key that its first start told."""
+    """The machine and the newer image."""
 
     trial: Trial
     newer: Newer
-    recovery: str = ""
 
     @property
     def port(self) -> int:
@@ -177,7 +175,6 @@ def test_a_machine_is_updated_over_the_api_used_switched_off_and_attacked(
     an_update_over_the_api_is_trusted_from_its_first_boot_on(life, verifier, tmp_path)
     a_vm_runs_inside_and_prints(life)
     the_state_opens_on_no_other_machine_and_not_without_secure_boot(life, tmp_path)
-    a_payload_changed_on_the_disk_is_found_and_the_other_bank_boots(life, tmp_path)
 
 
 def an_update_over_the_api_is_trusted_from_its_first_boot_on(
@@ -193,7 +190,6 @@ def an_update_over_the_api_is_trusted_from_its_first_boot_on(
     assert named(told, "load")["bank"] == "bootbank"
     assert named(told, "settings")["used"] is True
     assert "account" not in [fact["stage"] for fact in told]
-    life.recovery = str(named(told, "state")["recoveryKey"])
 
     verifier.book.add(life.trial.built.reference.read_bytes(), "anna")
     verifier.enrolment.pull(Wanted("machine", f"localhost:{life.port}"), "anna")
@@ -289,7 +285,7 @@ def a_vm_runs_inside_and_prints(life: Life) -> None:
 def the_state_opens_on_no_other_machine_and_not_without_secure_boot(
     life: Life, tmp_path: Path
 ) -> None:
-    """Two copies of the machine, one with another TPM; the recovery key opens the state."""
+    """Two copies of the machine, one with another TPM, one without Secure Boot."""
     with (
         again(life.trial, tmp_path / "moved") as moved,
         again(life.trial, tmp_path / "open") as bare,
@@ -306,25 +302,6 @@ def the_state_opens_on_no_other_machine_and_not_without_secure_boot(
         said = bare.console("\n   > ", STATE_SECONDS)
         assert "PCR 7 is not what the state was" in said
         assert "SecureBoot" in said.partition("Changed:")[2]
-        with typed(bare, life.recovery):
-            assert stage(bare.until("drivers", "refused"))["stage"] == "drivers"
-
-
-def a_payload_changed_on_the_disk_is_found_and_the_other_bank_boots(
-    life: Life, tmp_path: Path
-) -> None:
-    trial = life.trial
-    bad = bytearray((life.newer.bank / "virtio.v00").read_bytes())
-    bad[len(bad) // 2] ^= 1
-    changed = tmp_path / "virtio.v00"
-    changed.write_bytes(bad)
-    replace_files(trial.disk, "altbootbank", {changed.name: changed})
-    told = stage(trial.until("refused", "ready"))
-    assert (told["stage"], told.get("code")) == ("refused", "payload-changed"), told
-    assert "drivers-virtio" in told["component"]
-    told = stage(trial.until("load", "refused"))
-    assert (told["stage"], told["bank"]) == ("load", "bootbank")
-    trial.machine.stop()
 
 
 def test_without_secure_boot_every_changed_part_of_the_boot_image_is_named(
@@ -356,15 +333,6 @@ def asked(verifier: Service) -> FleetHost:
         verifier.rounds.pull(leased)
     with verifier.database.transaction() as step:
         return store.get_host(step, "machine")
-
-
-@contextmanager
-def typed(trial: Trial, line: str) -> Iterator[None]:
-    """Type a line on the machine's serial line; who hangs up at once is not heard to the end."""
-    with socket.socket(socket.AF_UNIX) as keys:
-        keys.connect(str(trial.machine.line))
-        keys.sendall(line.encode() + b"\r")
-        yield
 
 
 def insecure() -> SSLContext:
