@@ -233,7 +233,7 @@ def _install(home: Home, place: Path, iso: Path, hardware: Hardware, console: Co
             drives = ((iso.resolve(), "ide-cd"),)
             with Machine(place, replace(hardware, tpm=False, drives=drives)) as machine:
                 machine.start()
-                console.print(f"Installing from {iso}", markup=False)
+                console.print(f"Installing from {iso}")
                 _until_installed(machine)
         except BaseException:
             (place / DISK).unlink(missing_ok=True)
