@@ -67,9 +67,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def page(browser: Browser, host: HostSimulator) -> Browser:
     """A page whose user has logged in with the keyboard alone."""
     browser.look()
-    browser.go(f"https://127.0.0.1:{host.port}/ui/")
-    browser.until("document.readyState === 'complete'")
+    # Where no script runs: a page that is refreshing would ask on without its session.
+    browser.go(f"https://127.0.0.1:{host.port}/ui/app.css")
+    browser.until("location.pathname === '/ui/app.css' && document.readyState === 'complete'")
     browser.run("sessionStorage.clear()")
+    browser.events.clear()
     browser.go(f"https://127.0.0.1:{host.port}/ui/?{time.monotonic_ns()}")
     browser.until("document.activeElement && document.activeElement.name === 'user'")
     browser.type("root")
