@@ -34,7 +34,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from casemate.cli import agent
+from casemate.cli import agent, agentways
 from casemate.errors import CasemateError
 from casemate.testing.minifleet import HonestHost, HttpsHost
 from casemate.testing.pki import shared_pki
@@ -97,7 +97,7 @@ class Crowd:
         """Do what `casemate agent` does; where one verifier does not answer, call the next."""
         ways = [Way(port, secret) for port in self.ports]
         random.shuffle(ways)
-        verifier = agent.AnyOf(ways)
+        verifier = agentways.AnyOf(ways)
         prover = agent.Prover(HonestHost(self.hosts[name]), verifier)
         self.stopped.wait(random.uniform(0, 5))
         while not self.stopped.is_set():
@@ -112,7 +112,7 @@ class Crowd:
         verifier.close()
 
 
-class Way(agent.Verifier):
+class Way(agentways.Verifier):
     """A verifier whose certificate is not looked at: this machine made it a moment ago."""
 
     def __init__(self, port: int, secret: str) -> None:

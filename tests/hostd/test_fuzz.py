@@ -21,8 +21,8 @@ from casemate.hostd.viewjson import SESSION_HEADER
 from casemate.testing.fakekernel import PASSWORD, FakeKernel
 from casemate.testing.hostile import Hostile
 from casemate.vim25 import types
-from casemate.vim25.decode import SIZE_LIMIT
 from casemate.vim25.values import MoRef
+from casemate.vim25.xmlnodes import SIZE_LIMIT
 
 CASES = int(os.environ.get("CASEMATE_FUZZ", "10000"))
 ROUND = 500

@@ -10,7 +10,12 @@ import pytest
 from casemate.hostd.methods.table import REGISTRY
 from casemate.hostd.objects import catalog
 from casemate.hostd.registry import VCENTER_ONLY, Ring
-from casemate.hostd.world import ROOT_FOLDER, World
+from casemate.hostd.wellknown import (
+    ROOT_FOLDER,
+)
+from casemate.hostd.world import (
+    World,
+)
 from casemate.machine.governance import OptionFact
 from casemate.policy.options import API_COMPATIBILITY
 from casemate.testing.fakekernel import FakeKernel

@@ -12,7 +12,7 @@ from casemate.calls.messages import Login
 from casemate.hostd import session as sessions
 from casemate.hostd.session import cookie_handles
 from casemate.testing.fakekernel import PASSWORD, FakeKernel
-from casemate.vim25 import decode
+from casemate.vim25 import xmlnodes
 from casemate.vim25.values import MoRef
 
 SERVICE = MoRef("ServiceInstance", "ServiceInstance")
@@ -120,7 +120,7 @@ def test_a_body_over_the_limit_is_answered_and_the_connection_closed(
     play: Callable[..., None],
 ) -> None:
     async def story(host) -> None:
-        reply = await host.anonymous.post(b" " * (decode.SIZE_LIMIT + 1))
+        reply = await host.anonymous.post(b" " * (xmlnodes.SIZE_LIMIT + 1))
         assert (reply.status, reply.fault) == (500, "InvalidRequest")
         assert reply.headers["connection"] == "close"
 

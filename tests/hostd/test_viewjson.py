@@ -16,8 +16,8 @@ from casemate.hostd.objects import catalog
 from casemate.hostd.viewjson import SESSION_HEADER
 from casemate.hostd.world import World
 from casemate.testing.fakekernel import PASSWORD, FakeKernel
-from casemate.vim25 import jsoncodec, types
-from casemate.vim25.types import Kind, TypeRef
+from casemate.vim25 import hidden, jsoncodec, types
+from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Obj, Typed
 from casemate.vim25.versions import NEWEST
 
@@ -103,7 +103,7 @@ def test_every_method_is_answered_as_over_soap(play: Callable[..., None]) -> Non
     async def story(host) -> None:
         extra = {SESSION_HEADER: host.root.cookie}
         answered: dict[str, int] = {}
-        for name in sorted({*types.method_owners(), *types.HIDDEN} - {"Logout"}):
+        for name in sorted({*types.method_owners(), *hidden.METHODS} - {"Logout"}):
             owner = types.method(name).owner
             soap = await host.root.call(name, MoRef(owner, "x"))
             path = f"/sdk/vim25/9.1.0.0/{owner}/x/{name}"

@@ -14,7 +14,7 @@ from casemate.formats.tagged import TAG_MOD, TaggedEvent, parse_version, write_t
 from casemate.policy.measure import BootMeasurer, PlannedEvent, measured_digests
 from casemate.policy.report import EVENT_LIMIT, PREBOOT, Origin, attestation_report
 from casemate.vim25 import encode, versions
-from casemate.vim25.types import Kind, TypeRef
+from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import Obj
 
 BANKS = ("sha256", "sha384")

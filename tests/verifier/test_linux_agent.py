@@ -10,7 +10,7 @@ import pytest
 from tests.verifier.conftest import Web
 from tests.verifier.test_web import Pushing
 
-from casemate.cli import agent
+from casemate.cli import agent, thismachine
 from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
 from casemate.kernel.tpm.device import Tpm
@@ -54,7 +54,7 @@ def test_linux_machine_with_a_tpm_is_enrolled_and_judged(
     )
     web.service.book.add(sign_reference(static), "anna")
     _, secret = web.service.enrolment.invite(Wanted("linux"), "anna")
-    source, pushing = agent.ThisMachine(tpm, log), Pushing(web.client, secret)
+    source, pushing = thismachine.ThisMachine(tpm, log), Pushing(web.client, secret)
     assert agent.Prover(source, pushing).round()["state"] == "pending"
     web.service.enrolment.approve("linux", "anna")
     assert agent.Prover(source, pushing).round()["state"] == "trusted"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.verifier.conftest import Web
 
-from casemate.cli import agent
+from casemate.cli import agent, agentways
 from casemate.errors import ArgumentError, HostError
 from casemate.kernel.certificate import ensure_certificate
 from casemate.testing.minifleet import HonestHost
@@ -87,8 +87,8 @@ def listening(web: Web, nats: Nats) -> Iterator[None]:
 
 
 @contextmanager
-def posting(nats: Nats, secret: str) -> Iterator[agent.OverNats]:
-    made = agent.OverNats(nats.place, secret)
+def posting(nats: Nats, secret: str) -> Iterator[agentways.OverNats]:
+    made = agentways.OverNats(nats.place, secret)
     try:
         yield made
     finally:
@@ -128,7 +128,7 @@ def test_what_came_while_the_verifier_was_away_is_not_lost(
         web.service.enrolment.approve("far", "anna")
     told: list[str] = []
 
-    def later(verifier: agent.OverNats) -> None:
+    def later(verifier: agentways.OverNats) -> None:
         told.append(agent.Prover(source, verifier).round()["state"])
 
     with posting(nats, secret) as verifier:

@@ -19,7 +19,7 @@ from tests.verifier.test_web import Pushing
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import EvidenceReply, Quote
-from casemate.cli import agent, verifier
+from casemate.cli import agent, thismachine, verifier
 from casemate.errors import (
     CasemateError,
     HostError,
@@ -455,13 +455,13 @@ def test_quotes_and_values_are_of_one_moment_while_programs_are_measured(tmp_pat
     question = Quote(b"n" * 32, ("sha256", "sha384", "sm3_256"), (0, 10))
     for moves in (0, 1, 2, 5):
         tpm = MovingTpm(moves)
-        source = agent.ThisMachine(cast("Any", tpm), tmp_path / "log", tmp_path / "ima")
+        source = thismachine.ThisMachine(cast("Any", tpm), tmp_path / "log", tmp_path / "ima")
         reply = source.evidence(question)
         values = {one.algorithm: dict(one.values) for one in reply.pcrs}
         check_quotes(reply.quotes, values, tpm.key.public, b"n" * 32)
         assert set(values) == {"sha256", "sha384"}
         assert reply.measurements == b"list"
-    source = agent.ThisMachine(cast("Any", MovingTpm(1000)), tmp_path / "log")
+    source = thismachine.ThisMachine(cast("Any", MovingTpm(1000)), tmp_path / "log")
     with pytest.raises(HostError) as busy:
         source.evidence(question)
     assert busy.value.code == "pcrs-busy"

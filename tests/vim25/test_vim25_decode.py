@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from casemate.errors import FormatError, LimitError
 from casemate.testing.soapclient import ENVELOPE
-from casemate.vim25 import decode
+from casemate.vim25 import decode, xmlnodes
 from casemate.vim25.values import MoRef, Obj, Typed
 
 FOLDER = '<_this type="Folder">ha-folder-vm</_this>'
@@ -139,7 +139,7 @@ def test_bad_arguments_are_refused(name: str) -> None:
 
 def test_body_over_one_megabyte_is_refused() -> None:
     with pytest.raises(LimitError):
-        decode.parse_envelope(call("Logout", MANAGER + " " * decode.SIZE_LIMIT))
+        decode.parse_envelope(call("Logout", MANAGER + " " * xmlnodes.SIZE_LIMIT))
 
 
 def test_nesting_over_the_limit_is_refused() -> None:
@@ -150,7 +150,7 @@ def test_nesting_over_the_limit_is_refused() -> None:
 
 def test_too_many_elements_are_refused() -> None:
     with pytest.raises(LimitError):
-        decode.parse_envelope(call("Logout", MANAGER + "<a/>" * (decode.ELEMENT_LIMIT + 1)))
+        decode.parse_envelope(call("Logout", MANAGER + "<a/>" * (xmlnodes.ELEMENT_LIMIT + 1)))
 
 
 def test_header_is_ignored_whatever_it_says() -> None:

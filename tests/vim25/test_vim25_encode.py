@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pyVmomi import SoapAdapter, VmomiSupport
 
 from casemate.errors import FormatError
-from casemate.vim25 import decode, encode, types, versions
-from casemate.vim25.types import Kind, TypeRef
+from casemate.vim25 import decode, encode, types, versions, xmlnodes
+from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Obj, Raw, Typed
 
 NAMESPACES = {
@@ -180,7 +180,7 @@ def test_what_is_written_reads_back_the_same(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(INTERESTING))
     value = data.draw(objects(name))
     text = encode.encoder(versions.NEWEST).element("y", value, TypeRef(Kind.DATA, name))
-    node = decode.parse_xml(WRAP.format(text).encode()).children[0]
+    node = xmlnodes.parse_xml(WRAP.format(text).encode()).children[0]
     again = decode._data(name, node)
     assert encode.encoder(versions.NEWEST).element("y", again, TypeRef(Kind.DATA, name)) == text
 

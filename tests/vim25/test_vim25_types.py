@@ -11,7 +11,7 @@ from pyVmomi import VmomiSupport
 from casemate.errors import NotFoundError
 from casemate.vim25 import faults, paths, types, versions
 from casemate.vim25.faults import FaultError
-from casemate.vim25.types import Kind, TypeRef
+from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Obj
 
 

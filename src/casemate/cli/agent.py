@@ -9,55 +9,38 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import http.client
 import json
 import os
-import ssl
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import (
     ActivateCredential,
     ActivationReply,
-    BankValues,
     EvidenceReply,
     IdentityReply,
     Quote,
 )
+from casemate.cli.agentways import AnyOf, OverNats, Posting, Verifier
 from casemate.cli.attest import split_address
+from casemate.cli.thismachine import EVENT_LOG, IMA_LIST, ThisMachine
 from casemate.errors import (
-    AppraisalError,
     ArgumentError,
     CasemateError,
     HostError,
-    LimitError,
     NotFoundError,
 )
 from casemate.formats.text import escape
-from casemate.formats.tpm import parse_attest, parse_signature
-from casemate.formats.tpm.attest import check_pcr_values
 from casemate.kernel.tpm.device import Tpm
-from casemate.verifier.bus import BusClient, Place
+from casemate.verifier.bus import Place
 from casemate.verifier.client import HostClient
-from casemate.verifier.endpoints import AGENT
 
-EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
-IMA_LIST = Path("/sys/kernel/security/ima/binary_runtime_measurements")
-IMA_LIMIT = 8 << 20
-"""Bytes of an IMA list: some 60,000 records."""
-SNAPSHOTS = 16
-"""Tries to quote and read PCRs while nothing changes: a quote takes up to half a second."""
 SECRET = "CASEMATE_AGENT_SECRET"  # noqa: S105 (the name of a variable)
-TIMEOUT = 30.0
 RETRY_SECONDS = 10.0
 """Pause after a failure: the verifier may be restarting."""
-
-ANSWER_LIMIT = 1 << 20
 
 
 class Source(Protocol):
@@ -74,208 +57,6 @@ class Source(Protocol):
     def evidence(self, request: Quote) -> EvidenceReply:
         """Give fresh evidence."""
         ...
-
-
-class ThisMachine:
-    """This Linux machine: its TPM, and the log that its firmware and boot loader have written."""
-
-    def __init__(self, tpm: Tpm, log: Path = EVENT_LOG, measurements: Path = IMA_LIST) -> None:
-        self._tpm = tpm
-        self._identity: IdentityReply | None = None
-        self._log = log
-        self._measurements = measurements
-
-    def identity(self) -> IdentityReply:
-        """Say who the TPM is; asked once, since a hardware TPM makes its RSA EK in some seconds."""
-        if self._identity is None:
-            ek, maker = self._tpm.ek(), self._tpm.maker()
-            self._identity = IdentityReply(
-                ek.certificate,
-                ek.public,
-                self._tpm.ak(),
-                maker.manufacturer,
-                maker.firmware_version,
-                "hardware",
-            )
-        return self._identity
-
-    def activate(self, request: ActivateCredential) -> ActivationReply:
-        """Answer a credential challenge."""
-        secret = self._tpm.activate_credential(request.credential_blob, request.encrypted_secret)
-        return ActivationReply(secret)
-
-    def evidence(self, request: Quote) -> EvidenceReply:
-        """Give fresh evidence: one quote, and values and log of about the same moment."""
-        quotes, values = self._snapshot(request)
-        try:
-            log = self._log.read_bytes()
-        except OSError as error:
-            raise HostError(
-                f"the firmware's event log cannot be read: {error.strerror}",
-                component=str(self._log),
-                remedy="Run the agent as root, with securityfs mounted.",
-            ) from error
-        return EvidenceReply(
-            quotes=quotes,
-            pcrs=tuple(BankValues(bank, tuple(one.items())) for bank, one in values.items()),
-            log=log,
-            components=(),
-            boot_complete=True,
-            taken=time.time(),
-            measurements=self._ima(),
-        )
-
-    def _snapshot(
-        self, request: Quote
-    ) -> tuple[tuple[tuple[bytes, bytes], ...], dict[str, dict[int, bytes]]]:
-        """Return quotes and values of one moment: IMA may extend PCR 10 between two commands."""
-        banks = [bank for bank in request.banks if bank in self._tpm.banks()]
-        for _ in range(SNAPSHOTS):
-            quote = self._tpm.quote(request.nonce, banks, request.pcrs)
-            values = self._tpm.read_pcrs(banks, request.pcrs)
-            if _agree(quote, values):
-                return (quote,), values
-        raise HostError(
-            f"the PCRs changed each of {SNAPSHOTS} times that they were quoted",
-            code="pcrs-busy",
-            component="TPM",
-            remedy="The agent tries again by itself; let IMA measure less (its policy).",
-        )
-
-    def _ima(self) -> bytes:
-        """Return the IMA list, read after the quote: it may only be longer than what was quoted."""
-        try:
-            with self._measurements.open("rb") as file:
-                data = file.read(IMA_LIMIT + 1)
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise HostError(
-                f"the IMA list cannot be read: {error.strerror}",
-                component=str(self._measurements),
-                remedy="Run the agent as root, with securityfs mounted.",
-            ) from error
-        if len(data) > IMA_LIMIT:
-            raise LimitError(
-                f"an IMA list of more than {IMA_LIMIT} bytes",
-                component=str(self._measurements),
-                remedy="Let IMA measure less (its policy), or boot the machine again.",
-            )
-        return data
-
-
-def _agree(pair: tuple[bytes, bytes], values: dict[str, dict[int, bytes]]) -> bool:
-    """Tell whether values that were read after a quote are those that it covers."""
-    quote, algorithm = parse_attest(pair[0]).quoted(), str(parse_signature(pair[1]).hash)
-    try:
-        check_pcr_values(quote, values, algorithm)
-    except AppraisalError:
-        return False
-    return True
-
-
-class Posting(Protocol):
-    """A way to the verifier's endpoints for agents."""
-
-    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
-        """Send something and return the answer."""
-        ...
-
-
-def _refused(name: str, status: int, value: dict[str, Any]) -> HostError:
-    said = value.get("error", {})
-    return HostError(
-        f"{name} refused: {escape(str(said.get('reason', status)))}",
-        code=str(said.get("code", "refused"))[:64],
-        component=name,
-        remedy=escape(str(said.get("remedy", "Look at the verifier."))),
-    )
-
-
-class OverNats:
-    """The same endpoints over a NATS server; raises as ``Verifier``."""
-
-    def __init__(self, place: Place, secret: str) -> None:
-        self._name = place.url
-        self._client = BusClient(place, secret)
-
-    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
-        """Send something and return the answer."""
-        operation, _, nonce = path.removeprefix("/").partition("?nonce=")
-        status, value = self._client.ask(operation, body, nonce)
-        if status != http.client.OK:
-            raise _refused(self._name, status, value)
-        return value
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-
-class Verifier:
-    """The verifier's endpoints for agents. Raises HostError, or what the verifier refuses with."""
-
-    def __init__(self, url: str, secret: str, ca: Path | None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname:
-            raise ArgumentError("the verifier is https://HOST:PORT", argument="verifier")
-        context = ssl.create_default_context(cafile=str(ca) if ca else None)
-        self._name = parts.netloc
-        self._secret = secret
-        self._connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port or 443, timeout=TIMEOUT, context=context
-        )
-
-    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
-        """Send something and return the answer."""
-        headers = {"authorization": f"Bearer {self._secret}", "content-type": "application/json"}
-        try:
-            self._connection.request("POST", AGENT + path, body, headers)
-            response = self._connection.getresponse()
-            data = response.read(ANSWER_LIMIT)
-            value = json.loads(data)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self._connection.close()
-            raise HostError(
-                f"{self._name} does not answer: {error}",
-                code="unreachable",
-                component=self._name,
-                remedy="Check the verifier's address, and its certificate with --ca.",
-            ) from error
-        if response.status != http.client.OK:
-            raise _refused(self._name, response.status, value)
-        return dict(value)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-
-class AnyOf:
-    """Several verifiers of one fleet: the one that answered last is called first."""
-
-    def __init__(self, ways: Sequence[Verifier]) -> None:
-        self._ways = list(ways)
-
-    def post(self, path: str, body: bytes = b"") -> dict[str, Any]:
-        """Send something and return the answer; raises what the last one raised."""
-        for left in range(len(self._ways) - 1, -1, -1):
-            try:
-                return self._ways[0].post(path, body)
-            except HostError as error:
-                if not left or error.code not in _ELSEWHERE:
-                    raise
-                self._ways.append(self._ways.pop(0))
-        raise AssertionError
-
-    def close(self) -> None:
-        """Close the connections."""
-        for way in self._ways:
-            way.close()
-
-
-_ELSEWHERE = frozenset({"unreachable", "database"})
-"""What another verifier may not suffer from."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

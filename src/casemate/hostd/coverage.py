@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from casemate.hostd.registry import VCENTER_ONLY, Registry, Ring, Served
-from casemate.vim25 import types
+from casemate.vim25 import hidden, types
 
 _RINGS = {
     Ring.VMS: "Ring A: managing virtual machines",
@@ -34,7 +34,7 @@ system settings kernel list` tell what is in force.
 
 def names() -> tuple[str, ...]:
     """Return all methods of vim25 and the hidden ones that are served, ascending."""
-    return tuple(sorted({*types.method_owners(), *types.HIDDEN}))
+    return tuple(sorted({*types.method_owners(), *hidden.METHODS}))
 
 
 def page(registry: Registry) -> str:

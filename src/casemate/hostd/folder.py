@@ -32,7 +32,12 @@ from casemate.hostd.kernelclient import RefusedError
 from casemate.hostd.reader import Reader
 from casemate.hostd.session import Session
 from casemate.hostd.soap import CALLS_AT_ONCE, START_SECONDS, Hostd, headers_of, peer_of
-from casemate.hostd.world import DATACENTER, World
+from casemate.hostd.wellknown import (
+    DATACENTER,
+)
+from casemate.hostd.world import (
+    World,
+)
 from casemate.machine.facts import DatastoreFact
 from casemate.vim25 import versions
 from casemate.vim25.faults import FaultError

@@ -10,7 +10,7 @@ from casemate.hostd.replica import Replica
 from casemate.hostd.session import Session, Sessions
 from casemate.vim25 import encode, faults, paths, types, versions
 from casemate.vim25.faults import FaultError
-from casemate.vim25.types import TypeRef
+from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Value
 
 ANONYMOUS = "System.Anonymous"
@@ -167,6 +167,6 @@ class Reader:
     def missing(self, path: str, error: FaultError) -> str:
         """Return the ``missingSet`` element for a property that cannot be read."""
         fault = encode.encoder(self.version).element(
-            "fault", error.localized(), TypeRef(types.Kind.DATA, "LocalizedMethodFault")
+            "fault", error.localized(), TypeRef(Kind.DATA, "LocalizedMethodFault")
         )
         return f"<missingSet><path>{encode.escape(path)}</path>{fault}</missingSet>"

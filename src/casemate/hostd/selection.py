@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from casemate.errors import LimitError
 from casemate.hostd.reader import Reader
-from casemate.hostd.world import SERVICE, SESSION_MANAGER
+from casemate.hostd.wellknown import (
+    SERVICE,
+    SESSION_MANAGER,
+)
 from casemate.vim25 import faults, paths, types
 from casemate.vim25.faults import FaultError
-from casemate.vim25.types import Kind
+from casemate.vim25.shapes import Kind
 from casemate.vim25.values import MoRef, Obj, Value
 
 STEP_LIMIT = 200_000

@@ -18,8 +18,10 @@ from casemate.hostd.reader import Reader
 from casemate.hostd.registry import Context, Registry, Served, check_parameters
 from casemate.hostd.replica import Replica
 from casemate.hostd.session import COOKIE, Session, Sessions
-from casemate.hostd.world import SERVICE
-from casemate.vim25 import decode, encode, faults, versions
+from casemate.hostd.wellknown import (
+    SERVICE,
+)
+from casemate.vim25 import decode, encode, faults, versions, xmlnodes
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Value
 
@@ -115,7 +117,7 @@ class SoapEndpoint:
             return
         version = versions.negotiate(headers.get("soapaction"))
         try:
-            body = await read_body(receive, decode.SIZE_LIMIT)
+            body = await read_body(receive, xmlnodes.SIZE_LIMIT)
         except GoneError:
             return
         except (CasemateError, TimeoutError) as error:

@@ -28,9 +28,11 @@ from casemate.hostd.soap import (
     run,
     send_response,
 )
-from casemate.hostd.world import SERVICE
-from casemate.vim25 import decode, faults, jsoncodec, types, versions
-from casemate.vim25.types import Kind, TypeRef
+from casemate.hostd.wellknown import (
+    SERVICE,
+)
+from casemate.vim25 import decode, faults, hidden, jsoncodec, types, versions, xmlnodes
+from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Value
 
 PREFIX = "/sdk/vim25/"
@@ -96,11 +98,11 @@ class JsonEndpoint:
         reader = Reader(hostd.replica, hostd.sessions, session, version)
         if scope["method"] == "GET":
             return None, _property(reader, this, member, version)
-        if not (member in types.HIDDEN or member in types.method_owners()):
+        if not (member in hidden.METHODS or member in types.method_owners()):
             raise FormatError(f"There is no method {member:.80}.")
         method = types.method(member)
-        body = jsoncodec.parse(await read_body(receive, decode.SIZE_LIMIT) or b"{}")
-        call = decode.Call(method, this, decode.Node("", member, None, None, nil=False))
+        body = jsoncodec.parse(await read_body(receive, xmlnodes.SIZE_LIMIT) or b"{}")
+        call = decode.Call(method, this, xmlnodes.Node("", member, None, None, nil=False))
         served = hostd.registry.decide(call, reader)
         arguments = jsoncodec.arguments(method, body)
         check_parameters(call, arguments, reader)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from casemate.vim25 import types
-from casemate.vim25.types import Field, Kind, TypeRef
+from casemate.vim25.shapes import Field, Kind, Method, TypeRef
 
 DEEPEST = 5
 """Nesting of generated data: deeper ones are made by bending."""
@@ -39,12 +39,12 @@ class Hostile:
         self._ids = ids
         self._bend = 0.02
 
-    def parameters(self, method: types.Method) -> str:
+    def parameters(self, method: Method) -> str:
         """Return the parameters of a call."""
         self._bend = self._random.choice((0.0, 0.0, 0.01, 0.05, 0.2))
         return "".join(self._field(one, 0) for one in method.parameters)
 
-    def receiver(self, method: types.Method) -> tuple[str, str]:
+    def receiver(self, method: Method) -> tuple[str, str]:
         """Return an object that has the method, most of the time."""
         fitting = [one for one in self._ids if types.is_subtype(one[0], method.owner)]
         return self._random.choice(fitting or self._ids)

@@ -18,7 +18,7 @@ from functools import cache, partial
 
 from casemate.errors import FormatError
 from casemate.vim25 import types, versions
-from casemate.vim25.types import Kind, TypeRef
+from casemate.vim25.shapes import Kind, Method, TypeRef
 from casemate.vim25.values import MoRef, Obj, Raw, Typed, Value
 
 Write = Callable[[list[str], Value], None]
@@ -348,7 +348,7 @@ def encoder(version: str) -> Encoder:
     return Encoder(version)
 
 
-def response(method: types.Method, value: Value, version: str) -> list[str]:
+def response(method: Method, value: Value, version: str) -> list[str]:
     """Return the envelope that answers a call, in pieces: what is long is never in one piece.
 
     Raises FormatError when the value does not fit.

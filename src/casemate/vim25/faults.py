@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from casemate import errors
 from casemate.errors import CasemateError
 from casemate.vim25 import types
-from casemate.vim25.types import Kind
+from casemate.vim25.shapes import Field, Kind
 from casemate.vim25.values import MoRef, Obj, Value
 
 SENTENCES: Mapping[str, str] = {
@@ -112,7 +112,7 @@ def from_details(name: str, reason: str, details: Mapping[str, str], this: MoRef
     return FaultError(Obj(name, **values), SENTENCES.get(name, reason))
 
 
-def _detail(field: types.Field, text: str) -> Value:
+def _detail(field: Field, text: str) -> Value:
     match field.type.kind, field.type.name:
         case Kind.PRIMITIVE, "string" | "anyURI":
             return text

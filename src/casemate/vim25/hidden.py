@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from pyVmomi import VmomiSupport
 
+from casemate.vim25.shapes import Field, Kind, Method, TypeRef
+
 EXECUTER = "ReflectManagedMethodExecuter"
 TYPE_MANAGER = "InternalDynamicTypeManager"
 ARGUMENT = "ReflectManagedMethodExecuterSoapArgument"
@@ -170,3 +172,86 @@ TYPES: Mapping[str, list[object]] = {str(one[1]): one for one in _DEFINITIONS}
 
 BY_VMODL: Mapping[str, str] = {str(definition[0]): name for name, definition in TYPES.items()}
 """The WSDL name of each by its vmodl name."""
+
+FETCH = Method(
+    "Fetch",
+    "ManagedObject",
+    "vmodl.version.version0",
+    (Field("prop", TypeRef(Kind.PRIMITIVE, "string"), "vmodl.version.version0", optional=False),),
+    TypeRef(Kind.ANY, "anyType"),
+    result_optional=True,
+    privilege=None,
+)
+"""The hidden method by which pyVmomi reads one property of one object."""
+
+_VERSION_0 = "vmodl.version.version0"
+
+
+def _text(name: str) -> Field:
+    return Field(name, TypeRef(Kind.PRIMITIVE, "string"), _VERSION_0, optional=False)
+
+
+def _retrieves(name: str, result: str) -> Method:
+    given = TypeRef(Kind.MOREF, result)
+    return Method(name, "HostSystem", _VERSION_0, (), given, result_optional=True, privilege=None)
+
+
+def _describes(name: str, result: str, *, array: bool = False) -> Method:
+    spec = TypeRef(Kind.DATA, FILTER)
+    return Method(
+        name,
+        TYPE_MANAGER,
+        _VERSION_0,
+        (Field("filterSpec", spec, _VERSION_0, optional=True),),
+        TypeRef(Kind.DATA, result, array=array),
+        result_optional=True,
+        privilege=None,
+    )
+
+
+METHODS: Mapping[str, Method] = {
+    one.name: one
+    for one in (
+        FETCH,
+        _retrieves("RetrieveManagedMethodExecuter", EXECUTER),
+        _retrieves("RetrieveDynamicTypeManager", TYPE_MANAGER),
+        _describes("DynamicTypeMgrQueryMoInstances", MO_INSTANCE, array=True),
+        _describes("DynamicTypeMgrQueryTypeInfo", ALL_TYPES),
+        Method(
+            "QueryVirtualDiskInfo_Task",
+            "VirtualDiskManager",
+            _VERSION_0,
+            (
+                _text("name"),
+                Field("datacenter", TypeRef(Kind.MOREF, "Datacenter"), _VERSION_0, optional=True),
+                Field(
+                    "includeParents",
+                    TypeRef(Kind.PRIMITIVE, "boolean"),
+                    _VERSION_0,
+                    optional=True,
+                ),
+            ),
+            TypeRef(Kind.MOREF, "Task"),
+            result_optional=False,
+            privilege=None,
+        ),
+        Method(
+            "ExecuteSoap",
+            EXECUTER,
+            _VERSION_0,
+            (
+                *map(_text, ("moid", "version", "method")),
+                Field(
+                    "argument",
+                    TypeRef(Kind.DATA, ARGUMENT, array=True),
+                    _VERSION_0,
+                    optional=True,
+                ),
+            ),
+            TypeRef(Kind.DATA, RESULT),
+            result_optional=True,
+            privilege=None,
+        ),
+    )
+}
+"""Methods that no WSDL names and that are served all the same."""

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from casemate.errors import FormatError, LimitError
-from casemate.vim25 import decode, types, versions
+from casemate.vim25 import decode, lexical, types, versions, xmlnodes
 from casemate.vim25.encode import array_name, format_time, named_ref
-from casemate.vim25.types import Field, Kind, Method, TypeRef
+from casemate.vim25.shapes import Field, Kind, Method, TypeRef
 from casemate.vim25.values import MoRef, Obj, Raw, Typed, Value
 
 TYPE, VALUE = "_typeName", "_value"
@@ -37,8 +37,8 @@ def _constant(text: str) -> object:
 
 def parse(data: bytes) -> object:
     """Return what a JSON text says. Raises FormatError, LimitError."""
-    if len(data) > decode.SIZE_LIMIT:
-        raise LimitError(f"request of {len(data)} bytes: the limit is {decode.SIZE_LIMIT}")
+    if len(data) > xmlnodes.SIZE_LIMIT:
+        raise LimitError(f"request of {len(data)} bytes: the limit is {xmlnodes.SIZE_LIMIT}")
     try:
         found = json.loads(data, object_pairs_hook=_pairs, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
@@ -50,7 +50,7 @@ def parse(data: bytes) -> object:
 def _measure(value: object) -> None:
     """Raise LimitError when there is too much or it is too deep."""
     count, level = 0, [value]
-    for _ in range(decode.DEPTH_LIMIT):
+    for _ in range(xmlnodes.DEPTH_LIMIT):
         below: list[object] = []
         for item in level:
             if isinstance(item, dict):
@@ -58,11 +58,11 @@ def _measure(value: object) -> None:
             elif isinstance(item, list):
                 below += item
         count += len(below)
-        if count > decode.ELEMENT_LIMIT:
-            raise LimitError(f"more than {decode.ELEMENT_LIMIT} values")
+        if count > xmlnodes.ELEMENT_LIMIT:
+            raise LimitError(f"more than {xmlnodes.ELEMENT_LIMIT} values")
         level = below
     if level:
-        raise LimitError(f"values nested deeper than {decode.DEPTH_LIMIT}")
+        raise LimitError(f"values nested deeper than {xmlnodes.DEPTH_LIMIT}")
 
 
 def arguments(method: Method, body: object) -> dict[str, Value]:
@@ -145,7 +145,7 @@ def _text(kind: str, item: str, name: str) -> Value:
         case "string" | "anyURI":
             return item
         case "dateTime":
-            return decode.parse_time(item)
+            return lexical.parse_time(item)
         case "base64Binary":
             try:
                 return base64.b64decode(item, validate=True)

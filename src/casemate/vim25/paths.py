@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 
 from casemate.vim25 import types
 from casemate.vim25.faults import invalid_property
-from casemate.vim25.types import Kind, TypeRef
+from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Obj, Typed, Value
 
 PATH_LIMIT = 1024

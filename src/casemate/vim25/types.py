@@ -8,14 +8,21 @@ ever made and the table costs what is used of it. Names are WSDL names of ``urn:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import cache
 
 from pyVmomi import VmomiSupport
 
 from casemate.errors import NotFoundError
 from casemate.vim25 import hidden
+from casemate.vim25.shapes import (
+    DataType,
+    EnumType,
+    Field,
+    Kind,
+    ManagedType,
+    Method,
+    TypeRef,
+)
 
 NAMESPACE = "urn:vim25"
 _OPTIONAL: int = VmomiSupport.F_OPTIONAL
@@ -42,99 +49,6 @@ PRIMITIVES: Mapping[str, str] = {
 """pyVmomi's name of a primitive type, and the XML Schema type it has on the wire."""
 
 XSD_TYPES = frozenset(PRIMITIVES.values())
-
-
-class Kind(Enum):
-    """What a type is."""
-
-    PRIMITIVE = "primitive"
-    ENUM = "enum"
-    DATA = "data"
-    MOREF = "reference"
-    ANY = "any"
-
-
-@dataclass(frozen=True, slots=True)
-class TypeRef:
-    """A type where it is used: kind, WSDL name, and whether there are many of it."""
-
-    kind: Kind
-    name: str
-    array: bool = False
-
-    @property
-    def item(self) -> TypeRef:
-        """The type of one item."""
-        return TypeRef(self.kind, self.name)
-
-    @property
-    def wire_name(self) -> str:
-        """The name that an array of it carries in an xsi:type (without ``ArrayOf``)."""
-        if self.kind is Kind.MOREF:
-            return "ManagedObjectReference"
-        if self.kind is Kind.ANY:
-            return "anyType"
-        return self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A property of a data or managed type, or a parameter of a method."""
-
-    name: str
-    type: TypeRef
-    version: str
-    optional: bool
-    privilege: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EnumType:
-    """An enumeration."""
-
-    name: str
-    version: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DataType:
-    """A data object type; ``fields`` holds the inherited ones first."""
-
-    name: str
-    version: str
-    parent: str | None
-    fields: tuple[Field, ...]
-    by_name: Mapping[str, Field] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method: where it is declared, what it takes and gives."""
-
-    name: str
-    owner: str
-    version: str
-    parameters: tuple[Field, ...]
-    result: TypeRef | None
-    result_optional: bool
-    privilege: str | None
-
-    @property
-    def is_task(self) -> bool:
-        """Whether it answers a task."""
-        return self.name.endswith("_Task")
-
-
-@dataclass(frozen=True, slots=True)
-class ManagedType:
-    """A managed object type; ``properties`` holds the inherited ones first."""
-
-    name: str
-    version: str
-    parent: str | None
-    properties: tuple[Field, ...]
-    by_name: Mapping[str, Field] = field(repr=False)
 
 
 def _definition(name: str) -> tuple[Kind, list[object]]:
@@ -342,7 +256,7 @@ def method_owners() -> Mapping[str, tuple[str, int]]:
 @cache
 def method(name: str) -> Method:
     """Return the method with this WSDL name. Raises NotFoundError."""
-    if (found := HIDDEN.get(name)) is not None:
+    if (found := hidden.METHODS.get(name)) is not None:
         return found
     if name not in method_owners():
         raise NotFoundError(f"there is no method {name} in {NAMESPACE}", component=name)
@@ -360,90 +274,6 @@ def method(name: str) -> Method:
         bool(flags & _OPTIONAL),
         None if privilege is None else str(privilege),
     )
-
-
-FETCH = Method(
-    "Fetch",
-    "ManagedObject",
-    "vmodl.version.version0",
-    (Field("prop", TypeRef(Kind.PRIMITIVE, "string"), "vmodl.version.version0", optional=False),),
-    TypeRef(Kind.ANY, "anyType"),
-    result_optional=True,
-    privilege=None,
-)
-"""The hidden method by which pyVmomi reads one property of one object."""
-
-_VERSION_0 = "vmodl.version.version0"
-
-
-def _text(name: str) -> Field:
-    return Field(name, TypeRef(Kind.PRIMITIVE, "string"), _VERSION_0, optional=False)
-
-
-def _retrieves(name: str, result: str) -> Method:
-    given = TypeRef(Kind.MOREF, result)
-    return Method(name, "HostSystem", _VERSION_0, (), given, result_optional=True, privilege=None)
-
-
-def _describes(name: str, result: str, *, array: bool = False) -> Method:
-    spec = TypeRef(Kind.DATA, hidden.FILTER)
-    return Method(
-        name,
-        hidden.TYPE_MANAGER,
-        _VERSION_0,
-        (Field("filterSpec", spec, _VERSION_0, optional=True),),
-        TypeRef(Kind.DATA, result, array=array),
-        result_optional=True,
-        privilege=None,
-    )
-
-
-HIDDEN: Mapping[str, Method] = {
-    one.name: one
-    for one in (
-        FETCH,
-        _retrieves("RetrieveManagedMethodExecuter", hidden.EXECUTER),
-        _retrieves("RetrieveDynamicTypeManager", hidden.TYPE_MANAGER),
-        _describes("DynamicTypeMgrQueryMoInstances", hidden.MO_INSTANCE, array=True),
-        _describes("DynamicTypeMgrQueryTypeInfo", hidden.ALL_TYPES),
-        Method(
-            "QueryVirtualDiskInfo_Task",
-            "VirtualDiskManager",
-            _VERSION_0,
-            (
-                _text("name"),
-                Field("datacenter", TypeRef(Kind.MOREF, "Datacenter"), _VERSION_0, optional=True),
-                Field(
-                    "includeParents",
-                    TypeRef(Kind.PRIMITIVE, "boolean"),
-                    _VERSION_0,
-                    optional=True,
-                ),
-            ),
-            TypeRef(Kind.MOREF, "Task"),
-            result_optional=False,
-            privilege=None,
-        ),
-        Method(
-            "ExecuteSoap",
-            hidden.EXECUTER,
-            _VERSION_0,
-            (
-                *map(_text, ("moid", "version", "method")),
-                Field(
-                    "argument",
-                    TypeRef(Kind.DATA, hidden.ARGUMENT, array=True),
-                    _VERSION_0,
-                    optional=True,
-                ),
-            ),
-            TypeRef(Kind.DATA, hidden.RESULT),
-            result_optional=True,
-            privilege=None,
-        ),
-    )
-}
-"""Methods that no WSDL names and that are served all the same."""
 
 
 @cache

@@ -10,7 +10,10 @@ from casemate.hostd.objects.vm import vmx_path
 from casemate.hostd.objects.vmsettings import instance_uuid
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import text
-from casemate.hostd.world import HOST, ROOT_FOLDER
+from casemate.hostd.wellknown import (
+    HOST,
+    ROOT_FOLDER,
+)
 from casemate.machine.facts import VmFact
 from casemate.vim25.values import MoRef, Value
 

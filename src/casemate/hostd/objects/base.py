@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from casemate.hostd.world import World
 from casemate.policy.rights import Permission
 from casemate.vim25 import types
-from casemate.vim25.types import Kind
+from casemate.vim25.shapes import Kind
 from casemate.vim25.values import MoRef, Obj, Value
 
 

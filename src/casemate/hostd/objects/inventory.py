@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
-from casemate.hostd.world import (
+from casemate.hostd.wellknown import (
     COMPUTE,
     DATACENTER,
     DATASTORE_FOLDER,

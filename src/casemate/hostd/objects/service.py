@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from casemate.hostd.objects.base import Getters, Scope, element, recent_tasks
 from casemate.hostd.objects.fixed import FIXED_MANAGERS
-from casemate.hostd.world import (
+from casemate.hostd.wellknown import (
     PROPERTY_COLLECTOR,
     ROOT_FOLDER,
     SEARCH_INDEX,
