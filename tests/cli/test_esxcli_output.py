@@ -97,6 +97,15 @@ def test_escapes_in_a_vib_do_not_reach_the_terminal(formatter):
         "hardware cpu global get",
         "hardware memory get",
         "vm process list",
+        "vm process kill -t soft -w 7",
+        "esxcli command list",
+        "hardware cpu list",
+        "hardware clock get",
+        "system time get",
+        "system settings kernel set -s apiCompatibility -v TRUE",
+        "system settings advanced set -o /Security/AccountUnlockTime -i 60",
+        "system settings advanced set -o /Config/Etc/motd -s hello",
+        "system settings advanced set -o /Config/Etc/motd -d",
     ],
 )
 def test_what_administrators_type_is_understood(words):

@@ -28,7 +28,7 @@ class Running:
     reader: SoapClient
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.005)

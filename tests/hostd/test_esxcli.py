@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 import pytest
 
-from casemate.calls.software import SoftwareChange
+from casemate.calls.admin import SetOption
+from casemate.calls.messages import Empty, PowerOff
+from casemate.calls.software import BootOptionSet, SoftwareChange
 from casemate.hostd.objects.fixed import EXECUTER, TYPE_MANAGER
+from casemate.machine.facts import PowerState
 from casemate.vim25.values import MoRef
 
 HOST = MoRef("HostSystem", "ha-host")
@@ -89,6 +94,50 @@ def test_answers_are_those_of_the_command(play: Callable[..., None]) -> None:
             )
         )
         assert (one["IntValue"], one["Type"]) == ("900", "integer")
+        listed = inner(await esxcli(host.root, "esxcli command list"))
+        commands = {tuple(part.text for part in row) for row in listed}
+        assert ("esxcli.command", "list") in commands
+        assert ("software.vib", "install") in commands
+        clock = inner(await esxcli(host.root, "hardware clock get"))
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", clock.text)
+        (processor, *_) = inner(await esxcli(host.root, "hardware cpu list"))
+        assert processor.findtext("{*}Id") == "0"
+
+    play(story)
+
+
+def test_what_is_changed_is_asked_of_the_kernel_as_the_session(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        fact = host.kernel.vm("1")
+        host.kernel.state(replace(fact, power=PowerState.POWERED_ON, pid=77))
+        host.kernel.answer(BootOptionSet, lambda _: Empty())
+        before = len(host.kernel.asked)
+        for _ in range(5000):
+            if "77" in await esxcli(host.root, "vm process list"):
+                break
+            await asyncio.sleep(0.005)
+        await esxcli(host.root, "vm process kill", type="soft", worldid="77")
+        await esxcli(
+            host.root, "system settings kernel set", setting="apiCompatibility", value="TRUE"
+        )
+        await esxcli(
+            host.root,
+            "system settings advanced set",
+            option="/Security/AccountUnlockTime",
+            intvalue="60",
+        )
+        kinds = (PowerOff, BootOptionSet, SetOption)
+        asked = [one for one in host.kernel.asked[before:] if isinstance(one, kinds)]
+        assert [type(one) for one in asked] == list(kinds)
+        assert all(one.session for one in asked)
+        assert (asked[0].vm, asked[1].value, asked[2].value) == ("1", "TRUE", "60")
+        told = await esxcli(host.root, "vm process kill", type="soft", worldid="78")
+        assert "No running virtual machine" in told
+        refused = await esxcli(host.reader, "vm process kill", type="soft", worldid="77")
+        assert "Permission" in refused
+        assert len([one for one in host.kernel.asked[before:] if isinstance(one, kinds)]) == len(
+            kinds
+        )
 
     play(story)
 

@@ -97,7 +97,7 @@ def test_ring_c_is_there_when_the_host_was_booted_with_it(play: Callable[..., No
         host.kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
         manager = MoRef("OptionManager", "ha-adv-options")
         wanted = f"<name>{API_COMPATIBILITY}</name>"
-        for _ in range(500):
+        for _ in range(5000):
             if ">TRUE<" in (await host.root.call("QueryOptions", manager, wanted)).text:
                 break
             await asyncio.sleep(0.005)

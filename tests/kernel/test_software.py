@@ -350,6 +350,40 @@ def test_the_host_level_is_that_of_the_next_boot_and_every_vib_must_comply(host)
     assert boots(host.home)
 
 
+def test_a_boot_option_is_in_the_next_image_and_the_running_one_stays_as_it_is(host):
+    def configured(*, rebooting: bool) -> list[str]:
+        return host.ask(s.SoftwareList(rebooting=rebooting)).kernel_options.split()
+
+    host.ask(s.BootOptionSet("", "apiCompatibility", "true"))
+    assert "apiCompatibility=TRUE" in configured(rebooting=True)
+    assert "apiCompatibility=TRUE" not in configured(rebooting=False)
+    assert boots(host.home)
+    assert host.install(driver()).installed
+    assert "apiCompatibility=TRUE" in configured(rebooting=True)
+    host.ask(s.BootOptionSet("", "apiCompatibility", "FALSE"))
+    assert "apiCompatibility" not in " ".join(configured(rebooting=True))
+    assert boots(host.home)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("execInstalledOnly", "FALSE", "option-fixed"),
+        ("noSigCheck", "0" * 16, "option-fixed"),
+        ("apiCompatibility", "TRUE quiet=1", "argument"),
+        ("init", "/bin/sh", "argument"),
+    ],
+)
+def test_a_boot_option_that_opens_the_host_is_refused_and_changes_nothing(host, name, value, code):
+    before = host.ask(s.SoftwareList(rebooting=True))
+    with pytest.raises(CasemateError) as caught:
+        host.ask(s.BootOptionSet("", name, value))
+    assert caught.value.code == code
+    assert host.ask(s.SoftwareList(rebooting=True)) == before
+    host.ask(s.BootOptionSet("", "execInstalledOnly", "TRUE"))
+    assert host.ask(s.SoftwareList(rebooting=True)) == before
+
+
 def test_after_a_rollback_nothing_is_changed_before_the_restart(host):
     host.install(driver())
     write_states(host.home, [("altbootbank", BootState.VALID)])

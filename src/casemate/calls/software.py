@@ -180,6 +180,18 @@ class AcceptanceSet:
 
 
 @dataclass(frozen=True, slots=True)
+class BootOptionSet:
+    """Set a boot option; in force, and measured, from the next boot on."""
+
+    session: str
+    name: str
+    value: str
+    why: str = ""
+    reply: ClassVar = Empty
+    privilege: ClassVar[str] = IMAGE
+
+
+@dataclass(frozen=True, slots=True)
 class BootRollback:
     """Make the other boot bank boot next; the running one does not boot again."""
 
@@ -192,6 +204,7 @@ class BootRollback:
 REQUESTS: tuple[type, ...] = (
     AcceptanceGet,
     AcceptanceSet,
+    BootOptionSet,
     BootRollback,
     DepotList,
     SoftwareChange,

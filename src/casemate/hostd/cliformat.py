@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from casemate.calls.esxcli.answer import Answer, Row, key
 from casemate.calls.esxcli.answer import Value as Cell
+from casemate.calls.esxcli.tree import children
 from casemate.errors import ArgumentError, FormatError
 from casemate.formats.xmltree import parse_xml
 from casemate.vim25.encode import escape
@@ -43,14 +44,6 @@ def find(parser: argparse.ArgumentParser, path: Sequence[str]) -> argparse.Argum
             )
         parser = below[word]
     return parser
-
-
-def children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the namespaces and commands below a parser."""
-    for action in parser._actions:  # noqa: SLF001  (argparse shows its tree in no other way)
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  (as above)
-            return dict(action.choices)
-    return {}
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -26,9 +26,10 @@ A declared method whose last column is not empty is on the list but not offered 
 answers `NotSupported` with that reason.
 
 Rings A and B are always there. Ring C answers `MethodNotFound` unless `kernelopt` of boot.cfg has
-the word `apiCompatibility=TRUE`. That line is measured: a host that serves more than its reference
-says is found by the verifier. `VMkernel.Boot.apiCompatibility` (an advanced option) and `esxcli
-system settings kernel list` tell what is in force.
+the word `apiCompatibility=TRUE`, which `esxcli system settings kernel set -s apiCompatibility -v
+TRUE` puts there for the next start. That line is measured: a host that serves more than its
+reference says is found by the verifier. `VMkernel.Boot.apiCompatibility` (an advanced option) and
+`esxcli system settings kernel list` tell what is in force.
 """
 
 

@@ -129,6 +129,7 @@ class Software:
         return {
             s.AcceptanceGet: self._acceptance,
             s.AcceptanceSet: self._set_acceptance,
+            s.BootOptionSet: self._set_option,
             s.BootRollback: self._rollback,
             s.DepotList: self._depots,
             s.SoftwareChange: self._change,
@@ -174,11 +175,19 @@ class Software:
             raise ArgumentError(
                 f"{request.level!r} is no acceptance level; there are {names}.", argument="level"
             )
+        await self._rewrite(lambda: self._planner.relevel(level))
+        return s.LevelReply(level.display_name)
+
+    async def _set_option(self, request: s.BootOptionSet, _: Session) -> Empty:
+        await self._rewrite(lambda: self._planner.reoption(request.name, request.value))
+        return Empty()
+
+    async def _rewrite(self, prepare: Callable[[], Plan | None]) -> None:
+        """Write the same VIBs anew under another configuration, unless nothing would change."""
         async with self._lock:
-            plan = await asyncio.to_thread(self._planner.relevel, level)
+            plan = await asyncio.to_thread(prepare)
             if plan is not None:
                 await asyncio.to_thread(self._write, plan)
-        return s.LevelReply(level.display_name)
 
     async def _rollback(self, _request: s.BootRollback, _: Session) -> Empty:
         async with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casemate.calls.software import SoftwareChange
@@ -30,6 +30,7 @@ from casemate.policy import solve
 from casemate.policy.acceptance import check_level, excuse, verify_payload
 from casemate.policy.levels import Level
 from casemate.policy.newimage import NewVib, mark_of, new_image, unchecked_marks
+from casemate.policy.options import with_boot_option
 from casemate.policy.versions import version_key
 from casemate.policy.vibcontent import unpacked_limit
 
@@ -232,20 +233,48 @@ class Planner:
         base = situation.base
         if base.database.profile.acceptance_level == level.value:
             return None
-        marks = unchecked_marks(base.config.kernelopt)
-        vibs = []
-        for vib in base.database.vibs:
-            unchecked = mark_of(vib.descriptor_bytes) in marks
-            if not unchecked:
+        vibs = _kept(base)
+        for vib in vibs:
+            if not vib.unchecked:
                 own = Level(vib.descriptor.acceptance_level)
                 check_level(own, level, vib.descriptor.vib_id)
-            vibs.append(
-                NewVib(vib.descriptor, vib.descriptor_bytes, vib.signature, unchecked=unchecked)
-            )
-        config, database = new_image(base.config, base.database, vibs, level=level.value)
+        return self._again(situation, base.config, vibs, level)
+
+    def reoption(self, name: str, value: str) -> Plan | None:
+        """Return the plan that gives the host another boot option; None when it has it.
+
+        Raises ArgumentError, StateError.
+        """
+        situation = self._images.situation()
+        base = situation.base
+        line = with_boot_option(base.config.kernelopt, name, value)
+        if line.split() == base.config.kernelopt.split():
+            return None
+        return self._again(situation, replace(base.config, kernelopt=line), _kept(base), None)
+
+    def _again(
+        self, situation: Situation, config: BootCfg, vibs: list[NewVib], level: Level | None
+    ) -> Plan:
+        """Plan an image of the same VIBs under another configuration or level."""
+        config, database = new_image(
+            config, situation.base.database, vibs, level=level.value if level else None
+        )
         change = solve.Change(tuple(one.descriptor for one in vibs), (), (), ())
         files = tuple(self._files(database, {}, situation))
         return Plan(change, config, database, files, situation, {})
+
+
+def _kept(base: Image) -> list[NewVib]:
+    marks = unchecked_marks(base.config.kernelopt)
+    return [
+        NewVib(
+            vib.descriptor,
+            vib.descriptor_bytes,
+            vib.signature,
+            unchecked=mark_of(vib.descriptor_bytes) in marks,
+        )
+        for vib in base.database.vibs
+    ]
 
 
 def _check_succession(change: solve.Change, packages: Mapping[str, Package]) -> None:

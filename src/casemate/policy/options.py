@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from casemate.errors import ArgumentError
+from casemate.errors import ArgumentError, StateError
 
 TEXT_LIMIT = 4096
 """Characters of an option that is text: a message of the day."""
@@ -91,6 +91,71 @@ OPTIONS: Mapping[str, Option] = {
         ),
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class BootOption:
+    """A word of ``kernelopt`` in boot.cfg: its type as esxcli names it, and its default."""
+
+    name: str
+    kind: str
+    description: str
+    default: str
+    fixed: str = ""
+    """Why nobody sets it, or nothing."""
+
+
+BOOT_OPTIONS: Mapping[str, BootOption] = {
+    option.name: option
+    for option in (
+        BootOption(
+            "execInstalledOnly",
+            "Bool",
+            "Execute only what installed VIBs bring.",
+            "TRUE",
+            fixed="It is how the mounts of this host are made: what no VIB brings is never "
+            "executed. Pack it as a VIB and install that.",
+        ),
+        BootOption("apiCompatibility", "Bool", "Serve the API's methods of ring C.", "FALSE"),
+        BootOption(
+            "noSigCheck",
+            "String",
+            "VIBs that are used without a good signature.",
+            "",
+            fixed="Installing a VIB with --no-sig-check sets it, and removing that VIB resets it.",
+        ),
+    )
+}
+"""What ``kernelopt`` decides, by name."""
+
+
+def with_boot_option(command_line: str, name: str, value: str) -> str:
+    """Return a ``kernelopt`` that says so; an option that has its default is left out.
+
+    Raises ArgumentError (no such option or value), StateError (``option-fixed``).
+    """
+    option = BOOT_OPTIONS.get(name)
+    if option is None:
+        raise ArgumentError(
+            f"There is no boot option {name:.100}; there are {', '.join(BOOT_OPTIONS)}.",
+            argument="setting",
+            component=name,
+        )
+    kept = [word for word in command_line.split() if word.partition("=")[0] != name]
+    if option.kind == "Bool" and value.upper() not in {"TRUE", "FALSE"}:
+        raise ArgumentError(
+            f"{name} is TRUE or FALSE, not {value:.100}.", argument="value", component=name
+        )
+    if option.fixed and value.upper() != option.default:
+        raise StateError(
+            f"{name} cannot be set to {value:.100}.",
+            code="option-fixed",
+            component=name,
+            remedy=option.fixed,
+        )
+    if value.upper() != option.default:
+        kept.append(f"{name}={value.upper()}")
+    return " ".join(kept)
 
 
 def booted_with(command_line: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -19,8 +20,11 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     """Add the namespace."""
     top = namespace(namespaces, "hardware", "the machine")
     cpu = namespace(top, "cpu", "processors")
+    command(cpu, "list", "List the processors.", _cpus)
     totals = namespace(cpu, "global", "all processors together")
     command(totals, "get", "Count processors.", _cpu)
+    clock = namespace(top, "clock", "the clock")
+    command(clock, "get", "Show the time, in UTC.", clock_time)
     memory = namespace(top, "memory", "memory")
     command(memory, "get", "Show the size of the memory.", _memory)
     platform = namespace(top, "platform", "the machine as its maker names it")
@@ -45,6 +49,28 @@ def host_fact() -> Generator[object, object, HostFact]:
     if found is None:
         raise NotFoundError("The kernel says nothing of the host yet.", component="host")
     return found
+
+
+def clock_time(options: argparse.Namespace) -> Run:
+    """Answer what time it is, as ESXi writes it."""
+    yield from ()
+    now = dt.datetime.fromtimestamp(options.now, dt.UTC)
+    return Answer((), "text", text=f"{now:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _cpus(_options: argparse.Namespace) -> Run:
+    host = yield from host_fact()
+    rows: list[Row] = [
+        {
+            "Id": number,
+            "Package Id": number * host.cpu_packages // max(host.cpu_threads, 1),
+            "Brand": host.cpu_model,
+            "Vendor": host.cpu_vendor,
+            "Core Speed": host.cpu_mhz * 1_000_000,
+        }
+        for number in range(host.cpu_threads)
+    ]
+    return Answer(rows, headers=[f"CPU:{row['Id']}" for row in rows], structure="CPU")
 
 
 def _cpu(_options: argparse.Namespace) -> Run:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Generator
 
+from casemate.calls.admin import SetOption
 from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.hardware import facts_of, host_fact
-from casemate.calls.esxcli.tree import Group, Run, command, namespace
+from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
+from casemate.calls.messages import Empty
 from casemate.errors import NotFoundError
 from casemate.machine.facts import DatastoreFact, HardwareFact
 from casemate.machine.governance import AccountFact, OptionFact
@@ -22,6 +24,12 @@ def register_system(
     listed = command(advanced, "list", "List the advanced options.", _advanced)
     listed.add_argument("-o", "--option", default="", help="only this one, as /Group/Name")
     listed.add_argument("-d", "--delta", action="store_true", help="only those that were changed")
+    chosen = command(advanced, "set", "Set an advanced option.", _set_advanced)
+    chosen.add_argument("-o", "--option", required=True, help="as /Group/Name")
+    value = chosen.add_mutually_exclusive_group(required=True)
+    value.add_argument("-i", "--int-value", type=int, help="a number")
+    value.add_argument("-s", "--string-value", help="a text")
+    value.add_argument("-d", "--default", action="store_true", help="what it is without setting it")
     uptime = namespace(namespace(top, "stats", "statistics"), "uptime", "time since the boot")
     command(uptime, "get", "Show the microseconds since the boot.", _uptime)
     account = namespace(top, "account", "local accounts")
@@ -52,11 +60,7 @@ def _advanced(options: argparse.Namespace) -> Run:
         if options.option in ("", _path(one.name), one.name)
     ]
     if not shown:
-        raise NotFoundError(
-            f"There is no option {options.option!r}.",
-            component=options.option,
-            remedy="List them: esxcli system settings advanced list.",
-        )
+        raise _unknown(options.option)
     rows = [
         _option(path, one, value)
         for path, one, value in shown
@@ -95,6 +99,24 @@ def _accounts(_options: argparse.Namespace) -> Run:
     found = yield from facts_of(AccountFact)
     rows: list[Row] = [{"User ID": one.name, "Description": one.full_name} for one in found]
     return Answer(rows, "table", structure="User", columns=("User ID", "Description"))
+
+
+def _set_advanced(options: argparse.Namespace) -> Run:
+    named = [o for o in OPTIONS.values() if options.option in (_path(o.name), o.name)]
+    if not named:
+        raise _unknown(options.option)
+    given = options.int_value if options.int_value is not None else options.string_value
+    value = named[0].default if options.default else str(given)
+    yield from ask(SetOption("", named[0].name, value), Empty)
+    return Answer((), "text")
+
+
+def _unknown(option: str) -> NotFoundError:
+    return NotFoundError(
+        f"There is no option {option!r}.",
+        component=option,
+        remedy="List them: esxcli system settings advanced list.",
+    )
 
 
 def _hostname(_options: argparse.Namespace) -> Run:

@@ -7,21 +7,15 @@ from collections.abc import Generator
 
 from casemate.calls.esxcli import encryption, maintenance
 from casemate.calls.esxcli.answer import Answer, Row
-from casemate.calls.esxcli.hardware import facts_of, host_fact
+from casemate.calls.esxcli.hardware import clock_time, facts_of, host_fact
 from casemate.calls.esxcli.settings import register_system
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Empty
 from casemate.calls.modules import Module, ModuleList, ModuleLoad, ModuleSet, ModulesReply
-from casemate.calls.software import InstalledVib, SoftwareList, SoftwareReply
+from casemate.calls.software import BootOptionSet, InstalledVib, SoftwareList, SoftwareReply
 from casemate.errors import ArgumentError
 from casemate.machine.facts import ComponentFact
-
-KERNEL_OPTIONS = (
-    ("execInstalledOnly", "Bool", "Execute only what installed VIBs bring.", "TRUE"),
-    ("apiCompatibility", "Bool", "Serve the API's methods of ring C.", "FALSE"),
-    ("noSigCheck", "String", "VIBs that are used without a good signature.", ""),
-)
-"""Name, type, what it does, default."""
+from casemate.policy.options import BOOT_OPTIONS
 
 _GROUP = 4
 
@@ -57,6 +51,11 @@ def register(namespaces: Group[argparse.ArgumentParser]) -> None:
     options = command(kernel, "list", "List the options of the kernel.", _options)
     options.add_argument("-o", "--option", default="", help="only this one")
     options.add_argument("-d", "--delta", action="store_true", help="only those that were changed")
+    chosen = command(kernel, "set", "Set an option of the kernel for the next start.", _set_option)
+    chosen.add_argument("-s", "--setting", required=True, help="its name")
+    chosen.add_argument("-v", "--value", required=True, help="its value")
+    clock = namespace(top, "time", "the clock")
+    command(clock, "get", "Show the time, in UTC.", clock_time)
     register_system(top, settings)
     encryption.register(settings)
     maintenance.register(top)
@@ -194,19 +193,24 @@ def _options(options: argparse.Namespace) -> Run:
     running, upcoming = _words(image.kernel_options), _words(after.kernel_options)
     rows: list[Row] = [
         {
-            "Name": name,
-            "Type": kind,
-            "Configured": upcoming.get(name, default),
-            "Runtime": running.get(name, default),
-            "Default": default,
-            "Description": what,
+            "Name": one.name,
+            "Type": one.kind,
+            "Configured": upcoming.get(one.name, one.default),
+            "Runtime": running.get(one.name, one.default),
+            "Default": one.default,
+            "Description": one.description,
         }
-        for name, kind, what, default in KERNEL_OPTIONS
-        if options.option in ("", name)
+        for one in BOOT_OPTIONS.values()
+        if options.option in ("", one.name)
     ]
     if options.delta:
         rows = [row for row in rows if row["Configured"] != row["Default"]]
     return Answer(rows, "table", structure="KernelOption")
+
+
+def _set_option(options: argparse.Namespace) -> Run:
+    yield from ask(BootOptionSet("", options.setting, options.value, "esxcli"), Empty)
+    return Answer((), "text")
 
 
 def _words(text: str) -> dict[str, str]:

@@ -97,3 +97,11 @@ def command(
         hints = {"formatter": "table", f"fields:{structure}": ",".join(columns)}
     parser.set_defaults(run=run, seconds=seconds, hints=hints)
     return parser
+
+
+def children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the namespaces and commands below a parser."""
+    for action in parser._actions:  # noqa: SLF001  (argparse shows its tree in no other way)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  (as above)
+            return dict(action.choices)
+    return {}

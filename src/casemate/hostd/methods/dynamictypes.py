@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from casemate.calls.esxcli.answer import key
+from casemate.calls.esxcli.tree import children
 from casemate.hostd import cliformat
 from casemate.hostd.methods.esxcli import HANDLER, INFO, PREFIX, commands
 from casemate.hostd.registry import Context, Ring, Served
@@ -36,7 +37,7 @@ def _namespaces() -> tuple[tuple[_Path, argparse.ArgumentParser], ...]:
 def _walk(
     path: _Path, parser: argparse.ArgumentParser
 ) -> Iterator[tuple[_Path, argparse.ArgumentParser]]:
-    below = cliformat.children(parser)
+    below = children(parser)
     if any(one.get_default("run") is not None for one in below.values()):
         yield path, parser
     for name, one in below.items():
@@ -90,7 +91,7 @@ def _method(path: _Path, name: str, parser: argparse.ArgumentParser) -> Obj:
 
 
 def _managed(path: _Path, parser: argparse.ArgumentParser) -> Obj:
-    below = cliformat.children(parser).items()
+    below = children(parser).items()
     return Obj(
         hidden.MANAGED_TYPE,
         name=_type(path),
@@ -105,7 +106,7 @@ def _managed(path: _Path, parser: argparse.ArgumentParser) -> Obj:
 
 def _data(path: _Path, parser: argparse.ArgumentParser) -> Iterator[Obj]:
     found: dict[str, tuple[str, ...]] = {}
-    for one in cliformat.children(parser).values():
+    for one in children(parser).values():
         if one.get_default("run") is not None:
             found |= _structures(one)
     for structure, columns in found.items():

@@ -8,13 +8,25 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
+from casemate.calls.admin import SetOption
+from casemate.calls.encryption import EncryptionGet
 from casemate.calls.esxcli.table import add_namespaces
 from casemate.calls.esxcli.tree import Running
-from casemate.calls.messages import Identity, IdentityReply, Snapshot, SnapshotReply
+from casemate.calls.maintenance import EnterMaintenance, ExitMaintenance
+from casemate.calls.messages import Identity, IdentityReply, PowerOff, Snapshot, SnapshotReply
 from casemate.calls.modules import ModuleList, ModuleLoad, ModuleSet
+from casemate.calls.networks import (
+    AddPortGroup,
+    AddSwitch,
+    RemovePortGroup,
+    RemoveSwitch,
+    UpdatePortGroup,
+    UpdateSwitch,
+)
 from casemate.calls.software import (
     AcceptanceGet,
     AcceptanceSet,
+    BootOptionSet,
     DepotList,
     SoftwareChange,
     SoftwareList,
@@ -43,13 +55,25 @@ _FETCH = "vim.CLIInfo.FetchCLIInfo"
 _ASKED = (
     AcceptanceGet,
     AcceptanceSet,
+    AddPortGroup,
+    AddSwitch,
+    BootOptionSet,
     DepotList,
+    EncryptionGet,
+    EnterMaintenance,
+    ExitMaintenance,
     ModuleList,
     ModuleLoad,
     ModuleSet,
+    PowerOff,
+    RemovePortGroup,
+    RemoveSwitch,
+    SetOption,
     SoftwareChange,
     SoftwareList,
     SoftwareValidate,
+    UpdatePortGroup,
+    UpdateSwitch,
 )
 _CALLS = (*_ASKED, Identity)
 
@@ -163,7 +187,8 @@ def _as_session(request: DataclassInstance, handle: str) -> object:
     return replace(request, session=handle)
 
 
-_RULE = "the privilege of each request that the command sends"
+_PRIVILEGES = ", ".join(sorted({str(vars(one)["privilege"]) for one in _CALLS}))
+_RULE = f"the privilege of each request that the command sends: {_PRIVILEGES}"
 ESXCLI_METHODS = (
     Served(
         "HostSystem",
@@ -188,6 +213,6 @@ ESXCLI_METHODS = (
         _execute,
         _CALLS,
         ring=Ring.HOST,
-        rule=f"{_RULE}: Host.Config.Image to change software, Host.Config.Settings modules",
+        rule=_RULE,
     ),
 )
