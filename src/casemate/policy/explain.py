@@ -274,7 +274,10 @@ def _remedy(one: Difference) -> str:
         return "Look at the host: casemate hardening audit. It says so until it boots again."
     match one.about.kind:
         case Kind.COMMAND_LINE | Kind.SECURITY_OPTION:
-            return "Set the option back (esxcli system settings kernel set) and boot again, or make a new reference."
+            return (
+                "Set the option back (esxcli system settings kernel set) and boot again, or make a "
+                "new reference."
+            )
         case Kind.SIGNER | Kind.TRUST_ANCHOR:
             return "Look at casemate trust list on the host; remove what you do not trust."
         case Kind.SECURE_BOOT:
