@@ -15,7 +15,7 @@ from casemate.hostd.app import make_app
 from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
 from casemate.testing.soapclient import SoapClient
 
-LIMIT = 20.0
+LIMIT = 120.0
 
 
 @dataclass

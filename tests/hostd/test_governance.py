@@ -10,8 +10,9 @@ import pytest
 
 from casemate.calls import admin as a
 from casemate.hostd.methods.table import REGISTRY
-from casemate.machine.governance import PermissionFact
-from casemate.testing.fakekernel import READER
+from casemate.machine.facts import PowerState
+from casemate.machine.governance import LockdownFact, LockdownMode, PermissionFact
+from casemate.testing.fakekernel import READER, USER
 from casemate.vim25.values import MoRef
 
 AUTH = MoRef("AuthorizationManager", "ha-authmgr")
@@ -421,5 +422,44 @@ def test_what_a_vm_may_be_made_of_is_answered_whole(play: Callable[..., None]) -
             reply = await host.root.call(name, browser)
             assert reply.status == 200, reply.text
             assert "<returnval>" in reply.text
+
+    play(story)
+
+
+def test_who_has_one_vm_reads_of_nobody_elses_doings(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        host.kernel.state(PermissionFact("VirtualMachine", "2", READER, -2, propagate=True))
+        host.kernel.retract(PermissionFact, f"Folder:ha-folder-root:{READER}")
+        host.kernel.state(LockdownFact(LockdownMode.DISABLED, ("root",)))
+        for number in ("1", "2"):
+            await host.root.call("PowerOnVM_Task", MoRef("VirtualMachine", number))
+        for number in ("1", "2"):
+            await host.until(lambda n=number: host.kernel.vm(n).power is PowerState.POWERED_ON)
+        for _ in range(10_000):
+            told = (await host.reader.call("QueryEvents", EVENTS, "<filter/>")).text
+            if "vm2 is powered on" in told:
+                break
+            await asyncio.sleep(0.01)
+        assert "vm2 is powered on" in told
+        assert "vm1" not in told
+        assert "Lockdown" not in told
+        assert f"<userName>{USER}</userName><ipAddress>" not in told
+        every = (await host.root.call("QueryEvents", EVENTS, "<filter/>")).text
+        assert "vm1 is powered on" in every
+        assert "casemate.lockdown" in every
+
+    play(story)
+
+
+def test_a_question_of_everything_about_everything_is_refused(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        session = await host.reader.call("Fetch", SESSIONS, "<prop>currentSession</prop>")
+        key = re.search(r"<key>([^<]*)</key>", session.text)[1]
+        body = (
+            '<entity type="Folder">ha-folder-root</entity>' * 1001
+            + f"<sessionId>{key}</sessionId>"
+            + "<privId>System.View</privId>" * 500
+        )
+        assert "answers" in (await host.reader.call("HasPrivilegeOnEntities", AUTH, body)).text
 
     play(story)

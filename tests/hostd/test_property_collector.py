@@ -6,19 +6,29 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 
-from casemate.calls.messages import FactReply
+from casemate.calls.messages import FactReply, Login, SessionReply
 from casemate.hostd import filters
+from casemate.hostd.reader import Reader
+from casemate.hostd.replica import Replica
+from casemate.hostd.selection import Selector
+from casemate.hostd.session import Sessions
 from casemate.hostd.soap import PART_SIZE
+from casemate.hostd.views import ListView
 from casemate.hostd.world import World
 from casemate.machine.facts import HostFact, PowerState, TaskFact, TaskState, VmFact
 from casemate.machine.governance import PermissionFact
 from casemate.testing.fakefacts import BOOT_TIME, fake_vm
-from casemate.testing.fakekernel import READER, FakeKernel
+from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
 from casemate.testing.soapclient import Reply
-from casemate.vim25.values import MoRef
+from casemate.vim25 import decode
+from casemate.vim25.shapes import Kind, TypeRef
+from casemate.vim25.values import MoRef, Obj
+from casemate.vim25.versions import NEWEST
 
 COLLECTOR = MoRef("PropertyCollector", "ha-property-collector")
 VIEWS = MoRef("ViewManager", "ViewManager")
@@ -570,3 +580,133 @@ KEPT_TOGETHER = (
     '<selectSet xsi:type="TraversalSpec"><type>Folder</type><path>childEntity</path></selectSet>'
     "</objectSet></specSet><options/>"
 )
+
+
+SEARCH = MoRef("SearchIndex", "ha-searchindex")
+DATACENTER = '<datacenter type="Datacenter">ha-datacenter</datacenter>'
+
+
+async def hidden_vm_1(host, *facts: PermissionFact) -> None:
+    """Give the reader other permissions than on everything, and wait until they hold."""
+    host.kernel.retract(PermissionFact, f"Folder:ha-folder-root:{READER}")
+    host.kernel.state(*facts)
+    for _ in range(10_000):
+        if (await host.reader.call("Fetch", vm(1), "<prop>name</prop>")).fault == "NoPermission":
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError
+
+
+def test_search_finds_no_vm_that_the_asker_may_not_see(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        one = PermissionFact("VirtualMachine", "2", READER, -2, propagate=True)
+        await hidden_vm_1(host, one)
+        for number, shown in ((1, False), (2, True)):
+            one = fake_vm(number).config
+            for method, inner in (
+                ("FindByUuid", f"<uuid>{one.uuid}</uuid><vmSearch>true</vmSearch>"),
+                ("FindAllByUuid", f"<uuid>{one.uuid}</uuid><vmSearch>true</vmSearch>"),
+                (
+                    "FindByInventoryPath",
+                    f"<inventoryPath>ha-datacenter/vm/{one.name}</inventoryPath>",
+                ),
+                (
+                    "FindByDatastorePath",
+                    f"{DATACENTER}<path>[datastore1] {one.name}/{one.name}.vmx</path>",
+                ),
+                (
+                    "FindChild",
+                    f'<entity type="Folder">ha-folder-vm</entity><name>{one.name}</name>',
+                ),
+            ):
+                reply = await host.reader.call(method, SEARCH, inner)
+                assert reply.status == 200, reply.text
+                assert (f">{number}<" in reply.text) is shown, (method, reply.text)
+
+    play(story)
+
+
+def test_who_may_view_nothing_walks_to_no_vm(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        nothing = PermissionFact("Folder", "ha-folder-root", READER, -5, propagate=True)
+        await hidden_vm_1(host, nothing)
+        found = await host.reader.call(
+            "FindByUuid",
+            SEARCH,
+            f"<uuid>{fake_vm(1).config.uuid}</uuid><vmSearch>true</vmSearch>",
+        )
+        assert found.status == 200
+        assert ">1<" not in found.text
+
+    play(story)
+
+
+def test_a_traversal_that_names_another_a_thousand_times_takes_it_once(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        again = "<selectSet><name>kids</name></selectSet>"
+        spec = prop_set("ManagedEntity", "name") + object_set(
+            ROOT, CHILDREN.replace(again, again * 1000)
+        )
+        body = decode.fragment(f"<spec>{spec}</spec>", TypeRef(Kind.DATA, "PropertyFilterSpec"))
+        assert isinstance(body, Obj)
+        replica = Replica(lambda: datetime.now(UTC))
+        stream = host.kernel.facts()
+        while len(replica.world.vms) < 2 or not replica.world.permissions:
+            if (told := await anext(stream)) is not None:
+                replica.fold(told)
+        sessions = Sessions(host.kernel, lambda: datetime.now(UTC))
+        login = await host.kernel.ask(Login(USER, PASSWORD, "192.0.2.1"), SessionReply)
+        reader = Reader(replica, sessions, sessions.open(login, "", ""), NEWEST)
+        selector = Selector(body)
+        assert len(selector.select(reader)) == 5
+        assert selector.steps < 100
+
+    play(story)
+
+
+def test_many_small_specifications_are_no_way_around_the_limit(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(host) -> None:
+        one = f"<specSet>{prop_set('Folder', 'name')}{object_set(ROOT)}</specSet>"
+        good = await host.reader.call("RetrieveProperties", COLLECTOR, one * 20)
+        assert names(good) == [ROOT.value] * 20
+        monkeypatch.setattr(filters, "STEP_LIMIT", 30)
+        assert (await host.reader.call("RetrieveProperties", COLLECTOR, one * 20)).fault
+
+    play(story)
+
+
+def test_a_specification_has_no_more_paths_than_an_object_could(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        paths = (f"config.hardware.device[{number}]" for number in range(1001))
+        reply = await retrieve(host.reader, prop_set("VirtualMachine", *paths), object_set(vm(1)))
+        assert "1000 paths" in reply.text
+
+    play(story)
+
+
+def test_a_list_of_strangers_costs_no_comparison_of_each_with_each() -> None:
+    compared = 0
+
+    class Watched(MoRef):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return tuple.__eq__(self, other)
+
+        __hash__ = MoRef.__hash__
+
+    class OfEven:
+        def exists(self, ref: MoRef) -> bool:
+            return int(ref.value) % 2 == 0
+
+    many = tuple(Watched("VirtualMachine", str(number)) for number in range(400))
+    view = ListView(MoRef("ListView", "x"), ())
+    assert view.change(many, (), cast("Reader", OfEven())) == many[1::2]
+    assert tuple(view.members) == many[::2]
+    assert compared < 10_000

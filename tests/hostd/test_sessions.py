@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from casemate.calls.messages import Login, ResumeSession, SessionReply
 from casemate.hostd.session import COOKIE, COOKIES_READ, RESUMES, Sessions
@@ -15,6 +16,7 @@ from casemate.policy.options import API_COMPATIBILITY
 from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
 from casemate.vim25.values import MoRef
 
+R = TypeVar("R")
 PEER = "192.0.2.1"
 
 
@@ -118,3 +120,21 @@ def test_a_ticket_of_a_session_that_has_ended_opens_nothing(play: Callable[..., 
         assert (await host.anonymous.call("CloneSession", MANAGER, used)).status == 500
 
     play(story)
+
+
+def test_requests_that_come_at_once_after_a_restart_are_of_one_session() -> None:
+    class Slow(FakeKernel):
+        async def ask(self, request: object, kind: type[R]) -> R:
+            await asyncio.sleep(0)
+            return await super().ask(request, kind)
+
+    async def story() -> None:
+        kernel = Slow()
+        sessions = Sessions(kernel, lambda: datetime.now(UTC))
+        login = await kernel.ask(Login(USER, PASSWORD, PEER), SessionReply)
+        found = await asyncio.gather(
+            *(sessions.find(cookies(login.handle), PEER, "") for _ in range(5))
+        )
+        assert {id(one) for one in found} == {id(one) for one in sessions}
+
+    asyncio.run(story())

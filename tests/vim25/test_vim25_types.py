@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from pyVmomi import VmomiSupport
 
-from casemate.errors import NotFoundError
-from casemate.vim25 import faults, paths, types, versions
+from casemate.errors import FormatError, NotFoundError
+from casemate.vim25 import decode, faults, paths, types, versions
 from casemate.vim25.faults import FaultError
 from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Obj
@@ -138,3 +139,26 @@ def test_a_fault_from_text_keeps_its_details() -> None:
 def test_a_fault_that_cannot_be_made_becomes_a_system_error(name: str) -> None:
     fault = faults.from_details(name, "why", {"requestedState": "x"}, MoRef("Folder", "x"))
     assert fault.object == Obj("SystemError", reason="why")
+
+
+def test_names_that_clients_invent_are_not_remembered() -> None:
+    def remembered() -> int:
+        return sum(
+            found.cache_info().currsize
+            for module in tuple(sys.modules.values())
+            if module.__name__.startswith("casemate.vim25")
+            for found in tuple(vars(module).values())
+            if hasattr(found, "cache_info") and found.cache_info().maxsize is None
+        )
+
+    def ask(name: str) -> None:
+        with pytest.raises(FaultError):
+            paths.check("VirtualMachine", f"config.hardware.device[1].{name}")
+        with pytest.raises(FormatError):
+            decode.parse_envelope(f"<a xmlns='urn:vim25'><{name}/></a>".encode())
+
+    ask("never")
+    before = remembered()
+    for number in range(100):
+        ask(f"never{number}")
+    assert remembered() == before

@@ -59,34 +59,46 @@ class ConsoleEndpoint:
     async def _serve(
         self, ticket: str, peer: str, receive: Receive, send: Send, *, chosen: bool
     ) -> None:
-        viewer = self._viewers.redeem(ticket)
-        try:
-            # The kernel is asked in any case: it writes down who tried what.
-            reader, writer = await self._link.console(ticket, peer)
-        except CasemateError:
-            # Whatever was wrong with it: who has no good ticket learns nothing.
-            await _close(send, _REFUSED)
-            return
-        if viewer is None:
-            writer.close()
-            await _close(send, _REFUSED)
-            return
-        with self._viewers.looking(viewer) as over, contextlib.closing(writer):
-            protocol = SUBPROTOCOL if chosen else None
-            await send({"type": "websocket.accept", "subprotocol": protocol})
-            ways = [
-                asyncio.ensure_future(_to_client(reader, send)),
-                asyncio.ensure_future(_to_guest(receive, writer)),
-                asyncio.ensure_future(_until(over)),
-            ]
+        # From here on whoever loses the right is told, also while the kernel is being asked.
+        with self._viewers.redeemed(ticket) as over:
             try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                codes = await asyncio.gather(*ways, return_exceptions=True)
-            code = next((one for one in codes if isinstance(one, int)), _GONE)
-            await _close(send, code)
+                # The kernel is asked in any case: it writes down who tried what.
+                reader, writer = await self._link.console(ticket, peer)
+            except CasemateError:
+                # Whatever was wrong with it: who has no good ticket learns nothing.
+                await _close(send, _REFUSED)
+                return
+            with contextlib.closing(writer):
+                if over.is_set():
+                    await _close(send, _REFUSED)
+                    return
+                await self._carry(reader, writer, over, receive, send, chosen=chosen)
+
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        over: asyncio.Event,
+        receive: Receive,
+        send: Send,
+        *,
+        chosen: bool,
+    ) -> None:
+        protocol = SUBPROTOCOL if chosen else None
+        await send({"type": "websocket.accept", "subprotocol": protocol})
+        ways = [
+            asyncio.ensure_future(_to_client(reader, send)),
+            asyncio.ensure_future(_to_guest(receive, writer)),
+            asyncio.ensure_future(_until(over)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            codes = await asyncio.gather(*ways, return_exceptions=True)
+        code = next((one for one in codes if isinstance(one, int)), _GONE)
+        await _close(send, code)
 
 
 async def _to_client(reader: asyncio.StreamReader, send: Send) -> int:

@@ -10,14 +10,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from casemate.calls.messages import FactReply
-from casemate.hostd.wellknown import (
-    COMPUTE,
-    DATACENTER,
-    HOST,
-)
-from casemate.hostd.world import (
-    World,
-)
+from casemate.hostd.wellknown import COMPUTE, DATACENTER, HOST
+from casemate.hostd.world import World
 from casemate.machine.facts import PowerState, TaskFact, TaskState, VmFact
 from casemate.machine.governance import (
     AccountFact,

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from casemate.hostd.reader import Reader
 from casemate.hostd.replica import Listener
-from casemate.hostd.selection import Selection, Selector
+from casemate.hostd.selection import STEP_LIMIT, Selection, Selector
 from casemate.vim25.encode import escape
 from casemate.vim25.faults import FaultError
 from casemate.vim25.paths import PATHS_KEPT
@@ -83,8 +83,12 @@ async def contents(
 def retrieve(specs: tuple[Obj, ...], reader: Reader) -> dict[tuple[int, MoRef], tuple[str, ...]]:
     """Return what several specs select, in order."""
     found: dict[tuple[int, MoRef], tuple[str, ...]] = {}
+    left = STEP_LIMIT
     for number, spec in enumerate(specs):
-        for ref, wanted in Selector(spec).select(reader).items():
+        selector = Selector(spec)
+        selected = selector.select(reader, steps=left)
+        left -= selector.steps + len(selected)
+        for ref, wanted in selected.items():
             found[number, ref] = wanted
     return found
 

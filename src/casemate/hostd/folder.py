@@ -12,7 +12,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -32,12 +32,8 @@ from casemate.hostd.kernelclient import RefusedError
 from casemate.hostd.reader import Reader
 from casemate.hostd.session import Session
 from casemate.hostd.soap import CALLS_AT_ONCE, START_SECONDS, Hostd, headers_of, peer_of
-from casemate.hostd.wellknown import (
-    DATACENTER,
-)
-from casemate.hostd.world import (
-    World,
-)
+from casemate.hostd.wellknown import DATACENTER
+from casemate.hostd.world import World
 from casemate.machine.facts import DatastoreFact
 from casemate.vim25 import versions
 from casemate.vim25.faults import FaultError
@@ -174,10 +170,18 @@ class FolderEndpoint:
         reader = Reader(hostd.replica, hostd.sessions, session, versions.NEWEST)
         reader.allow(MoRef("Datastore", fact.datastore), privilege)
 
+    def _readable(self, session: Session) -> Iterator[str]:
+        """Yield the names of the datastores that the session may look into."""
+        hostd = self._hostd
+        reader = Reader(hostd.replica, hostd.sessions, session, versions.NEWEST)
+        for fact in hostd.replica.world.datastores.values():
+            if reader.may(MoRef("Datastore", fact.datastore), c.StatFile.privilege):
+                yield fact.name
+
     async def _get(self, scope: Scope, answer: Answer, session: Session, target: Target) -> None:
         fact = target.datastore
         if fact is None:
-            names = sorted(one.name for one in self._hostd.replica.world.datastores.values())
+            names = sorted(self._readable(session))
             await answer.page(_index("datastores", [_store_row(name) for name in names]))
             return
         self._allow(session, fact, c.StatFile.privilege)

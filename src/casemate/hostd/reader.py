@@ -8,6 +8,7 @@ from casemate.hostd.objects import catalog
 from casemate.hostd.objects.base import Scope
 from casemate.hostd.replica import Replica
 from casemate.hostd.session import Session, Sessions
+from casemate.hostd.wellknown import ROOT_FOLDER
 from casemate.vim25 import encode, faults, paths, types, versions
 from casemate.vim25.faults import FaultError
 from casemate.vim25.shapes import Kind, TypeRef
@@ -36,6 +37,9 @@ class Reader:
         self._readable: set[tuple[str, tuple[str, ...]]] = set()
         # With one permission at the root, all objects of a type are alike.
         self._uniform = session is None or replica.world.rights.uniform(session.user)
+        self._sees_all = session is None or (
+            self._uniform and self._views(session.user, replica.world.place(ROOT_FOLDER))
+        )
 
     @property
     def scope(self) -> Scope:
@@ -64,7 +68,7 @@ class Reader:
         own: Container[MoRef] = () if self.session is None else self.session.own
         world = self.replica.world
         found = [ref for ref in refs if catalog.exists(world, ref) or ref in own]
-        return found if self._uniform else [ref for ref in found if self.sees(ref)]
+        return found if self._sees_all else [ref for ref in found if self.sees(ref)]
 
     def require(self, ref: MoRef) -> None:
         """Raise FaultError (ManagedObjectNotFound) unless the object exists."""
@@ -91,12 +95,12 @@ class Reader:
 
     def sees(self, ref: MoRef) -> bool:
         """Tell whether an object appears to the session: VMs do to those who may view them."""
-        if ref.type != "VirtualMachine" or self.session is None or self._uniform:
+        if ref.type != "VirtualMachine" or self.session is None or self._sees_all:
             return True
-        rights = self.replica.world.rights
-        return any(
-            role.gives(VIEW) for role in rights.roles_on(self.session.user, (ref.type, ref.value))
-        )
+        return self._views(self.session.user, (ref.type, ref.value))
+
+    def _views(self, user: str, place: tuple[str, str]) -> bool:
+        return any(role.gives(VIEW) for role in self.replica.world.rights.roles_on(user, place))
 
     def allow_property(self, ref: MoRef, name: str) -> None:
         """Raise FaultError unless the session may read this property."""

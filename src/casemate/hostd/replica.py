@@ -12,14 +12,8 @@ from casemate.calls.messages import BankValues, FactReply
 from casemate.hostd.events import EventLog
 from casemate.hostd.objects import catalog
 from casemate.hostd.objects.base import Scope
-from casemate.hostd.wellknown import (
-    EVENT_MANAGER,
-    HOST,
-)
-from casemate.hostd.world import (
-    Endpoint,
-    World,
-)
+from casemate.hostd.wellknown import EVENT_MANAGER, HOST
+from casemate.hostd.world import Endpoint, World
 from casemate.machine.facts import FaultFact, TaskFact, TaskState
 from casemate.vim25.values import MoRef, Value
 

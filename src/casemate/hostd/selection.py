@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from casemate.errors import LimitError
 from casemate.hostd.reader import Reader
-from casemate.hostd.wellknown import (
-    SERVICE,
-    SESSION_MANAGER,
-)
+from casemate.hostd.wellknown import SERVICE, SESSION_MANAGER
 from casemate.vim25 import faults, paths, types
 from casemate.vim25.faults import FaultError
 from casemate.vim25.shapes import Kind
 from casemate.vim25.values import MoRef, Obj, Value
 
 STEP_LIMIT = 200_000
-"""Steps of one traversal: a whole inventory of 10,000 VMs needs about 60,000."""
+"""Steps of one retrieval, taken and to be taken: a whole inventory of 10,000 VMs needs 60,000."""
+
+PATHS_LIMIT = 1000
+"""Paths of one specification: a VM has some 50 properties, and what is told of each is kept."""
 
 Selection = dict[MoRef, tuple[str, ...]]
 """Selected objects in the order in which they were found, and the paths to report of each."""
@@ -28,9 +28,7 @@ class _Traversal:
     """A checked TraversalSpec."""
 
     type: str
-    steps: tuple[paths.Step, ...]
     skip: bool
-    select: tuple[Obj, ...]
     path: str
 
 
@@ -72,8 +70,13 @@ class Selector:
         self._named: dict[str, Obj] = {}
         self._traversals: dict[int, _Traversal] = {}
         self._per_type: dict[str, tuple[str, ...] | None] = {}
+        self._below: dict[int, tuple[Obj, ...]] = {}
+        self.steps = 0
+        """Steps of the last selection."""
         self.walked: frozenset[MoRef] = frozenset()
         """The objects that decided on the last selection: by what they hold, or as missing."""
+        if sum(len(texts(item.get("pathSet"))) for item in self._properties) > PATHS_LIMIT:
+            raise LimitError(f"more than {PATHS_LIMIT} paths in one specification")
         for number, item in enumerate(self._properties):
             self._check_properties(item, number)
         for item in self._objects:
@@ -102,12 +105,9 @@ class Selector:
                     "specSet.objectSet.selectSet.type",
                     f"There is no managed object type {kind:.80}.",
                 )
-            steps = paths.check(kind, path)
-            select = objs(item.get("selectSet"))
-            self._traversals[id(item)] = _Traversal(
-                kind, steps, item.get("skip") is True, select, path
-            )
-            self._check_selections(select)
+            paths.check(kind, path)
+            self._traversals[id(item)] = _Traversal(kind, item.get("skip") is True, path)
+            self._check_selections(objs(item.get("selectSet")))
 
     def _check_names(self, items: Iterable[Obj]) -> None:
         for item in items:
@@ -119,7 +119,7 @@ class Selector:
                     f"No selection has the name {text(item.get('name')):.80}.",
                 )
 
-    def select(self, reader: Reader, *, gone: bool = False) -> Selection:
+    def select(self, reader: Reader, *, gone: bool = False, steps: int = STEP_LIMIT) -> Selection:
         """Return what is selected now; ``gone``: objects that are named may have ended.
 
         Raises FaultError (ManagedObjectNotFound), LimitError.
@@ -127,7 +127,9 @@ class Selector:
         found: Selection = {}
         walked: set[tuple[MoRef, int]] = set()
         self.walked = frozenset[MoRef]()
+        self.steps = 0
         for item in self._objects:
+            self._spend(1, steps)
             ref = item.get("obj")
             if not isinstance(ref, MoRef):
                 continue
@@ -140,7 +142,7 @@ class Selector:
                 raise faults.not_found(ref)
             if item.get("skip") is not True:
                 self._take(ref, reader, found)
-            self._walk(ref, objs(item.get("selectSet")), reader, found, walked)
+            self._walk(ref, item, reader, found, walked, steps)
         self.walked |= {ref for ref, _ in walked}
         return found
 
@@ -162,30 +164,46 @@ class Selector:
             wanted.update(dict.fromkeys(texts(item.get("pathSet"))))
         return tuple(wanted) if matching else None
 
+    def _spend(self, count: int, limit: int) -> None:
+        self.steps += count
+        if self.steps > limit:
+            raise LimitError(f"a selection of more than {STEP_LIMIT} steps")
+
+    def _next(self, item: Obj) -> tuple[Obj, ...]:
+        """Return the traversals that follow, each once, the last first."""
+        if id(item) not in self._below:
+            every = [
+                one if one.type == "TraversalSpec" else self._named[text(one.get("name"))]
+                for one in objs(item.get("selectSet"))
+            ]
+            self._below[id(item)] = tuple({id(one): one for one in every}.values())[::-1]
+        return self._below[id(item)]
+
     def _walk(
         self,
         start: MoRef,
-        select: Sequence[Obj],
+        item: Obj,
         reader: Reader,
         found: Selection,
         walked: set[tuple[MoRef, int]],
+        steps: int,
     ) -> None:
-        pending = [(start, item) for item in reversed(select)]
+        below = self._next(item)
+        self._spend(len(below), steps)
+        pending = [(start, one) for one in below]
         while pending:
-            ref, item = pending.pop()
-            resolved = item if item.type == "TraversalSpec" else self._named[text(item.get("name"))]
-            if (ref, id(resolved)) in walked:
+            ref, one = pending.pop()
+            if (ref, id(one)) in walked:
                 continue
-            walked.add((ref, id(resolved)))
-            if len(walked) > STEP_LIMIT:
-                raise LimitError(f"a selection of more than {STEP_LIMIT} steps")
-            traversal = self._traversals[id(resolved)]
+            walked.add((ref, id(one)))
+            traversal = self._traversals[id(one)]
             targets = _targets(ref, traversal, reader)
             if not traversal.skip:
                 for target in targets:
                     self._take(target, reader, found)
-            below = traversal.select[::-1]
-            pending.extend((target, one) for target in targets for one in below)
+            below = self._next(one)
+            self._spend(len(targets) * len(below), steps)
+            pending.extend((target, following) for target in targets for following in below)
 
 
 def _targets(ref: MoRef, traversal: _Traversal, reader: Reader) -> list[MoRef]:

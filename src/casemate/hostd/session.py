@@ -193,7 +193,8 @@ class Sessions:
             return None
         except CasemateError:
             return None
-        return self.open(reply, peer, agent)
+        # Another request with the same cookie may have been first: one login is one session.
+        return self._by_handle.get(handle) or self.open(reply, peer, agent)
 
     def _may_resume(self, peer: str) -> bool:
         return self._resumes.take(peer) and self._all_resumes.take(self._clock().timestamp())

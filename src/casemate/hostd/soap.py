@@ -18,9 +18,7 @@ from casemate.hostd.reader import Reader
 from casemate.hostd.registry import Context, Registry, Served, check_parameters
 from casemate.hostd.replica import Replica
 from casemate.hostd.session import COOKIE, Session, Sessions
-from casemate.hostd.wellknown import (
-    SERVICE,
-)
+from casemate.hostd.wellknown import SERVICE
 from casemate.vim25 import decode, encode, faults, versions, xmlnodes
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Value

@@ -46,19 +46,23 @@ class Viewers:
             del self._tickets[old]
         self._tickets[ticket] = viewer
 
-    def redeem(self, ticket: str) -> Viewer | None:
-        """Return whose ticket it was; None: nobody's."""
-        return self._tickets.pop(ticket, None)
-
     @contextmanager
-    def looking(self, viewer: Viewer) -> Iterator[asyncio.Event]:
-        """Keep an open console; the event is set when it must end."""
+    def redeemed(self, ticket: str) -> Iterator[asyncio.Event]:
+        """Use a ticket up for a console; the event is set when that must end, or never may begin.
+
+        Its viewer passes from the tickets to the open consoles at once: who loses the right
+        meanwhile is in one of them.
+        """
         over = asyncio.Event()
-        self._open[over] = viewer
+        viewer = self._tickets.pop(ticket, None)
+        if viewer is None:
+            over.set()
+        else:
+            self._open[over] = viewer
         try:
             yield over
         finally:
-            del self._open[over]
+            self._open.pop(over, None)
 
     def revoke(self, key: str) -> None:
         """End what a session opened: somebody ended the session for its user."""

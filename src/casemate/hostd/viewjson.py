@@ -28,9 +28,7 @@ from casemate.hostd.soap import (
     run,
     send_response,
 )
-from casemate.hostd.wellknown import (
-    SERVICE,
-)
+from casemate.hostd.wellknown import SERVICE
 from casemate.vim25 import decode, faults, hidden, jsoncodec, types, versions, xmlnodes
 from casemate.vim25.shapes import Kind, TypeRef
 from casemate.vim25.values import MoRef, Value

@@ -99,10 +99,10 @@ class ListView:
         self, add: tuple[MoRef, ...], remove: tuple[MoRef, ...], reader: Reader
     ) -> tuple[MoRef, ...]:
         """Add and remove references; returns those that do not exist."""
-        unknown = tuple(ref for ref in add if not reader.exists(ref))
+        unknown = dict.fromkeys(ref for ref in add if not reader.exists(ref))
         for ref in add[:LIST_LIMIT]:
             if ref not in unknown:
                 self.members[ref] = None
         for ref in remove:
             self.members.pop(ref, None)
-        return unknown
+        return tuple(unknown)

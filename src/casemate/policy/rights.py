@@ -147,9 +147,10 @@ class Rights:
         """Tell whether the principal has the privilege on the entity.
 
         Whoever holds any permission may see that the inventory exists: there is no way to an
-        entity but through its ancestors.
+        entity but through its ancestors. A VM is nobody's ancestor: it shows itself by its roles.
         """
-        if privilege in {ANONYMOUS, VIEW} and principal in self._held:
+        known = privilege == ANONYMOUS or (privilege == VIEW and entity[0] != "VirtualMachine")
+        if known and principal in self._held:
             return True
         return any(role.gives(privilege) for role in self.roles_on(principal, entity))
 

@@ -23,7 +23,8 @@ from casemate.vim25.values import MoRef, Obj, Raw, Typed, Value
 
 Write = Callable[[list[str], Value], None]
 
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML cannot carry, and so no text of the API has: control characters, halves of pairs."""
 _SPECIAL = re.compile("[&<>]")
 
 ENVELOPE_START = (
@@ -38,8 +39,8 @@ ENVELOPE_END = "\n</soapenv:Body>\n</soapenv:Envelope>"
 
 def escape(text: str) -> str:
     """Return the text as XML character data; what XML cannot carry becomes U+FFFD."""
-    if _ILLEGAL.search(text):
-        text = _ILLEGAL.sub("\ufffd", text)
+    if ILLEGAL.search(text):
+        text = ILLEGAL.sub("\ufffd", text)
     if _SPECIAL.search(text):
         text = text.replace("&", "&amp;").replace(">", "&gt;").replace("<", "&lt;")
     return text

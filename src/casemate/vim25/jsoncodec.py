@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from casemate.errors import FormatError, LimitError
-from casemate.vim25 import decode, lexical, types, versions, xmlnodes
+from casemate.vim25 import decode, encode, lexical, types, versions, xmlnodes
 from casemate.vim25.encode import array_name, format_time, named_ref
 from casemate.vim25.shapes import Field, Kind, Method, TypeRef
 from casemate.vim25.values import MoRef, Obj, Raw, Typed, Value
@@ -143,6 +143,8 @@ def _primitive(kind: str, item: object, name: str) -> Value:
 def _text(kind: str, item: str, name: str) -> Value:
     match kind:
         case "string" | "anyURI":
+            if encode.ILLEGAL.search(item):
+                raise FormatError(f"{name} holds a character that no text of the API has")
             return item
         case "dateTime":
             return lexical.parse_time(item)

@@ -30,8 +30,11 @@ class Step:
 
 
 @cache
-def _subtype_field(base: str, name: str) -> bool:
-    return any(name in types.data_type(subtype).by_name for subtype in types.subtypes(base))
+def _subtype_fields(base: str) -> frozenset[str]:
+    """Return the properties of all subtypes; kept by type, never by a name that clients choose."""
+    return frozenset(
+        name for subtype in types.subtypes(base) for name in types.data_type(subtype).by_name
+    )
 
 
 def parse(path: str) -> tuple[Step, ...]:
@@ -80,7 +83,7 @@ def _step_type(ref: TypeRef, name: str) -> TypeRef | None:
     declared = types.data_type(ref.name).by_name.get(name)
     if declared is not None:
         return declared.type
-    return TypeRef(Kind.ANY, "anyType") if _subtype_field(ref.name, name) else None
+    return TypeRef(Kind.ANY, "anyType") if name in _subtype_fields(ref.name) else None
 
 
 def resolve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from casemate.calls import admin as a
 from casemate.calls.messages import Empty
+from casemate.errors import LimitError
 from casemate.hostd.objects.base import permission
 from casemate.hostd.objects.governance import given, privilege_ids
 from casemate.hostd.registry import Context, Served
@@ -16,6 +17,8 @@ from casemate.vim25.values import MoRef, Obj, Value
 
 MODIFY = "Authorization.ModifyPermissions"
 ADMIN = -1
+ANSWERS_LIMIT = 500_000
+"""Pairs of entity and privilege in one question: all 400 privileges on 1,000 VMs."""
 
 
 def _missing(reason: str) -> FaultError:
@@ -202,9 +205,15 @@ async def _has_privilege(context: Context) -> Value:
     )
 
 
+def _bounded(entities: int, privileges: int) -> None:
+    if entities * privileges > ANSWERS_LIMIT:
+        raise LimitError(f"a question for more than {ANSWERS_LIMIT} answers; ask in parts")
+
+
 async def _has_privileges(context: Context) -> Value:
     user = _user_of(context)
     wanted = texts(context.arguments.get("privId"))
+    _bounded(len(refs(context.arguments.get("entity"))), len(wanted))
     return tuple(
         Obj(
             "EntityPrivilege",
@@ -229,6 +238,7 @@ async def _user_privileges(context: Context) -> Value:
             Obj("UserNotFound", principal=user, unresolved=False), f"No account {user:.80}."
         )
     rights = context.replica.world.rights
+    _bounded(len(refs(context.arguments.get("entities"))), len(privilege_ids()))
     return tuple(
         Obj(
             "UserPrivilegeResult",

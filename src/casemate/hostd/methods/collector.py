@@ -10,9 +10,7 @@ from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, refs, text, texts
 from casemate.hostd.session import Session
 from casemate.hostd.views import LIST_LIMIT, ContainerView, ListView
-from casemate.hostd.wellknown import (
-    PROPERTY_COLLECTOR,
-)
+from casemate.hostd.wellknown import PROPERTY_COLLECTOR
 from casemate.vim25 import faults, types
 from casemate.vim25.faults import FaultError
 from casemate.vim25.shapes import Kind

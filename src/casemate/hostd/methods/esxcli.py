@@ -37,9 +37,7 @@ from casemate.hostd import cliformat
 from casemate.hostd.objects.fixed import EXECUTER, TYPE_MANAGER
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import objs, text
-from casemate.hostd.wellknown import (
-    HOST,
-)
+from casemate.hostd.wellknown import HOST
 from casemate.machine.facts import VmFact
 from casemate.vim25 import faults, hidden
 from casemate.vim25.faults import FaultError

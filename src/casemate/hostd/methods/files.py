@@ -15,9 +15,7 @@ from casemate.hostd.registry import Context, Handler, Ring, Served
 from casemate.hostd.selection import text, texts
 from casemate.hostd.soap import fault_of
 from casemate.hostd.tickets import PREFIXES
-from casemate.hostd.wellknown import (
-    HOST_BROWSER,
-)
+from casemate.hostd.wellknown import HOST_BROWSER
 from casemate.machine.facts import DatastoreFact
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError

@@ -8,6 +8,7 @@ from casemate.calls.messages import CancelTask, Empty
 from casemate.hostd.history import HistoryCollector, Inside, event_fits, task_fits
 from casemate.hostd.objects import task
 from casemate.hostd.registry import Context, Served
+from casemate.hostd.wellknown import HOST
 from casemate.hostd.world import World
 from casemate.policy.rights import lineages
 from casemate.vim25 import faults
@@ -33,14 +34,19 @@ def _filter(context: Context) -> Obj:
     return spec
 
 
-def _may_see(context: Context, about: Value) -> bool:
-    return not isinstance(about, MoRef) or context.reader.sees(about)
+def _may_see(context: Context, about: Value, user: Value) -> bool:
+    """Tell whether what a user did to an object, or to the host, is shown to this session."""
+    if user == context.who.user:
+        return True
+    if isinstance(about, MoRef) and about.type == "VirtualMachine":
+        return context.reader.sees(about)
+    return context.reader.may(about if isinstance(about, MoRef) else HOST, "System.Read")
 
 
 def _events(context: Context, spec: Obj) -> Sequence[Obj]:
     inside = _inside(context.replica.world)
     found = [event for event in context.replica.events.events if event_fits(event, spec, inside)]
-    shown = [event for event in found if _may_see(context, _vm_of(event))]
+    shown = [e for e in found if _may_see(context, _vm_of(e), e.get("userName"))]
     most = spec.get("maxCount")
     return shown[-most:] if isinstance(most, int) and most > 0 else shown
 
@@ -56,8 +62,13 @@ def _tasks(context: Context, spec: Obj) -> Sequence[Obj]:
     return [
         info
         for info in infos
-        if task_fits(info, spec, inside) and _may_see(context, info.get("entity"))
+        if task_fits(info, spec, inside) and _may_see(context, info.get("entity"), _user_of(info))
     ]
+
+
+def _user_of(info: Obj) -> Value:
+    reason = info.get("reason")
+    return reason.get("userName") if isinstance(reason, Obj) else None
 
 
 def _collect(context: Context, kind: str) -> MoRef:

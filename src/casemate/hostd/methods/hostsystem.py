@@ -16,9 +16,7 @@ from casemate.hostd.owntask import ended
 from casemate.hostd.registry import Context, Handler, Ring, Served
 from casemate.hostd.selection import text, texts
 from casemate.hostd.soap import fault_of
-from casemate.hostd.wellknown import (
-    HOST,
-)
+from casemate.hostd.wellknown import HOST
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import Obj, Value

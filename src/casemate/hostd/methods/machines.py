@@ -12,9 +12,7 @@ from casemate.hostd.registry import Context, Handler, Served
 from casemate.hostd.selection import text
 from casemate.hostd.vmchange import Change, unsupported
 from casemate.hostd.vmspec import changed, created
-from casemate.hostd.wellknown import (
-    ROOT_POOL,
-)
+from casemate.hostd.wellknown import ROOT_POOL
 from casemate.machine.facts import FaultFact, PowerState, VmFact
 from casemate.machine.vmconfig import TEMPLATE, is_template
 from casemate.vim25 import faults

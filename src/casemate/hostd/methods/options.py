@@ -7,9 +7,7 @@ from casemate.calls.messages import Empty
 from casemate.hostd.objects.governance import option_values
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import objs, text
-from casemate.hostd.wellknown import (
-    AGENT_OPTIONS,
-)
+from casemate.hostd.wellknown import AGENT_OPTIONS
 from casemate.policy import options
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError

@@ -10,10 +10,7 @@ from casemate.hostd.objects.vm import vmx_path
 from casemate.hostd.objects.vmsettings import instance_uuid
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import text
-from casemate.hostd.wellknown import (
-    HOST,
-    ROOT_FOLDER,
-)
+from casemate.hostd.wellknown import HOST, ROOT_FOLDER
 from casemate.machine.facts import VmFact
 from casemate.vim25.values import MoRef, Value
 
@@ -22,7 +19,7 @@ def _child(context: Context, parent: MoRef, name: str) -> MoRef | None:
     world = context.replica.world
     for ref in world.inventory():
         if world.parent(ref) == parent and world.entity_name(ref) == name:
-            return ref
+            return ref if context.reader.sees(ref) else None
     return None
 
 
@@ -37,9 +34,10 @@ def _by_uuid(context: Context) -> tuple[MoRef, ...]:
         return (HOST,) if world.host.uuid.lower() == wanted else ()
     instance = context.arguments.get("instanceUuid") is True
     return tuple(
-        MoRef("VirtualMachine", key)
+        ref
         for key, vm in world.vms.items()
         if (instance_uuid(vm.config) if instance else vm.config.uuid).lower() == wanted
+        and context.reader.sees(ref := MoRef("VirtualMachine", key))
     )
 
 
@@ -64,8 +62,9 @@ async def _find_by_datastore_path(context: Context) -> Value:
     wanted = text(context.arguments.get("path"))
     scope = context.reader.scope
     for key, vm in scope.world.vms.items():
-        if vmx_path(scope, vm) == wanted:
-            return MoRef("VirtualMachine", key)
+        ref = MoRef("VirtualMachine", key)
+        if vmx_path(scope, vm) == wanted and context.reader.sees(ref):
+            return ref
     return None
 
 

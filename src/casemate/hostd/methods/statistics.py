@@ -10,9 +10,7 @@ from casemate.hostd.objects.base import moment
 from casemate.hostd.objects.counters import counter_info
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, text
-from casemate.hostd.wellknown import (
-    HOST,
-)
+from casemate.hostd.wellknown import HOST
 from casemate.machine.counters import (
     COUNTERS,
     KNOWN,

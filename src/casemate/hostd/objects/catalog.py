@@ -28,15 +28,8 @@ from casemate.hostd.objects.snapshots import exists as snapshot_exists
 from casemate.hostd.objects.systems import SYSTEM_GETTERS
 from casemate.hostd.objects.task import TASK_GETTERS
 from casemate.hostd.objects.vm import VM_GETTERS, vm_config
-from casemate.hostd.wellknown import (
-    ENVIRONMENT,
-    HOST_BROWSER,
-    ROOT_POOL,
-    SERVICE,
-)
-from casemate.hostd.world import (
-    World,
-)
+from casemate.hostd.wellknown import ENVIRONMENT, HOST_BROWSER, ROOT_POOL, SERVICE
+from casemate.hostd.world import World
 from casemate.vim25.values import MoRef
 
 GETTERS: Mapping[str, Getters] = {

@@ -10,10 +10,7 @@ from collections.abc import Mapping
 
 from casemate.hostd.objects import network
 from casemate.hostd.objects.base import Getter, Getters, Scope
-from casemate.hostd.wellknown import (
-    PASSTHROUGH_SYSTEM,
-    STORAGE_SYSTEM,
-)
+from casemate.hostd.wellknown import PASSTHROUGH_SYSTEM, STORAGE_SYSTEM
 from casemate.vim25 import hidden
 from casemate.vim25.values import MoRef, Obj, Value
 

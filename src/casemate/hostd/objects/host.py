@@ -16,10 +16,7 @@ from casemate.hostd.objects.inventory import (
 )
 from casemate.hostd.objects.network import NETWORK_GETTERS, network_info
 from casemate.hostd.objects.service import about
-from casemate.hostd.wellknown import (
-    HOST,
-    HOST_BROWSER,
-)
+from casemate.hostd.wellknown import HOST, HOST_BROWSER
 from casemate.machine.facts import Allocation, HostFact, PowerState
 from casemate.machine.governance import LockdownMode
 from casemate.policy.isolation import EMULATED, TCG

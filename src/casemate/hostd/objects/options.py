@@ -9,10 +9,7 @@ from casemate.hostd.objects.devices import devices
 from casemate.hostd.objects.guestos import family, names
 from casemate.hostd.objects.inventory import MIB
 from casemate.hostd.objects.vm import HARDWARE_VERSION
-from casemate.hostd.wellknown import (
-    HOST,
-    network_ref,
-)
+from casemate.hostd.wellknown import HOST, network_ref
 from casemate.machine.facts import VmConfig
 from casemate.vim25 import types
 from casemate.vim25.shapes import Kind, TypeRef

@@ -25,11 +25,7 @@ from casemate.hostd.objects.vmsettings import (
     value_of,
     word,
 )
-from casemate.hostd.wellknown import (
-    ENVIRONMENT,
-    HOST,
-    network_ref,
-)
+from casemate.hostd.wellknown import ENVIRONMENT, HOST, network_ref
 from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import STEP_MIB
 from casemate.machine.hotplug import cores_per_socket, takes_cpus, takes_memory
