@@ -21,7 +21,7 @@ from casemate.formats import ima
 from casemate.formats.algorithms import digest
 from casemate.formats.ima import parse_ima, write_ima
 from casemate.formats.imafields import measurement
-from casemate.formats.imareplay import ImaState, match, replay_ima, wrong_template
+from casemate.formats.imareplay import ImaState, KnownData, match, replay_ima, wrong_template
 from casemate.formats.imasign import key_id_of, parse_file_signature, verify_file_signature
 from casemate.formats.imatext import looks_like_ima, parse_ima_any, parse_ima_text
 from casemate.testing.imalists import entries_strategy, pack_fields, record, violation
@@ -260,3 +260,21 @@ def test_a_template_given_by_its_format_is_understood() -> None:
         measurement(record(b"/x", template="n-ng|d-ng"))
     with pytest.raises(FormatError):
         measurement(record(b"/x", template="d-ng|n-ng|secret", extra=[b""]))
+
+
+@given(entries_strategy(), st.data())
+def test_what_is_remembered_of_known_data_changes_no_result(
+    entries: tuple[ima.ImaEntry, ...], data: st.DataObject
+) -> None:
+    usual = tuple(entry for entry in entries if not entry.is_violation)
+    known = KnownData(frozenset(entry.data for entry in usual[: data.draw(st.integers(0, 12))]))
+    hostile = tuple(
+        entry._replace(
+            template_hash=data.draw(st.sampled_from((entry.template_hash, bytes(20), b"x" * 20)))
+        )
+        for entry in entries
+    )
+    for listed in (entries, hostile, entries):
+        quoted = {"sha256": replay_ima(listed, "sha256")}
+        assert match(listed, quoted, known=known) == match(listed, quoted)
+        assert set(known.hashes("sha1", "sha256")) <= known.templates

@@ -44,6 +44,21 @@ class Matched:
     wrong: int | None = None
 
 
+class KnownData:
+    """Template data that many hosts show: each is hashed once, not for every host.
+
+    Only members of ``templates`` are remembered, so that no host's list makes it grow.
+    """
+
+    def __init__(self, templates: frozenset[bytes] = frozenset()) -> None:
+        self.templates = templates
+        self._hashes: dict[tuple[str, str], dict[bytes, tuple[bytes, bytes]]] = {}
+
+    def hashes(self, algorithm: str, bank: str) -> dict[bytes, tuple[bytes, bytes]]:
+        """Return what is remembered: template data → its hash by ``algorithm`` and in ``bank``."""
+        return self._hashes.setdefault((algorithm, bank), {})
+
+
 def wrong_template(entries: Sequence[ImaEntry], algorithm: str = "sha1") -> int | None:
     """Return the index of the first record whose hash is not that of its data, None if all are."""
     function = hash_function(algorithm)
@@ -75,6 +90,7 @@ def match(
     algorithm: str = "sha1",
     padded: bool = False,
     pcr: int = IMA_PCR,
+    known: KnownData | None = None,
 ) -> Matched:
     """Find after how many of ``entries`` all banks have their quoted values.
 
@@ -85,14 +101,18 @@ def match(
         algorithm: of the template hashes, which are checked on the way.
         padded: the kernel is older than 5.8: SHA-1 padded with zeros in every bank.
         pcr: the PCR that IMA extends; records of another one are stepped over.
+        known: remembers hashes from one list to the next.
     """
+    known = known or KnownData()
     before = start or ImaState()
     count: int | None = None
     wrong: int | None = None
     for bank, wanted in quoted.items():
         value = before.values.get(bank) or bytes(ALGORITHMS[bank].size)
         if count is None and not padded:
-            count, value, wrong = _checked_walk(entries, bank, value, wanted, algorithm, pcr)
+            count, value, wrong = _checked_walk(
+                *(entries, bank, value, wanted, algorithm, pcr, known)
+            )
         elif count is None:
             count, value = _walk(entries, bank, value, wanted, padded=True, pcr=pcr)
             wrong = wrong_template(entries[:count], algorithm)
@@ -141,17 +161,25 @@ def _checked_walk(
     wanted: bytes,
     algorithm: str,
     pcr: int,
+    known: KnownData,
 ) -> tuple[int, bytes, int | None]:
     """Do what ``_walk`` and ``wrong_template`` do, in one pass over a long list."""
     function, check = hash_function(bank), hash_function(algorithm)
     ones = b"\xff" * ALGORITHMS[bank].size
     violation = bytes(ALGORITHMS[algorithm].size)
+    hashes, templates = known.hashes(algorithm, bank), known.templates
+    remembered = hashes.get
     wrong: int | None = None
     if value == wanted:
         return 0, value, None
     for index, (where, template_hash, _, data) in enumerate(entries, 1):
-        extended = function(data).digest()
-        if check(data).digest() != template_hash:
+        both = remembered(data)
+        if both is None:
+            both = check(data).digest(), function(data).digest()
+            if data in templates:
+                hashes[data] = both
+        expected, extended = both
+        if expected != template_hash:
             if template_hash == violation:
                 extended = ones
             elif wrong is None:

@@ -20,7 +20,7 @@ from typing import Final
 from casemate.errors import Finding, FormatError, SignatureError
 from casemate.formats.ima import IMA_PCR, ImaEntry, ImaList
 from casemate.formats.imafields import BOOT_AGGREGATE, Measurement, measurement
-from casemate.formats.imareplay import ImaState, boot_aggregates, match
+from casemate.formats.imareplay import ImaState, KnownData, boot_aggregates, match
 from casemate.formats.imasign import (
     KeyringKey,
     key_id_of,
@@ -88,6 +88,11 @@ class RuntimePolicy:
             for one in digests
         )
 
+    @cached_property
+    def known(self) -> KnownData:
+        """The hashes of ``templates`` that any host has shown."""
+        return KnownData(self.templates)
+
 
 @dataclass(frozen=True, slots=True)
 class ImaResult:
@@ -125,7 +130,7 @@ def appraise_ima(
     if not quoted:
         return _unproven("missing-pcr", "PCR 10 was not quoted", "Quote PCR 10 as well.")
     entries, algorithm = measured.entries, measured.algorithm
-    found = match(entries, quoted, start=start, algorithm=algorithm)
+    found = match(entries, quoted, start=start, algorithm=algorithm, known=policy.known)
     if found.state is None and policy.old_kernel and algorithm == "sha1":
         found = match(entries, quoted, start=start, padded=True)
     begun = start.count if start else 0
