@@ -22,7 +22,7 @@ from pathlib import Path
 
 from casemate.image.cpio import program, write_cpio
 from casemate.image.debian import Packages
-from casemate.image.demo import boot_files, first_root, kernel_release, write_demo
+from casemate.image.demo import MODULES, boot_files, first_root, kernel_release, write_demo
 from casemate.testing.hostileguest import HOSTILE_SECTOR
 from casemate.testing.soapclient import ENVELOPE
 
@@ -31,6 +31,8 @@ DISK = "256M"
 BOOT_SECONDS = 120.0
 BOOTED = 5000
 """Frames that a guest sends only when it floods."""
+GENERATOR = "net/core/pktgen.ko"
+"""Linux's packet generator: it needs no address, no neighbour and no program to send."""
 FLOOD = b"""#!/bin/sh
 export PATH=/bin
 mount -t proc proc /proc
@@ -38,9 +40,13 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in /lib/*.ko; do insmod "$module"; done
 ip link set eth0 up
-ip addr add 10.0.0.1/24 dev eth0
-ip neigh add 10.0.0.9 lladdr ff:ff:ff:ff:ff:ff dev eth0
-while :; do busybox dd if=/dev/zero bs=1400 2>/dev/null | busybox nc -u 10.0.0.9 9; done
+echo "add_device eth0" > /proc/net/pktgen/kpktgend_0
+for line in "count 0" "pkt_size 1400" "dst 10.0.0.9" "dst_mac ff:ff:ff:ff:ff:ff"; do
+  echo "$line" > /proc/net/pktgen/eth0
+done
+echo "flooding"
+echo start > /proc/net/pktgen/pgctrl
+while :; do sleep 1; done
 """
 
 
@@ -58,7 +64,8 @@ def write_flood(home: Path, name: str) -> str:
     """Write a Linux guest that floods its network with frames for everybody; return its path."""
     place, packages = home / "volumes/datastore1" / name, Packages()
     made = write_demo(place, name=name, packages=packages)
-    root = first_root(packages, kernel_release(packages))
+    release = kernel_release(packages)
+    root = first_root(packages, release, (*MODULES, GENERATOR))
     entries = [program("init", FLOOD) if one.path == "init" else one for one in root]
     for file, data in (
         ("kernel", boot_files(packages)["vmlinuz"]),

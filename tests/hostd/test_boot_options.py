@@ -143,7 +143,7 @@ def test_entries_that_cannot_be_read_show_as_unset() -> None:
     assert (shown.get("bootDelay"), shown.get("bootOrder")) == (0, ())
 
 
-@pytest.mark.parametrize("mode", ["nonpersistent", "undoable", "append"])
+@pytest.mark.parametrize("mode", ["eager", "undoable", "append"])
 @pytest.mark.parametrize("operation", ["add", "edit"])
 def test_a_disk_of_a_mode_of_long_ago_is_refused(mode: str, operation: str) -> None:
     backing = Obj("VirtualDiskFlatVer2BackingInfo", fileName="", diskMode=mode)
@@ -153,3 +153,13 @@ def test_a_disk_of_a_mode_of_long_ago_is_refused(mode: str, operation: str) -> N
     item = Obj("VirtualDeviceConfigSpec", operation=operation, device=device)
     with pytest.raises(FaultError, match="persistent"):
         vmspec.changed(Obj("VirtualMachineConfigSpec", deviceChange=(item,)), CONFIG, ())
+
+
+def test_the_older_name_of_a_nonpersistent_disk_is_understood() -> None:
+    backing = Obj("VirtualDiskFlatVer2BackingInfo", fileName="", diskMode="nonpersistent")
+    device = Obj(
+        "VirtualDisk", key=2000, controllerKey=1000, unitNumber=5, backing=backing, capacityInKB=1
+    )
+    item = Obj("VirtualDeviceConfigSpec", operation="add", fileOperation="create", device=device)
+    made = vmspec.changed(Obj("VirtualMachineConfigSpec", deviceChange=(item,)), CONFIG, ())
+    assert made.config.disks[-1].mode == "independent_nonpersistent"

@@ -22,11 +22,13 @@ LINE_LIMIT: Final = 16384
 NAME_LIMIT: Final = 256
 VALUE_LIMIT: Final = 65536
 # Character sets in which every byte below 0x80 means ASCII, so that "|" and quotes are unambiguous.
+# In others (Shift_JIS, GBK, Big5) such a byte may be the second half of a character.
 _ENCODINGS: Final = {
     "utf-8": "utf-8",
     "us-ascii": "ascii",
-    "iso-8859-1": "latin-1",
-    "windows-1252": "cp1252",
+    **{f"iso-8859-{part}": f"iso8859-{part}" for part in (*range(1, 12), *range(13, 17))},
+    **{f"windows-{page}": f"cp{page}" for page in range(1250, 1259)},
+    **{name: name for name in ("koi8-r", "koi8-u", "euc-jp", "euc-kr", "gb2312")},
 }
 _BOM: Final = b"\xef\xbb\xbf"
 _ENCODING_NAME: Final = ".encoding"
@@ -60,7 +62,7 @@ def parse(data: bytes) -> Vmx:
 
     Raises:
         FormatError: A line is no entry, a name occurs twice, an escape or a character is wrong,
-            or the character set is not one of UTF-8, US-ASCII, ISO-8859-1 and windows-1252.
+            or the character set keeps ASCII not as it is, as UTF-8, ISO-8859, windows-125x, EUC do.
         LimitError: The file, a name or a value is too long.
     """
     if len(data) > SIZE_LIMIT:

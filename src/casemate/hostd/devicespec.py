@@ -16,7 +16,7 @@ from casemate.hostd.objects.devices import (
 )
 from casemate.hostd.selection import text
 from casemate.hostd.vmchange import CONFIG, Change, number, unsupported
-from casemate.machine.diskmodes import MODES, PERSISTENT
+from casemate.machine.diskmodes import PERSISTENT, known_mode, mode_refusal
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.machine.vmconfig import IOPS
@@ -326,9 +326,10 @@ def _mode(device: Obj) -> str:
     """Return the mode that a disk's device asks for, or nothing. Raises FaultError."""
     backing = device.get("backing")
     mode = text(backing.get("diskMode")) if isinstance(backing, Obj) else ""
-    if mode not in {"", *MODES}:
-        raise unsupported(f"Disks of this host are {', '.join(MODES)}, not {mode:.40}.")
-    return mode
+    if not mode or (known := known_mode(mode)):
+        return mode and known
+    why, remedy = mode_refusal(mode)
+    raise unsupported(f"{why[0].upper()}{why[1:]}. {remedy}")
 
 
 def _capacity(device: Obj, before: int = 0) -> int:

@@ -154,8 +154,10 @@ def kernel_release(packages: Packages) -> str:
     return max(found, key=lambda match: tuple(map(int, match.groups()[1:])))[1]
 
 
-def first_root(packages: Packages, release: str) -> Iterator[Entry]:
-    """Yield the entries of the guest's root file system.
+def first_root(
+    packages: Packages, release: str, modules: Sequence[str] = MODULES
+) -> Iterator[Entry]:
+    """Yield the entries of the guest's root file system, with these Linux modules.
 
     Raises:
         HostError: a package is missing.
@@ -170,8 +172,8 @@ def first_root(packages: Packages, release: str) -> Iterator[Entry]:
     yield program("init", script.read_bytes())
     source = f"usr/lib/modules/{release}/kernel"
     package = f"linux-image-{release}"
-    modules = [_host_file(packages, package, f"{source}/{module}") for module in MODULES]
-    for number, (name, data) in enumerate(in_order(modules)):
+    files = [_host_file(packages, package, f"{source}/{module}") for module in modules]
+    for number, (name, data) in enumerate(in_order(files)):
         yield program(f"lib/{number:02}-{name}.ko", data)
 
 

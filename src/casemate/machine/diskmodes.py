@@ -13,7 +13,26 @@ PERSISTENT: Final = "persistent"
 INDEPENDENT: Final = "independent_persistent"
 FORGETFUL: Final = "independent_nonpersistent"
 MODES: Final = (PERSISTENT, INDEPENDENT, FORGETFUL)
-"""Modes that disks can have. VMware's older ones (nonpersistent, undoable, append) cannot be."""
+"""Modes that disks can have."""
+_OLDER: Final = {"nonpersistent": FORGETFUL}
+REDONE: Final = ("undoable", "append")
+"""Older modes of VMware, with a log of changes that is kept or undone at power-off."""
+
+
+def known_mode(mode: str) -> str:
+    """Return the mode that a name stands for, or nothing: VMware's older ``nonpersistent`` too."""
+    mode = _OLDER.get(mode, mode)
+    return mode if mode in MODES else ""
+
+
+def mode_refusal(mode: str) -> tuple[str, str]:
+    """Return why a disk does not have a mode, and what does the same."""
+    if mode in REDONE:
+        return (
+            f"the older mode {mode} asks at power-off whether to keep what was written",
+            "Make the disk persistent and take a snapshot, which can be reverted to or removed.",
+        )
+    return f"no disk is {mode[:40]!r} here", f"Choose one of {', '.join(MODES)}."
 
 
 def in_snapshots(disk: DiskSpec) -> bool:

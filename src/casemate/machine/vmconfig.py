@@ -11,7 +11,7 @@ from casemate.formats.datastorepath import in_volume
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.machine import serialports
-from casemate.machine.diskmodes import MODES, PERSISTENT
+from casemate.machine.diskmodes import PERSISTENT, known_mode, mode_refusal
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, PowerState, VmConfig
 from casemate.machine.guestcpu import check_masks
 from casemate.machine.networks import DEFAULT_GROUP
@@ -84,6 +84,7 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
         LimitError: A number of more than 18 digits.
     """
     entries = _Entries(vmx.lowered())
+    _check_readable(entries)
     check_masks(entries.values)
     name = entries.take("displayname") or vmx_path.rpartition("/")[2].removesuffix(".vmx")
     if not name or len(name) > _NAME_LIMIT or not name.isprintable():
@@ -187,6 +188,14 @@ class _Entries:
         return [(name, value) for name, value in vmx.entries if name.lower() not in self._taken]
 
 
+def _check_readable(entries: _Entries) -> None:
+    """Refuse a file whose hardware is said in encrypted entries: the rest would be another VM."""
+    if "encryption.data" in entries.values:
+        error = entries.wrong("encryption.data", "the configuration of the VM is encrypted")
+        error.remedy = "Decrypt the VM where it was encrypted, then register it again."
+        raise error
+
+
 def _uuid(entries: _Entries) -> str:
     """Return uuid.bios in the usual form; ``56 4d ... -...`` is how VMware writes it."""
     given = entries.take("uuid.bios").lower()
@@ -253,9 +262,12 @@ def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec
 def _mode(entries: _Entries, slot: str) -> str:
     """Return a disk's mode; VMware writes it with a hyphen."""
     mode = entries.take(f"{slot}.mode", PERSISTENT).lower().replace("-", "_") or PERSISTENT
-    if mode not in MODES:
-        raise entries.wrong(f"{slot}.mode", f"no disk is {mode[:40]!r} here")
-    return mode
+    if known := known_mode(mode):
+        return known
+    why, remedy = mode_refusal(mode)
+    error = entries.wrong(f"{slot}.mode", why)
+    error.remedy = remedy
+    raise error
 
 
 def _limits(entries: _Entries, slot: str) -> tuple[int, int]:
