@@ -130,3 +130,13 @@ def test_verifiers_that_stopped_in_order_are_forgotten_after_a_day(web: Web) -> 
         step.run("UPDATE worker SET seen=seen-90000 WHERE name='gone'")
         alarmstore.forget_stopped(step)
         assert [name for name, _, _ in alarmstore.workers(step)] == ["fresh"]
+
+
+def test_webhook_whose_name_no_resolver_takes_ends_no_alarm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notifier = Notifier(f"http://{'a' * 70}.example/")
+    notifier.tell(NOTICE)
+    notifier.tell(NOTICE)
+    notifier.close()
+    assert caplog.text.count("the webhook did not take") == 2

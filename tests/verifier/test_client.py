@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,7 @@ from casemate.testing.smallhost import (
     ek_maker,
     sign_reference,
 )
+from casemate.verifier import client
 
 
 @pytest.fixture
@@ -289,3 +291,23 @@ def test_an_address_is_split(text: str, expected: tuple[str, int]) -> None:
 def test_a_senseless_address_is_refused(text: str) -> None:
     with pytest.raises(ArgumentError):
         split_address(text)
+
+
+def test_a_head_that_comes_too_late_is_no_answer(
+    serve: Callable[[Respond], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[float] = []
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            begun.append(time.monotonic())
+            return begun[0] if len(begun) == 1 else begun[0] + 1e6
+
+    monkeypatch.setattr(client, "time", Clock)
+    asked = client.HostClient("127.0.0.1", serve(lambda _path, _body: (200, b"")))
+    try:
+        with pytest.raises(HostError, match="takes too long"):
+            asked.identity()
+    finally:
+        asked.close()

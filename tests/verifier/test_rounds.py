@@ -16,12 +16,13 @@ from casemate.errors import (
     StateError,
     VerificationError,
 )
+from casemate.machine.fleet import Mode
 from casemate.policy.signedtext import join_signed
-from casemate.testing.minifleet import MiniFleet
-from casemate.testing.pki import NOW, shared_pki
-from casemate.testing.smallhost import SmallImage, sign_reference
+from casemate.testing.minifleet import HonestHost, MiniFleet
+from casemate.testing.pki import NOW, issue, shared_pki
+from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk, SoftKey
-from casemate.verifier import alarmstore, audit, rulestore, store
+from casemate.verifier import alarmstore, audit, rounds, rulestore, store
 from casemate.verifier.enrol import Wanted
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.rehearsal import rehearse
@@ -266,3 +267,33 @@ def test_signer_that_expires_or_is_no_longer_trusted_stops_counting_by_itself(
         assert book.in_force(step, "", found.version) == ()
         with pytest.raises(ArgumentError):
             rules.of(step, found)
+
+
+def test_of_two_tpms_that_were_challenged_at_once_only_the_first_is_pinned(engine: Engine) -> None:
+    unpinned, _ = engine.enrolment.invite(Wanted("h", mode=Mode.PUSH), "anna")
+    first, second = HonestHost(SmallHost()), HonestHost(SmallHost())
+    challenge = engine.enrolment.introduce(unpinned, first.identity())
+    assert challenge is not None
+    pinned = engine.enrolment.prove(unpinned, first.activate(challenge).secret)
+    engine.enrolment.approve("h", "anna")
+    late = engine.enrolment.introduce(unpinned, second.identity())
+    assert late is not None
+    with pytest.raises(StateError):
+        engine.enrolment.prove(unpinned, second.activate(late).secret)
+    assert engine.host("h").identity == pinned.identity
+    assert engine.host("h").ek == pinned.ek
+
+
+def test_tpms_of_a_maker_that_is_pinned_no_more_stop_counting_by_themselves(
+    engine: Engine, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "MAKERS_SECONDS", 0.0)
+    engine.reference()
+    engine.enrol(fleet(1))
+    assert engine.round("host-001").state == "trusted"
+    place = engine.anchors.place / "ek"
+    (place / "other.pem").write_bytes(issue("Another maker", authority=True).pem)
+    (place / "maker.pem").unlink()
+    host = engine.round("host-001")
+    assert host.state == "failed-latched"
+    assert "no pinned authority" in host.verdict

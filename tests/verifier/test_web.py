@@ -99,6 +99,11 @@ def test_big_and_strange_bodies_are_refused(web: Web) -> None:
     assert post("/api/v1/login", json={"user": 1, "password": ""}).status_code == 400
     assert post("/api/v1/hosts", json={"name": "a", "x": 1}, headers=headers).status_code == 400
     assert post("/api/v1/hosts", json={"name": "../a"}, headers=headers).status_code == 400
+    for user in ("a\0b", "a\ud800"):
+        body = json.dumps({"user": user, "password": user}).encode()
+        assert post("/api/v1/login", content=body).status_code == 400
+    long = {"name": "a", "cadence": 10**400}
+    assert post("/api/v1/hosts", json=long, headers=headers).status_code == 400
 
 
 def test_openapi_describes_every_endpoint(web: Web) -> None:

@@ -115,7 +115,8 @@ class Notifier:
                 {"content-type": "application/json", "x-casemate-signature": mark},
             )
             return connection.getresponse().status < http.client.MULTIPLE_CHOICES
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # ValueError: a name that no resolver takes. Nothing may end the thread that tells.
             _LOG.info("webhook: %s", error)
             return False
         finally:

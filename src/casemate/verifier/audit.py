@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 
 from casemate.errors import DigestError
 from casemate.machine.fleet import AuditEntry
@@ -53,6 +54,16 @@ def head(step: Transaction) -> str:
     return str(row[0]) if row else START
 
 
+def _all(step: Transaction) -> Iterator[AuditEntry]:
+    """Yield all lines, some at a time: a log that only grows is never whole in memory."""
+    last = -(1 << 62)
+    while rows := step.all("SELECT * FROM audit WHERE number>? ORDER BY number LIMIT 1000", last):
+        for row in rows:
+            entry = AuditEntry(*row)
+            last = entry.number
+            yield entry
+
+
 def check(step: Transaction) -> int:
     """Recompute the whole chain and return how many lines it has.
 
@@ -60,8 +71,7 @@ def check(step: Transaction) -> int:
         DigestError: ``audit-chain``: a line was changed, taken out or put in.
     """
     before, count = START, 0
-    for row in step.all("SELECT * FROM audit ORDER BY number"):
-        entry = AuditEntry(*row)
+    for entry in _all(step):
         count += 1
         words = (entry.who, entry.action, entry.thing, entry.why)
         if entry.number != count or entry.digest != _digest(before, count, entry.time, words):

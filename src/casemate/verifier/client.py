@@ -8,15 +8,17 @@ pass on the proof of a real TPM in that state, or break it.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import secrets
+import socket
 import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography import x509
 
@@ -55,6 +57,9 @@ from casemate.policy.tpmidentity import (
     make_challenge,
 )
 from casemate.policy.trust import trust_from_files
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 NONCE_SIZE = 32
 """Bytes of a nonce: beyond guessing, within what every TPM takes."""
@@ -124,6 +129,39 @@ def load_trusted(reference: Path, ek_roots: Path, trust: Path, now: datetime) ->
     return Trusted(signed.manifest, signer, roots)
 
 
+class _Until(io.RawIOBase):
+    """What a socket gives until a moment: a host that sends a byte now and then holds nobody."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+        super().__init__()
+        self._raw = raw
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer takes too long")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _responses_until(deadline: float) -> type[http.client.HTTPResponse]:
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:  # noqa: ANN401  (as http.client declares it)
+            super().__init__(sock, *given, **named)
+            self.fp = io.BufferedReader(_Until(self.fp.detach(), sock, deadline))
+
+    return Response
+
+
 class HostClient:
     """Speaks to the attestation endpoints of one host.
 
@@ -187,6 +225,9 @@ class HostClient:
     ) -> tuple[int, float, bytes]:
         """Return status, seconds that the host asks to wait, and body of one answer."""
         headers = {"content-type": "application/json"} if body else {}
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(self._timeout)
+        self._connection.response_class = _responses_until(deadline)
         self._connection.request(method, path, body, headers)
         response = self._connection.getresponse()
         asked = response.getheader("retry-after", "")

@@ -165,13 +165,17 @@ class Sqlite:
     def transaction(self) -> Iterator[Transaction]:
         """Begin a transaction; the file is this process's until it ends."""
         with self._turn:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield _SqliteTransaction(self._connection, self._clock)
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                # SQLite has rolled back by itself after some errors, and not after others.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _unwritten(str(error)) from error
                 raise
-            self._connection.execute("COMMIT")
 
     def exclusive(self, name: str) -> AbstractContextManager[Transaction]:
         """Begin a transaction: here no two overlap anyway."""
@@ -331,6 +335,15 @@ def _begun_on(connection: Any) -> _PostgresTransaction:  # noqa: ANN401 (psycopg
     cursor = connection.execute(f"BEGIN; {_CLOCK}")
     cursor.nextset()
     return _PostgresTransaction(cursor, float(cursor.fetchone()[0]))
+
+
+def _unwritten(reason: str) -> HostError:
+    return HostError(
+        f"the store cannot be written: {reason}",
+        code="database",
+        component="SQLite",
+        remedy="Make room on the disk; the verifier goes on by itself.",
+    )
 
 
 def _away(reason: str) -> HostError:

@@ -120,6 +120,7 @@ class Enrolment:
         Raises:
             AppraisalError: ``activation``...
             ArgumentError: the TPM is enrolled under another name.
+            StateError: another TPM was pinned meanwhile.
         """
         payload = nonces.answer_challenge(self._database, host.name, answer)
         fingerprint, issuer, identity = json.loads(payload)
@@ -129,6 +130,11 @@ class Enrolment:
             if other is not None:
                 raise ArgumentError(
                     f"this TPM is enrolled as {other[0]}", argument="name", component=host.name
+                )
+            if current.ek not in {"", fingerprint}:
+                # Of two that were challenged before either was pinned, only one is.
+                raise StateError(
+                    f"{host.name} has shown another TPM meanwhile", component=host.name
                 )
             words = "waits for approval" if not current.ek else current.verdict
             after = replace(

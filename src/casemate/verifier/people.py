@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from dataclasses import astuple, dataclass, replace
+import threading
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 
 from argon2 import PasswordHasher
@@ -13,6 +14,7 @@ from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatc
 
 from casemate.errors import (
     ArgumentError,
+    BusyError,
     LoginError,
     NotAuthenticatedError,
     PermissionDeniedError,
@@ -29,6 +31,9 @@ LONGEST_SECONDS = 12 * 3600.0
 
 FREE_FAILURES, LOCK_SECONDS, LOCK_LIMIT = 5, 15.0, 900.0
 """Wrong passwords in a row before a lock; the first lock, doubled each time; the longest."""
+
+HASHING, WAITING = 2, 8
+"""Passwords looked at side by side, 64 MiB each, and those in turn: anybody may send one."""
 
 SHORTEST = 12
 """Characters of a password."""
@@ -73,6 +78,8 @@ class People:
     def __init__(self, database: Database, hasher: PasswordHasher | None = None) -> None:
         self._database = database
         self._hasher = hasher or PasswordHasher()
+        self._places = threading.BoundedSemaphore(WAITING)
+        self._hashing = threading.BoundedSemaphore(HASHING)
         self._decoy = self._hasher.hash(secrets.token_urlsafe(16))
 
     def put(self, name: str, role: Role, password: str, who: str) -> None:
@@ -104,15 +111,22 @@ class People:
             return [Person(*row) for row in step.all("SELECT * FROM person ORDER BY name")]
 
     def login(self, name: str, password: str) -> str:
-        """Open a session and return its handle. Raises LoginError, whatever was wrong."""
-        with self._database.transaction() as step:
-            person = _find(step, name)
-            now = step.now()
-        good = self._verify(person.hash if person else self._decoy, password)
-        locked = person is not None and person.locked_until > now
-        if person is None or locked or not good:
-            if person is not None and not locked:
-                self._note(person, now)
+        """Open a session and return its handle.
+
+        Raises:
+            LoginError: whatever was wrong.
+            BusyError: too many try at once.
+        """
+        if not self._places.acquire(blocking=False):
+            raise BusyError("Too many log in at once.", code="too-many-logins")
+        try:
+            # Counted before the password is looked at: guesses at once are as many as one by one.
+            hashed = self._counted(name)
+            with self._hashing:
+                good = self._verify(self._decoy if hashed is None else hashed, password)
+        finally:
+            self._places.release()
+        if hashed is None or not good:
             raise LoginError(_WRONG, component=name)
         with self._database.exclusive("audit") as step:
             step.run("UPDATE person SET failures=0, locked_until=0 WHERE name=?", name)
@@ -153,17 +167,23 @@ class People:
         with self._database.transaction() as step:
             step.run("DELETE FROM session WHERE digest=?", _digest(handle))
 
-    def _note(self, person: Person, now: float) -> None:
-        over = person.failures + 1 - FREE_FAILURES
-        until = now + min(LOCK_LIMIT, LOCK_SECONDS * 2.0 ** min(over, 10)) if over >= 0 else 0.0
-        after = replace(person, failures=person.failures + 1, locked_until=until)
+    def _counted(self, name: str) -> str | None:
+        """Count a failure until it is none, and return the hash; None: nobody, or locked."""
         with self._database.transaction() as step:
-            step.run(
-                "UPDATE person SET failures=?, locked_until=? WHERE name=?",
-                after.failures,
-                after.locked_until,
-                after.name,
+            now = step.now()
+            row = step.one(
+                "UPDATE person SET failures=failures+1 WHERE name=? AND locked_until<=?"
+                " RETURNING failures, hash",
+                name,
+                now,
             )
+            if row is None:
+                return None
+            over = int(row[0]) - FREE_FAILURES
+            if over >= 0:
+                until = now + min(LOCK_LIMIT, LOCK_SECONDS * 2.0 ** min(over, 10))
+                step.run("UPDATE person SET locked_until=? WHERE name=?", until, name)
+        return str(row[1])
 
     def _verify(self, hashed: str, password: str) -> bool:
         try:

@@ -48,6 +48,11 @@ class Anchors:
             for path in sorted((self.place / level).glob("*.pem"))
         )
 
+    def ek_mark(self) -> tuple[tuple[str, int, int], ...]:
+        """Return what changes when a maker of TPMs is pinned, or is no more."""
+        found = [(path.name, path.stat()) for path in sorted((self.place / "ek").glob("*"))]
+        return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+
     def ek_roots(self) -> tuple[x509.Certificate, ...]:
         """Return the pinned makers of TPMs. Raises FormatError."""
         files = sorted((self.place / "ek").glob("*"))

@@ -38,6 +38,9 @@ _LOG = logging.getLogger("verifier.rounds")
 IDENTITIES = 1 << 15
 """Proven identities remembered: some 4 KiB each."""
 
+MAKERS_SECONDS = 10.0
+"""How soon a maker of TPMs counts that was pinned, or does not that was taken away."""
+
 CARRIED = 30.0
 """Cadence in seconds up to which an answer brings the next nonce along.
 
@@ -109,6 +112,8 @@ class Rounds:
         self._nonces = nonces.Nonces()
         self._reader = Reader()
         self._identities: dict[str, TpmIdentity] = {}
+        self._makers: tuple[tuple[str, int, int], ...] = ()
+        self._looked = -MAKERS_SECONDS
         self._turn = threading.Lock()
 
     def pull(self, host: FleetHost) -> Done:
@@ -302,7 +307,8 @@ class Rounds:
         )
 
     def _identity(self, host: FleetHost) -> TpmIdentity:
-        """Return the proven identity of a host; it was checked when it was proven."""
+        """Return the proven identity of a host; checked anew when the pinned makers change."""
+        self._look_at_makers()
         known = self._identities.get(host.identity)
         if known is not None:
             return known
@@ -314,6 +320,16 @@ class Rounds:
                 self._identities.clear()
             self._identities[host.identity] = found
         return found
+
+    def _look_at_makers(self) -> None:
+        with self._turn:
+            if time.monotonic() - self._looked < MAKERS_SECONDS:
+                return
+            self._looked = time.monotonic()
+            makers = self._anchors.ek_mark()
+            if makers != self._makers:
+                self._makers = makers
+                self._identities.clear()
 
     def _give_back(self, host: FleetHost) -> None:
         with self._database.transaction() as step:

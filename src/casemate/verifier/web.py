@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,11 @@ BODY_LIMIT = 64 << 10
 
 DIGITS = 9
 """Digits of a number in a query: hours, rounds."""
+
+FLOAT_LIMIT = 1 << 53
+"""Whole numbers up to this are floats exactly."""
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 READ_SECONDS = 20.0
 """A body must have arrived by then."""
@@ -166,15 +172,21 @@ def read_fields(body: bytes, wanted: Mapping[str, Field]) -> dict[str, Any]:
     for name, item in value.items():
         if name not in wanted:
             raise ArgumentError(f"unknown field {name!r}", argument=name)
-        kind = wanted[name].kind
-        if type(item) is int and kind is float:
-            value[name] = float(item)
-        elif type(item) is not kind:
-            raise ArgumentError(f"{name} should be {kind.__name__}", argument=name)
+        value[name] = _read_field(name, item, wanted[name].kind)
     for name, one in wanted.items():
         if one.required and name not in value:
             raise ArgumentError(f"{name} is missing", argument=name)
     return value
+
+
+def _read_field(name: str, item: object, kind: type) -> object:
+    if kind is float and type(item) is int and abs(item) <= FLOAT_LIMIT:
+        return float(item)
+    if type(item) is not kind:
+        raise ArgumentError(f"{name} should be {kind.__name__}", argument=name)
+    if isinstance(item, str) and _NO_TEXT.search(item):
+        raise ArgumentError(f"{name} holds what no store keeps as text", argument=name)
+    return item
 
 
 def bearer(request: Request) -> str:

@@ -1,0 +1,96 @@
+"""Passwords: guesses are counted however they come, and cost what two at a time cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+
+from casemate.errors import BusyError, LoginError
+from casemate.verifier import people
+from casemate.verifier.database import Database, open_database
+from casemate.verifier.people import FREE_FAILURES, People, Role
+from casemate.verifier.schema import SCHEMA
+
+PASSWORD = "a password of anna"
+
+
+class Slow:
+    """A hasher during whose work something else happens."""
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], object] = lambda: None
+        self.looked: list[str] = []
+
+    def hash(self, password: str) -> str:
+        return f"hash of {password}"
+
+    def verify(self, hashed: str, password: str) -> bool:
+        self.looked.append(hashed)
+        self.meanwhile()
+        if hashed != self.hash(password):
+            raise VerifyMismatchError
+        return True
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = open_database(str(tmp_path / "verifier.db"), SCHEMA)
+    yield made
+    made.close()
+
+
+def made(database: Database, hasher: Slow) -> People:
+    found = People(database, cast("PasswordHasher", hasher))
+    found.put("anna", Role.VIEWER, PASSWORD, "test")
+    return found
+
+
+def test_guesses_that_come_at_once_are_as_many_as_one_by_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "WAITING", 100)
+    monkeypatch.setattr(people, "HASHING", 100)
+    hasher = Slow()
+    known = made(database, hasher)
+    left = list(range(20))
+
+    def guess() -> None:
+        if left:
+            with pytest.raises(LoginError):
+                known.login("anna", f"guess {left.pop()}")
+
+    hasher.meanwhile = guess
+    guess()
+    assert not left
+    assert hasher.looked.count(hasher.hash(PASSWORD)) == FREE_FAILURES
+
+
+def test_more_log_ins_than_can_be_looked_at_are_told_to_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "WAITING", 1)
+    hasher = Slow()
+    known = made(database, hasher)
+
+    def another() -> None:
+        hasher.meanwhile = lambda: None
+        with pytest.raises(BusyError):
+            known.login("anna", PASSWORD)
+
+    hasher.meanwhile = another
+    assert known.check(known.login("anna", PASSWORD)).name == "anna"
+    assert known.check(known.login("anna", PASSWORD)).name == "anna"
+
+
+def test_a_good_password_ends_the_count(database: Database) -> None:
+    known = made(database, Slow())
+    for _ in range(3):
+        for _ in range(FREE_FAILURES - 1):
+            with pytest.raises(LoginError):
+                known.login("anna", "wrong")
+        known.login("anna", PASSWORD)
