@@ -29,7 +29,8 @@ class Reader:
     def __init__(
         self, data: bytes | bytearray | memoryview, what: str, *, code: str = "malformed"
     ) -> None:
-        self._data = memoryview(data).cast("B")
+        view = memoryview(data)
+        self._data = view if type(data) is bytes else view.cast("B")
         self._position = 0
         self.what = what
         self.code = code

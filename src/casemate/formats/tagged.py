@@ -38,6 +38,7 @@ TAG_NAMES: Final = {
     TAG_TRUST_ANCHOR: "TRUST_ANCHOR",
 }
 
+_HEAD: Final = struct.Struct("<II")
 _VERSION_HEAD: Final = struct.Struct("<IIQ8H")
 _VERSION_FORMAT: Final = 1
 
@@ -56,16 +57,18 @@ def parse_tagged(data: bytes | memoryview) -> TaggedEvent:
     Raises:
         FormatError: ``event-data``: too short, or the stated size is not what follows.
     """
-    reader = Reader(data, "tagged event", code="event-data")
-    tag = reader.u32le()
-    body = reader.take(reader.u32le())
-    reader.end()
-    return TaggedEvent(tag, body)
+    left = len(data) - _HEAD.size
+    if left < 0:
+        raise FormatError(f"tagged event: {len(data)} bytes are no head", code="event-data")
+    tag, size = _HEAD.unpack_from(data)
+    if size != left:
+        raise FormatError(f"tagged event: of {size} bytes, {left} are there", code="event-data")
+    return TaggedEvent(tag, bytes(data[_HEAD.size :]))
 
 
 def write_tagged(event: TaggedEvent) -> bytes:
     """Return the event's bytes: u32 tag, u32 size, data."""
-    return struct.pack("<II", event.tag, len(event.data)) + event.data
+    return _HEAD.pack(event.tag, len(event.data)) + event.data
 
 
 @dataclass(frozen=True, slots=True)
