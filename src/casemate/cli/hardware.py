@@ -14,7 +14,7 @@ from casemate.cli.calls import Calls
 from casemate.cli.terminal import PlainConsole
 from casemate.errors import NotFoundError
 from casemate.kernel.home import find_home
-from casemate.machine.facts import HardwareFact
+from casemate.machine.hardware import HardwareFact
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -30,8 +30,9 @@ from casemate.calls.messages import (
 from casemate.calls.software import BootRollback
 from casemate.console.model import MODES, Action, Facts, Kind
 from casemate.errors import CasemateError
-from casemate.machine.facts import HardwareFact, HostFact
+from casemate.machine.facts import HostFact
 from casemate.machine.governance import LockdownFact
+from casemate.machine.hardware import HardwareFact
 
 PEER = "console"
 FIRST_LIMIT = 4096

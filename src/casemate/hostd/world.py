@@ -43,9 +43,7 @@ from casemate.machine.facts import (
     ComponentFact,
     DatastoreFact,
     Fact,
-    HardwareFact,
     HostFact,
-    HostNic,
     PoolFact,
     TaskFact,
     VmFact,
@@ -59,6 +57,7 @@ from casemate.machine.governance import (
     RoleFact,
     SessionFact,
 )
+from casemate.machine.hardware import HardwareFact, HostNic
 from casemate.machine.networks import AddressFact, Networks, PortGroupFact, SwitchFact
 from casemate.policy.options import API_COMPATIBILITY
 from casemate.policy.privileges import Role

@@ -7,7 +7,6 @@ the entity that the call is about.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -20,15 +19,14 @@ from casemate.errors import (
     PermissionDeniedError,
     StateError,
 )
-from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Session
+from casemate.kernel.accounts import LOCAL_ROOT, PLATE, Accounts, Session
 from casemate.kernel.background import background
+from casemate.kernel.lockdown import DENIED, Lockdown
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import Fact, PoolFact, VmFact
 from casemate.machine.governance import (
     AccountFact,
-    LockdownFact,
-    LockdownMode,
     OptionFact,
     PermissionFact,
     RoleFact,
@@ -54,10 +52,8 @@ FIRST_NUMBER = 1000
 """Number of the first account after root's 0."""
 
 _PRIVILEGE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}(\.[A-Za-z][A-Za-z0-9]{0,63}){1,4}")
-_LOCKDOWN = "lockdown"
 _ADMIN = role_named("Admin").number
 _BY_NAME = {role.name: role.number for role in ROLES}
-_DENIED = "Permission to perform this operation was denied."
 
 
 class Admin:
@@ -73,9 +69,9 @@ class Admin:
         self._logins = asyncio.Semaphore(1)
         self._workers = background(1, "password")
         self.rights = Rights(self._pool_of)
-        self._lockdown = _stored_lockdown(store.value(_LOCKDOWN))
+        self._lockdown = Lockdown(store, stream, self.rights)
         accounts.hooks.role_of = self._role_of
-        accounts.hooks.admit = self._admit
+        accounts.hooks.admit = self._lockdown.admit
         accounts.hooks.opened = lambda session: stream.publish(_session_fact(session))
         accounts.hooks.ended = self._ended
         self._load()
@@ -95,27 +91,25 @@ class Admin:
             a.TerminateSession: self._terminate,
             a.SetMessage: self._set_message,
             a.SetOption: self._set_option,
-            a.SetLockdown: self._set_lockdown,
-            a.SetLockdownExceptions: self._set_exceptions,
+            **self._lockdown.handlers(),
         }
 
     def demand(self, session: Session, privilege: str, request: object) -> None:
         """Raise PermissionDeniedError unless the session may do what it asks for."""
-        mode = self._lockdown.mode
         if session is PLATE:
             allowed = isinstance(request, Snapshot | Status)
         elif session is LOCAL_ROOT:
             # In strict lockdown the local administrator only looks, and may end the lockdown.
             reads = privilege.startswith("System.") or isinstance(request, a.SetLockdown)
-            allowed = mode is not LockdownMode.STRICT or reads
+            allowed = not self._lockdown.strict or reads
         else:
-            passes = self._passes(session.user, session.peer)
+            passes = self._lockdown.passes(session.user, session.peer)
             given = self.rights.gives(session.user, entity_of(request), privilege)
             allowed = (passes or isinstance(request, Logout)) and given
         if allowed:
             return
         raise PermissionDeniedError(
-            _DENIED, privilege=privilege, component=":".join(entity_of(request))
+            DENIED, privilege=privilege, component=":".join(entity_of(request))
         )
 
     def _ended(self, session: StoredSession, revoked: bool) -> None:  # noqa: FBT001  (a hook)
@@ -143,7 +137,6 @@ class Admin:
         for name, option in options.OPTIONS.items():
             value = self._store.value(f"option.{name}")
             self._stream.publish(OptionFact(name, option.default if value is None else value))
-        self._stream.publish(self._lockdown)
         self._apply()
 
     def _publish_account(self, account: Account) -> None:
@@ -180,24 +173,6 @@ class Admin:
     def _role_of(self, account: Account) -> Role:
         found = self.rights.roles_on(account.name, ROOT)
         return found[0] if found else role_named("NoAccess")
-
-    def _passes(self, user: str, peer: str) -> bool:
-        """Tell whether the lockdown lets a user in: the console closes in strict lockdown only."""
-        lockdown = self._lockdown
-        if lockdown.mode is LockdownMode.STRICT and peer == CONSOLE:
-            return False
-        if lockdown.mode is LockdownMode.DISABLED or user in lockdown.exceptions:
-            return True
-        return (
-            lockdown.mode is LockdownMode.NORMAL
-            and peer == CONSOLE
-            and self.rights.gives(user, ROOT, "Host.Config.Settings")
-        )
-
-    def _admit(self, user: str, peer: str) -> None:
-        """Raise PermissionDeniedError when the lockdown keeps the user out."""
-        if not self._passes(user, peer):
-            raise PermissionDeniedError(_DENIED, privilege="System.View", component=user)
 
     async def _add_role(self, request: a.AddRole, _: Session) -> a.RoleReply:
         self._check_role(request.name, request.privileges)
@@ -335,7 +310,7 @@ class Admin:
                 self._workers, self._accounts.verify, hashed, request.old_password
             )
         account = self._accounts.check(request.user, self._clock(), verified)
-        self._admit(request.user, request.peer)
+        self._lockdown.admit(request.user, request.peer)
         check_password(request.user, request.new_password)
         fresh = await self._hashed(request.new_password)
         self._store.put_account(replace(account, hash=fresh))
@@ -372,31 +347,6 @@ class Admin:
         self._stream.publish(OptionFact(name, checked))
         self._apply()
 
-    async def _set_lockdown(self, request: a.SetLockdown, _: Session) -> Empty:
-        if request.mode not in {mode.value for mode in LockdownMode}:
-            raise ArgumentError("there is no such lockdown mode", argument="mode")
-        self._put_lockdown(replace(self._lockdown, mode=LockdownMode(request.mode)))
-        return Empty()
-
-    async def _set_exceptions(self, request: a.SetLockdownExceptions, _: Session) -> Empty:
-        for user in request.users:
-            self._account(user)
-        users = tuple(dict.fromkeys(request.users))
-        self._put_lockdown(replace(self._lockdown, exceptions=users))
-        return Empty()
-
-    def _put_lockdown(self, fact: LockdownFact) -> None:
-        admins = [u for u in fact.exceptions if self.rights.gives(u, ROOT, "Host.Config.Settings")]
-        if fact.mode is LockdownMode.STRICT and not admins:
-            raise StateError(
-                "nobody could administer the host in strict lockdown",
-                remedy="Make an administrator an exception first.",
-            )
-        self._lockdown = fact
-        text = json.dumps({"mode": fact.mode.value, "exceptions": fact.exceptions})
-        self._store.set_value(_LOCKDOWN, text)
-        self._stream.publish(fact)
-
 
 def entity_of(request: object) -> Entity:
     """Return the entity that a request is about; the root folder when it names none."""
@@ -414,13 +364,6 @@ def entity_of(request: object) -> Entity:
 def _check_text(text: str) -> None:
     if len(text) > TEXT_LIMIT or not text.isprintable():
         raise ArgumentError("a description is printable and short", argument="user.description")
-
-
-def _stored_lockdown(text: str | None) -> LockdownFact:
-    if text is None:
-        return LockdownFact(LockdownMode.DISABLED)
-    stored = json.loads(text)
-    return LockdownFact(LockdownMode(stored["mode"]), tuple(stored["exceptions"]))
 
 
 def _session_fact(session: StoredSession) -> SessionFact:

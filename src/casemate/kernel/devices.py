@@ -9,7 +9,7 @@ from typing import Final
 
 from casemate.calls.hardware import PassthroughReply, PlanPassthrough
 from casemate.kernel.accounts import Session
-from casemate.machine.facts import HardwareFact, HostDisk, HostNic, NumaNode, PciDevice
+from casemate.machine.hardware import HardwareFact, HostDisk, HostNic, NumaNode, PciDevice
 from casemate.machine.passthrough import plan_passthrough
 
 _SECTOR: Final = 512

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from casemate.errors import HostError, NotFoundError, NotSupportedError
-from casemate.machine.facts import HardwareFact, PciDevice
+from casemate.machine.hardware import HardwareFact, PciDevice
 
 _BRIDGE: Final = 0x06
 _DRIVER: Final = "vfio-pci"

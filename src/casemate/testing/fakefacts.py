@@ -11,19 +11,15 @@ from casemate.machine.facts import (
     ComponentFact,
     DatastoreFact,
     DiskSpec,
-    HardwareFact,
-    HostDisk,
     HostFact,
-    HostNic,
     NicSpec,
-    NumaNode,
-    PciDevice,
     PoolFact,
     PoolUsage,
     PowerState,
     VmConfig,
     VmFact,
 )
+from casemate.machine.hardware import HardwareFact, HostDisk, HostNic, NumaNode, PciDevice
 from casemate.policy.hardening import Weight
 from casemate.policy.hardeningreport import Area, EntropyRow, Outcome, Row
 

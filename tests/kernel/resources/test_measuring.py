@@ -18,7 +18,7 @@ from casemate.kernel.groups import Groups
 from casemate.kernel.history import History
 from casemate.kernel.metering import Meter
 from casemate.machine.counters import BY_PATH, COUNTERS, ROLLED, SAMPLES
-from casemate.machine.facts import HardwareFact, HostNic, PciDevice
+from casemate.machine.hardware import HardwareFact, HostNic, PciDevice
 from casemate.machine.passthrough import plan_passthrough
 from casemate.sched.targets import CpuTarget, MemoryTarget
 

@@ -11,7 +11,8 @@ from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Identity, IdentityReply, Snapshot, SnapshotReply
 from casemate.errors import CasemateError, NotFoundError
-from casemate.machine.facts import HardwareFact, HostFact
+from casemate.machine.facts import HostFact
+from casemate.machine.hardware import HardwareFact
 
 F = TypeVar("F")
 

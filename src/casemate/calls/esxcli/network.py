@@ -12,7 +12,8 @@ from casemate.calls.esxcli.networkfacts import Present, present
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Empty
 from casemate.errors import AbsentError, NotFoundError
-from casemate.machine.facts import HostNic, PowerState, VmFact
+from casemate.machine.facts import PowerState, VmFact
+from casemate.machine.hardware import HostNic
 from casemate.machine.networks import (
     PORTS,
     PolicyOverride,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from casemate.calls.esxcli.tree import ask
 from casemate.calls.messages import Snapshot, SnapshotReply
-from casemate.machine.facts import Fact, HardwareFact, HostNic, NicSpec, PowerState, VmFact
+from casemate.machine.facts import Fact, NicSpec, PowerState, VmFact
+from casemate.machine.hardware import HardwareFact, HostNic
 from casemate.machine.networks import Networks, PortGroupFact, SwitchFact
 
 

@@ -11,8 +11,9 @@ from casemate.calls.esxcli.hardware import facts_of, host_fact
 from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
 from casemate.calls.messages import Empty
 from casemate.errors import NotFoundError
-from casemate.machine.facts import DatastoreFact, HardwareFact
+from casemate.machine.facts import DatastoreFact
 from casemate.machine.governance import AccountFact, OptionFact
+from casemate.machine.hardware import HardwareFact
 from casemate.policy.options import OPTIONS, Option
 
 

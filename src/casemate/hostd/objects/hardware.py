@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from casemate.hostd.objects.base import Getters, Scope
-from casemate.machine.facts import HardwareFact, HostDisk, PciDevice
+from casemate.machine.hardware import HardwareFact, HostDisk, PciDevice
 from casemate.vim25.values import Obj, Value
 
 MHZ = 1_000_000

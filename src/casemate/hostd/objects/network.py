@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from casemate.errors import NotFoundError
 from casemate.hostd.objects.base import Getters, Scope, flags
-from casemate.machine.facts import HostFact, HostNic
+from casemate.machine.facts import HostFact
+from casemate.machine.hardware import HostNic
 from casemate.machine.networks import AddressFact, PortGroupFact, SecurityPolicy, SwitchFact
 from casemate.machine.shaping import Shaping
 from casemate.vim25 import types

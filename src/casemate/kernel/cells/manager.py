@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
-import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,19 +22,16 @@ from casemate.errors import (
     NotFoundError,
     PowerStateError,
 )
-from casemate.kernel.cells import channels, disks, jail, runstate
+from casemate.kernel.cells import runstate
 from casemate.kernel.cells.cell import Cell, CellEvent, CellExit
 from casemate.kernel.cells.cgroups import Cgroups, Usage
-from casemate.kernel.cells.console import SerialPort, last_line
+from casemate.kernel.cells.console import SerialPort
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.cells.qmp import Qmp
-from casemate.kernel.sys.files import open_directory
-from casemate.kernel.sys.spawn import Child, kill, wait_gone
-from casemate.machine import serialports
-from casemate.machine.cellplan import CellPlan
+from casemate.kernel.cells.starter import Starter, destroy
+from casemate.kernel.sys.spawn import Child
 from casemate.machine.facts import PowerState, VmConfig
-from casemate.machine.plan import AGENT_SOCKET, HostSide, cell_memory, cell_uid, plan_power_on
-from casemate.machine.planvtpm import plan_vtpm
+from casemate.machine.plan import AGENT_SOCKET, cell_memory, cell_uid
 from casemate.machine.power import Operation, next_state
 
 _UIDS_PER_HOME: Final = 4096
@@ -45,8 +40,6 @@ _DIGITS: Final = 9
 _ASLEEP: Final = "suspended"
 _WAKE_LOOKS: Final = 100
 _WAKE_PAUSE: Final = 0.05
-# Seconds for a killed process to be gone.
-_KILL_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +92,20 @@ class Cells:
         run_dir = run_dir.absolute()
         self._cells_dir = run_dir / "cells"
         self._log_dir = run_dir / "log"
-        self._visor_root = visor_root
         self._cgroups = cgroups
-        self._accelerator = accelerator
         self._on_exit = on_exit
-        self._on_event = on_event
-        self._cpu_mhz = cpu_mhz
         self._admission = admission
         self._volumes = volumes
+        self._starter = Starter(
+            self._cells_dir,
+            self._log_dir,
+            visor_root,
+            cgroups,
+            accelerator,
+            on_event=on_event,
+            cpu_mhz=cpu_mhz,
+            volumes=volumes,
+        )
         self._connect: Connect = _no_network
         self._slot = zlib.crc32(os.fsencode(run_dir)) & 0xFFFF
         self._cells: dict[str, Cell] = {}
@@ -128,7 +127,7 @@ class Cells:
 
     def console_log(self, vm: str) -> Path:
         """Return where the console of a VM is logged."""
-        return self._log_dir / f"vm-{_checked(vm)}-console.log"
+        return self._starter.console_log(_checked(vm))
 
     async def power_on(
         self,
@@ -162,7 +161,7 @@ class Cells:
         try:
             with self._admission(vm, config):
                 async with self._connect(vm, config) as taps:
-                    cell = await self._start(
+                    cell = await self._starter.start(
                         vm, uid, config, vm_dir, memory=memory, run=run, taps=taps
                     )
         finally:
@@ -299,128 +298,6 @@ class Cells:
                 return uid
         raise HostError("all identities for cells are in use", code="cell-uids", component=vm)
 
-    async def _start(
-        self,
-        vm: str,
-        uid: int,
-        config: VmConfig,
-        vm_dir: Path,
-        *,
-        memory: int | None,
-        run: bool,
-        taps: Mapping[int, int],
-    ) -> Cell:
-        """Carry out the power-on, each step with its undo."""
-        directory = self._cells_dir / vm
-        async with contextlib.AsyncExitStack() as undo:
-            place = open_directory(vm_dir)
-            undo.callback(os.close, place)
-            sources = disks.resolve(place, config.disks)
-            host = HostSide(
-                self._accelerator.name,
-                self._cpu_mhz,
-                uid,
-                resume=memory is not None,
-                cards=frozenset(taps),
-            )
-            plan = plan_power_on(vm, config, sources, host)
-            shutil.rmtree(directory, ignore_errors=True)
-            (directory / "root").mkdir(mode=0o700, parents=True)
-            with contextlib.ExitStack() as failed:
-                failed.callback(shutil.rmtree, directory, ignore_errors=True)
-                self._cgroups.create(vm, plan.cgroup)
-                failed.callback(self._cgroups.remove, vm)
-                child = self._launch(plan, config, directory, vm_dir, taps)
-                failed.callback(_destroy, child)
-                state = runstate.RunState(
-                    vm=vm,
-                    pid=child.pid,
-                    start_time=runstate.start_time(child.pid) or 0,
-                    boot_id=runstate.boot_id(),
-                    uid=uid,
-                    accelerator=plan.accelerator,
-                    domain=plan.domain,
-                    started=time.time(),
-                    directory=str(vm_dir),
-                    serials=tuple(serialports.files(config)),
-                )
-                runstate.save(directory, state)
-                cell = await self._connected(state, child.pidfd, memory=memory, run=run)
-                failed.pop_all()
-        return cell
-
-    def _launch(
-        self,
-        plan: CellPlan,
-        config: VmConfig,
-        directory: Path,
-        vm_dir: Path,
-        taps: Mapping[int, int],
-    ) -> Child:
-        """Open what the cell gets, start it, and close our ends."""
-        with contextlib.ExitStack() as opened:
-            sockets = {}
-            for listener in plan.listeners:
-                channel = channels.listen(directory / listener.name)
-                opened.enter_context(channel)
-                sockets[listener.name] = channel.fileno()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-            log = os.open(self._log_of(plan.vm), flags, 0o600)
-            opened.callback(os.close, log)
-            around = jail.Surroundings(
-                visor_root=self._visor_root(),
-                stage=directory / "root",
-                vm_dir=vm_dir.absolute(),
-                sockets=sockets,
-                log=log,
-                cgroup_directories=self._cgroups.directories(plan.vm),
-                volumes=self._volumes,
-                taps=taps,
-            )
-            for peer in plan.peers:
-                ours, its = socket.socketpair()
-                opened.enter_context(ours)
-                with its:
-                    # It ends with the VM: by its socket, or with the control group.
-                    tpm = plan_vtpm(plan, config)
-                    beside = replace(around, sockets={peer.name: its.fileno()})
-                    os.close(jail.start(tpm, beside).pidfd)
-                sockets[peer.name] = ours.fileno()
-            return jail.start(plan, around)
-
-    async def _connected(
-        self,
-        state: runstate.RunState,
-        pidfd: int,
-        *,
-        memory: int | None = None,
-        run: bool = True,
-    ) -> Cell:
-        """Reach the QEMU of a cell; where that fails the cell is left to the caller's undo."""
-        cell = Cell(
-            state,
-            os.dup(pidfd),
-            self._cells_dir / state.vm,
-            (self._log_of(state.vm), self.console_log(state.vm)),
-            on_event=self._on_event,
-        )
-        try:
-            await cell.connect(memory=memory, run=run)
-        except HostError as error:
-            said = last_line(self._log_of(state.vm))
-            await cell.detach()
-            raise HostError(
-                f"QEMU does not work: {said}" if said else error.reason,
-                code="qemu-start",
-                component=state.vm,
-                remedy=f"Look at {self._log_of(state.vm)}.",
-            ) from error
-        except BaseException:
-            await cell.detach()
-            raise
-        os.close(pidfd)
-        return cell
-
     async def _adopt(self, directory: Path) -> Cell | None:
         """Take over one cell, or clean up after it."""
         try:
@@ -430,10 +307,10 @@ class Cells:
         pidfd = runstate.reopen(state) if state is not None else None
         if state is not None and pidfd is not None:
             try:
-                return await self._connected(state, pidfd)
+                return await self._starter.connected(state, pidfd)
             except CasemateError:
                 # A cell that cannot be controlled is stopped rather than left alone.
-                _destroy(Child(state.pid, pidfd))
+                destroy(Child(state.pid, pidfd))
         self._clean(directory.name)
         if state is not None:
             self._on_exit(CellExit(state.vm, "killed"))
@@ -461,22 +338,12 @@ class Cells:
         self._cgroups.remove(vm)
         shutil.rmtree(self._cells_dir / vm, ignore_errors=True)
 
-    def _log_of(self, vm: str) -> Path:
-        return self._log_dir / f"vm-{vm}.log"
-
 
 def _checked(vm: str) -> str:
     """Return a VM's id, which names directories and groups, once it is known to be digits."""
     if not (vm.isascii() and vm.isdigit() and len(vm) <= _DIGITS):
         raise ArgumentError(f"{vm[:40]!r} is not the id of a VM", argument="vm")
     return vm
-
-
-def _destroy(child: Child) -> None:
-    """Kill a process and let go of it."""
-    kill(child.pidfd)
-    wait_gone(child.pidfd, _KILL_TIMEOUT)
-    os.close(child.pidfd)
 
 
 def _public(cell: Cell) -> CellState:

@@ -1,0 +1,185 @@
+"""Merging the deltas of a VM's disks that no snapshot needs any more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from casemate.errors import CasemateError
+from casemate.formats import vmdk, vmx
+from casemate.formats.vmdk import CreateType
+from casemate.formats.vmx import Vmx
+from casemate.kernel.cells import blocks, disks
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.inventory import VMX_LIMIT
+from casemate.kernel.snapshotfiles import drop, last_number, renamed_disks, write_book, written
+from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vmfiles import state_name
+from casemate.machine.chains import Drop, Merge, plan_consolidation
+from casemate.machine.facts import Allocation, DiskSpec, PowerState, VmFact
+from casemate.machine.power import Operation
+
+Report = Callable[[int, int], None]
+_DELTA: Final = re.compile(r".+-[0-9]{6}\.vmdk")
+# MiB: a QEMU that only works on disks, with a guest that never runs.
+_MERGING_MEMORY: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A VM's disks and deltas: ``parents`` by name, and which may never be written."""
+
+    parents: Mapping[str, str]
+    frozen: frozenset[str]
+
+
+def untold(_done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def _part(report: Report, number: int, of: int) -> Report:
+    """Return what tells of one step in ``of`` as a part of the whole."""
+
+    def told(done: int, total: int) -> None:
+        scale = max(total, 1)
+        report(number * scale + min(done, scale), of * scale)
+
+    return told
+
+
+class Consolidation:
+    """Makes chains of disks shorter. See ``kernel.snapshots`` for what a crash leaves."""
+
+    def __init__(self, context: VmContext) -> None:
+        self._context = context
+
+    async def run(self, fact: VmFact, report: Report = untold) -> None:
+        """Make the chains of disks as short as the snapshots allow.
+
+        Raises:
+            CasemateError: A merge failed, or ``report`` ended it; the disks are as the guest wrote
+                them, and what is left can be merged later.
+        """
+        with self._context.open(fact) as directory:
+            graph, steps = consolidation_steps(directory, fact)
+            parents = dict(graph.parents)
+            for number, step in enumerate(steps):
+                if isinstance(step, Drop):
+                    drop(directory, step.name)
+                    del parents[step.name]
+                    continue
+                told = _part(report, number, len(steps))
+                if not await self._merge(directory, fact, step, told):
+                    continue
+                fact = self._replace(directory, fact, step, parents)
+                del parents[step.name]
+                drop(directory, step.name)
+
+    async def _merge(
+        self, directory: VmDirectory, fact: VmFact, step: Merge, report: Report
+    ) -> bool:
+        """Merge one delta; False where it waits until the VM is off."""
+        spec = DiskSpec(step.name, "disk", "vmdk", 0, "scsi0", 0)
+        if fact.power is not PowerState.POWERED_ON:
+            alone = replace(
+                fact.config,
+                disks=(spec,),
+                nics=(),
+                cpus=1,
+                memory_mib=_MERGING_MEMORY,
+                firmware="bios",
+                cpu_allocation=Allocation(),
+                memory_allocation=Allocation(),
+                extra=(("svga.present", "FALSE"),),
+            )
+            await self._context.cells.power_on(fact.vm, alone, directory.path, run=False)
+            try:
+                qmp = await self._context.cells.control(fact.vm, Operation.CONSOLIDATE)
+                chain = disks.resolve(directory.fd, (spec,))[0].layers
+                await blocks.merge(qmp, directory, chain, 0, report)
+            finally:
+                await self._context.cells.power_off(fact.vm)
+            return True
+        merged = disks.resolve(directory.fd, (spec,))[0].file_name
+        for source in disks.resolve(directory.fd, written(fact.config)):
+            names = [layer.file_name for layer in source.layers]
+            if merged in names:
+                qmp = await self._context.cells.control(fact.vm, Operation.CONSOLIDATE)
+                at = names.index(merged)
+                await blocks.merge(qmp, directory, source.layers, at, report)
+                return True
+        return False
+
+    def _replace(
+        self, directory: VmDirectory, fact: VmFact, step: Merge, parents: dict[str, str]
+    ) -> VmFact:
+        """Name the lower disk wherever the merged one was named."""
+        for name, lower in parents.items():
+            if lower == step.name:
+                described = disks.describe(directory.fd, name)
+                directory.write(name, vmdk.write(replace(described, parent=step.into)))
+                parents[name] = step.into
+        renamed = tuple(
+            replace(
+                one,
+                disks=tuple(
+                    (slot, step.into if name == step.name else name) for slot, name in one.disks
+                ),
+            )
+            for one in fact.snapshots
+        )
+        if renamed != fact.snapshots:
+            last = last_number(directory, fact)
+            write_book(directory, fact, renamed, fact.current_snapshot, last)
+            for one in fact.snapshots:
+                _rename_in_state(directory, fact, one.number, step)
+        config = renamed_disks(fact.config, {step.name: step.into})
+        if config != fact.config:
+            return self._context.rewrite(directory, fact, config)
+        return self._context.inventory.reread(fact.vm)
+
+
+def consolidation_steps(
+    directory: VmDirectory, fact: VmFact
+) -> tuple[_Graph, tuple[Drop | Merge, ...]]:
+    """Plan the consolidation of a VM's disks."""
+    current = {disk.file_name for disk in written(fact.config)}
+    pinned = {name for one in fact.snapshots for _, name in one.disks}
+    graph = _graph(directory, current | pinned)
+    steps = plan_consolidation(graph.parents, pinned | graph.frozen, current)
+    return graph, steps
+
+
+def _graph(directory: VmDirectory, tops: set[str]) -> _Graph:
+    """Find all disks below ``tops``, and all deltas in the directory above those."""
+    parents: dict[str, str] = {}
+    frozen: set[str] = set()
+    strays = {name for name in directory.names() if _DELTA.fullmatch(name)}
+    bases = {lowest for top in tops for *_, lowest in (tuple(directory.chain(top)),)}
+    for top in sorted(tops | strays):
+        chain = tuple(directory.chain(top))
+        if not chain or chain[-1] not in bases:
+            continue
+        for name, lower in zip(chain, (*chain[1:], ""), strict=True):
+            parents[name] = lower
+            if name.endswith(".vmdk"):
+                described = disks.describe(directory.fd, name)
+                if described.create_type is CreateType.STREAM_OPTIMIZED or described.read_only:
+                    frozen.add(name)
+    return _Graph(parents, frozenset(frozen))
+
+
+def _rename_in_state(directory: VmDirectory, fact: VmFact, number: int, step: Merge) -> None:
+    """Name the lower disk in a snapshot's configuration too."""
+    name = state_name(fact.config, number)
+    try:
+        old = vmx.parse(directory.read(name, VMX_LIMIT))
+    except CasemateError:
+        return
+    entries = tuple(
+        (key, step.into if key.lower().endswith(".filename") and value == step.name else value)
+        for key, value in old.entries
+    )
+    directory.write(name, vmx.write(Vmx(entries)))

@@ -1,0 +1,77 @@
+"""The files of a VM's snapshots: deltas of its disks, and the list of its snapshots (.vmsd)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from casemate.formats import vmx
+from casemate.kernel.cells import disks
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.inventory import VMX_LIMIT
+from casemate.kernel.vmcontext import stem
+from casemate.machine import snapshots as book
+from casemate.machine.diskmodes import in_snapshots
+from casemate.machine.facts import DiskSpec, SnapshotSpec, VmConfig, VmFact
+
+
+def written(config: VmConfig) -> tuple[DiskSpec, ...]:
+    """Return the disks that snapshots are of: what a guest writes but on independent ones."""
+    return tuple(disk for disk in config.disks if in_snapshots(disk))
+
+
+def slot_of(disk: DiskSpec) -> str:
+    """Return a disk's slot as snapshots name it: ``scsi0:0``."""
+    return f"{disk.controller}:{disk.unit}"
+
+
+def make_deltas(directory: VmDirectory, config: VmConfig) -> dict[str, str]:
+    """Make an empty delta above every disk; returns the deltas by what lies below."""
+    made: dict[str, str] = {}
+    try:
+        for disk in written(config):
+            made[disk.file_name] = directory.make_delta(disk)
+    except BaseException:
+        for name in made.values():
+            drop(directory, name)
+        raise
+    return made
+
+
+def renamed_disks(config: VmConfig, names: Mapping[str, str]) -> VmConfig:
+    """Return the configuration with other files for its disks; deltas have a descriptor."""
+
+    def of(disk: DiskSpec) -> DiskSpec:
+        if disk.kind != "disk" or disk.file_name not in names:
+            return disk
+        name = names[disk.file_name]
+        return replace(disk, file_name=name, format=disks.format_of(name))
+
+    return replace(config, disks=tuple(of(disk) for disk in config.disks))
+
+
+def drop(directory: VmDirectory, name: str) -> None:
+    """Remove a delta's files."""
+    for part in directory.files_of(name):
+        directory.remove(part)
+
+
+def last_number(directory: VmDirectory, fact: VmFact) -> int:
+    """Return the highest number that a snapshot of this VM ever had."""
+    name = f"{stem(fact.config)}.vmsd"
+    highest = max((one.number for one in fact.snapshots), default=0)
+    if not directory.exists(name):
+        return highest
+    return max(highest, book.last_number(vmx.parse(directory.read(name, VMX_LIMIT))))
+
+
+def write_book(
+    directory: VmDirectory,
+    fact: VmFact,
+    snapshots: tuple[SnapshotSpec, ...],
+    current: int,
+    last: int,
+) -> None:
+    """Write the list of a VM's snapshots: ``current`` is in use, ``last`` the highest ever."""
+    name = f"{stem(fact.config)}.vmsd"
+    directory.write(name, vmx.write(book.vmsd_of(snapshots, current, last)))
