@@ -7,6 +7,7 @@ import json
 import struct
 from pathlib import Path
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from casemate.formats.cel import looks_like_cel, parse_cel
 from casemate.formats.eventlog import EventLog, Limits, parse, replay, write
 from casemate.formats.eventrecords import Event
 from casemate.formats.eventreview import review
-from casemate.formats.eventtypes import EV_NO_ACTION, EV_S_CRTM_VERSION
+from casemate.formats.eventtypes import CEL_CONTENT, EV_NO_ACTION, EV_S_CRTM_VERSION
 
 SYSTEMD = b"".join(
     b"\x1e" + json.dumps(one).encode() + b"\n"
@@ -64,6 +65,24 @@ def as_json(log: EventLog) -> bytes:
     return json.dumps(rows).encode()
 
 
+def as_lines(log: EventLog) -> bytes:
+    return b"\n".join(json.dumps(row).encode() for row in json.loads(as_json(log)))
+
+
+def as_cbor(log: EventLog) -> tuple[bytes, bytes]:
+    """Return an array with names, and a sequence with numbers."""
+    named, numbered = [], []
+    for number, event in enumerate(log.events):
+        digests = {ALGORITHMS[str(n)].id: value for n, value in event.digests}
+        content = {"event_type": event.type, "event_data": event.data}
+        row = {"recnum": number, "pcr": event.pcr, "content_type": "pcclient_std"}
+        pairs = [{"hashAlg": n, "digest": value} for n, value in event.digests]
+        named.append({**row, "digests": pairs, "content": content})
+        row_by_number = {0: number, 1: event.pcr, 3: digests, 5: {0: event.type, 1: event.data}}
+        numbered.append(cbor2.dumps(row_by_number))
+    return cbor2.dumps(named), b"".join(numbered)
+
+
 def test_what_systemd_measured_is_replayed() -> None:
     log = parse_cel(SYSTEMD)
     value = bytes(32)
@@ -83,7 +102,7 @@ def test_public_logs_told_in_both_forms_lead_to_the_same_pcrs(corpus: Path) -> N
         log = parse(data)
         if not log.events or any(not event.digests for event in log.events):
             continue
-        for told in (as_tlv(log), as_json(log)):
+        for told in (as_tlv(log), as_json(log), as_lines(log), *as_cbor(log)):
             assert looks_like_cel(told)
             found = parse_cel(told)
             assert found.events == log.events or told.startswith(b"\0")
@@ -106,6 +125,21 @@ def test_an_nv_index_and_management_records_extend_no_pcr() -> None:
     log = parse_cel(raw)
     assert {event.type for event in log.events} == {EV_NO_ACTION}
     assert replay(log) == {"sha256": {}}
+
+
+def test_a_management_record_needs_no_digest_and_any_other_does() -> None:
+    first = {"recnum": 0, "digests": [], "content_type": "cel", "content": {"type": "cel_version"}}
+    second = {
+        "recnum": 1,
+        "pcr": 4,
+        "digests": {"sha256": "AA" * 32},
+        "content_type": "ima_template",
+    }
+    log = parse_cel(json.dumps([first, second]).encode())
+    assert [event.type for event in log.events] == [EV_NO_ACTION, CEL_CONTENT]
+    assert set(replay(log)["sha256"]) == {4}
+    with pytest.raises(FormatError):
+        parse_cel(json.dumps([first, {**second, "digests": []}]).encode())
 
 
 @pytest.mark.parametrize(
@@ -147,6 +181,38 @@ def test_records_out_of_order_cut_or_too_many_are_refused() -> None:
 @given(st.binary(max_size=200), st.booleans())
 def test_whatever_the_bytes_only_our_error(data: bytes, headed: bool) -> None:
     raw = (b"\0\0\0\0\x08" + bytes(8) + b"\1\0\0\0\1" if headed else b"") + data
+    _only_our_error(raw)
+
+
+_ITEMS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.binary(max_size=33),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.integers(0, 9)
+            | st.sampled_from(
+                ("recnum", "pcr", "digests", "hashAlg", "digest", "content", "content_type", "sha1")
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(_ITEMS, max_size=3))
+def test_whatever_the_items_only_our_error(items: list[object]) -> None:
+    _only_our_error(cbor2.dumps(items))
+    _only_our_error(b"".join(map(cbor2.dumps, items)))
+
+
+def _only_our_error(raw: bytes) -> None:
     looks_like_cel(raw)
     try:
         replay(parse_cel(raw))

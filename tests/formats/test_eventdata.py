@@ -345,3 +345,64 @@ def test_structures_that_fit_neither_width_are_refused(cut: int) -> None:
     with pytest.raises(FormatError) as caught:
         uefi.parse_variable(small[:-cut])
     assert caught.value.code == "event-data"
+
+
+def _counted(text: bytes) -> bytes:
+    return bytes((len(text),)) + text
+
+
+_GUID_BYTES = bytes(range(16))
+_MANIFEST = struct.pack("<I", 11129) + _GUID_BYTES
+_MADE_BY = b"".join(map(_counted, (b"Maker\0", b"Model\0", b"7\0", b"Firm\0")))
+_RIM = struct.pack("<II", 2, 4) + b"uri\0" + struct.pack("<II", 0, 0)
+_SPDM1 = b"SPDM Device Sec\0" + struct.pack("<HHIIBBH", 1, 60, 2, 1, 4, 1, 32) + bytes(32)
+_SPDM2 = (
+    b"SPDM Device Sec2"
+    + struct.pack("<HBBIIIIQQ", 2, 0, 0, 80, 1, 1, 8, 7, 4)
+    + b"\x7f\xff\4\0"
+    + bytes(8)
+)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "data", "text"),
+    [
+        (ev.EV_NO_ACTION, b"SP800-155 Event\0" + _MANIFEST, "of vendor 11129"),
+        (
+            ev.EV_NO_ACTION,
+            b"SP800-155 Event2" + _MANIFEST + _MADE_BY + bytes(4) + _counted(b"1.2\0"),
+            "SP800-155 Event2: Maker Model 7 Firm 1.2",
+        ),
+        (
+            ev.EV_NO_ACTION,
+            b"SP800-155 Event3" + _MANIFEST + _MADE_BY + bytes(4) + _counted(b"1.2\0") + _RIM,
+            "SP800-155 Event3: Maker Model 7 Firm 1.2",
+        ),
+        (ev.EV_NO_ACTION, b"H-CRTM CompMeas\0" + _counted(b"ACM") + bytes(3), "Meas: ACM"),
+        (ev.EV_NO_ACTION, b"NvIndexInstance\0" + b"\1\0" + bytes(8), "version 1, 8 bytes"),
+        (ev.EV_NO_ACTION, b"NvIndexDynamic\0\0" + b"\1\0", "version 1, 0 bytes"),
+        (ev.EV_NO_ACTION, b"SP800-155 Event3", "undecodable: "),
+        (ev.EV_EFI_SPDM_FIRMWARE_BLOB, _SPDM1, "PCI device: measurement block 4 of 32 bytes"),
+        (ev.EV_EFI_SPDM_FIRMWARE_CONFIG, _SPDM2, "certificate chain of 8 bytes, authenticated"),
+        (ev.EV_EFI_SPDM_DEVICE_AUTHORITY, _SPDM2, "SPDM Device Sec2: PCI device"),
+        (ev.EV_EFI_SPDM_DEVICE_POLICY, b"\1\2", "0102"),
+        (ev.EV_EFI_PLATFORM_FIRMWARE_BLOB2, b"FV_MAIN", "FV_MAIN"),
+        (ev.EV_PLATFORM_CONFIG_FLAGS, b"ACPI DATA", "ACPI DATA"),
+        (ev.EV_PLATFORM_CONFIG_FLAGS, b"\1\0\0\0", "01000000"),
+    ],
+    ids=range(14),
+)
+def test_informative_structures_of_the_profile_are_told(
+    event_type: int, data: bytes, text: str
+) -> None:
+    assert text in describe(_event(event_type, data))
+    for cut in range(len(data)):
+        assert describe(_event(event_type, data[:cut])) is not None
+
+
+@given(
+    st.binary(max_size=90), st.sampled_from((b"", b"SP800-155 Event3", _SPDM1[:16], _SPDM2[:16]))
+)
+def test_whatever_an_informative_event_holds_it_is_told_in_a_line(data: bytes, head: bytes) -> None:
+    for event_type in (ev.EV_NO_ACTION, ev.EV_EFI_SPDM_FIRMWARE_BLOB, ev.EV_EFI_VARIABLE_AUTHORITY):
+        assert describe(_event(event_type, head + data)).isprintable()

@@ -33,6 +33,9 @@ from casemate.formats.eventtypes import (
     EV_EFI_HCRTM_EVENT,
     EV_NO_ACTION,
     EV_SEPARATOR,
+    SLAUNCH_END,
+    SLAUNCH_EVENT,
+    SLAUNCH_START,
     TXT_HASH_START,
     TXT_PCR_MAPPING,
 )
@@ -363,3 +366,12 @@ def test_every_bank_that_a_log_can_name_is_computed_or_refused_by_name() -> None
             assert len(digest(name, b"")) == algorithm.size
     with pytest.raises(NotSupportedError):
         digest("md0", b"")
+
+
+def test_the_marks_of_secure_launch_extend_nothing_unless_they_carry_a_digest() -> None:
+    start, end = (_entry(17, mark, b"", bytes(32)) for mark in (SLAUNCH_START, SLAUNCH_END))
+    measured = _entry(17, SLAUNCH_EVENT)
+    value = hashlib.sha256(bytes(32) + D).digest()
+    assert replay(parse(_agile(start, measured, end)))["sha256"] == {17: value}
+    more = hashlib.sha256(value + D).digest()
+    assert replay(parse(_agile(start, measured, _entry(17, SLAUNCH_END))))["sha256"] == {17: more}

@@ -20,7 +20,7 @@ from casemate.errors import CasemateError, FormatError, LimitError, SignatureErr
 from casemate.formats import ima
 from casemate.formats.algorithms import digest
 from casemate.formats.ima import parse_ima, write_ima
-from casemate.formats.imafields import measurement
+from casemate.formats.imafields import measurement, split_fields
 from casemate.formats.imareplay import ImaState, KnownData, match, replay_ima, wrong_template
 from casemate.formats.imasign import key_id_of, parse_file_signature, verify_file_signature
 from casemate.formats.imatext import looks_like_ima, parse_ima_any, parse_ima_text
@@ -278,3 +278,46 @@ def test_what_is_remembered_of_known_data_changes_no_result(
         quoted = {"sha256": replay_ima(listed, "sha256")}
         assert match(listed, quoted, known=known) == match(listed, quoted)
         assert set(known.hashes("sha1", "sha256")) <= known.templates
+
+
+def _of_big_endian(entries: tuple[ima.ImaEntry, ...]) -> tuple[bytes, bytes, tuple[bytes, ...]]:
+    """Return binary list, text list and template data as a big-endian kernel makes them."""
+    raw, text, datas = b"", b"", []
+    for entry in entries:
+        fields = split_fields(entry.data)
+        data = b"".join(struct.pack(">I", len(field)) + field for field in fields)
+        name = entry.template.encode()
+        template_hash = bytes(20) if entry.is_violation else digest("sha1", data)
+        raw += struct.pack(">I20sI", entry.pcr, template_hash, len(name)) + name
+        raw += struct.pack(">I", len(data)) + data
+        label, _, value = fields[0].partition(b":\0")
+        shown = [b"%s:%s" % (label, value.hex().encode()), fields[1][:-1]]
+        shown += [field.hex().encode() for field in fields[2:]]
+        text += b" ".join((b"10", template_hash.hex().encode(), name, *shown)) + b"\n"
+        datas.append(data)
+    return raw, text, tuple(datas)
+
+
+def test_lists_of_big_endian_kernels_decode_and_lead_to_their_pcr() -> None:
+    entries = (
+        record(b"boot_aggregate"),
+        record(b"/bin/sh", template="ima-sig", extra=[b"\3\2sig"]),
+        violation(b"/var/log"),
+        record(b"/bin/ls"),
+    )
+    raw, text, datas = _of_big_endian(entries)
+    ones = b"\xff" * 32
+    value = bytes(32)
+    for entry, data in zip(entries, datas, strict=True):
+        extended = ones if entry.is_violation else digest("sha256", data)
+        value = digest("sha256", value + extended)
+    for told in (raw, text):
+        assert looks_like_ima(told)
+        found = parse_ima_any(told)
+        assert tuple(entry.data for entry in found.entries) == datas
+        assert wrong_template(found.entries) is None
+        assert replay_ima(found.entries, "sha256") == value
+        paths = [measurement(entry).path for entry in found.entries]
+        assert paths == [b"boot_aggregate", b"/bin/sh", b"/var/log", b"/bin/ls"]
+    for cut in range(1, len(raw)):
+        _refusal(parse_ima_any, raw[:cut])

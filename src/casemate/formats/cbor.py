@@ -41,6 +41,29 @@ def decode_cbor(data: bytes, *, what: str) -> Any:  # noqa: ANN401  # any CBOR v
     if len(data) > MAX_SIZE:
         raise LimitError(f"{what}: {len(data)} bytes, at most {MAX_SIZE} are allowed")
     stream = io.BytesIO(data)
+    value = _next(stream, what)
+    if stream.tell() != len(data):
+        raise FormatError(f"{what}: something follows its end", code="cbor-malformed")
+    return value
+
+
+def decode_cbor_sequence(data: bytes, *, what: str) -> list[Any]:
+    """Decode a sequence of items (RFC 8742).
+
+    Raises:
+        FormatError: ``cbor-malformed``.
+        LimitError: larger than ``MAX_SIZE``.
+    """
+    if len(data) > MAX_SIZE:
+        raise LimitError(f"{what}: {len(data)} bytes, at most {MAX_SIZE} are allowed")
+    stream = io.BytesIO(data)
+    values = []
+    while stream.tell() < len(data):
+        values.append(_next(stream, what))
+    return values
+
+
+def _next(stream: io.BytesIO, what: str) -> Any:  # noqa: ANN401  # any CBOR value
     decoder = cbor2.CBORDecoder(
         stream,
         semantic_decoders=_TAGS,
@@ -50,12 +73,9 @@ def decode_cbor(data: bytes, *, what: str) -> Any:  # noqa: ANN401  # any CBOR v
         read_size=1,
     )
     try:
-        value = decoder.decode()
+        return decoder.decode()
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError, EOFError) as e:
         raise FormatError(f"{what}: it is no CBOR that we take: {e}", code="cbor-malformed") from e
-    if stream.tell() != len(data):
-        raise FormatError(f"{what}: something follows its end", code="cbor-malformed")
-    return value
 
 
 def encode_cbor(value: object) -> bytes:

@@ -17,12 +17,23 @@ from casemate.formats import eventtypes as ev
 from casemate.formats import tagged, uefi
 from casemate.formats.algorithms import digest
 from casemate.formats.certificates import load_certificate
-from casemate.formats.eventlog import SPEC_ID_SIGNATURE, STARTUP_LOCALITY_SIGNATURE, Event
+from casemate.formats.eventlog import STARTUP_LOCALITY_SIGNATURE, Event
+from casemate.formats.informative import Informative, parse_informative, parse_spdm
 from casemate.formats.reader import Reader
 from casemate.formats.sipa import check_nesting, is_sipa
 from casemate.formats.tagged import TAG_NAMES, TaggedEvent, parse_tagged
 from casemate.formats.text import escape
 
+OS_TAGS: Final[Mapping[int, str]] = {
+    0x8F3B22EC: "initrd",
+    0x8F3B22ED: "command line",
+    0xF5BC582A: "loader.conf",
+    0x6C46F751: "device tree",
+    0x49DFFE0F: "initrd add-on",
+    0xDAC08E1A: "microcode add-on",
+    0x13AED6DB: "image profile",
+}
+"""Tags of Linux's EFI stub (``efistub.h``) and of systemd's boot loader (``measure.h``)."""
 MAX_DESCRIPTION: Final = 160
 """Characters of a one-line description."""
 SEPARATOR_SIZE: Final = 4
@@ -65,7 +76,9 @@ class Opaque:
 
 
 UefiPayload = uefi.UefiVariable | uefi.ImageLoad | uefi.Gpt | uefi.FirmwareBlob | uefi.HandoffTables
-Payload = Text | Separator | StartupLocality | Number | Opaque | TaggedEvent | UefiPayload
+Payload = (
+    Text | Separator | StartupLocality | Number | Opaque | Informative | TaggedEvent | UefiPayload
+)
 
 
 class Claim(StrEnum):
@@ -85,6 +98,12 @@ def _text(data: bytes) -> Payload:
         return Opaque(data)
 
 
+def _remark(data: bytes) -> Payload:
+    """Take a text for a text where all of it can be shown: others have settings here."""
+    found = _text(data)
+    return found if isinstance(found, Text) and found.text.isprintable() else Opaque(data)
+
+
 def _separator(data: bytes) -> Payload:
     if len(data) != SEPARATOR_SIZE:
         return _text(data)
@@ -101,9 +120,7 @@ def _no_action(data: bytes) -> Payload:
         locality = StartupLocality(reader.u8())
         reader.end()
         return locality
-    if data.startswith((SPEC_ID_SIGNATURE[:14], b"SP800-155 Event", b"H-CRTM")):
-        return Text(data.split(b"\0", 1)[0].decode("ascii", "replace"))
-    return Opaque(data)
+    return parse_informative(data) or Opaque(data)
 
 
 def _hash_start(data: bytes) -> Payload:
@@ -119,6 +136,27 @@ def _firmware_blob(data: bytes) -> Payload:
     return uefi.parse_firmware_blob(data) if len(data) == 16 else _text(data)  # noqa: PLR2004
 
 
+def _firmware_blob2(data: bytes) -> Payload:
+    try:
+        return uefi.parse_firmware_blob2(data)
+    except FormatError:
+        return _text(data)
+
+
+def _spdm(data: bytes) -> Payload:
+    try:
+        return parse_spdm(data)
+    except FormatError:
+        return Opaque(data)
+
+
+def _device_key(data: bytes) -> Payload:
+    try:
+        return uefi.parse_variable(data)
+    except FormatError:
+        return _spdm(data)
+
+
 _DECODERS: Final[Mapping[int, Callable[[bytes], Payload]]] = {
     ev.EV_NO_ACTION: _no_action,
     ev.EV_SEPARATOR: _separator,
@@ -128,7 +166,7 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Payload]]] = {
     ev.EV_S_CRTM_CONTENTS: _text,
     ev.EV_S_CRTM_VERSION: _text,
     ev.EV_POST_CODE: _firmware_blob,
-    ev.EV_POST_CODE2: uefi.parse_firmware_blob2,
+    ev.EV_POST_CODE2: _firmware_blob2,
     ev.EV_IPL: _text,
     ev.CEL_CONTENT: _text,
     ev.EV_COMPACT_HASH: _text,
@@ -146,15 +184,22 @@ _DECODERS: Final[Mapping[int, Callable[[bytes], Payload]]] = {
     ev.EV_EFI_ACTION: _text,
     ev.EV_EFI_HCRTM_EVENT: _text,
     ev.EV_EFI_PLATFORM_FIRMWARE_BLOB: _firmware_blob,
-    ev.EV_EFI_PLATFORM_FIRMWARE_BLOB2: uefi.parse_firmware_blob2,
+    ev.EV_EFI_PLATFORM_FIRMWARE_BLOB2: _firmware_blob2,
     ev.EV_EFI_HANDOFF_TABLES: uefi.parse_handoff_tables,
     ev.EV_EFI_HANDOFF_TABLES2: uefi.parse_handoff_tables2,
+    ev.EV_EFI_SPDM_FIRMWARE_BLOB: _spdm,
+    ev.EV_EFI_SPDM_FIRMWARE_CONFIG: _spdm,
+    ev.EV_EFI_SPDM_DEVICE_POLICY: _device_key,
+    ev.EV_EFI_SPDM_DEVICE_AUTHORITY: _device_key,
+    ev.EV_TABLE_OF_DEVICES: _remark,
+    ev.EV_PLATFORM_CONFIG_FLAGS: _remark,
     ev.TXT_CPU_SCRTM_STAT: _number,
     ev.TXT_LCP_CONTROL_HASH: _number,
     ev.TXT_OSSINITDATA_CAP_HASH: _number,
     ev.TXT_CAP_VALUE: _number,
     ev.TBOOT_MODULE: _text,
     ev.SLAUNCH_EVENT: _text,
+    ev.SLAUNCH_START: _text,
     ev.SLAUNCH_END: _text,
 }
 
@@ -262,6 +307,8 @@ def _measured(event: Event) -> Iterator[bytes]:
     except FormatError:
         return
     if event.type == ev.EV_IPL:
+        # systemd's stub tells in UTF-16 what it hashed, with or without the NULs at its end.
+        yield data.removesuffix(b"\0\0")
         for prefix in _BOOT_LOADER_PREFIXES:
             if data.startswith(prefix):
                 yield data[len(prefix) :]
@@ -272,10 +319,21 @@ def describe(event: Event) -> str:
     """Return one printable line on an event's data; never raises, everything is escaped."""
     try:
         text = _line(decode(event))
+        if event.type == ev.EV_EFI_VARIABLE_AUTHORITY:
+            text += _authority(event.data)
     except FormatError as error:
         text = f"undecodable: {error.reason}"
     text = escape(text)
     return text if len(text) <= MAX_DESCRIPTION else text[: MAX_DESCRIPTION - 1] + "…"
+
+
+def _authority(data: bytes) -> str:
+    """Return whose certificate allowed something, where the event carries it."""
+    try:
+        entry = uefi.parse_signature_data(uefi.parse_variable(data).data)
+        return f": {_subject(entry.data)}"
+    except FormatError:
+        return ""
 
 
 def _line(payload: Payload) -> str:
@@ -288,6 +346,8 @@ def _line(payload: Payload) -> str:
             line = f"startup locality {locality}"
         case Number(value):
             line = f"0x{value:x}"
+        case Informative(signature, told):
+            line = f"{signature}: {told}" if told else signature
         case Opaque(data):
             line = data[: MAX_DESCRIPTION // 2].hex()
         case TaggedEvent():
@@ -312,7 +372,7 @@ def _uefi_line(payload: UefiPayload) -> str:
 
 
 def _tagged_line(event: TaggedEvent) -> str:
-    name = TAG_NAMES.get(event.tag, f"tag 0x{event.tag:08x}")
+    name = TAG_NAMES.get(event.tag) or OS_TAGS.get(event.tag) or f"tag 0x{event.tag:08x}"
     try:
         match event.tag:
             case tagged.TAG_SIGNER:
@@ -325,7 +385,8 @@ def _tagged_line(event: TaggedEvent) -> str:
                 return f"{name} {record.file_name} {record.component} {record.version}"
             case _:
                 pass
-        text = event.data[:MAX_DESCRIPTION].removesuffix(b"\0").decode()
+        decoded = _text(event.data[: 2 * MAX_DESCRIPTION])
+        text = decoded.text if isinstance(decoded, Text) else ""
     except (FormatError, UnicodeDecodeError):
         text = ""
     return f"{name} {text}" if text.isprintable() and text else f"{name} {len(event.data)} bytes"

@@ -71,7 +71,7 @@ class EventLog:
 
     @property
     def format(self) -> str:
-        """``crypto-agile``, ``tcg12``, ``cel-json`` or ``cel-tlv``."""
+        """``crypto-agile``, ``tcg12``, ``cel-json``, ``cel-cbor`` or ``cel-tlv``."""
         if self.kind:
             return self.kind
         return "tcg12" if self.spec_id is None else "crypto-agile"

@@ -11,7 +11,13 @@ from typing import Final
 from casemate.errors import FormatError
 from casemate.formats.algorithms import ALGORITHMS, Hash, hash_function
 from casemate.formats.eventrecords import Event, EventLog
-from casemate.formats.eventtypes import EV_EFI_HCRTM_EVENT, EV_NO_ACTION, TXT_PCR_MAPPING
+from casemate.formats.eventtypes import (
+    EV_EFI_HCRTM_EVENT,
+    EV_NO_ACTION,
+    SLAUNCH_END,
+    SLAUNCH_START,
+    TXT_PCR_MAPPING,
+)
 
 PCR_COUNT: Final = 24
 """PCRs of a PC Client TPM."""
@@ -19,6 +25,7 @@ NO_PCR: Final = 0xFF
 """The index in TXT logs of an event that extends nothing (Intel TXT guide, appendix G)."""
 STARTUP_LOCALITY_SIGNATURE: Final = b"StartupLocality\0"
 _LOCALITIES: Final = (0, 3, 4)
+_MARKS: Final = frozenset({SLAUNCH_START, SLAUNCH_END})
 
 
 def replay(log: EventLog) -> dict[str, dict[int, bytes]]:
@@ -29,7 +36,8 @@ def replay(log: EventLog) -> dict[str, dict[int, bytes]]:
 def replay_events(events: Iterable[Event], banks: Iterable[str]) -> dict[str, dict[int, bytes]]:
     """Compute bank → PCR → value for every PCR that an event extends.
 
-    EV_NO_ACTION never extends, nor does the TXT event that says how PCR 17 and 18 are used. PCR 0
+    EV_NO_ACTION never extends, nor does the TXT event that says how PCR 17 and 18 are used, nor
+    the marks around Secure Launch's own events, whose digests are zero. PCR 0
     starts at the locality that a StartupLocality event states, or at 4 where the log has an H-CRTM
     event; all others start at zero, 17-22 too, because their events exist only after a D-RTM launch
     has reset them. An event without a digest for a bank leaves that bank's PCR alone: ask
@@ -47,6 +55,8 @@ def replay_events(events: Iterable[Event], banks: Iterable[str]) -> dict[str, di
     locality = _startup_locality(events)
     for pcr, event_type, digests, _ in events:
         if event_type == EV_NO_ACTION or (event_type == TXT_PCR_MAPPING and pcr == NO_PCR):
+            continue
+        if event_type in _MARKS and not any(any(digest) for _, digest in digests):
             continue
         if pcr >= PCR_COUNT:
             raise FormatError(f"event log: an event extends PCR {pcr}", code="pcr-index")

@@ -7,14 +7,15 @@ template unknown to us is carried as it is: its record says how long it is, and 
 like any other.
 
 Sources: Linux ``security/integrity/ima/ima_fs.c``, ``ima_template.c``, ``ima_template_lib.c``.
-Integers are little-endian; ``ima_canonical_fmt`` makes big-endian kernels write the same.
+Integers are little-endian, also on big-endian machines with ``ima_canonical_fmt``; without it those
+write (and hash) all lengths big-endian, and so they are read.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from casemate.errors import FormatError, LimitError
 from casemate.formats.algorithms import ALGORITHMS
@@ -27,6 +28,7 @@ MAX_NAME: Final = 255
 """Bytes of a template's name, or of its format string where it has no name."""
 MAX_DATA: Final = 4 << 20
 """Bytes of one record's template data; the largest are kernel images' appended signatures."""
+MAX_PCR: Final = 23
 IMA_PCR: Final = 10
 """The PCR that IMA extends unless it was built or told otherwise."""
 OLD_NAME_SIZE: Final = 256
@@ -34,6 +36,7 @@ OLD_NAME_SIZE: Final = 256
 OLD_TEMPLATE: Final = "ima"
 _OLD_DIGEST: Final = 20
 _U32: Final = struct.Struct("<I")
+ByteOrder = Literal["<", ">"]
 
 
 class ImaEntry(NamedTuple):
@@ -81,12 +84,13 @@ def parse_ima(data: bytes | bytearray | memoryview, *, algorithm: str = "sha1") 
     if size > MAX_SIZE:
         raise LimitError(f"IMA list of {size} bytes, at most {MAX_SIZE} are allowed")
     raw = bytes(data)
-    return ImaList(algorithm, tuple(_entries(raw, ALGORITHMS[algorithm].size)))
+    order: ByteOrder = ">" if int.from_bytes(raw[:4], "big") <= MAX_PCR and any(raw[:4]) else "<"
+    return ImaList(algorithm, tuple(_entries(raw, ALGORITHMS[algorithm].size, order)))
 
 
-def _entries(raw: bytes, hash_size: int) -> list[ImaEntry]:
+def _entries(raw: bytes, hash_size: int, order: ByteOrder) -> list[ImaEntry]:
     # Nearly all records of a list have one template: its head is read by one unpack.
-    head = struct.Struct(f"<I{hash_size}sI")
+    head = struct.Struct(f"{order}I{hash_size}sI")
     usual, usual_name, template = head, b"", ""
     entries: list[ImaEntry] = []
     append, new, total, position = entries.append, tuple.__new__, len(raw), 0
@@ -103,16 +107,18 @@ def _entries(raw: bytes, hash_size: int) -> list[ImaEntry]:
                 continue
         if position == total:
             return entries
-        entry, position = _unusual(raw, position, head, index)
+        entry, position = _unusual(raw, position, head, index, order)
         append(entry)
         if entry.template != OLD_TEMPLATE:
             template, usual_name = entry.template, entry.template.encode("latin-1")
-            usual = struct.Struct(f"<I{hash_size}sI{len(usual_name)}sI")
+            usual = struct.Struct(f"{order}I{hash_size}sI{len(usual_name)}sI")
             last_usual = total - usual.size
     raise LimitError(f"IMA list: more than {MAX_ENTRIES} records")
 
 
-def _unusual(raw: bytes, position: int, head: struct.Struct, index: int) -> tuple[ImaEntry, int]:
+def _unusual(
+    raw: bytes, position: int, head: struct.Struct, index: int, order: ByteOrder
+) -> tuple[ImaEntry, int]:
     """Read the record at ``position`` step by step; return it and where the next begins."""
     if position + head.size > len(raw):
         raise _ends_inside(index)
@@ -126,7 +132,7 @@ def _unusual(raw: bytes, position: int, head: struct.Struct, index: int) -> tupl
     prefix = _OLD_DIGEST if is_old else 0
     if start + prefix + _U32.size > len(raw):
         raise _ends_inside(index)
-    (length,) = _U32.unpack_from(raw, start + prefix)
+    (length,) = struct.unpack_from(f"{order}I", raw, start + prefix)
     if length > (OLD_NAME_SIZE - 1 if is_old else MAX_DATA):
         raise FormatError(f"IMA list: record {index} has a field of {length} bytes")
     body = start + prefix + _U32.size

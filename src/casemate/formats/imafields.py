@@ -10,7 +10,7 @@ from typing import Final
 from casemate.errors import FormatError
 from casemate.formats.ima import OLD_TEMPLATE, ImaEntry
 
-_U32: Final = struct.Struct("<I")
+_LITTLE, _BIG = struct.Struct("<I"), struct.Struct(">I")
 _OLD_DIGEST: Final = 20
 MAX_FIELDS: Final = 16
 """Fields of one template; ``evm-sig`` has nine."""
@@ -83,15 +83,28 @@ class Measurement:
 def split_fields(data: bytes) -> list[bytes]:
     """Split template data into its length-prefixed fields.
 
+    Lengths of a big-endian kernel that does not write the canonical form never fit the other way.
+
     Raises:
         FormatError: ``ima-template``: lengths that do not fit.
     """
+    try:
+        return _split(data, _LITTLE)
+    except FormatError:
+        try:
+            return _split(data, _BIG)
+        except FormatError:
+            pass
+        raise
+
+
+def _split(data: bytes, number: struct.Struct) -> list[bytes]:
     fields: list[bytes] = []
     position, total = 0, len(data)
     while position < total:
         if position + 4 > total or len(fields) == MAX_FIELDS:
             raise _bad("its fields do not fill it")
-        (size,) = _U32.unpack_from(data, position)
+        (size,) = number.unpack_from(data, position)
         position += 4
         if size > total - position:
             raise _bad(f"a field of {size} bytes ends behind it")

@@ -8,21 +8,24 @@ list is refused. Appraise the binary list where it can be had.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, Literal
 
 from casemate.errors import FormatError, LimitError
 from casemate.formats.algorithms import ALGORITHMS
 from casemate.formats.ima import (
     MAX_ENTRIES,
     MAX_NAME,
+    MAX_PCR,
     MAX_SIZE,
     OLD_NAME_SIZE,
     OLD_TEMPLATE,
+    ByteOrder,
     ImaEntry,
     ImaList,
     parse_ima,
 )
 from casemate.formats.imafields import fields_of
+from casemate.formats.imareplay import wrong_template
 
 _ALGORITHM_BY_SIZE: Final = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
 _NUMBERS: Final = {"iuid": 4, "igid": 4, "imode": 2}
@@ -56,18 +59,24 @@ def parse_ima_text(data: bytes) -> ImaList:
         lines.pop()
     if len(lines) > MAX_ENTRIES:
         raise LimitError(f"IMA list: more than {MAX_ENTRIES} records")
-    entries = tuple(_entry(line, number) for number, line in enumerate(lines, 1))
+    entries = tuple(_entry(line, number, "<") for number, line in enumerate(lines, 1))
     sizes = {len(entry.template_hash) for entry in entries} or {20}
     if len(sizes) != 1:
         raise FormatError("IMA list: template hashes of several sizes")
-    return ImaList(_ALGORITHM_BY_SIZE[sizes.pop()], entries)
+    algorithm = _ALGORITHM_BY_SIZE[sizes.pop()]
+    # The text does not tell in which byte order the kernel hashed the lengths; the first hash does.
+    if entries and wrong_template(entries[:1], algorithm) is not None:
+        other = _entry(lines[0], 1, ">")
+        if wrong_template((other,), algorithm) is None:
+            entries = tuple(_entry(line, number, ">") for number, line in enumerate(lines, 1))
+    return ImaList(algorithm, entries)
 
 
-def _entry(line: bytes, number: int) -> ImaEntry:
+def _entry(line: bytes, number: int, order: ByteOrder) -> ImaEntry:
     parts = line.lstrip(b" ").split(b" ", 3)
     try:
         pcr, template_hash, template = int(parts[0]), _hex(parts[1]), parts[2].decode("ascii")
-        data = _data(template, parts[3])
+        data = _data(template, parts[3], order)
     except (ValueError, IndexError, OverflowError):
         raise FormatError(
             f"IMA list: line {number} is no record",
@@ -82,7 +91,7 @@ def _hex(text: bytes) -> bytes:
     return bytes.fromhex(text.decode("ascii"))
 
 
-def _data(template: str, text: bytes) -> bytes:
+def _data(template: str, text: bytes, order: ByteOrder) -> bytes:
     """Build the template data; ValueError where the text does not have it."""
     if template == OLD_TEMPLATE:
         digest, name = text.split(b" ", 1)
@@ -97,11 +106,8 @@ def _data(template: str, text: bytes) -> bytes:
     values = name.rsplit(b" ", after) if after else [name]
     values += [b""] * (after + 1 - len(values))  # empty last fields, without their spaces
     fields = zip(names, (digest, *values), strict=True)
-    return b"".join(map(_with_size, (_field(*one) for one in fields)))
-
-
-def _with_size(field: bytes) -> bytes:
-    return struct.pack("<I", len(field)) + field
+    parts = (_field(*one) for one in fields)
+    return b"".join(struct.pack(f"{order}I", len(part)) + part for part in parts)
 
 
 def _field(name: str, text: bytes) -> bytes:
@@ -119,9 +125,6 @@ def _field(name: str, text: bytes) -> bytes:
     return _hex(text)
 
 
-_MAX_PCR: Final = 23
-
-
 def looks_like_ima(data: bytes) -> bool:
     """Tell an IMA list, binary or text, from a TCG event log.
 
@@ -135,13 +138,15 @@ def looks_like_ima(data: bytes) -> bool:
 
 def _algorithm_of(data: bytes) -> str | None:
     """Return whose template hash makes the first record of a binary list begin as one does."""
-    if int.from_bytes(data[:4], "little") > _MAX_PCR:
-        return None
-    for hash_size, algorithm in _ALGORITHM_BY_SIZE.items():
-        start = 4 + hash_size + 4
-        size = int.from_bytes(data[start - 4 : start], "little")
-        name = data[start : start + size] if size <= MAX_NAME else b""
-        printable = name.isascii() and name.decode("ascii").isprintable()
-        if len(name) == size > 0 and printable and name[:1].isalpha():
-            return algorithm
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        if int.from_bytes(data[:4], order) > MAX_PCR:
+            continue
+        for hash_size, algorithm in _ALGORITHM_BY_SIZE.items():
+            start = 4 + hash_size + 4
+            size = int.from_bytes(data[start - 4 : start], order)
+            name = data[start : start + size] if size <= MAX_NAME else b""
+            printable = name.isascii() and name.decode("ascii").isprintable()
+            if len(name) == size > 0 and printable and name[:1].isalpha():
+                return algorithm
     return None

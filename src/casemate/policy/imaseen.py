@@ -16,6 +16,7 @@ from datetime import datetime
 from casemate.errors import Finding
 from casemate.formats.ima import IMA_PCR, parse_ima, write_ima
 from casemate.formats.imareplay import ImaState
+from casemate.formats.imatext import parse_ima_any
 from casemate.policy.ima import MAX_FINDINGS, ImaResult, RuntimePolicy, appraise_ima
 
 Pcrs = Mapping[str, Mapping[int, bytes]]
@@ -67,9 +68,9 @@ def appraise_growing(
             result = replace(result, warnings=warnings)
             written = write_ima(measured.entries[: result.appraised])
             return result, _seen(data, seen.size, written, against, result, seen.until)
-    measured = parse_ima(data)
+    measured = parse_ima_any(data)
     result = appraise_ima(measured, pcrs, policy, now)
-    if result.findings or result.state is None:
+    if result.findings or result.state is None or measured.algorithm != "sha1":
         return result, None
     ends = [one.not_after for one in policy.keys if one.not_after is not None]
     written = write_ima(measured.entries[: result.appraised])
