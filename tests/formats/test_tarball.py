@@ -20,6 +20,7 @@ from casemate.formats.tarball import (
     BLOCK,
     EntryKind,
     TarEntry,
+    check_tree,
     header_sum,
     parse_tar,
     parse_tgz,
@@ -134,6 +135,11 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: raw("opt", b"2", target="/etc") + raw("opt/passwd"),
     ),
     "a file below a file": ("tar-link", lambda: raw("a") + raw("a/b")),
+    "a file where a directory was": ("tar-link", lambda: raw("a/b") + raw("a")),
+    "a link where a directory was": (
+        "tar-link",
+        lambda: raw("a/b/c") + raw("a/b", b"2", target="/etc") + raw("a/b/d"),
+    ),
     "a hard link to a file of the host": (
         "tar-path",
         lambda: raw("x", b"1", target="/etc/shadow"),
@@ -194,6 +200,28 @@ def test_is_refused_for_its_own_reason(name):
     with pytest.raises(FormatError) as caught:
         parse_tar(make() if "end" in name or "cut" in name else make() + END)
     assert caught.value.code == code, caught.value
+
+
+def test_many_files_in_a_deep_directory_cost_no_walk_each():
+    walked = 0
+
+    class Path(str):
+        __slots__ = ()
+
+        def rpartition(self, separator):
+            nonlocal walked
+            walked += 1
+            return tuple(map(Path, super().rpartition(separator)))
+
+    deep = "a/" * 1000
+    check_tree(TarEntry(Path(f"{deep}{number}")) for number in range(100))
+    assert walked < 2000
+
+
+def test_pax_headers_are_read_one_after_the_other():
+    many = b"".join(b"%d k%04d=v\n" % (len(b"12 k0000=v\n"), number) for number in range(1000))
+    [entry] = parse_tar(pax(many + b"10 path=b\n") + raw("a") + END)
+    assert entry.path == "b"
 
 
 def test_more_entries_than_any_archive_has_are_refused():

@@ -238,6 +238,8 @@ def test_xml_from_strangers_is_bounded_and_plain() -> None:
         (b"<x>" + b"<y/>" * (1 << 17) + b"</x>", LimitError),
         (b'<a:x xmlns:a="u" xmlns:b="u" a:c="1" b:c="2"/>', FormatError),
         (b"<x>" + b" " * (5 << 20) + b"</x>", LimitError),
+        (b"<x" + b"".join(b' xmlns:a%d="u"' % n for n in range(65)) + b"/>", LimitError),
+        (b"<x" + b"".join(b' a%d="u"' % n for n in range(257)) + b"/>", LimitError),
     ):
         with pytest.raises(kind):
             read(data)

@@ -183,6 +183,17 @@ def test_values_of_a_host_are_pinned_once_and_then_must_stay(corpus: Path) -> No
     assert _codes(policy, [], log, other) == {"host-value-changed"}
 
 
+def test_what_was_approved_of_one_pcr_says_nothing_of_another(corpus: Path) -> None:
+    log = _log(corpus)
+    approved = HostValues({"sha256": {1: replay(log)["sha256"][1]}})
+    for host in (approved, HostValues()):
+        policy = parse_policy(HEAD.encode() + b"pcr 7 per-host")
+        found = apply_policy(policy, [], log, replay(log), host, NOW)
+        assert [warning.code for warning in found.warnings] == ["host-value-new"]
+        assert found.appraised == ()
+        assert not found.is_good
+
+
 def _module(name: str, content: bytes) -> Event:
     data = tagged.write_tagged(tagged.TaggedEvent(tagged.TAG_MOD, name.encode() + b"\0"))
     return Event(13, EV_EVENT_TAG, (("sha256", digest("sha256", content)),), data)

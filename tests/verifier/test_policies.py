@@ -284,6 +284,19 @@ def test_an_assignment_that_ends_leaves_the_host_unappraised(web: Web, linux: Li
         web.service.rules.approve_values("linux", "anna")
 
 
+def test_what_a_refused_quote_showed_cannot_be_approved(web: Web, linux: Linux) -> None:
+    linux.round()
+    asked = linux._verifier.post("/nonce")
+    quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
+    reply = linux.host.evidence(quote)
+    [(attest, signature)] = reply.quotes
+    forged = replace(reply, quotes=((attest, signature[:-1] + bytes([signature[-1] ^ 1])),))
+    told = linux._verifier.post(f"/evidence?nonce={asked['nonce']}", wire.encode(forged))
+    assert told["state"] == "failed-latched"
+    with pytest.raises(StateError):
+        web.service.rules.approve_values("linux", "anna")
+
+
 def corim(values: dict[int, bytes], version: int = 1, level: str = "certified") -> bytes:
     registers: dict[int | str, Any] = {pcr: (("sha256", one),) for pcr, one in values.items()}
     measured = (Measurement("firmware", registers=registers),)

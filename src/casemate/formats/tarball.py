@@ -113,6 +113,7 @@ def check_tree(entries: Iterable[TarEntry], *, component: str = "") -> None:
             a symbolic link that climbs out of the root (codes ``tar-duplicate`` and ``tar-link``).
     """
     seen: dict[str, EntryKind] = {}
+    directories: set[str] = set()
     for entry in entries:
         if entry.path in seen:
             raise FormatError(
@@ -120,14 +121,22 @@ def check_tree(entries: Iterable[TarEntry], *, component: str = "") -> None:
                 code="tar-duplicate",
                 component=component,
             )
+        if entry.kind is not EntryKind.DIRECTORY and entry.path in directories:
+            raise FormatError(
+                f"{entry.path} is a {entry.kind}, and others lie below it.",
+                code="tar-link",
+                component=component,
+            )
         parent = entry.path.rpartition("/")[0]
-        while parent:
+        # What was found to be a directory stays one, with all above it.
+        while parent and parent not in directories:
             if seen.get(parent, EntryKind.DIRECTORY) is not EntryKind.DIRECTORY:
                 raise FormatError(
                     f"{entry.path} lies below {parent}, which is no directory.",
                     code="tar-link",
                     component=component,
                 )
+            directories.add(parent)
             parent = parent.rpartition("/")[0]
         if entry.kind is EntryKind.HARDLINK and seen.get(entry.target) is not EntryKind.FILE:
             raise FormatError(
@@ -262,19 +271,20 @@ class TarReader:
         if flag in {b"L", b"K"}:
             self._override("path" if flag == b"L" else "linkpath", raw.rstrip(_NUL))
             return
-        while raw:
-            record = _PAX_RECORD.match(raw)
-            length = int(record[1]) if record else 0
-            if record is None or not record.end() < length <= len(raw):
+        place = 0
+        while place < len(raw):
+            record = _PAX_RECORD.match(raw, place)
+            end = place + int(record[1]) if record else 0
+            if record is None or not record.end() < end <= len(raw):
                 raise self.bad("tar-header", "A pax header is malformed.")
-            if raw[length - 1 : length] != b"\n":
+            if raw[end - 1 : end] != b"\n":
                 raise self.bad("tar-header", "A pax header is malformed.")
             key = record[2].decode("utf-8", "replace")
             if key.startswith("GNU.sparse"):
                 raise self.bad("tar-type", "Sparse files are refused.")
             if key in {"path", "linkpath", "size"}:
-                self._override(key, raw[record.end() : length - 1])
-            raw = raw[length:]
+                self._override(key, raw[record.end() : end - 1])
+            place = end
 
     def _override(self, key: str, value: bytes) -> None:
         if key in self._overrides:

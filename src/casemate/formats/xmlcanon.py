@@ -21,6 +21,10 @@ MAX_DEPTH: Final = 16
 """Nested elements; a signature's key value lies at 6."""
 MAX_NODES: Final = 1 << 17
 """Elements and pieces of text."""
+MAX_NAMESPACES: Final = 64
+"""Prefixes that count in one place: each is looked at for every element below."""
+MAX_ATTRIBUTES: Final = 256
+"""Attributes of one element, declarations among them."""
 
 XML: Final = "http://www.w3.org/XML/1998/namespace"
 _TEXT: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#xD;"})
@@ -170,15 +174,9 @@ class _Builder:
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._count()
         above = self._open[-1] if self._open else None
-        if len(self._open) >= MAX_DEPTH:
+        if len(self._open) >= MAX_DEPTH or len(attributes) > MAX_ATTRIBUTES:
             raise self.limit()
-        scope = dict(above.scope) if above else {}
-        for key, value in attributes.items():
-            if key == "xmlns" or key.startswith("xmlns:"):
-                prefix = key.partition(":")[2]
-                if prefix and not value:
-                    raise _bad("a prefix is declared as nothing", "xml-syntax", self._component)
-                scope[prefix] = value
+        scope = self._scope(above.scope if above else {}, attributes)
         node = Node(tag, attributes, scope, above)
         names = [_resolved(k, scope, "") for k in attributes if k.partition(":")[0] != "xmlns"]
         if len(set(names)) != len(names):
@@ -188,6 +186,19 @@ class _Builder:
         else:
             above.content.append(node)
         self._open.append(node)
+
+    def _scope(self, above: Mapping[str, str], attributes: dict[str, str]) -> Mapping[str, str]:
+        own: dict[str, str] = {}
+        for key, value in attributes.items():
+            if key == "xmlns" or key.startswith("xmlns:"):
+                prefix = key.partition(":")[2]
+                if prefix and not value:
+                    raise _bad("a prefix is declared as nothing", "xml-syntax", self._component)
+                own[prefix] = value
+        scope = {**above, **own} if own else above
+        if len(scope) > MAX_NAMESPACES:
+            raise self.limit()
+        return scope
 
     def end(self, _tag: str) -> None:
         self._open.pop()

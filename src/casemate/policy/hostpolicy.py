@@ -158,8 +158,7 @@ class _Judge:
     def _rule(self, pcr: int, rule: Rule) -> bool:
         """Apply one rule; tell whether it could be decided."""
         if rule.mode is Mode.PER_HOST:
-            self._own_value(pcr)
-            return self._host is not None
+            return self._own_value(pcr)
         reference = self._reference
         if reference is None or not set(self._policy.banks) <= set(reference.algorithms):
             what = "no reference" if reference is None else "no reference for these banks"
@@ -171,10 +170,13 @@ class _Judge:
         self._compare(pcr, rule, reference)
         return True
 
-    def _own_value(self, pcr: int) -> None:
+    def _own_value(self, pcr: int) -> bool:
+        """Compare with what was approved; tell whether something was, for this very PCR."""
         values = {bank: self._quoted[bank][pcr] for bank in self._policy.banks}
         known = {b: (self._host.pcrs if self._host else {}).get(b, {}).get(pcr) for b in values}
-        self._own(f"PCR {pcr}", values == known, is_new=not any(known.values()))
+        approved = any(known.values())
+        self._own(f"PCR {pcr}", values == known, is_new=not approved)
+        return approved
 
     def _own(self, component: str, same: bool, *, is_new: bool) -> None:  # noqa: FBT001  # a verdict
         if same:

@@ -112,7 +112,8 @@ class RuleBook:
             store.get_host(step, host)
             last = store.latest_round(step, host)
             seen = json.loads(last.result).get("own") if last and last.result else None
-            if not seen:
+            # Evidence that was refused shows nothing: to approve that would approve anything.
+            if not seen or not (seen["events"] or any(seen["pcrs"].values())):
                 raise StateError(
                     f"{host} has shown no values of its own",
                     component=host,
