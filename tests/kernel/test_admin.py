@@ -338,3 +338,50 @@ def test_logs_are_read_in_bounds_and_by_name_only(world: World, tmp_path: Path) 
     for name in ("secret", "../casemate.db", ""):
         with pytest.raises(NotFoundError):
             read(name, 1, 1)
+
+
+def together(world: World, *requests: object) -> list[object]:
+    """Answer requests at one time; returns replies and refusals."""
+
+    async def body() -> list[object]:
+        handlers = world.admin.handlers()
+        asked = [handlers[type(one)](one, LOCAL_ROOT) for one in requests]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    return asyncio.run(body())
+
+
+OTHER = "Battery-Staple-9"
+
+
+def test_of_two_who_make_one_account_the_second_does_not_set_its_password(world: World) -> None:
+    first, second = together(
+        world,
+        a.CreateAccount("", "someone", "", PASSWORD),
+        a.CreateAccount("", "someone", "", OTHER),
+    )
+    assert not isinstance(first, CasemateError)
+    assert isinstance(second, ArgumentError)
+    world.login("someone")
+
+
+def test_an_account_that_is_removed_while_it_is_changed_stays_removed(world: World) -> None:
+    world.someone(-1)
+    changed, _ = together(
+        world, a.UpdateAccount("", "someone", "", OTHER), a.RemoveAccount("", "someone")
+    )
+    assert isinstance(changed, NotFoundError)
+    with pytest.raises(LoginError):
+        world.login("someone", OTHER)
+
+
+def test_who_knows_the_old_password_does_not_undo_its_replacement(world: World) -> None:
+    world.someone(-1)
+    changed, replaced = together(
+        world,
+        a.ChangePassword("someone", PASSWORD, "Intruders-Own-3", "192.0.2.1"),
+        a.UpdateAccount("", "someone", "", OTHER),
+    )
+    assert isinstance(changed, LoginError)
+    assert not isinstance(replaced, CasemateError)
+    world.login("someone", OTHER)

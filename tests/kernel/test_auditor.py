@@ -84,13 +84,13 @@ def test_what_is_seen_once_was_a_start():
     assert (watched.findings(), watched.measured, watched.stopped) == ((), [], [])
 
 
-def test_what_is_seen_twice_is_measured_and_ends_the_cell_once():
+def test_what_is_seen_twice_is_measured_once_and_ended_until_it_is_gone():
     watched = Watched(CELL, (BAD,), (BAD, OTHER), (BAD,), (BAD,))
     watched.look_at()
     watched.look_at()
     assert watched.findings() == (BAD,)
     assert watched.measured == ["hardeningViolation = process-alias VM 1: code was written"]
-    assert watched.stopped == ["1"]
+    assert watched.stopped == ["1", "1"]
 
 
 def test_a_domain_that_only_warns_is_left_running():

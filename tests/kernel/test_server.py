@@ -25,7 +25,7 @@ from casemate.calls.software import SoftwareChange
 from casemate.errors import PermissionDeniedError
 from casemate.kernel.server import Caller, CallsServer
 from casemate.kernel.stream import QUEUE_LIMIT, FactStream
-from casemate.machine.facts import Allocation, PoolFact
+from casemate.machine.facts import Allocation, FaultFact, PoolFact
 
 HERE = frozenset({os.geteuid()})
 Handle = Callable[[object, Caller], Awaitable[object]]
@@ -177,3 +177,28 @@ def test_a_change_is_made_whole_whoever_hangs_up_and_stop_waits_for_it(tmp_path:
         assert seen == ["Status cut", "SoftwareChange done"]
 
     asyncio.run(attack())
+
+
+def test_who_asks_and_never_reads_costs_bounded_memory(tmp_path: Path) -> None:
+    answered = 0
+
+    async def answer(_request: object, _caller: Caller) -> object:
+        nonlocal answered
+        answered += 1
+        return Refusal(FaultFact("Fault", "code", "x" * 10_000, ""))
+
+    async def flood() -> None:
+        async with served(tmp_path, handle=answer) as (_, writer, _stream):
+            for number in range(20_000):
+                writer.write(encode(number, Status()))
+            last = -1
+            while last != answered:
+                last = answered
+                for _ in range(200):
+                    await asyncio.sleep(0)
+            writer.transport.abort()
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert 0 < answered < 1000
+
+    asyncio.run(flood())

@@ -15,12 +15,21 @@ from casemate.errors import (
     ArgumentError,
     CasemateError,
     DuplicateNameError,
+    HostError,
     PowerStateError,
     StateError,
 )
-from casemate.machine.facts import NicSpec, PowerState
+from casemate.kernel.vmcontext import NoNetwork
+from casemate.machine.facts import NicSpec, PowerState, VmConfig
 from casemate.machine.planvtpm import TPM_UID_OFFSET
-from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, entry, is_template
+from casemate.machine.vmconfig import (
+    INSTANCE_UUID,
+    TEMPLATE,
+    entry,
+    is_template,
+    saved_memory,
+    with_saved_memory,
+)
 
 from .vmbench import MIB, Host, RefusedTaskError, config, disk, make, printed
 
@@ -322,6 +331,48 @@ def test_a_saved_memory_that_was_damaged_is_named_and_the_vm_stays_suspended(on)
         assert host.cells.running() == ()
         await host.ask(c.DestroyVm("", vm))
         assert list(host.datastore.iterdir()) == []
+
+    on(body)
+
+
+class LostNetwork(NoNetwork):
+    """A network that refuses what was plugged in."""
+
+    def live(self, config: VmConfig) -> tuple[bool, ...]:
+        raise HostError(f"the network of {config.name} is gone")
+
+
+def test_a_guest_that_woke_up_never_wakes_up_again_from_the_same_memory(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        await host.ask(m.PowerOn("", vm))
+        await host.ask(c.SuspendVm("", vm))
+        host.rewire(LostNetwork())
+        with pytest.raises(RefusedTaskError, match="the network of one is gone"):
+            await host.ask(m.PowerOn("", vm))
+        assert host.vm(vm).power is PowerState.POWERED_ON
+        assert [name for name in host.files("one") if name.endswith(".vmss")] == []
+        await host.ask(m.PowerOff("", vm))
+        assert host.vm(vm).power is PowerState.POWERED_OFF
+
+    on(body)
+
+
+def test_a_kernel_killed_after_a_guest_woke_up_leaves_no_memory_to_wake_up_from(on):
+    async def body(host: Host) -> None:
+        vm = await make(host)
+        await host.ask(m.PowerOn("", vm))
+        (state,) = host.cells.running()
+        fact = host.vm(vm)
+        (host.datastore / "one" / "old.vmss").write_bytes(b"memory")
+        with host.context.open(fact) as directory:
+            host.context.rewrite(directory, fact, with_saved_memory(fact.config, "old.vmss"))
+        host.adopted(state)
+        assert saved_memory(host.vm(vm).config) == ""
+        assert "old.vmss" not in host.files("one")
+        await host.ask(m.PowerOff("", vm))
+        assert host.vm(vm).power is PowerState.POWERED_OFF
+        assert host.cells.running() == ()
 
     on(body)
 

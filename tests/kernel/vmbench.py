@@ -34,7 +34,7 @@ from casemate.kernel.stream import FactStream
 from casemate.kernel.switching import Switching
 from casemate.kernel.tasks import Tasks
 from casemate.kernel.virtualdisks import VirtualDisks
-from casemate.kernel.vmcontext import Network, VmContext, running
+from casemate.kernel.vmcontext import Network, VmContext
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.kernel.wires import Wires
@@ -164,7 +164,7 @@ class Host:
 
     def adopted(self, state: CellState) -> None:
         """Take note of a VM that a former kernel started."""
-        self.inventory.update(running(self.inventory.vm(state.vm), state))
+        self.context.adopt(state)
 
     def vm(self, vm: str) -> VmFact:
         return self.inventory.vm(vm)

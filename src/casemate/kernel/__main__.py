@@ -60,6 +60,21 @@ _GUEST_SECONDS = 10.0
 _log = logging.getLogger("kernel")
 
 
+async def until_stopped(stopping: asyncio.Event, loops: asyncio.Future[Any]) -> None:
+    """Wait for the signal to stop.
+
+    A kernel whose audit, say, has ended must not serve on as if it went on: what a part in the
+    background raises is raised here, and init starts the kernel anew; the VMs run on.
+    """
+    told = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((told, loops), return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            loops.result()
+    finally:
+        told.cancel()
+
+
 async def end(loops: asyncio.Future[Any]) -> None:
     """Cancel what runs in the background, and wait until it has ended."""
     loops.cancel()
@@ -159,7 +174,7 @@ async def serve(settings: Settings, home: Home) -> None:
         if not measurements.complete:
             await _complete(home, settings, stream, measurements, progress)
             starter.run_boot()
-        await stopping.wait()
+        await until_stopped(stopping, loops)
         _log.info("stopping")
         await wind_down(kernel, maintenance, starter)
     finally:

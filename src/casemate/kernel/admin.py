@@ -266,29 +266,37 @@ class Admin:
             raise NotFoundError(f"there is no account {user!r:.60}", component=user[:40])
         return account
 
+    def _demand_free(self, user: str) -> None:
+        if self._store.account(user) is not None:
+            raise ArgumentError("the account exists already", argument="user.id")
+        if len(self._store.accounts()) >= ACCOUNT_LIMIT:
+            raise StateError(f"there are {ACCOUNT_LIMIT} accounts already")
+
     async def _create_account(self, request: a.CreateAccount, _: Session) -> Empty:
         check_name(request.user)
         check_password(request.user, request.password)
         _check_text(request.full_name)
-        if self._store.account(request.user) is not None:
-            raise ArgumentError("the account exists already", argument="user.id")
-        if len(self._store.accounts()) >= ACCOUNT_LIMIT:
-            raise StateError(f"there are {ACCOUNT_LIMIT} accounts already")
+        self._demand_free(request.user)
         hashed = await self._hashed(request.password)
+        # Meanwhile somebody else may have made it.
+        self._demand_free(request.user)
         account = Account(request.user, request.full_name, hashed, "", failures=0, locked_until=0)
         self._store.put_account(account)
         self._publish_account(account)
         return Empty()
 
     async def _update_account(self, request: a.UpdateAccount, _: Session) -> Empty:
-        account = self._account(request.user)
+        self._account(request.user)
         _check_text(request.full_name)
+        hashed = ""
         if request.password:
             check_password(request.user, request.password)
             hashed = await self._hashed(request.password)
+        # As it is now: meanwhile it may have been removed or changed.
+        account = replace(self._account(request.user), full_name=request.full_name)
+        if hashed:
             account = replace(account, hash=hashed, failures=0, locked_until=0.0)
             self._end_sessions_of(request.user)
-        account = replace(account, full_name=request.full_name)
         self._store.put_account(account)
         self._publish_account(account)
         return Empty()
@@ -309,10 +317,12 @@ class Admin:
             verified = await asyncio.get_running_loop().run_in_executor(
                 self._workers, self._accounts.verify, hashed, request.old_password
             )
-        account = self._accounts.check(request.user, self._clock(), verified)
+        self._accounts.check(request.user, self._clock(), verified)
         self._lockdown.admit(request.user, request.peer)
         check_password(request.user, request.new_password)
         fresh = await self._hashed(request.new_password)
+        # Whose old password was replaced meanwhile, or whose account was removed, is nobody now.
+        account = self._accounts.check(request.user, self._clock(), verified)
         self._store.put_account(replace(account, hash=fresh))
         self._end_sessions_of(request.user)
         return Empty()

@@ -218,17 +218,16 @@ class Auditor:
         for finding in await asyncio.to_thread(check):
             await self._tell((0, 0, f"{finding.code} {finding.component}"), finding)
 
-    async def _tell(self, key: tuple[int, int, str], finding: Finding) -> bool:
-        """Log and measure a violation, once; tell whether it is new."""
+    async def _tell(self, key: tuple[int, int, str], finding: Finding) -> None:
+        """Log and measure a violation, once."""
         if key in self._violations:
-            return False
+            return
         self._violations[key] = finding
         _log.error("%s %s: %s", finding.code, finding.component, finding.reason)
         try:
             await self._measure(option_text(finding))
         except CasemateError as error:
             _log.error("the violation was not measured: %s", error.reason)
-        return True
 
     def _suspects(self, subjects: Iterable[Subject]) -> list[tuple[Subject, tuple[Finding, ...]]]:
         pairs = ((subject, self._findings(subject)) for subject in subjects)
@@ -261,8 +260,10 @@ class Auditor:
             return
         codes = {finding.code for finding in first}
         confirmed = [f for f in self._findings(again) if f.code in codes]
-        fresh = [await self._tell((pid, began, f.code), f) for f in confirmed]
-        if any(fresh):
+        for finding in confirmed:
+            await self._tell((pid, began, finding.code), finding)
+        if confirmed:
+            # Told once, ended as often as it takes.
             await self._enforce(again)
 
     async def _enforce(self, subject: Subject) -> None:

@@ -33,7 +33,7 @@ from casemate.kernel.server import Caller
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Job, Tasks, Work
-from casemate.kernel.vmcontext import VmContext, running
+from casemate.kernel.vmcontext import VmContext
 from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import resting_state
@@ -128,10 +128,10 @@ class Kernel:
         _check_console(request, caller)
         privilege: str = kind.privilege  # type: ignore[attr-defined]  # every request has one
         session = None
-        if privilege != ANONYMOUS:
-            session = self._session(getattr(request, "session", ""), caller)
-            self._check(session, privilege, request)
         try:
+            if privilege != ANONYMOUS:
+                session = self._session(getattr(request, "session", ""), caller)
+                self._check(session, privilege, request)
             reply = await self._handlers[kind](request, session)
         except CasemateError as error:
             self._audit(request, session, f"refused: {error.code}")
@@ -142,9 +142,15 @@ class Kernel:
     async def adopt(self) -> None:
         """Find the VMs that ran before this life of the kernel."""
         for state in await self._cells.adopt_all():
-            fact = self._inventory.vm(state.vm)
-            self._inventory.update(running(fact, state))
-            _log.info("VM %s (%s) adopted", state.vm, fact.config.name)
+            try:
+                self.vms.adopt(state)
+            except NotFoundError:
+                _log.warning("VM %s runs and is registered no more: it is ended", state.vm)
+                await self._cells.power_off(state.vm)
+            except CasemateError as error:
+                _log.warning("VM %s adopted: %s", state.vm, error.reason)
+            else:
+                _log.info("VM %s adopted", state.vm)
 
     @property
     def cells(self) -> Cells:
@@ -240,6 +246,7 @@ class Kernel:
 
     async def _unregister(self, request: m.UnregisterVm, _: Session) -> m.Empty:
         self._demand(request.vm, Operation.UNREGISTER)
+        self._tasks.demand_free(request.vm)
         self._inventory.unregister(request.vm)
         return m.Empty()
 

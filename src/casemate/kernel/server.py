@@ -144,6 +144,8 @@ class CallsServer:
                         await carry_out(answer, reader, writer, number)
                         return
                     await gate.acquire()
+                    # Whoever does not read its answers is asked nothing more.
+                    await writer.drain()
                     job = asyncio.ensure_future(self._answer(writer, number, request, caller))
                     working = changing if _changes(request) else reading
                     working.add(job)

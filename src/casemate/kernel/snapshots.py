@@ -255,6 +255,8 @@ class Snapshots:
     async def _rename(self, request: c.RenameSnapshot, _: Session) -> Empty:
         fact = self._context.inventory.vm(request.vm)
         next_state(Operation.REVERT, fact.power, component=fact.config.name)
+        # A task would write down the names that it knows.
+        self._context.tasks.demand_free(fact.vm)
         book.check_text(request.name, request.description)
         book.find(fact.snapshots, request.snapshot, fact.config.name)
         renamed = tuple(

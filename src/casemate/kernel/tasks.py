@@ -126,9 +126,8 @@ class Tasks:
         A task that is not ``exclusive`` runs beside others on its object: a folder's. The work of
         a ``cancellable`` one asks its job now and then whether it shall go on.
         """
-        if exclusive and (holder := self._busy.get(entity)) is not None:
-            reason = f"Another task ({holder}) is already in progress."
-            raise BusyError(reason, component=entity, task=holder)
+        if exclusive:
+            self.demand_free(entity)
         self._number += 1
         fact = TaskFact(
             task=f"haTask-{entity}-vim.{entity_kind}.{operation}-{self._number}",
@@ -151,6 +150,12 @@ class Tasks:
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         return fact.task
+
+    def demand_free(self, entity: str) -> None:
+        """Raise BusyError where a task has the object for itself."""
+        if (holder := self._busy.get(entity)) is not None:
+            reason = f"Another task ({holder}) is already in progress."
+            raise BusyError(reason, component=entity, task=holder)
 
     def find(self, task: str) -> TaskFact:
         """Return a task. Raises NotFoundError."""

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from casemate.calls.messages import TaskReply
 from casemate.formats import vmx
@@ -21,8 +21,11 @@ from casemate.kernel.tasks import Job, Tasks
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.plan import netdev
 from casemate.machine.power import Operation, next_state
-from casemate.machine.vmconfig import INSTANCE_UUID
+from casemate.machine.vmconfig import INSTANCE_UUID, saved_memory, with_saved_memory
 from casemate.machine.vmxwrite import generated_mac, vmx_of
+
+SUSPENDED: Final = ".vmss"
+"""Suffix of the memory of a suspended VM."""
 
 
 class Network(Protocol):
@@ -178,6 +181,27 @@ class VmContext:
             limits = known.get((disk.controller, disk.unit), (-1, -1))
             if disk.kind == "disk" and (disk.iops, disk.bps) != limits:
                 await blocks.throttle(await self.cells.control(vm, Operation.RESET), disk)
+
+    def adopt(self, state: CellState) -> None:
+        """Take down that a VM has run on since a former kernel.
+
+        Raises:
+            NotFoundError: There is no such VM.
+            CasemateError: Its file still names memory that it has woken up from, and stays so.
+        """
+        fact = running(self.inventory.vm(state.vm), state)
+        self.inventory.update(fact)
+        if saved_memory(fact.config):
+            with self.open(fact) as directory:
+                self.forget_memory(directory, fact)
+
+    def forget_memory(self, directory: VmDirectory, fact: VmFact) -> VmFact:
+        """Take a VM's saved memory from its file, and remove what only a suspended VM has."""
+        saved = saved_memory(fact.config)
+        fact = self.rewrite(directory, fact, with_saved_memory(fact.config, ""))
+        if saved.endswith(SUSPENDED):
+            directory.remove(saved)
+        return fact
 
     def now_running(self, fact: VmFact, state: CellState) -> None:
         """Take down that a VM runs."""

@@ -18,10 +18,10 @@ from casemate.kernel.cells import disks, memory
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
 from casemate.kernel.tasks import Job
-from casemate.kernel.vmcontext import VmContext, stem, with_addresses
+from casemate.kernel.vmcontext import SUSPENDED, VmContext, stem, with_addresses
 from casemate.machine.bootorder import SETUP, forces_setup
 from casemate.machine.diskmodes import is_forgetful
-from casemate.machine.facts import VmConfig, VmFact
+from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import Added, added, with_added
 from casemate.machine.plan import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
@@ -33,7 +33,6 @@ _UEFI_VARIABLES: Final = {
     False: Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
     True: Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
 }
-_SUSPENDED: Final = ".vmss"
 
 
 class VmPower:
@@ -83,9 +82,10 @@ class VmPower:
             finally:
                 os.close(handle)
             self._context.now_running(fact, state)
-            await self._context.plug(fact.vm, fact.config)
             # From here on the disks change: the memory fits them no more.
-            self._forget_memory(directory, self._context.inventory.vm(fact.vm))
+            fact = self._context.inventory.vm(fact.vm)
+            fact = self._context.forget_memory(directory, fact)
+            await self._context.plug(fact.vm, fact.config)
 
     async def suspend(self, fact: VmFact, job: Job) -> None:
         """Save a running VM's memory and stop it.
@@ -93,7 +93,7 @@ class VmPower:
         Raises:
             CasemateError: No space, QEMU gave up, or the job was cancelled; the VM runs on.
         """
-        name = f"{stem(fact.config)}-{os.urandom(4).hex()}{_SUSPENDED}"
+        name = f"{stem(fact.config)}-{os.urandom(4).hex()}{SUSPENDED}"
         qmp = await self._context.cells.control(fact.vm, Operation.SUSPEND)
         with self._context.open(fact) as directory:
             handle = directory.open_new(name)
@@ -111,10 +111,10 @@ class VmPower:
 
     async def power_off(self, fact: VmFact) -> None:
         """Stop a VM at once; a suspended one forgets its memory."""
-        with self._context.open(fact) as directory:
-            if saved_memory(fact.config):
-                self._forget_memory(directory, fact)
-                return
+        if fact.power is PowerState.SUSPENDED:
+            with self._context.open(fact) as directory:
+                self._context.forget_memory(directory, fact)
+            return
         await self._context.cells.power_off(fact.vm)
 
     async def _power_on(self, request: m.PowerOn, session: Session) -> m.TaskReply:
@@ -149,13 +149,6 @@ class VmPower:
             return ""
 
         return self._context.start_long(fact, Operation.SUSPEND, session, work)
-
-    def _forget_memory(self, directory: VmDirectory, fact: VmFact) -> None:
-        """Take a VM's saved memory from its file, and remove what only a suspended VM has."""
-        saved = saved_memory(fact.config)
-        fact = self._context.rewrite(directory, fact, with_saved_memory(fact.config, ""))
-        if saved.endswith(_SUSPENDED):
-            directory.remove(saved)
 
 
 def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:

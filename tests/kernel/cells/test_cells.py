@@ -20,8 +20,10 @@ from casemate.errors import (
 )
 from casemate.kernel.cells import runstate
 from casemate.kernel.cells.cell import CellExit
+from casemate.kernel.cells.memory import save
 from casemate.machine.facts import DiskSpec
 from casemate.machine.planaudit import UID_BASE, UID_END
+from casemate.machine.power import Operation
 
 from .conftest import (
     alive,
@@ -339,3 +341,51 @@ def test_cells_started_together_have_identities_of_their_own(bench, run):
         assert not any(alive(state.pid) for state in states)
 
     run(body())
+
+
+def killed_amid(bench, life) -> None:
+    """Run ``life`` with the cells of a manager that is killed at its end."""
+    pid = os.fork()
+    if pid == 0:
+
+        async def first_life():
+            manager = await bench.cells().__aenter__()
+            await life(manager)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        asyncio.run(first_life())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_guest_never_runs_on_disks_whose_merging_a_killed_manager_left(bench, run):
+    async def merging(manager):
+        await manager.power_on("7", bench.config(), bench.vm_dir, run=False)
+
+    killed_amid(bench, merging)
+
+    async def second_life():
+        async with bench.cells() as cells:
+            assert await cells.adopt_all() == []
+            assert bench.exits == [CellExit("7", "killed")]
+            assert bench.leftovers() == []
+            log = cells.console_log("7")
+            assert not log.exists() or log.read_bytes() == b""
+
+    run(second_life())
+
+
+def test_a_guest_whose_saving_a_killed_manager_left_goes_on(bench, run):
+    async def saving(manager):
+        await manager.power_on("7", bench.config(), bench.vm_dir)
+        qmp = await manager.control("7", Operation.SUSPEND)
+        with (bench.vm_dir / "memory").open("wb") as file:
+            await save(qmp, file.fileno(), 0, lambda _, __: None)
+
+    killed_amid(bench, saving)
+
+    async def second_life():
+        async with bench.cells() as cells:
+            assert [state.vm for state in await cells.adopt_all()] == ["7"]
+            assert await cells.status("7") == "running"
+
+    run(second_life())

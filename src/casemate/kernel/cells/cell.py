@@ -19,7 +19,7 @@ from casemate.kernel.cells.console import (
     log_keeper,
     trim,
 )
-from casemate.kernel.cells.memory import load
+from casemate.kernel.cells.memory import load, resume
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.cells.runstate import RunState
 from casemate.kernel.sys.spawn import kill, wait_gone
@@ -35,6 +35,8 @@ _KILL_TIMEOUT: Final = 10.0
 _WAITING: Final = "prelaunch"
 # ... and while it waits for the guest's memory.
 _ASLEEP: Final = "inmigrate"
+# ... while and after its memory was saved by a manager that ended before it let the guest go on.
+_STOPPED: Final = frozenset({"paused", "finish-migrate", "postmigrate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Cell:
         self._log, self._console_log = logs
         self._on_event = on_event
         self._qmp: Qmp | None = None
+        self._connecting = asyncio.Lock()
         self._ports: dict[int, SerialPort] = {}
         self._keeper: asyncio.Task[None] | None = None
         asyncio.get_running_loop().add_reader(pidfd, self._process_ended)
@@ -89,7 +92,6 @@ class Cell:
             HostError: QEMU ended or does not answer, or the memory does not fit; ``cell-asleep``:
                 its manager ended while it woke up.
         """
-        await self._connect()
         qmp = await self.qmp()
         status = await qmp.status()
         if memory is not None:
@@ -97,17 +99,18 @@ class Cell:
             status = _WAITING
         elif status == _ASLEEP:
             raise HostError("it was waking up", code="cell-asleep", component=self.state.vm)
+        elif status in _STOPPED:
+            await resume(qmp)
         if status == _WAITING and run:
             await qmp.execute("cont")
         self._keeper = asyncio.create_task(self._keep())
 
     async def qmp(self) -> Qmp:
         """Return the control connection, made again where it was lost."""
-        if self._qmp is None or not self._qmp.connected:
-            await self._connect()
-        if self._qmp is None:
-            raise HostError("the cell has ended", code="cell-ended", component=self.state.vm)
-        return self._qmp
+        async with self._connecting:
+            if self._qmp is None or not self._qmp.connected:
+                return await self._connect()
+            return self._qmp
 
     def port(self, number: int) -> SerialPort | None:
         """Return a serial port; None where there is none, or nothing that it is connected to."""
@@ -158,11 +161,11 @@ class Cell:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> Qmp:
         if self._qmp is not None:
             await self._qmp.close()
             self._qmp = None
-        self._qmp = await Qmp.open(self._directory / QMP_SOCKET, self._event)
+        self._qmp = qmp = await Qmp.open(self._directory / QMP_SOCKET, self._event)
         for port in self._ports.values():
             await port.close()
         self._ports.clear()
@@ -173,6 +176,7 @@ class Cell:
             if files.get(number):
                 kept.append(file_keeper(Path(self.state.directory), files[number]))
             self._ports[number] = SerialPort(self._directory / name, tuple(kept))
+        return qmp
 
     async def _keep(self) -> None:
         """Reconnect when the connection was lost, and keep the log bounded."""
@@ -182,7 +186,7 @@ class Cell:
             waited += _RECONNECT_PAUSE
             if self._qmp is None or not self._qmp.connected:
                 with contextlib.suppress(HostError):
-                    await self._connect()
+                    await self.qmp()
             if waited >= _LOOK_PAUSE:
                 waited = 0.0
                 trim(self._log, LOG_LIMIT)

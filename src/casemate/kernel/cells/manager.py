@@ -307,10 +307,13 @@ class Cells:
         pidfd = runstate.reopen(state) if state is not None else None
         if state is not None and pidfd is not None:
             try:
-                return await self._starter.connected(state, pidfd)
+                if state.run:
+                    return await self._starter.connected(state, pidfd)
             except CasemateError:
-                # A cell that cannot be controlled is stopped rather than left alone.
-                destroy(Child(state.pid, pidfd))
+                pass
+            # A cell that cannot be controlled is stopped rather than left alone; so is one that
+            # was there for its disks alone, whose guest must never run.
+            destroy(Child(state.pid, pidfd))
         self._clean(directory.name)
         if state is not None:
             self._on_exit(CellExit(state.vm, "killed"))

@@ -51,9 +51,14 @@ async def save(qmp: Qmp, descriptor: int, known: int, report: Report) -> None:
         report(0, 1)
         await _wait(qmp, "memory-saving", report)
     except BaseException:
-        await _give_up(qmp)
-        await qmp.execute("cont")
+        await resume(qmp)
         raise
+
+
+async def resume(qmp: Qmp) -> None:
+    """Let a guest go on whose saving nobody waits for any more. Raises HostError."""
+    await _give_up(qmp)
+    await qmp.execute("cont")
 
 
 async def modules(qmp: Qmp) -> int:

@@ -28,7 +28,7 @@ class RunState:
     """A started cell. ``start_time`` is in clock ticks since the boot named by ``boot_id``.
 
     ``directory`` is the VM's; ``serials`` are numbers of its serial ports and the files there that
-    they write to (empty: none).
+    they write to (empty: none). ``run``: its guest runs; otherwise its disks are worked on.
     """
 
     vm: str
@@ -41,6 +41,7 @@ class RunState:
     started: float
     directory: str = ""
     serials: tuple[tuple[int, str], ...] = ()
+    run: bool = True
 
 
 def boot_id() -> str:

@@ -102,6 +102,7 @@ class Starter:
                     started=time.time(),
                     directory=str(vm_dir),
                     serials=tuple(serialports.files(config)),
+                    run=run,
                 )
                 runstate.save(directory, state)
                 cell = await self.connected(state, child.pidfd, memory=memory, run=run)
