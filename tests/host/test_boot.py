@@ -51,6 +51,8 @@ def test_a_clean_boot_is_trusted_and_every_pcr_was_predicted(host: TestHost) -> 
     assert told["attestation"] == "trusted"
     status, verdict = host.attest()
     assert (status, verdict["verdict"], verdict["findings"]) == (0, "trusted", [])
+    status, itself = host.casemate("attest")
+    assert (status, itself["host"]) == (0, f"localhost:{host.port}")
     assert {row["file"] for row in told["components"]} >= {"b.b00", "k.b00", "imgdb.tgz"}
     for bank in ("sha256", "sha384"):
         assert set(verdict["pcrs"][bank]) >= {str(n) for n in (11, 12, 13, 14, *range(17, 23))}

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from casemate.calls.verdict import appraisal_json
 from casemate.cli import attestesxi
+from casemate.cli.host import own_address
 from casemate.cli.terminal import PlainConsole, styled
 from casemate.cli.trust import add_common
 from casemate.errors import ArgumentError, CasemateError, Finding
@@ -40,7 +41,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "attest", help="verify what a host runs: TPM identity, quote, log, every component"
     )
-    parser.add_argument("host", metavar="HOST[:PORT]", help="the host; port 443 unless given")
+    parser.add_argument(
+        "host",
+        metavar="HOST[:PORT]",
+        nargs="?",
+        default="",
+        help="the host, port 443 unless given (default: the host of this home)",
+    )
     parser.add_argument(
         "--reference", type=Path, help="signed reference values (default: <home>/reference.json)"
     )
@@ -101,10 +108,11 @@ def _attest(options: argparse.Namespace) -> int:
     if options.esxi:
         return attestesxi.run(options, *split_address(options.host))
     home = find_home(options.home)
-    name = options.host
+    name = options.host or "localhost"
     trusted: Trusted | None = None
     began = time.monotonic()
     try:
+        name = options.host or own_address(home)
         host, port = split_address(name)
         now = datetime.now(UTC)
         trusted = load_trusted(

@@ -15,7 +15,7 @@ from rich.text import Text
 from casemate.calls.messages import Snapshot, SnapshotReply, Status, StatusReply
 from casemate.cli.calls import Calls
 from casemate.cli.terminal import PlainConsole, styled
-from casemate.errors import HostError
+from casemate.errors import HostError, StateError
 from casemate.kernel.boot import running
 from casemate.kernel.home import Home, find_home
 from casemate.machine.facts import ComponentFact, HostFact, VmFact
@@ -75,6 +75,18 @@ def _down(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     return print_status(find_home(options.home), as_json=options.json)
+
+
+def own_address(home: Home) -> str:
+    """Return host and port of the API of a home's host. Raises StateError when it is down."""
+    found = running.find(home)
+    if found is None:
+        raise StateError(
+            f"The host of {home.path} is down.",
+            component=str(home.path),
+            remedy="Start it with: casemate up. Or name the host that you mean.",
+        )
+    return f"localhost:{found.port}"
 
 
 def print_status(home: Home, *, as_json: bool) -> int:
