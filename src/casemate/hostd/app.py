@@ -18,6 +18,7 @@ from casemate.calls.messages import EvidenceReply, Quote
 from casemate.errors import CasemateError
 from casemate.hostd.assets import UI_PATH, pages
 from casemate.hostd.console import ConsoleEndpoint
+from casemate.hostd.description import PATHS, Calls, Description
 from casemate.hostd.folder import PREFIX, FolderEndpoint
 from casemate.hostd.http import OriginForm
 from casemate.hostd.kernelclient import KernelLink
@@ -66,6 +67,7 @@ def make_app(
     hostd = Hostd(replica, sessions, link, REGISTRY)
     soap, views = SoapEndpoint(hostd), JsonEndpoint(hostd)
     folder, landing = FolderEndpoint(hostd), LandingPage(replica)
+    description = Description(REGISTRY)
 
     async def version_document(_request: object) -> Response:
         return Response(versions.document(), media_type="text/xml")
@@ -88,7 +90,8 @@ def make_app(
     app = Starlette(
         middleware=[Middleware(OriginForm)],
         routes=[
-            *(Route(path, soap) for path in SOAP_PATHS),
+            *(Route(path, Calls(soap, description)) for path in SOAP_PATHS),
+            *(Route(path, description) for path in PATHS),
             Route("/sdk/vim25", views),
             Route(VERSIONS_PATH, version_document),
             Mount("/sdk/vim25", views),

@@ -262,7 +262,7 @@ async def _reply(
     if close:
         out["connection"] = "close"
     status, length = 200 if answer.good else 500, _octets(answer.body)
-    if length >= GZIP_SIZE and _takes_gzip(headers.get("accept-encoding", "")):
+    if length >= GZIP_SIZE and takes_gzip(headers.get("accept-encoding", "")):
         out["content-encoding"] = "gzip"
         await send_response(send, status, await _packed(answer.body), out)
         return
@@ -282,7 +282,7 @@ def _octets(pieces: list[str]) -> int:
     return sum(len(one.encode()) for one in pieces)
 
 
-def _takes_gzip(accepted: str) -> bool:
+def takes_gzip(accepted: str) -> bool:
     """Tell whether gzip is among the encodings; one with the weight 0 is refused by the client."""
     for one in accepted.lower().split(","):
         name, _, weight = one.partition(";")

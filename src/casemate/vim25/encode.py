@@ -149,11 +149,6 @@ def _implied(value: Value) -> Typed:
     return Typed(name, value)
 
 
-def array_name(name: str) -> str:
-    """Return the name of the array type: ``ArrayOfInt`` for ``int``."""
-    return f"ArrayOf{name[0].upper()}{name[1:]}"
-
-
 @cache
 def named_ref(name: str) -> TypeRef:
     """Return the reference for a WSDL name. Raises FormatError for an unknown one."""
@@ -288,7 +283,7 @@ class Encoder:
             items = [_signed(item) for item in items]
         if not isinstance(items, Sequence) or isinstance(items, str):
             raise FormatError(f"{tag}: expected many, found {type(items).__name__}")
-        out.append(f'<{tag} xsi:type="{array_name(ref.wire_name)}">')
+        out.append(f'<{tag} xsi:type="{types.array_name(ref.wire_name)}">')
         for item in items:
             self._typed(ref.wire_name, ref, out, item)
         out.append(f"</{tag}>")

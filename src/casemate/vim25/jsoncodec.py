@@ -14,7 +14,7 @@ from datetime import datetime
 
 from casemate.errors import FormatError, LimitError
 from casemate.vim25 import decode, encode, lexical, types, versions, xmlnodes
-from casemate.vim25.encode import array_name, format_time, named_ref
+from casemate.vim25.encode import format_time, named_ref
 from casemate.vim25.shapes import Field, Kind, Method, TypeRef
 from casemate.vim25.values import MoRef, Obj, Raw, Typed, Value
 
@@ -261,7 +261,7 @@ def _boxed(value: Value, version: str) -> object:
         return _single(value.value, version)
     word = _WORDS.get(ref.wire_name, ref.wire_name)
     inner = plain(value.value, TypeRef(ref.kind, ref.name, value.array), version)
-    return {TYPE: array_name(word) if value.array else word, VALUE: inner}
+    return {TYPE: types.array_name(word) if value.array else word, VALUE: inner}
 
 
 def fault(value: Obj, sentence: str, version: str) -> dict[str, object]:

@@ -107,6 +107,11 @@ def _is_fault(name: str) -> bool:
     return False
 
 
+def parent_of(name: str) -> str | None:
+    """Return the WSDL name of what a type extends, or None. Raises NotFoundError."""
+    return _parent(name)
+
+
 @cache
 def _parent(name: str) -> str | None:
     if name == "LocalizedMethodFault":
@@ -158,6 +163,22 @@ def enum_type(name: str) -> EnumType:
     return EnumType(name, str(definition[2]), tuple(map(str, definition[3])))
 
 
+def own_fields(name: str) -> tuple[Field, ...]:
+    """Return the fields that a data object type adds to what it extends. Raises NotFoundError."""
+    kind, definition = _definition(name)
+    if kind is not Kind.DATA:
+        raise NotFoundError(f"{name} is not a data object type", component=name)
+    entries = definition[4] or ()
+    if not isinstance(entries, list | tuple):
+        raise TypeError(f"properties of {name} are {entries!r}")
+    return tuple(
+        _field(tuple(entry), bare_fault=name == "LocalizedMethodFault")
+        for entry in entries
+        # pyVmomi keeps a fault's sentence in ``msg``, which is not on the wire.
+        if not (name == "MethodFault" and entry[0] == "msg") and _known(entry[1])
+    )
+
+
 @cache
 def data_type(name: str) -> DataType:
     """Return the data object type. Raises NotFoundError."""
@@ -166,16 +187,7 @@ def data_type(name: str) -> DataType:
         raise NotFoundError(f"{name} is not a data object type", component=name)
     above = _parent(name)
     inherited = data_type(above).fields if above else ()
-    entries = definition[4] or ()
-    if not isinstance(entries, list | tuple):
-        raise TypeError(f"properties of {name} are {entries!r}")
-    own = tuple(
-        _field(tuple(entry), bare_fault=name == "LocalizedMethodFault")
-        for entry in entries
-        # pyVmomi keeps a fault's sentence in ``msg``, which is not on the wire.
-        if not (name == "MethodFault" and entry[0] == "msg") and _known(entry[1])
-    )
-    fields = (*inherited, *own)
+    fields = (*inherited, *own_fields(name))
     return DataType(name, str(definition[3]), above, fields, {f.name: f for f in fields})
 
 
@@ -214,6 +226,16 @@ def ancestors(name: str) -> Iterator[str]:
 def is_subtype(name: str, base: str) -> bool:
     """Whether ``name`` is ``base`` or extends it."""
     return name == base or base in ancestors(name)
+
+
+def array_name(name: str) -> str:
+    """Return the name of the array type: ``ArrayOfInt`` for ``int``."""
+    return f"ArrayOf{name[0].upper()}{name[1:]}"
+
+
+def enum_names() -> tuple[str, ...]:
+    """Return the names of all enumerations, ascending."""
+    return _names(Kind.ENUM)
 
 
 @cache
@@ -274,6 +296,14 @@ def method(name: str) -> Method:
         bool(flags & _OPTIONAL),
         None if privilege is None else str(privilege),
     )
+
+
+def faults_of(name: str) -> tuple[str, ...]:
+    """Return the WSDL names of the faults that a method declares. Raises NotFoundError."""
+    owner, place = method_owners()[name]
+    methods = _definition(owner)[1][5]
+    declared = methods[place][-1] if isinstance(methods, list | tuple) else None
+    return tuple(_wsdl_name(str(one))[1] for one in declared or () if _known(str(one)))
 
 
 @cache
