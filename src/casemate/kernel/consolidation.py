@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -63,7 +63,8 @@ class Consolidation:
                 them, and what is left can be merged later.
         """
         with self._context.open(fact) as directory:
-            graph, steps = consolidation_steps(directory, fact)
+            others = self._context.neighbours(fact)
+            graph, steps = consolidation_steps(directory, fact, others)
             parents = dict(graph.parents)
             for number, step in enumerate(steps):
                 if isinstance(step, Drop):
@@ -142,11 +143,15 @@ class Consolidation:
 
 
 def consolidation_steps(
-    directory: VmDirectory, fact: VmFact
+    directory: VmDirectory, fact: VmFact, others: Iterable[VmFact]
 ) -> tuple[_Graph, tuple[Drop | Merge, ...]]:
-    """Plan the consolidation of a VM's disks."""
+    """Plan the consolidation of a VM's disks; what ``others`` in its directory use stays."""
     current = {disk.file_name for disk in written(fact.config)}
     pinned = {name for one in fact.snapshots for _, name in one.disks}
+    for other in others:
+        tops = {disk.file_name for disk in other.config.disks}
+        tops |= {name for one in other.snapshots for _, name in one.disks}
+        pinned |= {layer for top in tops for layer in directory.chain(top)}
     graph = _graph(directory, current | pinned)
     steps = plan_consolidation(graph.parents, pinned | graph.frozen, current)
     return graph, steps

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from casemate.calls import vms as c
 from casemate.calls.messages import Empty, TaskReply
-from casemate.errors import CasemateError, NotSupportedError, StateError
+from casemate.errors import CasemateError, HostError, NotSupportedError, StateError
 from casemate.formats import vmx
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks, disks, memory
@@ -144,7 +144,8 @@ class Snapshots:
             last = last_number(directory, fact)
             write_book(directory, fact, fact.snapshots, snapshot.number, last)
             fact = self._context.inventory.reread(fact.vm)
-            for step in consolidation_steps(directory, fact)[1]:
+            others = self._context.neighbours(fact)
+            for step in consolidation_steps(directory, fact, others)[1]:
                 if isinstance(step, Drop):
                     drop(directory, step.name)
         if snapshot.memory:
@@ -184,7 +185,10 @@ class Snapshots:
                 pairs = tuple(zip(below, above, strict=True))
                 if pairs:
                     await blocks.put_on_top(qmp, directory, pairs)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, HostError) and error.code == blocks.UNCERTAIN:
+                # The guest may write to the deltas by now: with them the file is right either way.
+                raise
             self._context.rewrite(directory, fact, fact.config)
             for name in deltas.values():
                 drop(directory, name)

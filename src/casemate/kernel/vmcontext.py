@@ -127,6 +127,15 @@ class VmContext:
         """Open a VM's directory; to be closed by ``with``."""
         return VmDirectory(self.inventory.directory(fact))
 
+    def neighbours(self, fact: VmFact) -> tuple[VmFact, ...]:
+        """Return the other VMs whose files are in a VM's directory."""
+        place = self.inventory.directory(fact)
+        return tuple(
+            other
+            for other in self.inventory.vms()
+            if other.vm != fact.vm and self.inventory.directory(other) == place
+        )
+
     def read_vmx(self, directory: VmDirectory, fact: VmFact) -> vmx.Vmx:
         """Return a VM's file as it is."""
         return vmx.parse(directory.read(file_name(fact.config), VMX_LIMIT))

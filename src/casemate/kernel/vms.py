@@ -228,8 +228,10 @@ class Vms:
             fact = self._context.rewrite(directory, fact, replace(config, disks=disks))
             if fact.power is PowerState.POWERED_ON:
                 await self._plug_in(directory, before, fact)
-                await self._context.throttle(fact.vm, fact.config, before.config)
+            # The file names the new disks from here on, and a guest may have them.
             undo.pop_all()
+            if fact.power is PowerState.POWERED_ON:
+                await self._context.throttle(fact.vm, fact.config, before.config)
             needed = owned_files(directory, fact) | self._shared_files(fact)
             for name in gone & set(request.destroy):
                 for layer in tuple(directory.chain(name)):
@@ -311,12 +313,10 @@ class Vms:
 
     def _shared_files(self, fact: VmFact) -> set[str]:
         """Return the files in a VM's directory that belong to other VMs too."""
-        place = self._context.inventory.directory(fact)
         found: set[str] = set()
-        for other in self._context.inventory.vms():
-            if other.vm != fact.vm and self._context.inventory.directory(other) == place:
-                with self._context.open(other) as directory:
-                    found |= owned_files(directory, other, media=True)
+        with self._context.open(fact) as directory:
+            for other in self._context.neighbours(fact):
+                found |= owned_files(directory, other, media=True)
         return found
 
 

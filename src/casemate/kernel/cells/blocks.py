@@ -19,6 +19,7 @@ from casemate.machine.planstorage import DiskSource, device_id, node_name
 # Seconds between looks at a job, and without any progress until it is given up.
 _PAUSE: Final = 0.05
 _STALL: Final = 60.0
+UNCERTAIN: Final = "disk-uncertain"
 _DONE: Final = frozenset({"concluded", "null"})
 
 
@@ -50,7 +51,8 @@ async def put_on_top(
         pairs: What the guest writes now, and the empty delta that it writes from then on.
 
     Raises:
-        HostError: QEMU refuses; the guest goes on with the disks as they are.
+        HostError: QEMU refuses; the guest goes on with the disks as they are. ``disk-uncertain``:
+            nobody knows whether it has the deltas.
     """
     added: list[str] = []
     try:
@@ -65,8 +67,16 @@ async def put_on_top(
         ]
         await qmp.execute("transaction", actions=actions)
     except BaseException:
-        for overlay in added:
-            await qmp.execute("blockdev-del", **{"node-name": overlay})
+        try:
+            for overlay in added:
+                # QEMU refuses for one that a guest writes to.
+                await qmp.execute("blockdev-del", **{"node-name": overlay})
+        except HostError as error:
+            raise HostError(
+                f"it is not known whether the disks were frozen: {error.reason}",
+                code=UNCERTAIN,
+                remedy="Power the VM off and consolidate its disks.",
+            ) from error
         raise
 
 
@@ -99,6 +109,8 @@ async def merge(
         },
     )
     await _finish(qmp, job, report)
+    # What was merged must be on the disk before the delta goes.
+    await asyncio.to_thread(directory.sync, below.file_name)
     await _forget(qmp, top)
 
 

@@ -74,6 +74,7 @@ class VmDirectory:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.rename(scratch, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            self._sync_names()
         except OSError as error:
             raise from_os_error(f"cannot write {name}", error, component=name) from error
 
@@ -90,6 +91,9 @@ class VmDirectory:
                 for offset, data in pieces:
                     stream.seek(offset)
                     stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            self._sync_names()
         except OSError as error:
             self.remove(name)
             raise from_os_error(f"cannot make {name}", error, component=name) from error
@@ -163,12 +167,23 @@ class VmDirectory:
             try:
                 os.fchmod(handle, os.fstat(source).st_mode & 0o666)
                 copy_data(source, handle, step)
+                os.fsync(handle)
             except OSError as error:
                 target.remove(new_name)
                 raise from_os_error(f"cannot copy {name}", error, component=name) from error
             except BaseException:
                 target.remove(new_name)
                 raise
+
+    def sync(self, name: str) -> None:
+        """Return once a regular file's content is on the disk. Raises HostError."""
+        handle = self._open(name, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            raise from_os_error(f"cannot write {name}", error, component=name) from error
+        finally:
+            os.close(handle)
 
     def free_name(self, stem: str, suffix: str) -> str:
         """Return a name that is not taken: ``stem-000001suffix`` and so on, as VMware counts.
@@ -310,6 +325,14 @@ class VmDirectory:
             os.posix_fallocate(handle, 0, size)
         except OSError as error:
             raise from_os_error(f"cannot reserve {size} bytes", error, component=name) from error
+        finally:
+            os.close(handle)
+
+    def _sync_names(self) -> None:
+        """Return once what was made or renamed here is on the disk. Raises OSError."""
+        handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            os.fsync(handle)
         finally:
             os.close(handle)
 

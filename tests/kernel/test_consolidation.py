@@ -1,0 +1,95 @@
+"""Merging takes from a VM's directory what no VM needs, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casemate.errors import HostError
+from casemate.kernel.cells import blocks, disks
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.consolidation import consolidation_steps
+from casemate.machine.chains import Drop, Merge
+from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
+
+MIB = 1 << 20
+
+
+def spec(name: str) -> DiskSpec:
+    return DiskSpec(name, "disk", "vmdk", 8 * MIB, "ide0", 0)
+
+
+def vm(number: str, top: str) -> VmFact:
+    path = f"[datastore1] both/{number}.vmx"
+    config = VmConfig(number, number, path, "other", 1, 16, "bios", disks=(spec(top),))
+    return VmFact(number, config, PowerState.POWERED_OFF, "ha-root-pool", "store")
+
+
+def test_what_another_vm_in_the_directory_writes_to_is_neither_removed_nor_merged_into(
+    tmp_path: Path,
+) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        ours, theirs = (directory.make_delta(spec("base.vmdk")) for _ in range(2))
+        upper = directory.make_delta(spec(theirs))
+        _, alone = consolidation_steps(directory, vm("1", ours), ())
+        assert Drop(upper) in alone
+        _, steps = consolidation_steps(directory, vm("1", ours), (vm("2", upper),))
+        assert steps == ()
+
+
+def test_what_only_this_vm_needs_is_merged(tmp_path: Path) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        top = directory.make_delta(spec("base.vmdk"))
+        _, steps = consolidation_steps(directory, vm("1", top), ())
+        assert steps == (Merge(top, "base.vmdk"),)
+
+
+class Deaf:
+    """A QEMU that takes deltas, but whose answer does not arrive."""
+
+    async def execute(self, command: str, **_arguments: object) -> Any:
+        if command == "transaction":
+            raise HostError(f"no answer to {command}", code="qmp")
+        if command == "blockdev-del":
+            raise HostError("QEMU refused blockdev-del: node is in use", code="qmp-refused")
+        return {}
+
+    async def execute_with(self, _descriptor: int, _command: str, **_arguments: object) -> Any:
+        return {"fdset-id": 1}
+
+
+def test_a_delta_that_a_guest_may_write_to_is_never_taken_for_unused(tmp_path: Path) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        delta = directory.make_delta(spec("base.vmdk"))
+        (below,) = disks.resolve(directory.fd, (spec("base.vmdk"),))
+        (above,) = disks.resolve(directory.fd, (spec(delta),))
+        with pytest.raises(HostError) as caught:
+            asyncio.run(blocks.put_on_top(Deaf(), directory, [(below, above)]))  # type: ignore[arg-type]
+        assert caught.value.code == blocks.UNCERTAIN
+
+
+def test_what_is_made_in_a_directory_is_on_the_disk_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with VmDirectory(tmp_path) as directory:
+        directory.make("new", [(0, b"data")])
+        assert synced == ["new", tmp_path.name]
+        directory.write("new", b"other")
+        assert synced[2:] == [".new.new", tmp_path.name]
+        directory.copy("new", directory, "copy")
+        assert synced[4:] == ["copy"]
