@@ -203,3 +203,21 @@ def test_failover_is_shown_as_it_is_and_refused_where_it_would_need_a_team():
         with pytest.raises(NotSupportedError) as caught:
             kernel.esxcli(f"vswitch standard {line}")
         assert caught.value.remedy
+
+
+def test_nat_is_switched_on_and_off_where_there_is_no_command_line_of_the_machine():
+    kernel = Kernel()
+    place = "vswitch standard nat"
+    assert kernel.esxcli(f"{place} get -v vSwitch0").rows[0]["Enabled"] is False
+    kernel.esxcli(f"{place} set -v vSwitch0 -e true -n 10.7.0.0/24 -a true")
+    assert kernel.esxcli(f"{place} get -v vSwitch0").rows == [
+        {
+            "Enabled": True,
+            "Network": "10.7.0.0/24",
+            "Gateway": "10.7.0.1",
+            "Allow Machine": True,
+            "DNS": (),
+        }
+    ]
+    kernel.esxcli(f"{place} set -v vSwitch0 -e false")
+    assert kernel.esxcli(f"{place} get -v vSwitch0").rows[0]["Network"] == ""

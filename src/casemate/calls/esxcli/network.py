@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from casemate.calls import networks as c
-from casemate.calls.esxcli import failover, hostinterface, shaping
+from casemate.calls.esxcli import failover, hostinterface, nat, shaping
 from casemate.calls.esxcli.answer import Answer, Row
 from casemate.calls.esxcli.hostinterface import truth
 from casemate.calls.esxcli.networkfacts import Present, present
@@ -88,6 +88,7 @@ def _switches(standard: Group[argparse.ArgumentParser]) -> None:
     _security(policy, "-v", "--vswitch-name")
     shaping.register(policy, group=False)
     failover.register(policy, group=False)
+    nat.register(standard)
 
 
 def _groups(groups: Group[argparse.ArgumentParser]) -> None:
