@@ -106,12 +106,19 @@ def test_a_file_may_choose_password_name_and_address_of_the_host():
     told = parse_kickstart(
         WHOLE.replace(b"network --bootproto=dhcp", b"")
         + b"rootpw Wald#Wiese7 # of all hosts\nnetwork --bootproto=static --ip=192.0.2.2"
-        b" --netmask=255.255.254.0 --gateway=192.0.3.1 --nameserver=192.0.2.9 --hostname=esx1.lab"
+        b" --netmask=255.255.254.0 --gateway=192.0.3.1 --hostname=esx1.lab"
     )
     assert told.password == "Wald#Wiese7"
     assert told.network == host_network("esx1.lab", "192.0.2.2", "23", "192.0.3.1")
-    assert [note.partition(":")[0] for note in told.notes] == ["keyboard", "nameserver"]
+    assert [note.partition(":")[0] for note in told.notes] == ["keyboard"]
     assert "Wald" not in repr(told)
+
+
+def test_a_name_server_is_refused_since_the_host_would_not_ask_it():
+    with pytest.raises(NotSupportedError, match="line 4: network: --nameserver: the host"):
+        parse_kickstart(
+            WHOLE.replace(b"--bootproto=dhcp", b"--bootproto=dhcp --nameserver=192.0.2.9")
+        )
 
 
 def test_a_password_may_come_as_the_hash_that_the_host_keeps():

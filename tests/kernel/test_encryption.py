@@ -10,6 +10,7 @@ import pytest
 from casemate.calls.encryption import (
     EncryptionGet,
     EncryptionReply,
+    EncryptionSet,
     RecoveryList,
     RecoveryReply,
     RecoveryRotate,
@@ -28,7 +29,7 @@ async def no_tpm(_work: object) -> object:
 
 
 def ask(home: Home, request: object, *, sealed: bool) -> object:
-    handlers = Encryption(home, sealed=sealed, with_tpm=no_tpm).handlers()
+    handlers = Encryption(home, sealed=sealed, with_tpm=no_tpm, told=lambda _: None).handlers()
     return asyncio.run(handlers[type(request)](request, None))
 
 
@@ -64,3 +65,29 @@ def test_a_key_of_another_record_is_not_shown_as_this_ones(tmp_path: Path) -> No
 def test_without_encryption_there_is_nothing_to_rotate(tmp_path: Path) -> None:
     with pytest.raises(NotSupportedError):
         ask(Home(tmp_path), RecoveryRotate(), sealed=False)
+
+
+def test_a_state_that_needs_exec_installed_only_is_told_and_published(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    sealed = Sealed(((7, bytes(32)), (15, bytes(32))), b"", b"")
+    (home.banks[0] / FILE).write_bytes(write_state_key(StateKey(1, IDENTIFIER, b"", b"", sealed)))
+    assert ask(home, EncryptionGet(), sealed=True) == EncryptionReply("TPM", True, True, IDENTIFIER)
+    published: list[bool] = []
+    Encryption(home, sealed=True, with_tpm=no_tpm, told=published.append)
+    assert published == [True]
+
+
+def test_what_is_asked_for_already_needs_no_tpm_and_changes_nothing(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    record = write_state_key(StateKey(1, IDENTIFIER, b"", b"", Sealed(((7, bytes(32)),), b"", b"")))
+    (home.banks[0] / FILE).write_bytes(record)
+    told = ask(home, EncryptionSet("", require_exec_installed_only=False), sealed=True)
+    assert told == EncryptionReply("TPM", True, False, IDENTIFIER)
+    assert (home.banks[0] / FILE).read_bytes() == record
+
+
+def test_a_state_that_is_not_encrypted_cannot_be_sealed_to_an_option(tmp_path: Path) -> None:
+    with pytest.raises(NotSupportedError):
+        ask(Home(tmp_path), EncryptionSet("", require_exec_installed_only=True), sealed=False)

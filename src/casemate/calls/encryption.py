@@ -35,6 +35,16 @@ class EncryptionGet:
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptionSet:
+    """Seal the state to the boot option execInstalledOnly as well, or no longer."""
+
+    session: str = ""
+    require_exec_installed_only: bool = False
+    reply: ClassVar = EncryptionReply
+    privilege: ClassVar[str] = "Host.Config.Settings"
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryList:
     """Show the recovery key of the state; noted in the audit log."""
 
@@ -52,4 +62,4 @@ class RecoveryRotate:
     privilege: ClassVar[str] = "Host.Config.Settings"
 
 
-REQUESTS: tuple[type, ...] = (EncryptionGet, RecoveryList, RecoveryRotate)
+REQUESTS: tuple[type, ...] = (EncryptionGet, EncryptionSet, RecoveryList, RecoveryRotate)

@@ -9,14 +9,14 @@ from pathlib import Path
 from casemate.cli.trust import add_common
 from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.image.bootable import PLACE
-from casemate.image.drtm import ROOM, write_launch
+from casemate.image.drtm import MENU, ROOM, SECURE_LAUNCH_MENU, write_launch
 from casemate.kernel.home import find_home
 
 
 def register_drtm(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``drtm`` to the commands of ``casemate image``."""
     parser = actions.add_parser(
-        "drtm", help="write what a machine with Intel TXT needs to launch the image by tboot"
+        "drtm", help="write what a launch of the image by tboot or Secure Launch needs"
     )
     parser.add_argument("--boot-image", type=Path, help="(default: that of image disk)")
     parser.add_argument("--out", type=Path, help="directory (default: <home>/bootable/drtm)")
@@ -37,6 +37,12 @@ def _drtm(options: argparse.Namespace) -> int:
     for path in launch.files:
         print(path)
     for pcr, digest in digests.items():
-        print(f"PCR {pcr} is extended by {digest} (SHA-256)")
-    print(f"Copy them to {ROOM}, with tboot.gz and the processor's SINIT module as SINIT.bin.")
+        print(f"tboot extends PCR {pcr} by {digest} (SHA-256)")
+    print(
+        f"Copy them to {ROOM}, with what starts first. For {MENU}: tboot.gz and Intel's module for"
+    )
+    print(
+        f"the processor as SINIT.bin. For {SECURE_LAUNCH_MENU}: SINIT.bin, or on AMD TrenchBoot's"
+    )
+    print("Secure Kernel Loader as skl.bin; it needs a GRUB and a Linux that know Secure Launch.")
     return 0

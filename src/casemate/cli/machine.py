@@ -59,7 +59,7 @@ def register_machine(actions: argparse._SubParsersAction[argparse.ArgumentParser
     run.add_argument("--fresh", action="store_true", help="begin with a new disk and a new TPM")
     run.add_argument("--port", type=int, default=0, help="of the API here (default: any free one)")
     run.add_argument("--memory", type=int, default=MEMORY, metavar="MIB")
-    run.add_argument("--cpus", type=int, default=2)
+    run.add_argument("--cpus", type=int, help="(default: 2, emulated 1)")
     run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     run.add_argument("--once", action="store_true", help="switch it off after the attestation")
     run.set_defaults(func=_run)
@@ -161,9 +161,9 @@ def _run(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     console = PlainConsole(quiet=options.json)
     place = home.path / "machines" / options.name
-    hardware = Hardware(
-        options.cpus, options.memory, _accelerator(options.accel), options.port or _free_port()
-    )
+    accelerator = _accelerator(options.accel)
+    cpus = options.cpus or (2 if accelerator == "kvm" else 1)
+    hardware = Hardware(cpus, options.memory, accelerator, options.port or _free_port())
     if options.fresh:
         shutil.rmtree(place, ignore_errors=True)
     if options.iso is None:

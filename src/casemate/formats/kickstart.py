@@ -132,7 +132,7 @@ def _line(where: str, command: str, options: list[str], notes: list[str]) -> _Ch
         case "rootpw":
             return _password(where, options)
         case "network":
-            return {"network": _network(where, options, notes)}
+            return {"network": _network(where, options)}
         case _:
             raise _refusal(where, command)
 
@@ -151,7 +151,7 @@ def _password(where: str, options: list[str]) -> _Change:
             raise _malformed(f"{where}rootpw needs a password, or --iscrypted and its hash")
 
 
-def _network(where: str, options: list[str], notes: list[str]) -> HostNetwork:
+def _network(where: str, options: list[str]) -> HostNetwork:
     given = dict[str, str]()
     for option in options:
         name, equals, value = option.partition("=")
@@ -167,7 +167,7 @@ def _network(where: str, options: list[str], notes: list[str]) -> HostNetwork:
     if (kind == "static") is not bool(address and netmask) or (gateway and kind == "dhcp"):
         raise _malformed(f"{where}network: --ip and --netmask are needed for static, and only then")
     if "--nameserver" in given:
-        notes.append("nameserver: ignored, the host resolves no names")
+        raise _unsupported(f"{where}network: --nameserver: the host resolves no names")
     try:
         return host_network(name, address, netmask, gateway)
     except ArgumentError as error:

@@ -1,8 +1,9 @@
-"""What a machine with Intel TXT needs for a dynamic launch of the boot image, through tboot.
+"""What a machine needs for a dynamic launch of the boot image: by tboot, or by Secure Launch.
 
-tboot takes Linux and the first root as modules of a multiboot2 loader, not as one signed program:
-so both are taken out of the boot image. SINIT, which is Intel's, and tboot are the owner's to put
-beside them. Source: tboot 1.10.5, ``howto_use.md`` and ``vlp.txt``.
+Either takes Linux and the first root as files of a boot loader, not as one signed program: so both
+are taken out of the boot image. What the processor runs first is the owner's to put beside them:
+Intel's SINIT, or for AMD's SKINIT TrenchBoot's Secure Kernel Loader. Sources: tboot 1.10.5,
+``howto_use.md`` and ``vlp.txt``; TrenchBoot's documentation of GRUB's ``slaunch``.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ LINUX: Final = "linux"
 FIRST_ROOT: Final = "initrd"
 POLICY: Final = "tboot.pol"
 MENU: Final = "tboot.cfg"
+SECURE_LAUNCH_MENU: Final = "slaunch.cfg"
 ROOM: Final = "/casemate"
 """Where the menu looks for the files, on the partition that GRUB starts from."""
 LAUNCHED: Final = ("intel_iommu=on", "noefi")
 """Added to Linux's options: DMA is kept out, and firmware's services ended with the launch."""
+SECURE_LAUNCHES: Final = (
+    ("Intel TXT", "SINIT.bin", "intel_iommu=on"),
+    ("AMD SKINIT", "skl.bin", "amd_iommu=force_enable"),
+)
+"""A technique, the module that its instruction measures and starts, and how DMA is kept out."""
 ROOT_PCR: Final = 19
 LINUX_PCR: Final = 18
 
@@ -37,7 +44,7 @@ class Launch:
 
 
 def write_launch(boot: Path, out: Path) -> Launch:
-    """Write the files of a launch: Linux, first root, GRUB's menu entry, tboot's policy.
+    """Write the files of a launch: Linux, first root, GRUB's menu entries, tboot's policy.
 
     Args:
         boot: the boot image.
@@ -58,7 +65,8 @@ def write_launch(boot: Path, out: Path) -> Launch:
         ) from error
     image = parse_pe(data)
     linux, root, line = (_part(image, data, name) for name in (".linux", ".initrd", ".cmdline"))
-    options = " ".join((line.rstrip(b"\0").decode(), *LAUNCHED))
+    own = line.rstrip(b"\0").decode()
+    options = " ".join((own, *LAUNCHED))
     digests = {LINUX_PCR: module_digest(options, linux), ROOT_PCR: module_digest("", root)}
     modules = (
         LaunchModule(None, digests[LINUX_PCR]),
@@ -69,6 +77,9 @@ def write_launch(boot: Path, out: Path) -> Launch:
         FIRST_ROOT: root,
         POLICY: write_policy(modules),
         MENU: menu_entry(options).encode(),
+        SECURE_LAUNCH_MENU: "".join(
+            secure_launch_entry(*one[:2], f"{own} {one[2]}") for one in SECURE_LAUNCHES
+        ).encode(),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -96,5 +107,20 @@ def menu_entry(options: str) -> str:
 	module2 {ROOM}/{LINUX} {options}
 	module2 {ROOM}/{FIRST_ROOT}
 	module2 {ROOM}/SINIT.bin
+}}
+"""
+
+
+def secure_launch_entry(technique: str, module: str, options: str) -> str:
+    """Return the menu entry of a GRUB that knows ``slaunch``, for a Linux with Secure Launch.
+
+    GRUB gives Linux to the module, which measures it into PCR 17 and 18; Linux itself measures its
+    options and the first root.
+    """
+    return f"""menuentry "Casemate, measured launch (Secure Launch, {technique})" {{
+	slaunch
+	slaunch_module {ROOM}/{module}
+	linux {ROOM}/{LINUX} {options}
+	initrd {ROOM}/{FIRST_ROOT}
 }}
 """

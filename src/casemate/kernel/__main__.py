@@ -155,7 +155,7 @@ async def serve(settings: Settings, home: Home) -> None:
         {
             **maintenance.handlers(),
             **Logs(store, home.log).handlers(),
-            **agents(settings, home, measurements),
+            **agents(settings, home, measurements, stream),
         }
     )
     watch = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)

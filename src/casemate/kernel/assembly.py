@@ -236,12 +236,16 @@ def governed(kernel: Kernel, admin: Admin, stream: FactStream, measurements: Mea
     kernel.add(admin.handlers())
 
 
-def agents(settings: Settings, home: Home, measurements: Measurements) -> dict[type, Handler]:
+def agents(
+    settings: Settings, home: Home, measurements: Measurements, stream: FactStream
+) -> dict[type, Handler]:
     """Return the handlers of the machine itself: agents, end, network, secrets."""
     ends = HostEnds(own_machine=settings.own_machine)
     certificate = ServerCertificate(home.tls, settings.host_name, ends.restart_agents)
     sealed = settings.own_machine
-    encryption = Encryption(home, sealed=sealed, with_tpm=measurements.with_tpm)
+    encryption = Encryption(
+        home, sealed=sealed, with_tpm=measurements.with_tpm, told=partial(state_needs, stream)
+    )
     network = NetworkSettings(home, own_machine=settings.own_machine)
     return {
         **ends.handlers(),
@@ -249,6 +253,13 @@ def agents(settings: Settings, home: Home, measurements: Measurements) -> dict[t
         **certificate.handlers(),
         **encryption.handlers(),
     }
+
+
+def state_needs(stream: FactStream, needed: bool) -> None:  # noqa: FBT001 (a callback)
+    """Publish whether the state can only be opened with execInstalledOnly."""
+    for fact in stream.facts():
+        if isinstance(fact, HostFact):
+            stream.publish(replace(fact, state_needs_exec_installed_only=needed))
 
 
 async def packages(

@@ -67,6 +67,7 @@ class HostFact:
     taints: tuple[str, ...] = ()
     in_maintenance_mode: bool = False
     state_sealed: bool = False
+    state_needs_exec_installed_only: bool = False
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ it needs a booted host.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -27,6 +28,9 @@ from casemate.policy.steps import (
     VibIdentity,
 )
 from casemate.policy.trust import CLOCKS, MODULE_KEYS, TrustStore
+
+EXEC_INSTALLED_ONLY: Final = "execInstalledOnly"
+"""The boot option: executed is only what VIBs bring."""
 
 
 def boot_steps(
@@ -85,13 +89,17 @@ def measured_anchors(store: TrustStore) -> tuple[TrustAnchor, ...]:
 
 def security_options(cfg: BootCfg, db: ImageDb, *, secure_boot: bool) -> tuple[str, ...]:
     """Return the security options in force: what boot.cfg and the image profile decide."""
-    words = {w.partition("=")[0]: w.partition("=")[2] for w in cfg.kernelopt.split()}
-    exec_installed_only = words.get("execInstalledOnly", "TRUE").upper()
     return (
         f"acceptanceLevel = {db.profile.acceptance_level}",
-        f"execInstalledOnly = {'FALSE' if exec_installed_only == 'FALSE' else 'TRUE'}",
+        f"{EXEC_INSTALLED_ONLY} = {'TRUE' if exec_installed_only(cfg) else 'FALSE'}",
         f"uefiSecureBootEnabled = {'TRUE' if secure_boot else 'FALSE'}",
     )
+
+
+def exec_installed_only(cfg: BootCfg) -> bool:
+    """Tell whether a bank boots with execInstalledOnly."""
+    words = {w.partition("=")[0]: w.partition("=")[2] for w in cfg.kernelopt.split()}
+    return words.get(EXEC_INSTALLED_ONLY, "TRUE").upper() != "FALSE"
 
 
 def _owners(db: ImageDb) -> dict[str, tuple[VibIdentity, str]]:

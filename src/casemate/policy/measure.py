@@ -35,6 +35,9 @@ the hash interface at locality 4 puts into PCR 17), because a verifier expects e
 first in PCR 17; its data is the tagged event of the module, so the component stays named. The
 TPM itself resets PCR 17-22 and extends PCR 17 with it: the loader logs it and must not extend it.
 
+A machine that firmware boots has execInstalledOnly in PCR 15 once more. Nothing else is there, so
+no update changes it, and the key of the state can be sealed to it.
+
 PCR 17-22 are extended at locality 2. Trust anchors, command line and security options come before
 the modules (ESXi: after them): what decides on the modules is measured before it decides.
 """
@@ -66,7 +69,7 @@ from casemate.formats.tagged import (
     write_tagged,
     write_version,
 )
-from casemate.policy.bootsteps import boot_steps
+from casemate.policy.bootsteps import EXEC_INSTALLED_ONLY, boot_steps
 from casemate.policy.steps import (
     BootComplete,
     CommandLine,
@@ -86,6 +89,7 @@ __all__ = [
     "BANKS",
     "BOOT_COMPLETE",
     "DRTM_PCRS",
+    "EXEC_PCR",
     "LOCALITY_LAUNCH",
     "LOCALITY_LAUNCHED",
     "LOCALITY_STATIC",
@@ -114,6 +118,8 @@ BANKS = ("sha256", "sha384")
 """The banks that are measured into unless asked otherwise."""
 
 STATIC_PCRS = (11, 12, 13, 14)
+EXEC_PCR = 15
+"""Holds execInstalledOnly alone; PCR 14, which is appraised, says the same."""
 DRTM_PCRS = (17, 18, 19, 20, 21, 22)
 
 LOCALITY_STATIC = 0
@@ -241,6 +247,13 @@ class BootMeasurer:
         """An option that decides what may run: ``KEY = VALUE``."""
         data = text.encode() + b"\0"
         return self._both(14, 21, TAG_SECURITY_OPTION, data, self._hash(data))
+
+    def sealed_option(self, text: str) -> tuple[PlannedEvent, ...]:
+        """A security option that the state can be sealed to, once more and alone; nothing else."""
+        if not text.startswith(f"{EXEC_INSTALLED_ONLY} = "):
+            return ()
+        event = self.security_option(text)[0].event._replace(pcr=EXEC_PCR)
+        return (PlannedEvent(LOCALITY_STATIC, event),)
 
     def signer(self, certificate: bytes) -> tuple[PlannedEvent, ...]:
         """The certificate (DER) that signed a VIB."""

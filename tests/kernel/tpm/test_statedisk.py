@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from casemate.calls.encryption import RecoveryList, RecoveryReply, RecoveryRotate
-from casemate.errors import BootError
+from casemate.calls.encryption import (
+    EncryptionReply,
+    EncryptionSet,
+    RecoveryList,
+    RecoveryReply,
+    RecoveryRotate,
+)
+from casemate.errors import BootError, StateError
 from casemate.formats.statekey import FILE
 from casemate.kernel.boot import handedover, statedisk
 from casemate.kernel.boot.firmware import NO_FIRMWARE
@@ -23,6 +29,7 @@ from casemate.kernel.encryption import Encryption
 from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
 from casemate.kernel.tpm.device import Tpm
+from casemate.policy.measure import BootMeasurer
 from casemate.policy.sealing import BANK
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("root_only")]
@@ -41,14 +48,24 @@ class Host:
     keys: list[bytes] = field(default_factory=list)
     mounted: int = 0
 
-    def start(self, *, secure_boot: bytes = b"\1" * 32, tpm_of: Home | None = None) -> list[object]:
-        """Start the host with Secure Boot's PCR extended by this; return what was told."""
+    def start(
+        self,
+        *,
+        secure_boot: bytes = b"\1" * 32,
+        option: str = "TRUE",
+        tpm_of: Home | None = None,
+    ) -> list[object]:
+        """Start the host with Secure Boot's PCR extended by this; return what was told.
+
+        ``option`` is the value of execInstalledOnly, empty for a loader that does not measure it.
+        """
         reading, writing = os.pipe()
         process = swtpm.start(tpm_of or self.home)
         try:
             with Tpm.embedded(process.path) as tpm:
                 tpm.startup()
                 tpm.extend(7, {BANK: secure_boot})
+                measure_option(tpm, option)
                 around = Surroundings(self._crypt, self._mount, self._ask)
                 open_state(self.device, self.home, tpm, NO_FIRMWARE, Progress(writing), around)
         finally:
@@ -68,6 +85,32 @@ class Host:
     def _ask(self, question: str) -> str:
         self.asked.append(question)
         return self.answers.pop(0) if self.answers else ""
+
+    def ask(self, request: object, *, option: str = "TRUE") -> object:
+        """Ask the running host, which booted with the option, about its encryption."""
+        process = swtpm.start(self.home)
+        try:
+            with Tpm.embedded(process.path) as tpm:
+                tpm.startup()
+                tpm.extend(7, {BANK: b"\1" * 32})
+                measure_option(tpm, option)
+
+                async def with_tpm(work: Callable[[Tpm], object]) -> object:
+                    return work(tpm)
+
+                encryption = Encryption(
+                    self.home, sealed=True, with_tpm=with_tpm, told=lambda _: None
+                )
+                return asyncio.run(encryption.handlers()[type(request)](request, None))
+        finally:
+            process.stop()
+
+
+def measure_option(tpm: Tpm, value: str) -> None:
+    """Measure execInstalledOnly as the loader does."""
+    text = f"execInstalledOnly = {value}"
+    for planned in BootMeasurer((BANK,)).sealed_option(text) if value else ():
+        tpm.extend(planned.event.pcr, dict(planned.event.digests))
 
 
 @pytest.fixture(scope="module")
@@ -196,20 +239,8 @@ def test_without_its_record_a_state_starts_empty_and_under_another_key(host: Hos
 def test_a_new_recovery_key_opens_the_state_and_the_old_one_does_not(host: Host) -> None:
     (told,) = host.start()
     assert isinstance(told, dict)
-    process = swtpm.start(host.home)
-    try:
-        with Tpm.embedded(process.path) as tpm:
-            tpm.startup()
-            tpm.extend(7, {BANK: b"\1" * 32})
-
-            async def with_tpm(work: Callable[[Tpm], object]) -> object:
-                return work(tpm)
-
-            handlers = Encryption(host.home, sealed=True, with_tpm=with_tpm).handlers()
-            new = asyncio.run(handlers[RecoveryRotate](RecoveryRotate(), None))
-            shown = asyncio.run(handlers[RecoveryList](RecoveryList(), None))
-    finally:
-        process.stop()
+    new = host.ask(RecoveryRotate())
+    shown = host.ask(RecoveryList())
     assert isinstance(new, RecoveryReply)
     assert shown == new
     host.answers = [str(told["recoveryKey"]), new.key]
@@ -226,3 +257,62 @@ def test_one_lost_or_damaged_record_is_made_good_by_the_other_bank(host: Host) -
     assert host.start() == []
     (second / FILE).write_bytes((second / FILE).read_bytes())
     assert read_record(host.home) is not None
+
+
+def test_a_boot_with_the_required_option_off_is_refused_by_name_and_opened_by_the_key(
+    host: Host,
+) -> None:
+    (told,) = host.start()
+    assert isinstance(told, dict)
+    set_ = host.ask(EncryptionSet("", require_exec_installed_only=True))
+    assert isinstance(set_, EncryptionReply)
+    assert set_.require_exec_installed_only
+    assert host.start() == []
+    for option in ("FALSE", ""):
+        with pytest.raises(BootError) as caught:
+            host.start(option=option)
+        assert caught.value.code == "state-sealed"
+        assert caught.value.reason == (
+            "PCR 15 is not what the state was sealed to."
+            " Changed: execInstalledOnly, which must be TRUE."
+        )
+        assert told["recoveryId"] in host.asked[-statedisk.ATTEMPTS]
+    # The key opens the state once; the requirement stays.
+    host.answers = [str(told["recoveryKey"])]
+    assert host.start(option="FALSE") == []
+    with pytest.raises(BootError, match="PCR 15 is not"):
+        host.start(option="FALSE")
+    host.asked.clear()
+    assert host.start() == []
+    assert host.asked == []
+    assert len(set(host.keys)) == 1
+
+
+def test_a_changed_secure_boot_is_sealed_anew_and_the_option_still_required(host: Host) -> None:
+    (told,) = host.start()
+    assert isinstance(told, dict)
+    host.ask(EncryptionSet("", require_exec_installed_only=True))
+    host.answers = [str(told["recoveryKey"])]
+    assert host.start(secure_boot=b"\2" * 32) == []
+    assert host.start(secure_boot=b"\2" * 32) == []
+    with pytest.raises(BootError, match="PCR 15 is not"):
+        host.start(secure_boot=b"\2" * 32, option="FALSE")
+
+
+@pytest.mark.parametrize("option", ["FALSE", ""])
+def test_a_host_that_runs_without_the_option_cannot_require_it(host: Host, option: str) -> None:
+    host.start(option=option)
+    before = read_record(host.home)
+    with pytest.raises(StateError) as caught:
+        host.ask(EncryptionSet("", require_exec_installed_only=True), option=option)
+    assert caught.value.code == "exec-installed-only-off"
+    assert read_record(host.home) == before
+    assert host.start(option=option) == []
+
+
+def test_a_requirement_that_is_taken_back_lets_the_option_be_off(host: Host) -> None:
+    host.start()
+    host.ask(EncryptionSet("", require_exec_installed_only=True))
+    host.ask(EncryptionSet("", require_exec_installed_only=False))
+    assert host.start(option="FALSE") == []
+    assert host.asked == []

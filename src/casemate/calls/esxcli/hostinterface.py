@@ -47,7 +47,8 @@ def register(top: Group[argparse.ArgumentParser]) -> None:
 
 def truth(text: str) -> bool:
     """Return what a word of the command line means. Raises ArgumentTypeError."""
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    known = dict.fromkeys(("true", "t", "1", "yes"), True)
+    known |= dict.fromkeys(("false", "f", "0", "no"), False)
     if text.lower() not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
     return known[text.lower()]

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from casemate.calls.admin import SetOption
-from casemate.calls.encryption import EncryptionGet
+from casemate.calls.encryption import EncryptionGet, EncryptionSet
 from casemate.calls.esxcli.table import add_namespaces
 from casemate.calls.esxcli.tree import Running
 from casemate.calls.maintenance import EnterMaintenance, ExitMaintenance
@@ -58,6 +58,7 @@ _ASKED = (
     BootOptionSet,
     DepotList,
     EncryptionGet,
+    EncryptionSet,
     EnterMaintenance,
     ExitMaintenance,
     ModuleList,

@@ -100,7 +100,7 @@ def _state_encryption(host: HostFact) -> Obj:
         "HostRuntimeInfoStateEncryptionInfo",
         protectionMode="tpm",
         requireSecureBoot=True,
-        requireExecInstalledOnly=False,
+        requireExecInstalledOnly=host.state_needs_exec_installed_only,
     )
 
 

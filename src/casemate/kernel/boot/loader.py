@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +51,15 @@ from casemate.policy.revocation import (
     verify_revocations,
 )
 from casemate.policy.revocation import PLACE as REVOKED
-from casemate.policy.steps import BootComplete, Component, Launch, Option, Step, TrustAnchor
+from casemate.policy.steps import (
+    BootComplete,
+    Component,
+    Launch,
+    Option,
+    SecurityOption,
+    Step,
+    TrustAnchor,
+)
 from casemate.policy.trust import CLOCKS, MODULE_KEYS, TrustStore, trust_from_files
 from casemate.policy.vibcontent import ARCHIVES, read_archive
 from casemate.policy.vibpaths import check_places, restricted
@@ -210,6 +218,10 @@ class Loader:
                         self._mount(step, sealed, visor, judge)
                         reader.release(step.file_name)
                         self._note(loaded, step, sealed, total)
+                    case SecurityOption(text):
+                        self._measure(loaded, step, None)
+                        if self._firmware.log:
+                            self._extend(loaded, self._measurer.sealed_option(text))
                     case _:
                         self._measure(loaded, step, None)
             judge.conclude()
@@ -245,7 +257,10 @@ class Loader:
                 self._verdicts[verdict.descriptor.vib_id] = verdict
 
     def _measure(self, loaded: Loaded, step: Step, digests: Mapping[str, bytes] | None) -> None:
-        for planned in self._measurer.measure(step, digests):
+        self._extend(loaded, self._measurer.measure(step, digests))
+
+    def _extend(self, loaded: Loaded, events: Iterable[PlannedEvent]) -> None:
+        for planned in events:
             extend(self._tpm, planned)
             loaded.log += write_event(planned.event)
 

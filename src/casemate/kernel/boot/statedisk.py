@@ -3,8 +3,9 @@
     first start   a key, sealed and boxed for a recovery key; an empty file system out of the boot
                   image, never what lies on the disk: nobody plants accounts there; settings that
                   an installation left are moved in, and verified by who uses them
-    every start   the TPM gives the key back while PCR 7 is what it was
-    otherwise     the reason is shown, by name, and the recovery key asked for; then sealed anew
+    every start   the TPM gives the key back while PCR 7 (and 15, where asked) is what it was
+    otherwise     the reason is shown, by name, and the recovery key asked for; then sealed anew,
+                  but never to an option that is off: it is asked for until the option is on again
 
 The record lies in both boot banks as ``state.key``; the newest counts. Removing it leads to a new,
 empty state, never to an old one.
@@ -70,17 +71,18 @@ def open_state(
         TpmError, HostError: the TPM or Linux refuses.
     """
     record = read_record(home)
-    values = tpm.read_pcrs([sealing.BANK], sealing.SEALED_PCRS)[sealing.BANK]
+    pcrs = [pcr for pcr, _ in record.sealed.pcrs] if record else sealing.SEALED_PCRS
+    values = tpm.read_pcrs([sealing.BANK], pcrs)[sealing.BANK]
     events = firmware_events(firmware)
     if record is None:
         key = secrets.token_bytes(sealing.KEY_SIZE)
-        sealed = _sealed(tpm, key, values, events)
+        sealed = seal_state(tpm, key, values, events)
         record = new_record(key, secrets.token_bytes(sealing.RECOVERY_SIZE), sealed)
         write_record(home, record)
     else:
         key, anew = _key(record, tpm, values, events, around.ask)
-        if anew:
-            sealed = _sealed(tpm, key, values, events)
+        if anew and sealing.can_seal(pcrs, values):
+            sealed = seal_state(tpm, key, values, events)
             record = replace(record, serial=record.serial + 1, sealed=sealed)
             write_record(home, record)
     view = around.crypt(device, key)
@@ -114,6 +116,14 @@ def new_record(key: bytes, recovery: bytes, sealed: Sealed) -> StateKey:
     nonce = secrets.token_bytes(sealing.NONCE_SIZE)
     box = sealing.wrap(key, recovery, identifier, nonce)
     return StateKey(1, identifier, nonce, box, sealed, fresh=True)
+
+
+def seal_state(
+    tpm: Tpm, key: bytes, values: dict[int, bytes], events: tuple[tuple[str, str], ...]
+) -> Sealed:
+    """Seal the state's key to PCRs; ``events`` explain a later difference. Raises TpmError."""
+    public, private = seal(tpm, key, values)
+    return Sealed(tuple(sorted(values.items())), public, private, events)
 
 
 def read_record(home: Home) -> StateKey | None:
@@ -196,10 +206,12 @@ def _key(
             raise
         reason = error.reason
         if error.code == "seal-pcrs":
-            changed = sealing.difference(sealed.events, events)
-            pcrs = [str(pcr) for pcr, value in sealed.pcrs if values.get(pcr) != value]
+            pcrs = [pcr for pcr, value in sealed.pcrs if values.get(pcr) != value]
+            changed = sealing.explanation(pcrs, sealed.events, events)
             what = f" Changed: {', '.join(changed)}." if changed else ""
-            reason = f"PCR {', '.join(pcrs) or '7'} is not what the state was sealed to.{what}"
+            reason = (
+                f"PCR {', '.join(map(str, pcrs)) or '7'} is not what the state was sealed to.{what}"
+            )
     told = (
         f"The state of this host stays encrypted: {reason}",
         f"Undo the change and restart, or give the recovery key {record.recovery_id}:",
@@ -217,13 +229,6 @@ def _key(
         component="state",
         remedy="Undo the change in the firmware's setup, or restart and give the recovery key.",
     )
-
-
-def _sealed(
-    tpm: Tpm, key: bytes, values: dict[int, bytes], events: tuple[tuple[str, str], ...]
-) -> Sealed:
-    public, private = seal(tpm, key, values)
-    return Sealed(tuple(sorted(values.items())), public, private, events)
 
 
 def _name(kind: int, data: bytes) -> str:
