@@ -124,7 +124,7 @@ def run(source: Source, verifier: Posting, options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(told), flush=True)
         else:
-            print(f"{told['state']}: {escape(str(told.get('verdict', '')))}", flush=True)
+            print(escape(f"{told['state']}: {told.get('verdict', '')}"), flush=True)
         if options.once:
             return 0 if told["state"] == "trusted" else 1
         time.sleep(float(told["wait"]))

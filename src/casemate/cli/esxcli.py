@@ -19,6 +19,7 @@ from casemate.calls.esxcli.tree import FILES, Run, Running
 from casemate.cli.calls import Calls
 from casemate.cli.esxcli_output import FORMATTERS, render
 from casemate.cli.esxclifiles import placed
+from casemate.cli.terminal import escape_lines
 from casemate.errors import CasemateError
 from casemate.kernel.home import find_home
 
@@ -97,12 +98,12 @@ def say(error: CasemateError) -> None:
     name = BRACKETS.get(error.code)
     if name is None and error.code.startswith(_OF_VIBS):
         name = "InstallationError"
-    reason = error.reason
+    reason = escape_lines(error.reason)
     if name and not reason.startswith("["):
         print(f" [{name}]", file=sys.stderr)
     print(f" {reason}", file=sys.stderr)
     if error.component and error.component not in reason:
-        print(f" vibs = {error.component}", file=sys.stderr)
-    print(f" {error.remedy}", file=sys.stderr)
+        print(f" vibs = {escape_lines(error.component)}", file=sys.stderr)
+    print(f" {escape_lines(error.remedy)}", file=sys.stderr)
     if name:
         print(" Please refer to the log file for more details.", file=sys.stderr)
