@@ -89,7 +89,7 @@ class Screen:
 
     def see(self, words: str) -> str:
         """Return the screen once it shows the words."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while words not in self.text():
             assert time.monotonic() < deadline, self.text()
             if select.select([self.near], [], [], 0.1)[0]:

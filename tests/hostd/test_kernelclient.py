@@ -41,7 +41,7 @@ async def serving(path: Path, serve: Serve) -> AsyncIterator[SocketLink]:
 
 
 def run(story) -> None:
-    asyncio.run(asyncio.wait_for(story, 10))
+    asyncio.run(asyncio.wait_for(story, 60))
 
 
 def test_a_kernel_that_is_not_there_is_an_error_not_a_hang(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Host:
     @contextmanager
     def connected(self) -> Iterator[ssl.SSLSocket]:
         trust = ssl.create_default_context(cadata=self.simulator.certificate.decode())
-        plain = socket.create_connection(("127.0.0.1", self.simulator.port), timeout=10)
+        plain = socket.create_connection(("127.0.0.1", self.simulator.port), timeout=60)
         with trust.wrap_socket(plain, server_hostname="localhost") as connection:
             yield connection
 

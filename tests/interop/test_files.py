@@ -87,7 +87,7 @@ def asked(
     simulator: HostSimulator, method: str, path: str, body: object = None, **headers: str
 ) -> Iterator[HTTPResponse]:
     trust = ssl.create_default_context(cadata=simulator.certificate.decode())
-    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=20)
+    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=60)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         connection.request(method, path, body, named)
@@ -346,7 +346,7 @@ def test_an_upload_that_breaks_off_leaves_what_was_there(
     simulator: HostSimulator, store: Path
 ) -> None:
     trust = ssl.create_default_context(cadata=simulator.certificate.decode())
-    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=20)
+    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=60)
     connection.putrequest("PUT", f"/folder/disks/debian.iso{QUERY}")
     connection.putheader("Content-Length", "1000000")
     connection.putheader("Authorization", BASIC["Authorization"])
@@ -364,7 +364,7 @@ def test_an_upload_larger_than_the_datastore_is_refused_at_once(
     simulator: HostSimulator, store: Path
 ) -> None:
     trust = ssl.create_default_context(cadata=simulator.certificate.decode())
-    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=20)
+    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=60)
     connection.putrequest("PUT", f"/folder/disks/huge.iso{QUERY}")
     connection.putheader("Content-Length", str(1 << 60))
     connection.putheader("Authorization", BASIC["Authorization"])

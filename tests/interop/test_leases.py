@@ -59,7 +59,7 @@ def si(simulator: HostSimulator) -> Iterator[vim.ServiceInstance]:
 def asked(simulator: HostSimulator, method: str, url: str, body: bytes | None = None):
     """Send to the path of a lease's URL; returns status and body."""
     trust = ssl.create_default_context(cadata=simulator.certificate.decode())
-    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=20)
+    connection = HTTPSConnection("127.0.0.1", simulator.port, context=trust, timeout=60)
     try:
         connection.request(method, urlsplit(url.replace("*", "x")).path, body)
         reply = connection.getresponse()

@@ -73,7 +73,7 @@ def with_agent(place: Path, conduct: Conduct, body: Callable[[Path], Awaitable[N
                 one.cancel()
             await asyncio.gather(*conversations, return_exceptions=True)
 
-    asyncio.run(asyncio.wait_for(whole(), 20))
+    asyncio.run(asyncio.wait_for(whole(), 100))
 
 
 def test_an_honest_agent_is_asked_and_told(tmp_path: Path) -> None:

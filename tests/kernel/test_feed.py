@@ -38,7 +38,7 @@ def test_reads_give_what_a_file_gives(
             await feed.put(content[position : position + size])
             position, number = position + size, number + 1
         feed.end(whole=True)
-        await asyncio.wait_for(work, 10)
+        await asyncio.wait_for(work, 60)
 
     asyncio.run(story())
 
@@ -63,6 +63,6 @@ def test_a_sender_is_held_back_while_the_reader_is_behind() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(feed.put(b"x"), 0.05)
         feed.read(0, 1)
-        await asyncio.wait_for(feed.put(b"x"), 5)
+        await asyncio.wait_for(feed.put(b"x"), 60)
 
     asyncio.run(story())

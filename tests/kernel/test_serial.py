@@ -53,7 +53,7 @@ def test_what_is_typed_with_a_ticket_reaches_the_guest_and_its_file_before_and_a
             said = b""
             while text not in said:
                 writer.write(text)
-                said += await asyncio.wait_for(reader.read(100), 20)
+                said += await asyncio.wait_for(reader.read(100), 60)
             writer.close()
             with pytest.raises(NotFoundError):
                 await ticket(host, vm, 2)

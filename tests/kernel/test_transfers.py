@@ -42,7 +42,7 @@ def play(place: Path) -> Callable[[Story], None]:
             await story(kernel, reply.handle)
             await kernel.close()
 
-        asyncio.run(asyncio.wait_for(whole(), 20))
+        asyncio.run(asyncio.wait_for(whole(), 100))
         assert not list(place.rglob(".casemate-*"))
 
     return run

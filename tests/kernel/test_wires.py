@@ -489,7 +489,7 @@ def test_a_taken_over_qemu_cannot_change_the_host_s_end_of_its_wire(on):
             features = fcntl.ioctl(tap, 0x800454CF, bytes(4))
             return f"{refused} {any(features)}".encode()
 
-        told = call_in_child(attack, what="the attack", timeout=10)
+        told = call_in_child(attack, what="the attack", timeout=60)
         assert told.decode() == f"{len(WIRE_COMMANDS)} True"
         assert await lab.exchange(3, mac(2)) == {2: 1}
 
@@ -547,7 +547,7 @@ def test_a_card_by_which_the_machine_is_reached_is_not_taken_as_an_uplink(
 
 def told(story: Awaitable[str]) -> bytes:
     try:
-        return asyncio.run(asyncio.wait_for(story, 30)).encode()
+        return asyncio.run(asyncio.wait_for(story, 60)).encode()
     except AssertionError as error:
         return f"failed: {error!r} {traceback.format_exc()[-800:]}".encode()
 

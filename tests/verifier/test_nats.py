@@ -137,7 +137,7 @@ def test_what_came_while_the_verifier_was_away_is_not_lost(
         time.sleep(1)
         assert told == []
         with listening(web, nats):
-            thread.join(30)
+            thread.join(100)
     assert told == ["trusted"]
 
 

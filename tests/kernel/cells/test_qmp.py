@@ -32,7 +32,7 @@ def served(path, greeting, answers, talk):
             channel.setblocking(False)
             server = await asyncio.start_unix_server(serve, sock=channel)
             try:
-                return await asyncio.wait_for(talk(), 20)
+                return await asyncio.wait_for(talk(), 100)
             finally:
                 server.close()
 
