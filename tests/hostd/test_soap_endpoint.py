@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 
 import pytest
 
-from casemate.calls.messages import Login
+from casemate.calls.messages import FactReply, Login
 from casemate.hostd import session as sessions
+from casemate.hostd.app import make_app
 from casemate.hostd.session import cookie_handles
 from casemate.testing.fakekernel import PASSWORD, FakeKernel
 from casemate.vim25 import xmlnodes
@@ -219,3 +222,20 @@ def test_calls_wait_for_a_kernel_that_is_still_starting(play: Callable[..., None
         assert reply.status == 200
 
     play(story, Slow())
+
+
+def test_what_goes_on_beside_the_requests_never_ends_in_silence() -> None:
+    class Broken(FakeKernel):
+        async def facts(self) -> AsyncIterator[FactReply | None]:
+            yield None
+            raise RuntimeError("no facts")
+
+    async def story() -> None:
+        told = asyncio.Event()
+        app = make_app(
+            Broken(), clock=lambda: datetime.now(UTC), ticks=time.monotonic, give_up=told.set
+        )
+        async with app.router.lifespan_context(app):
+            await asyncio.wait_for(told.wait(), 60)
+
+    asyncio.run(story())

@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -60,8 +61,13 @@ def make_app(
     clock: Callable[[], datetime],
     ticks: Callable[[], float],
     endpoint: Endpoint | None = None,
+    give_up: Callable[[], object] = lambda: None,
 ) -> Starlette:
-    """Return the application. ``clock`` gives the time in UTC, ``ticks`` seconds that only grow."""
+    """Return the application. ``clock`` gives the time in UTC, ``ticks`` seconds that only grow.
+
+    ``give_up`` is called when what must go on beside the requests has ended: facts, and so rights,
+    would stand still.
+    """
     replica = Replica(clock, endpoint)
     sessions = Sessions(link, clock)
     hostd = Hostd(replica, sessions, link, REGISTRY)
@@ -79,6 +85,8 @@ def make_app(
             asyncio.ensure_future(_measure(link, replica)),
             asyncio.ensure_future(_reap(sessions, replica)),
         ]
+        for job in jobs:
+            job.add_done_callback(partial(_ended, give_up))
         try:
             yield
         finally:
@@ -110,6 +118,13 @@ def make_app(
     # Redirections would repeat the Host header, whatever a client writes there.
     app.router.redirect_slashes = False
     return app
+
+
+def _ended(give_up: Callable[[], object], job: asyncio.Future[None]) -> None:
+    if job.cancelled():
+        return
+    _log.critical("what goes on beside the requests has ended", exc_info=job.exception())
+    give_up()
 
 
 async def _to_pages(_request: object) -> Response:

@@ -47,7 +47,7 @@ class Devices:
         self._controllers: dict[int, str] = {}
 
     def apply(self, changes: tuple[Obj, ...]) -> None:
-        """Apply all, controllers first: disks name them by key."""
+        """Apply all, controllers first: disks name them by key. Raises FaultError."""
         pairs = [(text(c.get("operation")), text(c.get("fileOperation")), c) for c in changes]
         for operation, _, item in pairs:
             device = _device(item)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import signal
 import socket
 import ssl
 import time
@@ -113,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             clock=lambda: datetime.now(UTC),
             ticks=time.monotonic,
             endpoint=endpoint_of(certificate, int(listener.getsockname()[1])),
+            # init starts this process again, as it does whenever it ends.
+            give_up=lambda: signal.raise_signal(signal.SIGTERM),
         )
         make_server(app, context).run(sockets=[listener])
     return 0

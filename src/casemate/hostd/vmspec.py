@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from casemate.errors import LimitError
 from casemate.hostd import bootspec
 from casemate.hostd.devicespec import Devices
 from casemate.hostd.objects import vmsettings
@@ -22,6 +23,9 @@ from casemate.machine.vmconfig import TEMPLATE
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
 from casemate.vim25.values import Obj, Typed, Value
+
+CHANGES_LIMIT = 512
+"""Devices of one specification: vSphere's largest VM has some 300, and each is compared."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PROFILES = frozenset({"VirtualMachineDefinedProfileSpec", "VirtualMachineProfileSpec"})
@@ -69,7 +73,7 @@ def created(spec: Obj, networks: Iterable[str]) -> Change:
 
 
 def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
-    """Return what a spec makes of a configuration. Raises FaultError."""
+    """Return what a spec makes of a configuration. Raises FaultError, LimitError."""
     change = Change(config)
     version = text(spec.get("changeVersion"))
     if version and version != vmsettings.change_version(config):
@@ -90,7 +94,7 @@ def changed(spec: Obj, config: VmConfig, networks: Iterable[str]) -> Change:
     _take_hot_add(spec.get("cpuHotAddEnabled"), CPU_HOT_ADD, change)
     _take_hot_add(spec.get("memoryHotAddEnabled"), MEMORY_HOT_ADD, change)
     _take_cores(spec.get("numCoresPerSocket"), change)
-    Devices(change, frozenset(networks)).apply(objs(spec.get("deviceChange")))
+    Devices(change, frozenset(networks)).apply(_device_changes(spec))
     before, change.config = change.config, bootspec.taken(spec.get("bootOptions"), change.config)
     if change.config != before:
         change.privileges.add(CONFIG + "Settings")
@@ -105,6 +109,13 @@ _DONE = frozenset(
         *("cpuAllocation", "memoryAllocation", "extraConfig", "deviceChange"),
     }
 )
+
+
+def _device_changes(spec: Obj) -> tuple[Obj, ...]:
+    found = objs(spec.get("deviceChange"))
+    if len(found) > CHANGES_LIMIT:
+        raise LimitError(f"a specification changes at most {CHANGES_LIMIT} devices")
+    return found
 
 
 def _guest(value: Value) -> str:
@@ -202,17 +213,19 @@ def _take_allocations(spec: Obj, change: Change) -> None:
 
 def _take_extra(options: Iterable[Obj], change: Change) -> None:
     extra = dict(change.config.extra)
+    known = {name.lower(): name for name in reversed(extra)}
     for option in options:
         name, value = text(option.get("key")), option.get("value")
         plain = value.value if isinstance(value, Typed) else value
         if not name or name.lower() == TEMPLATE.lower() or not isinstance(plain, str | int | bool):
             raise faults.invalid_argument("config.extraConfig", "An entry is a name and a text.")
         shown = str(plain).upper() if isinstance(plain, bool) else str(plain)
-        same = next((one for one in extra if one.lower() == name.lower()), name)
+        same = known.setdefault(name.lower(), name)
         if shown:
             extra[same] = shown
         else:
             extra.pop(same, None)
+            del known[name.lower()]
     if tuple(extra.items()) != change.config.extra:
         change.config = replace(change.config, extra=tuple(extra.items()))
         change.privileges.add(CONFIG + "AdvancedConfig")
