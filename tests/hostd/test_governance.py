@@ -463,3 +463,21 @@ def test_a_question_of_everything_about_everything_is_refused(play: Callable[...
         assert "answers" in (await host.reader.call("HasPrivilegeOnEntities", AUTH, body)).text
 
     play(story)
+
+
+def test_what_a_user_says_is_an_event_of_the_object(play: Callable[..., None]) -> None:
+    said = '<entity type="VirtualMachine">1</entity><msg>{}</msg>'
+
+    async def story(host) -> None:
+        refused = await host.reader.call("LogUserEvent", EVENTS, said.format("no"))
+        assert refused.fault == "NoPermission"
+        long = await host.root.call("LogUserEvent", EVENTS, said.format("x" * 1025))
+        assert long.fault == "InvalidArgument"
+        done = await host.root.call("LogUserEvent", EVENTS, said.format("moved &lt;here&gt;"))
+        assert done.status == 200
+        got = await host.root.call("QueryEvents", EVENTS, "<filter/>")
+        assert got.text.count('xsi:type="GeneralUserEvent"') == 1
+        assert "<message>moved &lt;here&gt;</message>" in got.text
+        assert '<entity type="VirtualMachine">1</entity>' in got.text
+
+    play(story)

@@ -114,3 +114,22 @@ def test_the_hardening_audit_is_read_like_a_log(play: Callable[..., None]) -> No
 def lines_of(answer: str) -> list[str]:
     found = re.findall(r"<lineText>(.*?)</lineText>", answer)
     return [html.unescape(line) for line in found]
+
+
+def test_a_rescan_finds_what_is_there_and_changes_nothing(play: Callable[..., None]) -> None:
+    system = MoRef("HostStorageSystem", "storageSystem")
+
+    async def story(host) -> None:
+        devices = "<prop>storageDeviceInfo</prop>"
+        before = await host.root.call("Fetch", system, devices)
+        for name in ("RescanAllHba", "RescanVmfs", "RefreshStorageSystem"):
+            assert (await host.root.call(name, system)).status == 200
+            assert (await host.reader.call(name, system)).fault == "NoPermission"
+        one = "<hbaDevice>{}</hbaDevice>"
+        assert (await host.root.call("RescanHba", system, one.format("vmhba0"))).status == 200
+        assert (await host.root.call("RescanHba", system, one.format("vmhba9"))).fault == "NotFound"
+        assert (
+            await host.root.call("Fetch", system, "<prop>storageDeviceInfo</prop>")
+        ).text == before.text
+
+    play(story)

@@ -56,3 +56,17 @@ def test_what_is_not_measured_is_refused(play: Callable[..., None], inner: str) 
         assert not [one for one in host.kernel.asked if isinstance(one, QueryStats)]
 
     play(story)
+
+
+def test_the_host_is_asked_for_together_with_its_machines(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        spec = "<querySpec>{}<maxSample>2</maxSample><format>normal</format></querySpec>"
+        entity = '<entity type="HostSystem">ha-host</entity>'
+        found = await host.root.call("QueryPerfComposite", PERF, spec.format(entity))
+        assert found.text.count("<childEntity ") == 2
+        assert found.text.count("<sampleInfo>") == 6
+        one = await host.root.call("QueryPerfComposite", PERF, spec.format(ENTITY))
+        assert "<childEntity" not in one.text
+        assert one.text.count("<sampleInfo>") == 2
+
+    play(story)

@@ -59,6 +59,16 @@ class EventLog:
         self.events.extend(made)
         return bool(made)
 
+    def add_said(
+        self, world: World, entity: MoRef, name: str, text: str, user: str, now: datetime
+    ) -> None:
+        """Keep what a user says of an object."""
+        vm = world.vms.get(entity.value) if entity.type == "VirtualMachine" else None
+        about = Obj("ManagedEntityEventArgument", name=name, entity=entity)
+        self.events.append(
+            self._event(world, "GeneralUserEvent", text, now, user, vm, message=text, entity=about)
+        )
+
     def _made(self, world: World, after: object, before: object, now: datetime) -> Iterator[Obj]:
         match after if after is not None else before:
             case VmFact() as vm:

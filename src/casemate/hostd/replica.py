@@ -103,6 +103,11 @@ class Replica:
             watcher.set()
         self.touch(change.touched, structure=change.structure)
 
+    def said(self, entity: MoRef, name: str, text: str, user: str) -> None:
+        """Keep what a user says of an object as an event."""
+        self.events.add_said(self.world, entity, name, text, user, self.clock())
+        self.touch({*self.history, EVENT_MANAGER})
+
     def finished(
         self, ref: MoRef, operation: str, user: str, error: FaultFact | None = None
     ) -> MoRef:

@@ -38,6 +38,8 @@ SHARE_FORCE_SALTING = "Mem.ShareForceSalting"
 EXEC_INSTALLED_ONLY = "VMkernel.Boot.execInstalledOnly"
 API_COMPATIBILITY = "VMkernel.Boot.apiCompatibility"
 
+DAY = 86400
+
 OPTIONS: Mapping[str, Option] = {
     option.name: option
     for option in (
@@ -74,6 +76,20 @@ OPTIONS: Mapping[str, Option] = {
             number=True,
             why="memory of one VM is never merged with another's (mem-merge=off), and nothing here"
             " would merge it",
+        ),
+        *(
+            Option(name, f"{label}; kept, but there is none here", default, high=high, number=True)
+            for name, label, default, high in (
+                ("UserVars.SuppressShellWarning", "Do not warn of an open shell", "0", 1),
+                ("UserVars.ESXiShellTimeOut", "Seconds for which a shell may be opened", "0", DAY),
+                (
+                    "UserVars.ESXiShellInteractiveTimeOut",
+                    "Seconds after which an idle shell ends",
+                    "0",
+                    DAY,
+                ),
+                ("UserVars.SuppressHyperthreadWarning", "Do not warn of hyper-threads", "0", 1),
+            )
         ),
         Option(WELCOME, "Shown to everybody before they log in", ""),
         Option(MESSAGE, "Message of the day, shown to those who are logged in", ""),

@@ -12,7 +12,7 @@ from casemate.hostd.objects.files import results, wish_of
 from casemate.hostd.objects.inventory import browser
 from casemate.hostd.owntask import ended
 from casemate.hostd.registry import Context, Handler, Ring, Served
-from casemate.hostd.selection import text, texts
+from casemate.hostd.selection import objs, text, texts
 from casemate.hostd.soap import fault_of
 from casemate.hostd.tickets import PREFIXES
 from casemate.hostd.wellknown import HOST_BROWSER
@@ -108,6 +108,15 @@ async def _refresh(context: Context) -> Value:
     return None
 
 
+async def _rescan_one(context: Context) -> Value:
+    device = text(context.arguments.get("hbaDevice"))
+    shown = context.reader.value(context.this, "storageDeviceInfo")
+    adapters = objs(shown.get("hostBusAdapter")) if isinstance(shown, Obj) else ()
+    if device not in {text(one.get("device")) for one in adapters}:
+        raise FaultError(Obj("NotFound"), f"There is no adapter {device:.80}.")
+    return await _refresh(context)
+
+
 async def _create_datastore(context: Context) -> Value:
     name, path = text(context.arguments.get("name")), text(context.arguments.get("path"))
     if path.rstrip("/") != f"/vmfs/volumes/{name}":
@@ -161,6 +170,9 @@ _STORE = "Datastore"
 _MAY_BROWSE = f"{BROWSE} on the datastore"
 _MAY_CHANGE = f"{CHANGE} on each datastore named"
 
+_STORAGE = "Host.Config.Storage"
+_READ = "datastores are looked at with System.Read"
+
 FILE_METHODS = (
     Served(
         _BROWSER,
@@ -211,6 +223,24 @@ FILE_METHODS = (
         rule=_MAY_CHANGE,
     ),
     Served("Datastore", "RefreshDatastore", "System.Read", _refresh, (c.RefreshStorage,)),
+    # Linux tells of disks by itself: what is looked at again is what the datastores hold.
+    *(
+        Served(
+            *("HostStorageSystem", name, _STORAGE, _refresh, (c.RefreshStorage,)),
+            ring=Ring.HOST,
+            rule=_READ,
+        )
+        for name in ("RescanAllHba", "RescanVmfs", "RefreshStorageSystem")
+    ),
+    Served(
+        "HostStorageSystem",
+        "RescanHba",
+        _STORAGE,
+        _rescan_one,
+        (c.RefreshStorage,),
+        ring=Ring.HOST,
+        rule=_READ,
+    ),
     Served(
         "Datastore", "RefreshDatastoreStorageInfo", "System.Read", _refresh, (c.RefreshStorage,)
     ),

@@ -8,11 +8,16 @@ from casemate.calls.messages import CancelTask, Empty
 from casemate.hostd.history import HistoryCollector, Inside, event_fits, task_fits
 from casemate.hostd.objects import task
 from casemate.hostd.registry import Context, Served
+from casemate.hostd.selection import text
 from casemate.hostd.wellknown import HOST
 from casemate.hostd.world import World
 from casemate.policy.rights import lineages
 from casemate.vim25 import faults
 from casemate.vim25.values import MoRef, Obj, Value
+
+LOG_EVENT = "Global.LogEvent"
+MESSAGE_LIMIT = 1024
+"""Characters that a user may say: a thousand events of them are a MiB."""
 
 
 def _inside(world: World) -> Inside:
@@ -95,6 +100,19 @@ async def _query_events(context: Context) -> Value:
     return tuple(_events(context, _filter(context)))
 
 
+async def _log_user(context: Context) -> Value:
+    entity, message = context.arguments["entity"], text(context.arguments.get("msg"))
+    if not isinstance(entity, MoRef):
+        raise faults.invalid_argument("entity", "An object is needed.")
+    context.reader.require(entity)
+    context.reader.allow(entity, LOG_EVENT)
+    if len(message) > MESSAGE_LIMIT:
+        raise faults.invalid_argument("msg", f"A message has up to {MESSAGE_LIMIT} characters.")
+    name = text(context.reader.value(entity, "name"))
+    context.replica.said(entity, name, message, context.who.user)
+    return None
+
+
 def _collector(context: Context) -> HistoryCollector:
     own = context.who.own.get(context.this)
     if not isinstance(own, HistoryCollector):
@@ -152,6 +170,13 @@ _OWN = "the session that made it"
 HISTORY_METHODS = (
     Served("EventManager", "CreateCollectorForEvents", "System.View", _collect_events),
     Served("EventManager", "QueryEvents", "System.View", _query_events),
+    Served(
+        "EventManager",
+        "LogUserEvent",
+        "System.View",
+        _log_user,
+        rule=f"{LOG_EVENT} on the object",
+    ),
     Served("EventHistoryCollector", "ReadNextEvents", "System.View", _next, rule=_OWN),
     Served("EventHistoryCollector", "ReadPreviousEvents", "System.View", _previous, rule=_OWN),
     Served("TaskManager", "CreateCollectorForTasks", "System.View", _collect_tasks),

@@ -118,6 +118,20 @@ async def _one(context: Context, spec: Obj) -> Obj:
     return _shown(ref, reply, text(spec.get("format")))
 
 
+async def _composite(context: Context) -> Value:
+    """Answer a query for the host with what its VMs have of the same counters, or for one VM."""
+    spec = context.arguments.get("querySpec")
+    if not isinstance(spec, Obj):
+        raise faults.invalid_argument("querySpec", "A specification is needed.")
+    whole = await _one(context, spec)
+    machines: list[MoRef] = []
+    if spec.get("entity") == HOST:
+        every = (MoRef("VirtualMachine", key) for key in sorted(context.replica.world.vms))
+        machines = [ref for ref in every if context.reader.may(ref, "System.Read")]
+    found = [await _one(context, spec.replace(entity=ref)) for ref in machines[:QUERY_LIMIT]]
+    return Obj("PerfCompositeMetric", entity=whole, childEntity=tuple(found))
+
+
 def _wanted(ref: MoRef, spec: Obj) -> list[Counter]:
     """Return the counters asked for, each once; this host has no instances but the whole."""
     metrics = objs(spec.get("metricId"))
@@ -171,5 +185,13 @@ STATISTICS_METHODS = (
         _query,
         (QueryStats,),
         rule="System.Read on each object",
+    ),
+    Served(
+        _PERF,
+        "QueryPerfComposite",
+        "System.View",
+        _composite,
+        (QueryStats,),
+        rule="System.Read on the object; of VMs those are shown that it is held on",
     ),
 )

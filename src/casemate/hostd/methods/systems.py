@@ -174,6 +174,8 @@ SYSTEM_METHODS = (
     Served("HostServiceSystem", "RestartService", _SERVICES, _no_service, ring=_B),
     Served("HostServiceSystem", "UpdateServicePolicy", _SERVICES, _no_service, ring=_B),
     Served("HostServiceSystem", "RefreshServices", _SERVICES, _nothing, ring=_B),
+    Served("HostNetworkSystem", "RefreshNetworkSystem", "Host.Config.Network", _nothing, ring=_B),
+    Served("HostFirewallSystem", "RefreshFirewall", _SERVICES, _nothing, ring=_B),
     Served("HostDateTimeSystem", "QueryDateTime", "System.Read", _time, ring=_B),
     Served("DiagnosticManager", "QueryDescriptions", "Global.Diagnostics", _descriptions, ring=_B),
     Served(
