@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import subprocess
 import tarfile
@@ -47,6 +48,19 @@ def remade(archive: Path, change) -> None:
                 info.size = len(changed[1])
                 new.addfile(info, BytesIO(changed[1]))
     archive.write_bytes(out.getvalue())
+
+
+def test_a_file_system_that_takes_a_part_of_what_is_written_loses_nothing(on, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda to, data, at: real(to, data[: -(-len(data) // 2)], at))
+
+    async def body(host: Host) -> None:
+        await exported(host)
+        await host.ask(c.ImportVm("", OUT, "two"))
+        one, two = (host.datastore / f"{name}/{name}-flat.vmdk" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+    on(body)
 
 
 def test_an_ova_goes_out_and_comes_back_bit_equal_in_its_disk(on):

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from casemate.calls.files import SearchFiles
 from casemate.errors import (
     DatastorePathError,
     FileError,
     FileLockedError,
     FileMissingError,
     FilePresentError,
+    LimitError,
     SpaceError,
 )
+from casemate.kernel import datastores
 from casemate.kernel.sys.files import lock
 from casemate.kernel.volume import Volume
 
@@ -185,3 +188,15 @@ def test_a_copy_ends_when_others_have_taken_the_space_meanwhile(
         volume.copy("a/file", volume, "a/copy", force=False, step=taken)
     assert not volume.exists("a/copy")
     assert sorted(one.name for one in (volume.path / "a").iterdir()) == ["file", "here"]
+
+
+def test_a_search_that_finds_nothing_ends_as_well(
+    volume: Volume, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datastores, "SEEN_LIMIT", 20)
+    for number in range(21):
+        (place / f"a/{number}").touch()
+    request = SearchFiles("", "store", "a", ("nothing",))
+    wanted = datastores._pattern(request.patterns, any_case=False)
+    with pytest.raises(LimitError):
+        tuple(datastores._search(volume, request, wanted))

@@ -218,17 +218,17 @@ def _search(
         below = []
         for entry, handle in volume.entries(path):
             seen += 1
+            if found >= FOUND_LIMIT or seen > SEEN_LIMIT:
+                raise LimitError(
+                    f"more than {FOUND_LIMIT} files were found, or {SEEN_LIMIT} looked at",
+                    remedy="Search a folder further down, or with a narrower pattern.",
+                )
             if entry.folder and request.recursive:
                 below.append(f"{path}/{entry.name}".strip("/"))
             if wanted.pattern and not wanted.match(entry.name):
                 continue
             found += 1
             files.append(_with_disk(handle, entry) if request.disks else entry)
-            if found > FOUND_LIMIT or seen > SEEN_LIMIT:
-                raise LimitError(
-                    f"more than {FOUND_LIMIT} files were found",
-                    remedy="Search a folder further down, or with a narrower pattern.",
-                )
         waiting += [one for one in reversed(below) if _not_too_deep(one)]
         yield c.FolderEntry(path, tuple(files))
 

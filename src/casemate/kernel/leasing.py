@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from casemate.errors import CasemateError, Finding, HostError
@@ -47,7 +47,10 @@ def start_server(frames: int, control: int) -> spawn.Child:
 
 @dataclass(slots=True)
 class _Server:
-    """A switch's server. ``frames`` is its interface, which is kept while servers come and go."""
+    """A switch's server. ``frames`` is its interface, which is kept while servers come and go.
+
+    ``changing`` is held while it starts or ends, ``over`` set when none shall start any more.
+    """
 
     frames: int
     said: bytes = b""
@@ -55,6 +58,8 @@ class _Server:
     child: spawn.Child | None = None
     backoff: float = BACKOFF
     again: asyncio.TimerHandle | None = None
+    over: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Leasing:
@@ -114,6 +119,11 @@ class Leasing:
         raise AssertionError
 
     async def _begin(self, name: str, server: _Server) -> None:
+        async with server.changing:
+            if server.child is None and not server.over:
+                await self._start_one(name, server)
+
+    async def _start_one(self, name: str, server: _Server) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             child = await asyncio.to_thread(self._start, server.frames, theirs.fileno())
@@ -165,6 +175,11 @@ class Leasing:
             os.close(child.pidfd)
 
     async def _end(self, server: _Server) -> None:
+        server.over = True
+        async with server.changing:
+            await self._end_one(server)
+
+    async def _end_one(self, server: _Server) -> None:
         if server.again is not None:
             server.again.cancel()
         if server.child is not None and server.control is not None:

@@ -26,6 +26,7 @@ from casemate.kernel.cells import disks, layers
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
 from casemate.kernel.longwork import in_own_thread
+from casemate.kernel.sys.files import write_all
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext
@@ -124,6 +125,8 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
                     pieces = packed(directory, source, disk.file_name, step)
                     _add(stream, disk.file_name, disk.file_size, pieces)
                 stream.write(ova.END)
+                stream.flush()
+                os.fsync(stream.fileno())
         except OSError as error:
             target.remove(place.name)
             raise from_os_error(f"cannot write {place.name}", error) from error
@@ -238,7 +241,8 @@ class _Archive:
         handle = target.open_file(extent, os.O_RDWR)
         try:
             for offset, data in streamvmdk.grains(read):
-                os.pwrite(handle, data, offset)
+                write_all(handle, data, offset)
+            os.fsync(handle)
         except OSError as error:
             raise from_os_error(f"cannot write {extent}", error, component=extent) from error
         finally:

@@ -245,8 +245,12 @@ class VirtualDisks:
         extent = _extent(to_path)
         volume.move(f"{folder}/{described.extent}".strip("/"), target, extent, force=False)
         moved = replace(described, extent=extent.rpartition("/")[2])
-        with target.folder(to_folder) as goal, target.faults(target.shown(to_path)):
-            goal.make(to_name, [(0, vmdk.write(moved))])
+        try:
+            with target.folder(to_folder) as goal, target.faults(target.shown(to_path)):
+                goal.make(to_name, [(0, vmdk.write(moved))])
+        except BaseException:
+            target.move(extent, volume, f"{folder}/{described.extent}".strip("/"), force=False)
+            raise
         volume.remove(path)
 
 

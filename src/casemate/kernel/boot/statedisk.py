@@ -13,6 +13,7 @@ empty state, never to an old one.
 
 from __future__ import annotations
 
+import os
 import secrets
 import struct
 import uuid
@@ -35,6 +36,7 @@ from casemate.kernel.boot.lastword import folded
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.files import write_file
 from casemate.kernel.home import Home
+from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.tpm.device import Tpm
 from casemate.kernel.tpm.sealing import seal, unseal
 from casemate.policy import sealing
@@ -188,6 +190,11 @@ def write_template(template: Path, device: Path) -> None:
                     component="state",
                     remedy="Install the image on a disk with the partitions it was built with.",
                 ) from error
+        try:
+            # The record will say that the file system is there.
+            os.fsync(target.fileno())
+        except OSError as error:
+            raise from_os_error("the state is not kept", error, component="state") from error
 
 
 def _key(
