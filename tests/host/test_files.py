@@ -126,7 +126,7 @@ def test_files_go_up_and_a_vm_goes_out_and_comes_back(host: TestHost, built: Pat
     assert drive.backing.fileName == "[datastore1] iso/tools.iso"
     WaitForTask(one.PowerOnVM_Task())
     # Its disk is empty, so it boots what was uploaded.
-    for _ in range(200):
+    for _ in range(1000):
         if "from the CD" in str(host.casemate("vm", "console", "one")[1]):
             break
         time.sleep(0.2)

@@ -152,7 +152,7 @@ def processes(host: TestHost) -> list[int]:
 
 def wait_for(look: Callable[[], T]) -> T:
     """Return what ``look`` finds, once it finds something."""
-    for _ in range(200):
+    for _ in range(1000):
         if found := look():
             return found
         time.sleep(0.1)

@@ -92,7 +92,7 @@ def test_what_the_guest_shows_and_is_told_is_carried_and_the_ticket_is_used_up()
         assert (await again.next()) == {"type": "websocket.close", "code": 1008}
         viewer.say(type="websocket.disconnect", code=1000)
         await asyncio.wait_for(viewer.task, 60)
-        for _ in range(500):
+        for _ in range(10_000):
             await asyncio.sleep(0.01)
             if not kernel.screen.viewers:
                 break
@@ -216,7 +216,7 @@ def test_who_loses_the_right_loses_the_console(play) -> None:
             lambda: host.kernel.state(LockdownFact(LockdownMode.NORMAL)),
         ):
             host.kernel.state(role, root)
-            for _ in range(500):
+            for _ in range(10_000):
                 made = await host.reader.call(
                     "AcquireTicket", vm, "<ticketType>webmks</ticketType>"
                 )

@@ -35,7 +35,7 @@ def test_a_drive_is_made_filled_emptied_and_removed(play) -> None:
             reply = await host.root.call("ReconfigVM_Task", VM, body)
             (task,) = re.findall(r'<returnval type="Task">([^<]*)<', reply.text)
             # When the task's end can be read, so can what it did.
-            for _ in range(200):
+            for _ in range(10_000):
                 shown = await host.root.call("Fetch", MoRef("Task", task), "<prop>info</prop>")
                 if "<state>success</state>" in shown.text:
                     return
@@ -81,7 +81,7 @@ def test_a_disk_has_a_limit_of_requests_a_second_but_no_shares(play) -> None:
             reply = await host.root.call("ReconfigVM_Task", VM, limit(value))
             assert reply.status == 200, reply.text
             await host.until(lambda value=value: host.kernel.vm("1").config.disks[0].iops == value)
-            for _ in range(200):
+            for _ in range(10_000):
                 config = (await host.root.call("Fetch", VM, "<prop>config</prop>")).text
                 if f"<storageIOAllocation><limit>{value}</limit>" in config:
                     break

@@ -35,7 +35,7 @@ def permission(user: str, role: int) -> str:
 async def only_on_vm_1(host) -> None:
     host.kernel.state(PermissionFact("VirtualMachine", "1", READER, -1, propagate=True))
     host.kernel.retract(PermissionFact, f"Folder:ha-folder-root:{READER}")
-    for _ in range(500):
+    for _ in range(10_000):
         got = await host.root.call("RetrieveAllPermissions", AUTH)
         if f"ha-folder-root</entity><principal>{READER}" not in got.text:
             return
@@ -45,7 +45,7 @@ async def only_on_vm_1(host) -> None:
 
 async def shown(host, text: str, name: str = "info") -> None:
     """Wait until a task says it."""
-    for _ in range(500):
+    for _ in range(10_000):
         recent = await host.root.call("Fetch", TASKS, "<prop>recentTask</prop>")
         refs = re.findall(r'type="Task"[^>]*>([^<]+)<', recent.text)
         for ref in refs:

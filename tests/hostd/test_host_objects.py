@@ -20,7 +20,7 @@ VM = MoRef("VirtualMachine", "1")
 
 async def changed(host, ref: MoRef, name: str, wanted: str) -> str:
     """Return a property once it shows something."""
-    for _ in range(200):
+    for _ in range(10_000):
         reply = await host.root.call("Fetch", ref, f"<prop>{name}</prop>")
         if wanted in reply.text:
             return reply.text

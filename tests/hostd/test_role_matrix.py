@@ -89,7 +89,7 @@ async def settled(host, privilege: str) -> None:
         entry = reply.text.partition("all but one")[2].partition("</AuthorizationRole>")[0]
         return bool(entry) and f">{privilege}<" not in entry
 
-    for _ in range(500):
+    for _ in range(10_000):
         if await shown():
             return
         await asyncio.sleep(0.002)
@@ -102,7 +102,7 @@ def test_in_lockdown_only_the_exceptions_pass(play: Callable[..., None]) -> None
         for mode in (LockdownMode.NORMAL, LockdownMode.STRICT):
             host.kernel.state(LockdownFact(mode, (READER,)))
             manager = MoRef("HostAccessManager", "ha-host-access-manager")
-            for _ in range(500):
+            for _ in range(10_000):
                 reply = await host.reader.call("Fetch", manager, "<prop>lockdownMode</prop>")
                 if mode.value in reply.text:
                     break
@@ -151,7 +151,7 @@ def test_a_user_without_any_permission_reads_nothing(play: Callable[..., None]) 
     async def story(host) -> None:
         host.kernel.retract(PermissionFact, f"Folder:ha-folder-root:{READER}")
         found = await receivers(host.kernel)
-        for _ in range(500):
+        for _ in range(10_000):
             reply = await host.reader.call("Fetch", found["HostSystem"], "<prop>name</prop>")
             if reply.fault:
                 break

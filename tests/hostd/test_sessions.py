@@ -43,7 +43,7 @@ def test_guessed_handles_of_one_peer_are_bounded_and_hinder_no_other() -> None:
     async def story() -> None:
         kernel = FakeKernel()
         sessions = Sessions(kernel, lambda: datetime(2026, 1, 1, tzinfo=UTC))
-        for _ in range(200):
+        for _ in range(10_000):
             await sessions.find(cookies(secrets.token_hex(20)), PEER, "")
         assert asked(kernel) == RESUMES.burst
         login = await kernel.ask(Login(USER, PASSWORD, PEER), SessionReply)
@@ -90,7 +90,7 @@ def test_a_session_is_handed_over_once_and_only_where_the_host_was_booted_so(
     async def story(host) -> None:
         assert (await host.reader.call("AcquireCloneTicket", MANAGER)).fault == "MethodNotFound"
         host.kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
-        for _ in range(500):
+        for _ in range(10_000):
             given = await host.reader.call("AcquireCloneTicket", MANAGER)
             if not given.fault:
                 break
@@ -110,7 +110,7 @@ def test_a_session_is_handed_over_once_and_only_where_the_host_was_booted_so(
 def test_a_ticket_of_a_session_that_has_ended_opens_nothing(play: Callable[..., None]) -> None:
     async def story(host) -> None:
         host.kernel.state(OptionFact(API_COMPATIBILITY, "TRUE"))
-        for _ in range(500):
+        for _ in range(10_000):
             given = await host.reader.call("AcquireCloneTicket", MANAGER)
             if not given.fault:
                 break

@@ -87,7 +87,7 @@ def own_memory() -> int:
 async def taps_are(wires: Wires, count: int) -> None:
     """Wait until what is cleaned up beside everything else leaves so many interfaces of cards."""
     taps: list[str] = []
-    for _ in range(200):
+    for _ in range(2000):
         taps = [name for name in await wires.links() if name.startswith("t")]
         if len(taps) == count:
             return

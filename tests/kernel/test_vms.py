@@ -421,7 +421,7 @@ def test_a_guest_s_tpm_lives_in_a_cell_of_its_own_and_ends_with_the_vm(on):
         assert int(facts["CapBnd"], 16) == 0
         assert namespaces(tpm).isdisjoint(namespaces(os.getpid()))
         await host.ask(c.SuspendVm("", vm))
-        for _ in range(100):
+        for _ in range(2000):
             if not alive(tpm):
                 break
             await asyncio.sleep(0.05)
