@@ -167,6 +167,18 @@ def test_bi_055_secure_boot_variable_late_or_of_odd_size() -> None:
         assert firmware(replace(log, events=(odd, *kept)), strict) == {"secure-boot-off"}
 
 
+def test_secure_boot_that_another_pcr_or_a_second_event_speaks_of_is_off() -> None:
+    log = machine()
+    kept = [one for one in log.events if b"S\0e\0c\0u\0r\0e" not in one.data]
+    off = event(7, ev.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("SecureBoot", b"\0"))
+    strict = FirmwareRules(require_secure_boot=True)
+    for pcr in (1, 3, 5, 7):
+        on = event(pcr, ev.EV_EFI_VARIABLE_DRIVER_CONFIG, variable("SecureBoot", b"\1"))
+        for events in ((off, on, *kept), (on, off, *kept), (on, *kept)):
+            said = firmware(replace(log, events=events), strict)
+            assert ("secure-boot-off" in said) is (off in events or pcr != 7), (pcr, events)
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [("UEFI Debug Mode", "firmware-debug"), ("DMA Protection Disabled", "dma-protection-off")],

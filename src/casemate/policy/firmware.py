@@ -161,11 +161,7 @@ class _Judge:
 
     def _type(self, event: Event, component: str) -> Iterator[tuple[bool, Finding]]:
         pcrs = legal_pcrs(event.type)
-        where = (
-            CCEL_PCRS.get(event.pcr, frozenset())
-            if self.registers is Registers.CCEL
-            else frozenset((event.pcr,))
-        )
+        where = self._stands_for(event.pcr)
         name = ev.event_name(event.type)
         if pcrs is None:
             # Option ROMs have event types of their own; their data, where proven, is all there is.
@@ -183,6 +179,11 @@ class _Judge:
                     _REMEDY_LOG,
                 ),
             )
+
+    def _stands_for(self, register: int) -> frozenset[int]:
+        if self.registers is Registers.CCEL:
+            return CCEL_PCRS.get(register, frozenset())
+        return frozenset((register,))
 
     def _separator(self, event: Event, component: str) -> Iterator[tuple[bool, Finding]]:
         if event.pcr in self._ended:
@@ -228,9 +229,10 @@ class _Judge:
                     _REMEDY_LOG,
                 ),
             )
-        elif variable.name == "SecureBoot":
+        elif variable.name == "SecureBoot" and SECURE_BOOT_PCR in self._stands_for(event.pcr):
+            # Elsewhere nobody may have quoted it, and who says two things has not said this one.
             if judge(event, self._bank) is Claim.PROVEN:
-                self.secure_boot = variable.data == b"\1"
+                self.secure_boot = variable.data == b"\1" and self.secure_boot is not False
             if len(variable.data) != 1:
                 yield (
                     False,

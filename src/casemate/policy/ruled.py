@@ -24,7 +24,7 @@ from casemate.formats.eventlog import EventLog
 from casemate.formats.ima import IMA_PCR
 from casemate.formats.manifest import Manifest
 from casemate.policy.appraise import Appraisal, Evidence, PcrResult, PcrStatus, Verdict, refused
-from casemate.policy.describe import Kind, describe
+from casemate.policy.describe import Kind, contradiction, describe
 from casemate.policy.drtm import LAUNCH_PCR, appraise_drtm
 from casemate.policy.exchange import compare_with_corim, pcrs_of_corim
 from casemate.policy.firmware import (
@@ -45,6 +45,8 @@ from casemate.policy.waivers import option_finding
 
 AGGREGATE_PCRS: Final = tuple(range(10))
 """What the boot aggregate of an IMA list covers."""
+OPTION_PCRS: Final = (14, 21)
+"""Where security options are measured, without and with a launch."""
 _MISSING: Final = frozenset({"missing-pcr", "bank-not-quoted"})
 
 
@@ -74,6 +76,8 @@ class Rules:
             asked.add(SECURE_BOOT_PCR)
         if "drtm" in self.policy.require:
             asked |= {LAUNCH_PCR, LAUNCH_PCR + 1}
+        if "hardening" in self.policy.require:
+            asked |= set(OPTION_PCRS)
         if self.runtime is not None:
             asked |= {IMA_PCR, *AGGREGATE_PCRS}
         if self.corim is not None:
@@ -238,11 +242,32 @@ class _Judge:
     def _hardening(self) -> None:
         if "hardening" not in self._policy.require:
             return
-        options = [
-            about.text
-            for event in self._log.events
-            if (about := describe(event)).kind is Kind.SECURITY_OPTION
+        banks = {b: self._evidence.pcrs.get(b, {}) for b in self._policy.banks}
+        for pcr in OPTION_PCRS:
+            if any(pcr not in values for values in banks.values()):
+                reason = f"security options are in PCR {pcr}, which was not quoted"
+                self._add("missing-pcr", f"PCR {pcr}", reason, f"Quote PCR {pcr} as well.")
+                return
+        # Without a launch PCR 21 holds ones, and nothing was measured there.
+        proven = [
+            pcr
+            for pcr in OPTION_PCRS
+            if any(values[pcr].strip(b"\xff") for values in banks.values())
         ]
+        self._findings += compare_quoted(self._log, banks, self._replayed, proven)
+        options = []
+        # What stands in other PCRs is not proven, so it counts for nothing.
+        for event in (one for one in self._log.events if one.pcr in proven):
+            about = describe(event)
+            if about.kind is Kind.SECURITY_OPTION and not contradiction(event):
+                options.append(about.text)
+            elif about.kind is Kind.SECURITY_OPTION:
+                self._add(
+                    "hardening-option",
+                    f"PCR {event.pcr}",
+                    f"the log says {about.text}, and something else was measured",
+                    "Do not trust this log. Get it again from the host; keep quote and log.",
+                )
         self._findings += (f for text in options if (f := option_finding(text)) is not None)
         if not options:
             self._add(
