@@ -93,6 +93,23 @@ def test_what_is_seen_twice_is_measured_once_and_ended_until_it_is_gone():
     assert watched.stopped == ["1", "1"]
 
 
+class Puzzled(a.Auditor):
+    """An auditor that cannot make sense of what a process shows."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: (), self.ignore, self.ignore)
+
+    async def ignore(self, _: str) -> None: ...
+
+    def audit(self, subject: a.Subject) -> None:
+        raise ValueError(subject.name)
+
+
+def test_a_process_that_shows_nonsense_ends_no_audit_and_is_not_taken_for_good():
+    ((subject, (found,)),) = Puzzled()._suspects([CELL])
+    assert (subject, found.code) == (CELL, "process-unjudged")
+
+
 def test_a_domain_that_only_warns_is_left_running():
     init = a.Subject(Process(1, 0, 0, 7), "init", domains.SUPER)
     watched = Watched(init, (BAD,), (BAD,))

@@ -582,3 +582,36 @@ def test_a_server_that_cannot_be_started_is_told_and_keeps_nothing_from_running(
         await soon(lambda: not desk.switching.findings())
 
     play(tmp_path, body)
+
+
+def test_a_vm_that_ends_while_a_card_comes_keeps_no_address(tmp_path):
+    async def body(desk: Desk) -> None:
+        async with desk.switching.connect("1", machine(nic(1))):
+            pass
+
+        async def end() -> None:
+            async with desk.switching.more("1", machine(nic(1), nic(2))):
+                desk.switching.ended("1")
+                raise HostError("it has ended")
+
+        with pytest.raises(HostError, match="it has ended"):
+            await end()
+        async with desk.switching.connect("2", machine(nic(1))):
+            pass
+
+    play(tmp_path, body)
+
+
+def test_a_vm_that_ends_while_its_cards_wait_to_change_is_no_defect(tmp_path):
+    async def body(desk: Desk) -> None:
+        async with desk.switching.connect("1", machine(nic(1))):
+            pass
+        async with desk.switching._changing:
+            change = asyncio.ensure_future(desk.switching.changed("1", machine(nic(2))))
+            await asyncio.sleep(0)
+            desk.switching.ended("1")
+        await change
+        async with desk.switching.connect("2", machine(nic(2))):
+            pass
+
+    play(tmp_path, body)

@@ -250,6 +250,16 @@ class Auditor:
             report = self.audit(subject)
         except CasemateError as error:
             return (error.finding(),)
+        except Exception:  # noqa: BLE001  (whatever one shows of itself, the others are audited)
+            _log.exception("%s cannot be judged", subject.name)
+            return (
+                Finding(
+                    "process-unjudged",
+                    subject.name,
+                    "What Linux shows of this process cannot be read.",
+                    "Find out what runs in it.",
+                ),
+            )
         return report.findings if report else ()
 
     async def _confirm(self, subject: Subject, first: tuple[Finding, ...]) -> None:

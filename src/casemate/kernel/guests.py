@@ -48,7 +48,10 @@ class Guests:
         """Ask the guests for ever."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001  (one guest's strange words must not end all asking)
+                _log.exception("asking the guests failed")
 
     async def look(self) -> None:
         """Ask every running guest once what it says of itself."""

@@ -40,6 +40,8 @@ from casemate.machine.vmconfig import resting_state
 from casemate.policy.privileges import ANONYMOUS, demand
 
 Handler = Callable[..., Awaitable[object]]
+_AUDITED = 256
+"""Characters of each text in the audit log: strangers write some of them."""
 _log = logging.getLogger(__name__)
 
 
@@ -128,9 +130,11 @@ class Kernel:
         _check_console(request, caller)
         privilege: str = kind.privilege  # type: ignore[attr-defined]  # every request has one
         session = None
+        if privilege != ANONYMOUS:
+            # What nobody's session asks is not written down: strangers would fill the log.
+            session = self._session(getattr(request, "session", ""), caller)
         try:
-            if privilege != ANONYMOUS:
-                session = self._session(getattr(request, "session", ""), caller)
+            if session is not None:
                 self._check(session, privilege, request)
             reply = await self._handlers[kind](request, session)
         except CasemateError as error:
@@ -198,7 +202,9 @@ class Kernel:
         user = session.user if session else getattr(request, "user", "")
         thing = str(getattr(request, "vm", "") or getattr(request, "path", ""))
         why = str(getattr(request, "why", "") or getattr(request, "peer", ""))
-        self._store.audit(self._clock(), user, type(request).__name__, thing, why, outcome)
+        texts = (text[:_AUDITED] for text in (thing, why, outcome))
+        name = type(request).__name__
+        self._store.audit(self._clock(), user[:_AUDITED], name, *texts)
 
     async def _console_login(self, request: ConsoleLogin, _: None) -> m.SessionReply:
         return await self._open(request.user, request.password, CONSOLE)

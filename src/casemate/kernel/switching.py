@@ -58,6 +58,7 @@ class Switching:
         self._networks = load_networks(store)
         self._cards: dict[str, tuple[Card, ...]] = {}
         self._changing = asyncio.Lock()
+        self._lives: dict[str, object] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._lost: HostError | None = None
         self._nat_lost: HostError | None = None
@@ -210,6 +211,7 @@ class Switching:
         if self._lost is not None or not new:
             yield {}
             return
+        life = self._lives.setdefault(vm, object())
         taps: dict[int, int] = {}
         try:
             async with self._changing:
@@ -220,7 +222,11 @@ class Switching:
                 await self._wire(self._networks)
             yield taps
         except BaseException:
-            self._cards[vm] = before
+            if self._lives.get(vm) is life:
+                self._cards[vm] = before
+            else:
+                # It has ended meanwhile, and has no cards any more.
+                self._cards.pop(vm, None)
             self._later()
             raise
         finally:
@@ -229,20 +235,22 @@ class Switching:
 
     async def changed(self, vm: str, config: VmConfig) -> None:
         """Connect the cards of a running VM as its configuration says now. Raises HostError."""
-        if vm not in self._cards:
-            return
         async with self._changing:
+            if vm not in self._cards:
+                return
             before, cards = self._cards[vm], _cards(vm, config)
             self._check_addresses(vm, cards)
             self._cards[vm] = cards
             try:
                 await self._wire(self._networks)
             except BaseException:
-                self._cards[vm] = before
+                if vm in self._cards:
+                    self._cards[vm] = before
                 raise
 
     def ended(self, vm: str) -> None:
         """Take note that a VM runs no more."""
+        self._lives.pop(vm, None)
         if self._cards.pop(vm, None) is not None:
             self._later()
 

@@ -186,7 +186,9 @@ class Plugins:
         for name in self.uplinks():
             try:
                 found = self._find(name)
-                if self._is_loaded(found) and self._lasting[name].alive():
+                with self._lock:
+                    session = self._lasting.get(name)
+                if self._is_loaded(found) and session is not None and session.alive():
                     self._judge(found, self._gate.judge)
                     continue
                 reason = "its process or its VIB is gone"

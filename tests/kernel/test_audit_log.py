@@ -1,0 +1,71 @@
+"""What was refused is in the audit log, and nobody fills it with long words."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from casemate.calls import messages as m
+from casemate.errors import CasemateError, LoginError, NotAuthenticatedError, PermissionDeniedError
+from casemate.kernel.accounts import Accounts
+from casemate.kernel.admin import Admin
+from casemate.kernel.home import HOSTD_UID
+from casemate.kernel.host import About, Kernel
+from casemate.kernel.inventory import Inventory
+from casemate.kernel.server import Caller
+from casemate.kernel.store import AuditEntry, Store
+from casemate.kernel.stream import FactStream
+
+HOSTD = Caller(HOSTD_UID, 1)
+PASSWORD = "Correct-Horse-7"
+
+
+class Asked:
+    """A kernel without VMs and TPM, its store, and an account that may do nothing."""
+
+    def __init__(self, place: Path) -> None:
+        self.store, stream = Store(place / "casemate.db"), FactStream()
+        accounts = Accounts(self.store, lambda: 1000.0)
+        inventory = Inventory(self.store, stream, place, "6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+        accounts.set_password("someone", "", PASSWORD, "NoAccess")
+        admin = Admin(self.store, stream, accounts, lambda: 1000.0)
+        nothing = SimpleNamespace()
+        self.kernel = Kernel(
+            self.store,
+            stream,
+            accounts,
+            inventory,
+            nothing,  # type: ignore[arg-type]
+            lambda _: nothing,  # type: ignore[arg-type, return-value]
+            About("", "", 0.0),
+            lambda: 1000.0,
+        )
+        self.kernel.govern(admin.demand)
+        self.session, _ = accounts.login("someone", PASSWORD, "192.0.2.1")
+
+    def refused(self, request: object, kind: type[CasemateError]) -> list[AuditEntry]:
+        """Send a request that is refused, and return what is in the log then."""
+        with pytest.raises(kind):
+            asyncio.run(self.kernel.handle(request, HOSTD))
+        found = self.store.audit_entries(1, 100)
+        self.store.close()
+        return found
+
+
+def test_who_asks_for_what_he_may_not_do_is_in_the_audit_log(tmp_path: Path) -> None:
+    asked = Asked(tmp_path)
+    (entry,) = asked.refused(m.PowerOn(asked.session, "1"), PermissionDeniedError)
+    assert (entry.user, entry.action, entry.object) == ("someone", "PowerOn", "1")
+    assert entry.outcome.startswith("refused")
+
+
+def test_strangers_do_not_fill_the_audit_log(tmp_path: Path) -> None:
+    assert Asked(tmp_path).refused(m.PowerOn("made up", "1"), NotAuthenticatedError) == []
+
+
+def test_a_name_without_end_takes_no_room_in_the_audit_log(tmp_path: Path) -> None:
+    (entry,) = Asked(tmp_path).refused(m.Login("x" * 100_000, "p", "y" * 100_000), LoginError)
+    assert len(entry.user) + len(entry.why) < 1000
