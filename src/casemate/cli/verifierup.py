@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from casemate.errors import HostError, StateError
+from casemate.errors import HostError, NotFoundError, StateError
 from casemate.kernel.certificate import ensure_certificate
+from casemate.kernel.files import write_file
 from casemate.policy.levels import Level
 from casemate.ui.verifier import render
 from casemate.verifier.app import bus_handler, make_app, make_server, settle
@@ -41,7 +42,11 @@ def add_parsers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument("--database", help="postgresql://...; SQLite in the state directory otherwise")
     up.add_argument("--trust", type=Path, help="take anchors over: <level>/*.pem and ek/*")
     up.add_argument("--webhook", help="URL that gets alarms as JSON")
-    up.add_argument("--webhook-secret", help="key of the signature on what the webhook gets")
+    up.add_argument(
+        "--webhook-secret-file",
+        type=Path,
+        help="file with the key that signs what the webhook gets",
+    )
     up.add_argument("--syslog", help="host:port (UDP) or socket that gets alarms")
     up.add_argument("--nats", help="tls://HOST:PORT of a NATS server with JetStream, for agents")
     up.add_argument("--nats-ca", help="certificate file that vouches for it")
@@ -101,7 +106,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     given = {
         "database": options.database,
         "webhook": options.webhook,
-        "webhook_secret": options.webhook_secret,
+        "webhook_secret": _word(options.webhook_secret_file),
         "syslog": options.syslog,
         "nats": options.nats,
         "nats_ca": options.nats_ca,
@@ -112,10 +117,19 @@ def _settings(options: argparse.Namespace) -> Settings:
     values = asdict(before) | {k: v for k, v in given.items() if v is not None}
     del values["state"]
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    target = state / "settings.json"
-    target.touch(mode=0o600)
-    target.write_text(json.dumps(values, indent=1) + "\n")
+    text = json.dumps(values, indent=1) + "\n"
+    write_file(state / "settings.json", text.encode(), mode=0o600)
     return Settings(state, **values)
+
+
+def _word(path: Path | None) -> str | None:
+    """Return a secret from a file: whoever lists processes reads their arguments."""
+    if path is None:
+        return None
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _oidc(options: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +141,7 @@ def _oidc(options: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]
         for name in ("issuer", "client", "url", "claim", "ca")
     }
     if options.oidc_secret_file:
-        given["secret"] = options.oidc_secret_file.read_text().strip()
+        given["secret"] = _word(options.oidc_secret_file)
     if options.oidc_roles:
         pairs = (one.rpartition("=") for one in options.oidc_roles.split(","))
         given["roles"] = {value.strip(): role.strip() for value, _, role in pairs}
