@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
-from casemate.machine.hotnotes import Added, added, port_of, with_added
+from casemate.machine.hotnotes import (
+    FREE,
+    Added,
+    added,
+    at_start,
+    port_of,
+    with_added,
+    with_devices,
+)
 from casemate.machine.hotplug import (
     CORES,
     CPU_HOT_ADD,
@@ -88,8 +96,37 @@ def test_cards_and_controllers_come_while_a_port_is_free_and_are_noted() -> None
     again = hot_change(left, noted)
     assert again is not None
     assert again.controllers == ()
-    full = replace(noted, nics=(*noted.nics, CARD, CARD, CARD))
+    full = replace(noted, nics=(*noted.nics, *[CARD] * 5))
     assert hot_change(noted, full) is None
+    assert hot_change(noted, replace(full, nics=full.nics[:-1])) is not None
+
+
+def test_the_last_card_goes_if_it_is_in_a_port_which_the_next_one_comes_to() -> None:
+    other = replace(CARD, mac="00:0c:29:00:00:02")
+    config = with_added(replace(HOT, nics=(CARD, other)), Added((), ("ethernet1", "scsi1")))
+    alone = replace(config, nics=(CARD,))
+    change = hot_change(config, alone)
+    assert change == HotChange(card_gone=1)
+    left = grown(config, alone, change)
+    # The controller stays where the guest sees it.
+    assert added(left) == Added((), (FREE, "scsi1"))
+    assert port_of("scsi1", added(left)) == "hot1"
+    back = hot_change(left, replace(left, nics=(CARD, other)))
+    assert back == HotChange(cards=(1,))
+    assert added(grown(left, left, back)) == Added((), ("ethernet1", "scsi1"))
+    # The first card's number would be another one's; card 0 is the board's own.
+    assert hot_change(config, replace(config, nics=(other,))) is None
+    assert hot_change(left, replace(left, nics=())) is None
+    assert hot_change(config, replace(config, nics=())) is None
+    assert hot_change(config, replace(alone, cpus=3)) is None
+
+
+def test_a_port_at_the_end_that_is_free_needs_no_note() -> None:
+    what = Added((), ("ethernet0", "ethernet1"))
+    assert with_devices(what, (), ("ethernet1",)) == Added((), ("ethernet0",))
+    assert with_devices(with_devices(what, (), ("ethernet0",)), (), ("ethernet1",)) == Added()
+    assert at_start(1) == Added((), ("ethernet0",))
+    assert at_start(10) == what
 
 
 @given(

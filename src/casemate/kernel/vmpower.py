@@ -22,7 +22,7 @@ from casemate.kernel.vmcontext import SUSPENDED, VmContext, stem, with_addresses
 from casemate.machine.bootorder import SETUP, forces_setup
 from casemate.machine.diskmodes import is_forgetful
 from casemate.machine.facts import PowerState, VmConfig, VmFact
-from casemate.machine.hotnotes import Added, added, with_added
+from casemate.machine.hotnotes import added, at_start, with_added
 from casemate.machine.plan import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
 from casemate.machine.power import Operation
@@ -160,8 +160,7 @@ def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
     if config.firmware == "efi" and not directory.exists(nvram_name(config)):
         directory.make(nvram_name(config), [(0, _variables(config))])
     if not saved_memory(config):
-        # A VM that starts afresh has all of it from the start.
-        config = with_added(config, Added())
+        config = with_added(config, at_start(len(config.nics)))
     extra = {name.lower(): value for name, value in config.extra}
     if forces_setup(extra):
         config = _to_setup(directory, config)

@@ -219,8 +219,11 @@ class Vms:
                     qmp = await self._context.cells.control(fact.vm, Operation.EXTEND_DISK)
                     await blocks.grow(qmp, source, capacity)
             if fact.power is PowerState.POWERED_ON and config.nics != fact.config.nics:
-                # The cards that are there; those that come are connected when they do.
-                present = replace(config, nics=config.nics[: len(fact.config.nics)])
+                # The cards that are there; one that comes is connected when it does, and one that
+                # goes until its guest has let go of it.
+                count = len(fact.config.nics)
+                going = fact.config.nics[len(config.nics) :]
+                present = replace(config, nics=(*config.nics[:count], *going))
                 await self._context.plug(fact.vm, present, fact.config)
             kept = {disk.file_name for disk in disks}
             gone = {disk.file_name for disk in fact.config.disks} - kept
@@ -252,6 +255,8 @@ class Vms:
                 await hotplug.apply(change, fact.config, taps)
             if change.cards:
                 await self._context.show_links(fact.vm)
+            if change.card_gone is not None:
+                await self._context.network.changed(fact.vm, fact.config)
         except BaseException:
             with contextlib.suppress(CasemateError):
                 cells.set_memory(fact.vm, before.config)

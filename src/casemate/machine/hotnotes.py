@@ -1,7 +1,7 @@
-"""What came to a VM since it was started, as vmx entries: one that wakes up must have the same.
+"""What is in a VM's ports and came to it, as vmx entries: one that wakes up must have the same.
 
-Memory counts by modules, devices by the port that each came to. A VM that starts afresh has all of
-it from the start, so the entries mean something only beside a saved memory.
+Memory counts by modules, devices by the port that each is in. A VM that starts afresh gets new
+entries, so they mean something only while it runs or beside a saved memory.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ MODULES: Final = 16
 """Modules that can come: the board's sockets."""
 STEP_MIB: Final = 128
 """MiB of a module: Linux on x86-64 takes memory in blocks of this size."""
-PORTS: Final = 4
-"""Devices that can come: the board's ports that are free when it starts."""
+PORTS: Final = 6
+"""The board's ports, which devices can come to and be taken from while the VM runs."""
+PORT_CARDS: Final = 2
+"""Network cards that are in ports when the VM starts, the others are the board's own."""
+FREE: Final = "free"
+"""A port that a device was taken from, before others."""
 _SIZE: Final = re.compile(r"[0-9]{1,8}")
-_DEVICE: Final = re.compile(r"ethernet[0-9]|scsi[0-3]")
+_DEVICE: Final = re.compile(r"ethernet[0-9]|scsi[0-3]|free")
 _NAMES: Final = (MEMORY.lower(), DEVICES.lower())
 
 
@@ -36,14 +40,38 @@ class Added:
 
 
 def added(config: VmConfig) -> Added:
-    """Return what came to a VM; entries that make no sense count as nothing."""
+    """Return what is in a VM's ports and sockets; entries that make no sense count as nothing."""
     entries = {name.lower(): value for name, value in config.extra}
     sizes = _words(entries.get(MEMORY.lower(), ""), _SIZE, MODULES)
     memory = tuple(int(size) for size in sizes)
     if sum(memory) >= config.memory_mib or any(not one or one % STEP_MIB for one in memory):
         memory = ()
     devices = _words(entries.get(DEVICES.lower(), "").lower(), _DEVICE, PORTS)
-    return Added(memory, devices if len(set(devices)) == len(devices) else ())
+    named = [one for one in devices if one != FREE]
+    return Added(memory, devices if len(set(named)) == len(named) else ())
+
+
+def at_start(cards: int) -> Added:
+    """Return what is in the ports of a VM that starts afresh with so many network cards."""
+    return Added(devices=tuple(f"ethernet{number}" for number in range(min(cards, PORT_CARDS))))
+
+
+def with_devices(what: Added, come: tuple[str, ...], gone: tuple[str, ...]) -> Added:
+    """Return the note after devices came to the first free ports, and others went."""
+    ports = [FREE if one in gone else one for one in what.devices]
+    for one in come:
+        if FREE in ports:
+            ports[ports.index(FREE)] = one
+        else:
+            ports.append(one)
+    while ports and ports[-1] == FREE:
+        ports.pop()
+    return Added(what.memory, tuple(ports))
+
+
+def free_ports(what: Added) -> int:
+    """Return how many devices can come."""
+    return PORTS - sum(one != FREE for one in what.devices)
 
 
 def with_added(config: VmConfig, what: Added) -> VmConfig:

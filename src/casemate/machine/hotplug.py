@@ -7,7 +7,7 @@ from typing import Final
 
 from casemate.machine.diskmodes import forgets
 from casemate.machine.facts import DiskSpec, DriveSpec, VmConfig
-from casemate.machine.hotnotes import PORTS, STEP_MIB, Added, with_added
+from casemate.machine.hotnotes import STEP_MIB, Added, free_ports, with_added, with_devices
 from casemate.machine.hotnotes import added as added_to
 
 HOT_CPUS: Final = 16
@@ -31,7 +31,8 @@ Held = DiskSpec | DriveSpec
 class HotChange:
     """vCPUs, MiB and disks that come, disks that go, and what CD drives hold before and after.
 
-    ``cards`` are the numbers of network cards that come, ``controllers`` names of SCSI controllers.
+    ``cards`` are the numbers of network cards that come, ``controllers`` names of SCSI controllers,
+    ``card_gone`` is the number of the one card that goes.
     """
 
     cpus: int = 0
@@ -41,6 +42,7 @@ class HotChange:
     added: tuple[DiskSpec, ...] = ()
     removed: tuple[DiskSpec, ...] = ()
     swapped: tuple[tuple[Held, Held], ...] = ()
+    card_gone: int | None = None
 
 
 def takes_cpus(config: VmConfig) -> bool:
@@ -81,11 +83,17 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     """Return what has to be done to a running VM; None: it takes only some of it, or nothing.
 
     Disks come to and go from SCSI controllers; those and network cards come while a port is free.
+    The last card goes if it is in a port, and neither vCPUs nor memory come with that: what the
+    guest may refuse is asked before what cannot be taken back.
     """
     regrouped = cores_per_socket(before) != cores_per_socket(after)
-    cards = tuple(range(len(before.nics), len(after.nics)))
-    shorter = replace(after, nics=after.nics[: len(before.nics)])
-    if regrouped or _rest(before, after) != _rest(shorter, after):
+    kept = min(len(before.nics), len(after.nics))
+    cards = tuple(range(kept, len(after.nics)))
+    was, shorter = (replace(one, nics=one.nics[:kept]) for one in (before, after))
+    known = added_to(before)
+    gone = tuple(range(kept, len(before.nics)))
+    stays = bool(gone) and (len(gone) > 1 or f"ethernet{kept}" not in known.devices)
+    if regrouped or stays or _rest(was, after) != _rest(shorter, after):
         return None
     cpus = after.cpus - before.cpus
     memory = after.memory_mib - before.memory_mib
@@ -94,14 +102,20 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     if memory < 0 or memory % STEP_MIB or (memory and not takes_memory(before)):
         return None
     disks = _disks_change(before, after)
-    if disks is None:
+    if disks is None or (gone and (cpus or memory)):
         return None
-    known = added_to(before).devices
-    present = {one.controller for one in before.slots} | set(known)
+    present = {one.controller for one in before.slots} | set(known.devices)
     controllers = tuple(sorted({disk.controller for disk in disks.added} - present))
-    if len(known) + len(cards) + len(controllers) > PORTS:
+    if len(cards) + len(controllers) > free_ports(known):
         return None
-    return replace(disks, cpus=cpus, memory_mib=memory, cards=cards, controllers=controllers)
+    return replace(
+        disks,
+        cpus=cpus,
+        memory_mib=memory,
+        cards=cards,
+        controllers=controllers,
+        card_gone=kept if gone else None,
+    )
 
 
 def _disks_change(before: VmConfig, after: VmConfig) -> HotChange | None:
@@ -134,12 +148,13 @@ def _is_hot(one: Held) -> bool:
 
 
 def grown(before: VmConfig, after: VmConfig, change: HotChange) -> VmConfig:
-    """Return the configuration after a change, with a note of what came."""
+    """Return the configuration after a change, with a note of what came and went."""
     known = added_to(before)
     memory = (change.memory_mib,) if change.memory_mib else ()
-    devices = (*change.controllers, *(f"ethernet{card}" for card in change.cards))
-    noted = Added((*known.memory, *memory), (*known.devices, *devices))
-    return with_added(after, noted)
+    come = (*change.controllers, *(f"ethernet{card}" for card in change.cards))
+    gone = () if change.card_gone is None else (f"ethernet{change.card_gone}",)
+    ports = with_devices(known, come, gone)
+    return with_added(after, Added((*known.memory, *memory), ports.devices))
 
 
 def _by_slot(config: VmConfig) -> dict[tuple[str, int], Held]:

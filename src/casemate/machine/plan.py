@@ -338,6 +338,11 @@ def netdev(card: int) -> str:
     return f"net{card}"
 
 
+def card_id(card: int) -> str:
+    """Return QEMU's name of a network card in a port."""
+    return f"card-{card}"
+
+
 def card_device(nic: NicSpec) -> str:
     """Return QEMU's name of a card's model. Raises NotSupportedError."""
     device = _NIC_DEVICES.get(nic.model)
@@ -363,7 +368,7 @@ def _network(
         else:
             yield from ("-netdev", f"hubport,id={netdev(number)},hubid={number}")
         port = port_of(f"ethernet{number}", came)
-        place = f",bus={port}" if port else ""
+        place = f",bus={port},id={card_id(number)}" if port else ""
         mac = f",mac={nic.mac}" if nic.mac else ""
         device = card_device(nic)
         rom = ",romfile="

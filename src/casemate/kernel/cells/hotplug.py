@@ -1,4 +1,4 @@
-"""Changes the hardware of a running cell: disks come and go, CDs are changed, vCPUs come."""
+"""Changes the hardware of a running cell: disks and cards come and go, vCPUs come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from casemate.errors import HostError, PowerStateError
+from casemate.errors import HostError, PowerStateError, TimedOutError
 from casemate.kernel.cells import blocks, disks, jail
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.memory import modules
@@ -18,7 +18,7 @@ from casemate.machine.cellplan import PassedFile
 from casemate.machine.facts import DiskSpec, DriveSpec, PowerState, VmConfig
 from casemate.machine.hotnotes import added, memory_id, module_id, port_of
 from casemate.machine.hotplug import Held, HotChange
-from casemate.machine.plan import card_device, netdev
+from casemate.machine.plan import card_device, card_id, netdev
 from casemate.machine.planstorage import (
     FIRST_FD,
     DiskSource,
@@ -32,6 +32,8 @@ from casemate.machine.planstorage import (
 
 # Seconds for QEMU to let go of a disk whose device is gone, and between tries.
 _LET_GO: Final = 5.0
+CONSENT: Final = 20.0
+"""Seconds for a guest to let go of a network card: Linux takes one, a busy one some more."""
 _PAUSE: Final = 0.05
 # A guest that closes its drive while the disc is changed does so once or twice.
 _TRAY_TRIES: Final = 3
@@ -76,6 +78,8 @@ class Hotplug:
             for disk in change.removed:
                 await self.remove(disk)
                 undo.push_async_callback(self.add, disk)
+            if change.card_gone is not None:
+                await self.release_card(change.card_gone)
             undo.pop_all()
 
     async def add(self, disk: DiskSpec) -> None:
@@ -103,7 +107,7 @@ class Hotplug:
         else:
             await self._qmp.execute_with(tap, "getfd", fdname=net)
             await self._qmp.execute("netdev_add", type="tap", id=net, fd=net)
-        card = {"driver": card_device(nic), "id": _card(number), "netdev": net, "romfile": ""}
+        card = {"driver": card_device(nic), "id": card_id(number), "netdev": net, "romfile": ""}
         port = port_of(f"ethernet{number}", added(config))
         try:
             await self._qmp.execute("device_add", **card, mac=nic.mac, bus=port)
@@ -113,8 +117,37 @@ class Hotplug:
 
     async def remove_card(self, number: int) -> None:
         """Take a network card back that came just now."""
-        await self._unplug(_card(number))
+        await self._unplug(card_id(number))
         await self._qmp.execute("netdev_del", id=netdev(number))
+
+    async def release_card(self, number: int) -> None:
+        """Take a network card from its guest, which has to let go of it.
+
+        Raises:
+            TimedOutError: The guest does not; the card stays until it does.
+            HostError: QEMU cannot be asked.
+        """
+        card = card_id(number)
+        # QEMU refuses to ask a guest that it has asked already; whether the card goes then counts.
+        with contextlib.suppress(HostError):
+            await self._qmp.execute("device_del", id=card)
+        for _ in range(int(CONSENT / _PAUSE)):
+            if card not in await self._devices():
+                await self._qmp.execute("netdev_del", id=netdev(number))
+                return
+            await asyncio.sleep(_PAUSE)
+        raise TimedOutError(
+            f"the guest does not let go of network card {number}, which stays",
+            code="card-held",
+            component=f"ethernet{number}",
+            remedy="Let the guest's system end its use, or power the VM off; then try again.",
+        )
+
+    async def _devices(self) -> set[str]:
+        """Return QEMU's names of the devices that have one."""
+        answer = await self._qmp.execute("qom-list", path="/machine/peripheral")
+        found = [one for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
+        return {str(one.get("name")) for one in found}
 
     async def _unplug(self, device: str) -> None:
         """Take a device out of its port; a guest that has not noticed it yet cannot hold it."""
@@ -261,8 +294,3 @@ class Hotplug:
         for name in names:
             with contextlib.suppress(HostError):
                 await blocks.take_back(self._qmp, name)
-
-
-def _card(number: int) -> str:
-    """Return QEMU's name of a network card that came."""
-    return f"card-{number}"
