@@ -64,18 +64,18 @@ def test_a_drive_is_made_filled_emptied_and_removed(play) -> None:
     play(story)
 
 
-def limit(value: int, shares: str = "normal") -> str:
+def limit(value: int, shares: str = "normal", count: int = 1000) -> str:
     return (
         '<spec><deviceChange><operation>edit</operation><device xsi:type="VirtualDisk">'
         "<key>2000</key><controllerKey>1000</controllerKey><unitNumber>0</unitNumber>"
         "<capacityInKB>4194304</capacityInKB>"
-        f"<storageIOAllocation><limit>{value}</limit><shares><shares>1000</shares>"
+        f"<storageIOAllocation><limit>{value}</limit><shares><shares>{count}</shares>"
         f"<level>{shares}</level></shares></storageIOAllocation>"
         "</device></deviceChange></spec>"
     )
 
 
-def test_a_disk_has_a_limit_of_requests_a_second_but_no_shares(play) -> None:
+def test_a_disk_has_a_limit_of_requests_a_second_and_shares(play) -> None:
     async def story(host) -> None:
         for value in (500, -1):
             reply = await host.root.call("ReconfigVM_Task", VM, limit(value))
@@ -88,8 +88,19 @@ def test_a_disk_has_a_limit_of_requests_a_second_but_no_shares(play) -> None:
                 await asyncio.sleep(0.01)
             else:
                 raise AssertionError(config)
-        for wrong, fault in ((limit(15), "InvalidArgument"), (limit(500, "high"), "NotSupported")):
-            assert (await host.root.call("ReconfigVM_Task", VM, wrong)).fault == fault
+        for level, count, held in (("high", 0, 2000), ("custom", 700, 700), ("normal", 7, 1000)):
+            reply = await host.root.call("ReconfigVM_Task", VM, limit(-1, level, count))
+            assert reply.status == 200, reply.text
+            await host.until(lambda held=held: host.kernel.vm("1").config.disks[0].shares == held)
+            for _ in range(200):
+                config = (await host.root.call("Fetch", VM, "<prop>config</prop>")).text
+                if f"<shares>{held}</shares><level>{level}</level>" in config:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError(config)
+        for wrong in (limit(15), limit(-1, "custom", 0), limit(-1, "custom", 2_000_000)):
+            assert (await host.root.call("ReconfigVM_Task", VM, wrong)).fault == "InvalidArgument"
         denied = await host.reader.call("ReconfigVM_Task", VM, limit(100))
         assert denied.fault == "NoPermission"
 

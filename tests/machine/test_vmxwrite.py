@@ -42,6 +42,7 @@ CONFIGS = st.builds(
             iops=st.sampled_from([-1, 16, 5000]),
             bps=st.sampled_from([-1, 64 << 10, 1 << 20, 3 << 30]),
             mode=st.sampled_from(MODES),
+            shares=st.sampled_from([1, 500, 1000, 2000, 3000]),
         ).map(lambda disk: disk if disk.iops < 0 else replace(disk, bps=-1)),
         unique_by=lambda disk: (disk.controller, disk.unit),
         max_size=4,

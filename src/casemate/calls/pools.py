@@ -63,12 +63,18 @@ class DecisionEntry:
 
 @dataclass(frozen=True, slots=True)
 class ExplainReply:
-    """Reasons for each resource, and the latest decisions about it, newest last."""
+    """Reasons for each resource, and the latest decisions about it, newest last.
+
+    ``disk_shares`` are those of a VM's disks together, ``disk_weigher`` what of the host's Linux
+    weighs them against others' (empty: nothing does, so they change nothing).
+    """
 
     node: str
     name: str
     reasons: tuple[Reasons, ...]
     decisions: tuple[DecisionEntry, ...]
+    disk_shares: int = 0
+    disk_weigher: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -328,10 +328,22 @@ def _explain(options: argparse.Namespace) -> int:
         )
         for step in reasons.steps:
             console.print(f"  {_sentence(found, step, scale, unit)}")
+    if reply.disk_shares:
+        console.print(styled(("disks", "bold"), f": {_disks(reply)}"))
     console.print("latest decisions" if reply.decisions else "", style="bold")
     for entry in reply.decisions[-5:]:
         console.print(f"  {_decision(entry)}")
     return 0
+
+
+def _disks(reply: c.ExplainReply) -> str:
+    """Return what the shares of a VM's disks come to."""
+    if reply.disk_weigher:
+        return f"{reply.disk_shares} shares, which {reply.disk_weigher} weighs against other VMs'"
+    return (
+        f"{reply.disk_shares} shares, which change nothing: this Linux does not weigh the disk of "
+        "the VM's files (neither BFQ nor io.cost is on for it); limits of disks do count"
+    )
 
 
 def _decision(entry: c.DecisionEntry) -> str:

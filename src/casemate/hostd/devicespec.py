@@ -19,7 +19,7 @@ from casemate.hostd.vmchange import CONFIG, Change, number, unsupported
 from casemate.machine.diskmodes import PERSISTENT, known_mode, mode_refusal
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec
 from casemate.machine.networks import DEFAULT_GROUP
-from casemate.machine.vmconfig import IOPS
+from casemate.machine.vmconfig import DISK_SHARES, IOPS, SHARES_LIMIT
 from casemate.vim25 import faults
 from casemate.vim25.values import MoRef, Obj
 
@@ -162,14 +162,16 @@ class Devices:
         self._disks[place] = self._limited(replace(disk, capacity=capacity, mode=mode), device)
 
     def _limited(self, disk: DiskSpec, device: Obj) -> DiskSpec:
-        """Return the disk with the limit of requests a second that its device asks for."""
+        """Return the disk with the shares and the limit of requests that its device asks for."""
         wanted = device.get("storageIOAllocation")
         if not isinstance(wanted, Obj):
             return disk
-        shares = wanted.get("shares")
-        level = text(shares.get("level")) if isinstance(shares, Obj) else "normal"
-        if level != "normal" or number(wanted.get("reservation"), 0) > 0:
-            raise unsupported("Disks of this host have limits, but no shares and reservations.")
+        if number(wanted.get("reservation"), 0) > 0:
+            raise unsupported("Disks of this host have limits and shares, but no reservations.")
+        shares = _shares(wanted.get("shares"), disk.shares)
+        if shares != disk.shares:
+            self._right("Resource")
+            disk = replace(disk, shares=shares)
         limit = number(wanted.get("limit"), disk.iops)
         if limit != -1 and not IOPS[0] <= limit <= IOPS[1]:
             raise faults.invalid_argument(
@@ -320,6 +322,22 @@ def _check_backing(device: Obj) -> None:
     backing = device.get("backing")
     if isinstance(backing, Obj) and backing.type not in _FILE_BACKINGS:
         raise unsupported("Disks of this host are files: FlatVer2, in the VM's directory.")
+
+
+def _shares(info: object, before: int) -> int:
+    """Return the shares that are asked for; their number counts only where they are custom."""
+    if not isinstance(info, Obj):
+        return before
+    level = text(info.get("level"))
+    if level in DISK_SHARES:
+        return DISK_SHARES[level]
+    wanted = number(info.get("shares"), before)
+    if level != "custom" or not 1 <= wanted <= SHARES_LIMIT:
+        raise faults.invalid_argument(
+            "config.deviceChange.device.storageIOAllocation.shares",
+            f"Shares are low, normal, high, or 1 to {SHARES_LIMIT}.",
+        )
+    return wanted
 
 
 def _mode(device: Obj) -> str:

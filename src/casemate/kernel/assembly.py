@@ -21,6 +21,7 @@ from casemate.kernel.autostart import AutoStarter
 from casemate.kernel.ballooning import Balloons
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.cells.cgroups import Cgroups
+from casemate.kernel.cells.diskweight import weigher
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.consoles import Consoles
 from casemate.kernel.datastores import Datastores
@@ -68,7 +69,7 @@ from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.kernel.wires import Wires
-from casemate.machine.facts import HostFact
+from casemate.machine.facts import HostFact, VmFact
 from casemate.machine.governance import OptionFact
 from casemate.machine.power import Operation
 from casemate.policy.options import booted_with
@@ -132,7 +133,11 @@ def resources(
         time.monotonic,
     )
     statistics = Statistics(inventory, pools, scheduler, control, time.time, boot_time)
-    kernel.add(PoolCalls(pools, scheduler, inventory, kernel.check).handlers())
+
+    def disk_weigher(fact: VmFact) -> str:
+        return weigher(cgroups.directories(fact.vm), inventory.directory(fact))
+
+    kernel.add(PoolCalls(pools, scheduler, inventory, kernel.check, disk_weigher).handlers())
     kernel.add(statistics.handlers())
     return scheduler, statistics
 

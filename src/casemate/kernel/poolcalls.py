@@ -19,6 +19,7 @@ from casemate.kernel.pools import RESOURCES, Pools, Settings
 from casemate.kernel.scheduler import Scheduler, View
 from casemate.kernel.tasks import fault_of
 from casemate.machine.facts import Allocation, VmConfig, VmFact
+from casemate.machine.vmconfig import disk_shares
 from casemate.machine.vmxwrite import vmx_of
 from casemate.sched import admission
 from casemate.sched.admission import Change, Resource, admit
@@ -40,7 +41,7 @@ class PoolCalls:
     """The handlers. ``check`` refuses what a session may not do to what a request names.
 
     Whoever moves something needs the privilege where it comes from, which was checked before, and
-    where it goes to.
+    where it goes to. ``disk_weigher`` tells what weighs the disks of a running VM against others'.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class PoolCalls:
         scheduler: Scheduler,
         inventory: Inventory,
         check: Callable[[Session, str, object], None],
+        disk_weigher: Callable[[VmFact], str] = lambda _: "",
     ) -> None:
+        self._disk_weigher = disk_weigher
         self._check = check
         self._pools = pools
         self._scheduler = scheduler
@@ -124,7 +127,16 @@ class PoolCalls:
             ("memory", self._scheduler.view_memory()),
         )
         reasons = tuple(_reasons(resource, view, node) for resource, view in views)
-        return c.ExplainReply(node, name, reasons, self._scheduler.decisions.about(node, DECISIONS))
+        decisions = self._scheduler.decisions.about(node, DECISIONS)
+        reply = c.ExplainReply(node, name, reasons, decisions)
+        fact = self._pools.running().get(node)
+        if fact is None:
+            return reply
+        return replace(
+            reply,
+            disk_shares=disk_shares(fact.config),
+            disk_weigher=self._disk_weigher(fact),
+        )
 
     async def _what_if(self, request: c.WhatIf, _: Session) -> c.WhatIfReply:
         if not 0 < len(request.trials) <= TRIALS:

@@ -49,7 +49,7 @@ from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import added, with_added
 from casemate.machine.hotplug import HotChange, grown, hot_change
 from casemate.machine.power import Operation, next_state
-from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, with_saved_memory
+from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, disk_shares, with_saved_memory
 from casemate.machine.vmxwrite import check_addresses, vmx_of
 
 Fill = Callable[[VmDirectory, tuple[DiskSpec, ...]], None]
@@ -235,6 +235,8 @@ class Vms:
             undo.pop_all()
             if fact.power is PowerState.POWERED_ON:
                 await self._context.throttle(fact.vm, fact.config, before.config)
+                if disk_shares(fact.config) != disk_shares(before.config):
+                    self._context.cells.set_disk_shares(fact.vm, fact.config)
             needed = owned_files(directory, fact) | self._shared_files(fact)
             for name in gone & set(request.destroy):
                 for layer in tuple(directory.chain(name)):

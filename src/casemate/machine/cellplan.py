@@ -105,13 +105,14 @@ class CgroupTargets:
     """What the cell's control group is set to.
 
     ``cpu_shares`` counts as ESXi's shares do; the backend scales them. ``cpu_quota`` is
-    microseconds of CPU per 100 ms, or -1.
+    microseconds of CPU per 100 ms, or -1. ``disk_shares``: those of all disks together.
     """
 
     cpu_shares: int
     cpu_quota: int
     memory_bytes: int
     pids: int
+    disk_shares: int = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,8 @@ class DiskSpec:
     """A disk of a VM: its file relative to the VM's directory, and how it is attached.
 
     ``iops``: so many requests a second at most, ``bps``: so many bytes; -1: no limit. VMware's
-    entry says one of them. ``mode`` is one of ``machine.diskmodes``. ``uuid`` (hexadecimal digits)
+    entry says one of them. ``shares`` weigh it against others' where the host's Linux does that;
+    a thousand are normal. ``mode`` is one of ``machine.diskmodes``. ``uuid`` (hexadecimal digits)
     and ``thin`` are what its descriptor says. ``wanted`` is the name for one that is to be made.
     """
 
@@ -119,6 +120,7 @@ class DiskSpec:
     uuid: str = ""
     thin: bool = True
     wanted: str = ""
+    shares: int = 1000
 
 
 @dataclass(frozen=True, slots=True)

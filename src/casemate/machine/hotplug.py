@@ -173,7 +173,7 @@ def _same(one: Held, other: Held) -> bool:
 
 def _shape(disk: DiskSpec) -> DiskSpec:
     """Return what a running guest sees of a disk and that does not change under it."""
-    return replace(disk, capacity=0, iops=-1, bps=-1)
+    return replace(disk, capacity=0, iops=-1, bps=-1, shares=0)
 
 
 def _rest(config: VmConfig, base: VmConfig) -> VmConfig:

@@ -57,6 +57,7 @@ from casemate.machine.planstorage import (
     storage,
 )
 from casemate.machine.planvtpm import QEMU_TPM_FD, TPM_PEER, has_vtpm, vtpm_options
+from casemate.machine.vmconfig import disk_shares
 
 QEMU: Final = "/usr/bin/qemu-system-x86_64"
 DOMAIN: Final = "regularVMDom"
@@ -206,6 +207,7 @@ def plan_power_on(
             cpu_quota=_quota(config.cpu_allocation.limit, host.cpu_mhz),
             memory_bytes=cell_mib << 20,
             pids=_THREADS + most_cpus(config),
+            disk_shares=disk_shares(config),
         ),
         peers=(Peer(QEMU_TPM_FD, TPM_PEER),) if has_vtpm(config) else (),
         taps=taps,

@@ -34,7 +34,10 @@ _BUSES: Final = {
 _NICS: Final = 10
 _SHARES: Final = {"low": 500, "normal": 1000, "high": 2000}
 _MEMORY_SHARES: Final = {"low": 5, "normal": 10, "high": 20}
-_SHARES_LIMIT: Final = 1_000_000
+SHARES_LIMIT: Final = 1_000_000
+DISK_SHARES: Final = {"low": 500, "normal": 1000, "high": 2000}
+"""Shares of a disk by their names in vSphere."""
+NORMAL_SHARES: Final = DISK_SHARES["normal"]
 _UUID: Final = re.compile(r"[0-9a-f]{32}")
 _MAC: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _GUEST: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
@@ -120,6 +123,11 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
 def entry(config: VmConfig, name: str) -> str:
     """Return a vmx entry that no field of a configuration shows; empty: there is none."""
     return next((value for key, value in config.extra if key.lower() == name.lower()), "")
+
+
+def disk_shares(config: VmConfig) -> int:
+    """Return the shares of a VM's disks together, which its cell has."""
+    return sum(disk.shares for disk in config.disks if disk.kind == "disk") or NORMAL_SHARES
 
 
 def is_template(config: VmConfig) -> bool:
@@ -256,6 +264,7 @@ def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec
         iops=iops,
         bps=bps,
         mode=_mode(entries, slot),
+        shares=_disk_shares(entries, slot) if kind == "disk" else NORMAL_SHARES,
     )
 
 
@@ -268,6 +277,15 @@ def _mode(entries: _Entries, slot: str) -> str:
     error = entries.wrong(f"{slot}.mode", why)
     error.remedy = remedy
     raise error
+
+
+def _disk_shares(entries: _Entries, slot: str) -> int:
+    """Return a disk's shares of the host's disks."""
+    name = f"sched.{slot}.shares"
+    level = entries.take(name, "normal").lower()
+    if level in DISK_SHARES:
+        return DISK_SHARES[level]
+    return entries.number(name, NORMAL_SHARES, 1, SHARES_LIMIT)
 
 
 def _limits(entries: _Entries, slot: str) -> tuple[int, int]:
@@ -336,5 +354,5 @@ def _allocation(entries: _Entries, prefix: str, levels: dict[str, int], units: i
     if level in levels:
         entries.take(f"{prefix}.shares")
         return Allocation(reservation, ceiling, level, levels[level] * units)
-    shares = entries.number(f"{prefix}.shares", 0, 1, _SHARES_LIMIT)
+    shares = entries.number(f"{prefix}.shares", 0, 1, SHARES_LIMIT)
     return Allocation(reservation, ceiling, "custom", shares)

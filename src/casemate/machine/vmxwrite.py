@@ -11,7 +11,7 @@ from casemate.formats.vmx import Vmx
 from casemate.machine import serialports
 from casemate.machine.diskmodes import PERSISTENT
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, VmConfig
-from casemate.machine.vmconfig import BYTES, vm_config
+from casemate.machine.vmconfig import BYTES, DISK_SHARES, NORMAL_SHARES, vm_config
 
 BASE_ENTRIES: Final = (("config.version", "8"), ("virtualHW.version", "21"))
 """What a new file has besides: VMware's version of the format, vSphere 8's of the hardware."""
@@ -52,7 +52,7 @@ def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
         known |= {f"{_slot(disk)}.{what}" for what in _SLOT}
         known.add(f"{_slot(disk)}.mode")
         if isinstance(disk, DiskSpec):
-            known.add(f"sched.{_slot(disk)}.throughputcap")
+            known |= {f"sched.{_slot(disk)}.{what}" for what in ("throughputcap", "shares")}
         known.add(f"{disk.controller}.present")
     known |= {f"{drive.controller}.present" for drive in config.drives}
     known |= {f"ethernet{number}.{what}" for number in range(_NICS) for what in _NIC}
@@ -131,6 +131,9 @@ def _devices(config: VmConfig, before: VmConfig) -> Iterator[tuple[str, str]]:
             yield f"{_slot(disk)}.mode", disk.mode.replace("_", "-")
         if cap := _cap(disk):
             yield f"sched.{_slot(disk)}.throughputCap", cap
+        if disk.kind == "disk" and disk.shares != NORMAL_SHARES:
+            levels = {shares: level for level, shares in DISK_SHARES.items()}
+            yield f"sched.{_slot(disk)}.shares", levels.get(disk.shares, str(disk.shares))
     for drive in config.drives:
         if drive not in before.drives:
             yield f"{_slot(drive)}.present", "TRUE"

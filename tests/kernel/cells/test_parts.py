@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.errors import HostError
-from casemate.kernel.cells import cgroups, console
+from casemate.kernel.cells import cgroups, console, diskweight
 from casemate.kernel.cells.probe import probe_accelerator
 from casemate.machine.cellplan import CgroupTargets
 
@@ -86,3 +88,60 @@ def test_the_accelerator_is_decided_by_running_a_guest():
     found = probe_accelerator()
     assert found.name in {"kvm", "tcg"}
     assert found.reason
+
+
+def test_a_vm_weighs_at_the_hosts_disks_as_its_shares_say_where_linux_has_a_weight(tmp_path):
+    for name in ("io.bfq.weight", "io.weight"):
+        (tmp_path / name).write_text("default 100")
+    diskweight.write((tmp_path,), 3500)
+    assert (tmp_path / "io.bfq.weight").read_text() == "350"
+    assert (tmp_path / "io.weight").read_text() == "350"
+    diskweight.write((tmp_path,), 1_000_000)
+    assert (tmp_path / "io.bfq.weight").read_text() == "1000"
+    assert (tmp_path / "io.weight").read_text() == "10000"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    diskweight.write((bare,), 3500)
+    assert list(bare.iterdir()) == []
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**7))
+def test_more_shares_of_disks_never_mean_less_weight(one, other):
+    low, high = sorted((one, other))
+    assert 1 <= diskweight.weight_of(low, 1000) <= diskweight.weight_of(high, 1000) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "file", "cost", "found"),
+    [
+        ("mq-deadline [bfq] none", "io.bfq.weight", "", diskweight.BFQ),
+        ("mq-deadline [bfq] none", "blkio.bfq.weight", "", diskweight.BFQ),
+        ("[mq-deadline] bfq none", "io.bfq.weight", "", ""),
+        ("[mq-deadline] bfq none", "io.weight", "{} enable=1 ctrl=auto", diskweight.COST),
+        ("[mq-deadline] bfq none", "io.weight", "{} enable=0 ctrl=auto", ""),
+        ("[mq-deadline] bfq none", "io.weight", "999:999 enable=1", ""),
+        ("mq-deadline [bfq] none", "pids.max", "", ""),
+    ],
+)
+@pytest.mark.parametrize("partition", [False, True])
+def test_what_weighs_a_disk_is_found_by_looking(tmp_path, scheduler, file, cost, found, partition):
+    number = tmp_path.stat().st_dev
+    name = f"{os.major(number)}:{os.minor(number)}"
+    disk = tmp_path / "sys/sda"
+    (disk / "queue").mkdir(parents=True)
+    (disk / "queue/scheduler").write_text(scheduler)
+    place, whole = disk, name
+    if partition:
+        place, whole = disk / "sda1", "8:0"
+        place.mkdir()
+        (place / "partition").write_text("1")
+        (disk / "dev").write_text("8:0\n")
+    devices = tmp_path / "devices"
+    devices.mkdir()
+    (devices / name).symlink_to(place)
+    group = tmp_path / "cgroup/home/7"
+    group.mkdir(parents=True)
+    (group / file).write_text("")
+    (tmp_path / "cgroup/io.cost.qos").write_text(cost.format(whole))
+    assert diskweight.weigher((group,), tmp_path, devices) == found
+    assert diskweight.weigher((group,), tmp_path, tmp_path / "nowhere") == ""

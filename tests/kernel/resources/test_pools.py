@@ -37,6 +37,8 @@ GIB = 1 << 30
 EXPANDABLE = Allocation(expandable=True)
 OPEN = Settings(EXPANDABLE, EXPANDABLE)
 
+DISK = {"present": "TRUE", "fileName": "a.vmdk"}
+
 
 class World:
     def __init__(self, place: Path) -> None:
@@ -66,7 +68,10 @@ class World:
             lambda: self.memory,
         )
         self.forbidden = ""
-        self.calls = PoolCalls(self.pools, self.scheduler, self.inventory, self.check)
+        self.weigher = ""
+        self.calls = PoolCalls(
+            self.pools, self.scheduler, self.inventory, self.check, lambda _: self.weigher
+        )
 
     def check(self, _session: object, privilege: str, request: object) -> None:
         if getattr(request, "pool", "") == self.forbidden:
@@ -251,6 +256,18 @@ def test_explanations_and_what_if_agree_with_what_is_done(world: World) -> None:
     # The claim that was held is of the old configuration: a start in progress is not changed.
     with world.holding(vms[0]), world.holding(vms[1]):
         assert world.ask(c.Explain("", vms[0])).reasons[0].amount == 4000
+
+
+def test_shares_of_disks_are_told_with_what_weighs_them(world: World) -> None:
+    two = {f"scsi0:{unit}.{what}": value for unit in range(2) for what, value in DISK.items()}
+    vm = world.add("one", **two, scsi0_present="TRUE", **{"sched.scsi0:1.shares": "high"})
+    pool = world.pools.create("ha-root-pool", "p", OPEN)
+    with world.holding(vm):
+        for weigher in ("", "BFQ"):
+            world.weigher = weigher
+            told = world.ask(c.Explain("", vm))
+            assert (told.disk_shares, told.disk_weigher) == (3000, weigher)
+        assert world.ask(c.Explain("", pool)).disk_shares == 0
 
 
 def test_what_if_stops_at_the_first_refusal(world: World) -> None:

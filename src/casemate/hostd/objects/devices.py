@@ -10,6 +10,7 @@ from itertools import pairwise
 from casemate.formats.datastorepath import in_volume, show
 from casemate.machine import serialports
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, SerialSpec, VmConfig
+from casemate.machine.vmconfig import DISK_SHARES
 from casemate.vim25.values import MoRef, Obj, Value
 
 KIB = 1024
@@ -212,15 +213,20 @@ def _disk(
         unitNumber=disk.unit,
         capacityInKB=kib,
         capacityInBytes=disk.capacity,
-        shares=Obj("SharesInfo", shares=1000, level="normal"),
+        shares=_shares(disk),
         diskObjectId=f"{vm}-{disk_key(disk)}" if vm else None,
         storageIOAllocation=Obj(
             "StorageIOAllocationInfo",
             limit=disk.iops,
-            shares=Obj("SharesInfo", shares=1000, level="normal"),
+            shares=_shares(disk),
             reservation=0,
         ),
     )
+
+
+def _shares(disk: DiskSpec) -> Obj:
+    levels = {shares: level for level, shares in DISK_SHARES.items()}
+    return Obj("SharesInfo", shares=disk.shares, level=levels.get(disk.shares, "custom"))
 
 
 def _disk_uuid(digits: str) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from casemate.errors import HostError
+from casemate.kernel.cells import diskweight
 from casemate.kernel.sys.libc import from_os_error
 from casemate.machine.cellplan import CgroupTargets
 
@@ -53,6 +54,9 @@ class Cgroups(Protocol):
     def set_memory(self, name: str, memory_bytes: int) -> None:
         """Change how much memory the group may have."""
 
+    def set_disk_shares(self, name: str, shares: int) -> None:
+        """Change the weight at the host's disks, where Linux has one."""
+
     def directories(self, name: str) -> tuple[Path, ...]:
         """Return the directories that make up the group."""
 
@@ -86,10 +90,13 @@ def detect(home_id: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> Cgro
     if unified is not None:
         offered = (unified / "cgroup.controllers").read_text().split()
         if set(_CONTROLLERS) <= set(offered):
-            return CgroupsV2(unified, group)
+            return CgroupsV2(unified, group, disks="io" in offered)
     wanted = (*_CONTROLLERS, "cpuacct")
     if all(name in legacy for name in wanted):
-        return CgroupsV1({name: legacy[name] / group for name in wanted})
+        roots = {name: legacy[name] / group for name in wanted}
+        if "blkio" in legacy and os.access(legacy["blkio"], os.W_OK):
+            roots["blkio"] = legacy["blkio"] / group
+        return CgroupsV1(roots)
     raise HostError(
         "no control groups for CPU, memory and pids",
         code="cgroups",
@@ -130,10 +137,15 @@ class CgroupsV1:
         _write(cpu / "cpu.cfs_quota_us", str(targets.cpu_quota))
         _write(memory / "memory.limit_in_bytes", str(targets.memory_bytes))
         _write(self._roots["pids"] / name / "pids.max", str(targets.pids))
+        self.set_disk_shares(name, targets.disk_shares)
 
     def set_memory(self, name: str, memory_bytes: int) -> None:
         """Change how much memory the group may have."""
         _write(self._roots["memory"] / name / "memory.limit_in_bytes", str(memory_bytes))
+
+    def set_disk_shares(self, name: str, shares: int) -> None:
+        """Change the weight at the host's disks, where Linux has one."""
+        diskweight.write(self.directories(name), shares)
 
     def directories(self, name: str) -> tuple[Path, ...]:
         """Return one directory a controller (controllers mounted together share one)."""
@@ -176,13 +188,14 @@ class CgroupsV2:
 
     version = 2
 
-    def __init__(self, mount: Path, group: str) -> None:
+    def __init__(self, mount: Path, group: str, *, disks: bool = False) -> None:
+        self._controllers = (*_CONTROLLERS, "io") if disks else _CONTROLLERS
         self._mount = mount
         self._root = mount / group
 
     def create(self, name: str, targets: CgroupTargets) -> None:
         """Make the group with these limits; on failure nothing of it stays."""
-        enable = " ".join(f"+{controller}" for controller in _CONTROLLERS)
+        enable = " ".join(f"+{controller}" for controller in self._controllers)
         _write(self._mount / "cgroup.subtree_control", enable)
         _mkdir(self._root)
         _write(self._root / "cgroup.subtree_control", enable)
@@ -201,10 +214,15 @@ class CgroupsV2:
         _write(group / "cpu.max", f"{quota} {_PERIOD}")
         _write(group / "memory.max", str(targets.memory_bytes))
         _write(group / "pids.max", str(targets.pids))
+        self.set_disk_shares(name, targets.disk_shares)
 
     def set_memory(self, name: str, memory_bytes: int) -> None:
         """Change how much memory the group may have."""
         _write(self._root / name / "memory.max", str(memory_bytes))
+
+    def set_disk_shares(self, name: str, shares: int) -> None:
+        """Change the weight at the host's disks, where Linux has one."""
+        diskweight.write(self.directories(name), shares)
 
     def directories(self, name: str) -> tuple[Path, ...]:
         """Return the one directory."""

@@ -33,6 +33,7 @@ from casemate.kernel.sys.spawn import Child
 from casemate.machine.facts import PowerState, VmConfig
 from casemate.machine.plan import AGENT_SOCKET, cell_memory, cell_uid
 from casemate.machine.power import Operation, next_state
+from casemate.machine.vmconfig import disk_shares
 
 _UIDS_PER_HOME: Final = 4096
 _DIGITS: Final = 9
@@ -208,6 +209,11 @@ class Cells:
         """Let a running cell have as much memory as ``config`` takes. Raises HostError."""
         state = self._running(vm, Operation.RESET).state
         self._cgroups.set_memory(vm, cell_memory(config, state.accelerator) << 20)
+
+    def set_disk_shares(self, vm: str, config: VmConfig) -> None:
+        """Let a running cell weigh at the host's disks what ``config`` says. Raises HostError."""
+        self._running(vm, Operation.RESET)
+        self._cgroups.set_disk_shares(vm, disk_shares(config))
 
     @property
     def volumes(self) -> Path | None:
