@@ -76,6 +76,7 @@ class VmPower:
                 return
             handle = directory.open_file(saved)
             try:
+                memory.check(handle, saved)
                 state = await self._context.cells.power_on(
                     fact.vm, fact.config, directory.path, memory=handle
                 )

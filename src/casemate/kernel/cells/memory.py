@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from typing import Final
 
 from casemate.errors import HostError, NotSupportedError
 from casemate.kernel.cells.qmp import Qmp
+from casemate.kernel.sys.libc import from_os_error
 
 _NAME: Final = "memory"
+_MAGIC: Final = b"QEVM"
 # Bytes a second: as fast as the disk takes it; QEMU's own default is 128 MiB.
 _BANDWIDTH: Final = 64 << 30
 # Seconds between looks, and without any progress until it is given up.
@@ -65,6 +68,26 @@ async def modules(qmp: Qmp) -> int:
     """Return how many modules of memory were added since the guest was started."""
     answer = await qmp.execute("query-memory-devices")
     return len(answer) if isinstance(answer, list) else 0
+
+
+def check(descriptor: int, name: str) -> None:
+    """Refuse a saved memory that QEMU did not write, such as one of VMware's own.
+
+    Raises:
+        HostError: ``memory-foreign``: it is none, or cannot be read.
+    """
+    try:
+        magic = os.pread(descriptor, len(_MAGIC), 0)
+    except OSError as error:
+        raise from_os_error(f"cannot read {name}", error, component=name) from error
+    if magic != _MAGIC:
+        raise HostError(
+            f"{name} is no memory that a host like this one saved",
+            code="memory-foreign",
+            component=name,
+            remedy="Resume and shut the VM down where it was suspended; or power it off here, "
+            "which forgets its memory.",
+        )
 
 
 async def load(qmp: Qmp, descriptor: int) -> None:
