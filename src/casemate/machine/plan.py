@@ -35,6 +35,7 @@ from casemate.machine.hotnotes import (
     PORTS,
     Added,
     added,
+    at_start,
     memory_id,
     module_id,
     port_id,
@@ -143,7 +144,7 @@ def plan_power_on(
         PassedTap(first_tap + at, card)
         for at, card in enumerate(sorted(host.cards & set(range(len(config.nics)))))
     )
-    came = added(config) if host.resume else Added()
+    came = added(config) if host.resume else at_start(len(config.nics))
     cell_mib = cell_memory(config, host.accelerator)
     plan = CellPlan(
         vm=vm,
