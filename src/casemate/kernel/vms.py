@@ -234,9 +234,7 @@ class Vms:
             # The file names the new disks from here on, and a guest may have them.
             undo.pop_all()
             if fact.power is PowerState.POWERED_ON:
-                await self._context.throttle(fact.vm, fact.config, before.config)
-                if disk_shares(fact.config) != disk_shares(before.config):
-                    self._context.cells.set_disk_shares(fact.vm, fact.config)
+                await self._share_disks(before, fact)
             needed = owned_files(directory, fact) | self._shared_files(fact)
             for name in gone & set(request.destroy):
                 for layer in tuple(directory.chain(name)):
@@ -257,13 +255,19 @@ class Vms:
                 await hotplug.apply(change, fact.config, taps)
             if change.cards:
                 await self._context.show_links(fact.vm)
-            if change.card_gone is not None:
-                await self._context.network.changed(fact.vm, fact.config)
         except BaseException:
             with contextlib.suppress(CasemateError):
                 cells.set_memory(fact.vm, before.config)
             self._context.rewrite(directory, fact, before.config)
             raise
+        if change.card_gone is not None:
+            await self._context.network.changed(fact.vm, fact.config)
+
+    async def _share_disks(self, before: VmFact, fact: VmFact) -> None:
+        """Let a running VM's disks have the limits and shares that its file names by now."""
+        await self._context.throttle(fact.vm, fact.config, before.config)
+        if disk_shares(fact.config) != disk_shares(before.config):
+            self._context.cells.set_disk_shares(fact.vm, fact.config)
 
     def _make(self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool, fill: Fill) -> str:
         """Make directory, disks and file; ``undo`` gets what removes them. Returns the path."""
