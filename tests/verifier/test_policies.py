@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -243,6 +244,34 @@ def test_pages_show_policies_as_text_and_assign_and_approve(web: Web, linux: Lin
     assert linux.round()["state"] == "trusted"
     web.client.post("/hosts/linux/assign", data={"csrf": csrf, "policy": "<b>x</b>"})
     assert linux.round()["state"] == "not-appraised"
+
+
+def test_what_is_approved_is_what_was_looked_at_and_not_what_came_since(
+    web: Web, linux: Linux
+) -> None:
+    linux.round()
+    csrf = web.browse()
+    page = web.client.get("/hosts/linux").text
+    found = re.search(r'name="round" value="(\d+)"', page)
+    assert found is not None
+    linux.host.boot(machine(event(5, ev.EV_EFI_ACTION, b"Exit Boot Services Invocation")))
+    linux.host.run(b"/bin/sh")
+    assert linux.round()["state"] == "not-appraised"
+    web.client.post("/hosts/linux/approve-values", data={"csrf": csrf, "round": found[1]})
+    assert "host-value-changed" in codes_of(web, linux)
+    headers = web.login("olga")
+    for number in (0, 10**30):
+        answer = web.client.post(
+            "/api/v1/hosts/linux/approve-values", json={"round": number}, headers=headers
+        )
+        assert answer.status_code == 400
+
+
+def codes_of(web: Web, linux: Linux) -> list[str]:
+    linux.round()
+    host = web.client.get("/api/v1/hosts/linux", headers=web.login("vera")).json()
+    found: list[str] = host["codes"]
+    return found
 
 
 def test_policies_are_signed_never_go_back_and_each_result_says_its_version(

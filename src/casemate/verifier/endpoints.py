@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import ActivationReply, IdentityReply, Quote
-from casemate.errors import FormatError
+from casemate.errors import ArgumentError, FormatError
 from casemate.formats.manifest import MAX_SIZE
 from casemate.machine.fleet import FleetHost, Mode
 from casemate.policy import language
@@ -24,7 +24,7 @@ from casemate.verifier.records import values_to
 from casemate.verifier.rehearsal import rehearse, rehearse_policy
 from casemate.verifier.rounds import Answer, Arrival
 from casemate.verifier.service import Service
-from casemate.verifier.web import Call, Endpoint, Field, number_of
+from casemate.verifier.web import DIGITS, Call, Endpoint, Field, number_of
 
 API: Final = "/api/v1"
 AGENT: Final = "/agent/v1"
@@ -168,7 +168,10 @@ def _assign(service: Service, call: Call) -> object:
 
 
 def _approve_values(service: Service, call: Call) -> object:
-    found = service.rules.approve_values(call.path["name"], call.name, call.body.get("why", ""))
+    name, number = call.path["name"], call.body.get("round")
+    if number is not None and not 0 < number < 10**DIGITS:
+        raise ArgumentError("there is no such round", argument="round")
+    found = service.rules.approve_values(name, call.name, call.body.get("why", ""), number)
     return {"name": call.path["name"], "own": values_to(found)}
 
 
@@ -284,6 +287,10 @@ _LOGIN: Final = {"user": Field(str, "name"), "password": Field(str, "password")}
 _USER: Final = {"role": Field(str, ", ".join(Role)), "password": Field(str, "password")}
 _CLEAR: Final = {"why": Field(str, "why the failure is over")}
 _POLICY: Final = {"policy": Field(str, "name of a policy"), **_WHY}
+_VALUES: Final = {
+    "round": Field(int, "the round that was looked at; the last unless given", required=False),
+    **_WHY,
+}
 _HOST: Final = API + "/hosts/{name}"
 
 ENDPOINTS: Final = (
@@ -325,7 +332,7 @@ ENDPOINTS: Final = (
     Endpoint("PUT", _HOST + "/policy", "Judge a host by a policy; by references where it is empty",
              _assign, Role.OPERATOR, fields=_POLICY),
     Endpoint("POST", _HOST + "/approve-values", "Approve what a host showed as its own",
-             _approve_values, Role.OPERATOR, fields=_WHY),
+             _approve_values, Role.OPERATOR, fields=_VALUES),
     Endpoint("GET", API + "/audit", "The audit log and whether its chain holds", _audit),
     Endpoint("DELETE", API + "/verifiers/{name}", "Forget a verifier that is gone for good",
              _forget_verifier, Role.OPERATOR, fields=_WHY),

@@ -82,7 +82,10 @@ class Pages:
             "approve": lambda name, who, form: enrolment.approve(name, who, _why(form)),
             "clear": lambda name, who, form: enrolment.clear(name, who, _why(form)),
             "propose": lambda name, who, form: enrolment.propose(name, who, _why(form)),
-            "approve-values": lambda name, who, form: rules.approve_values(name, who, _why(form)),
+            # What the page showed, whatever the host has shown since.
+            "approve-values": lambda name, who, form: rules.approve_values(
+                name, who, _why(form), number_of(form.get("round", ""))
+            ),
             "assign": lambda name, who, form: rules.assign(name, form.get("policy", ""), who),
         }
 

@@ -106,12 +106,17 @@ class RuleBook:
             rulestore.next_policy(step)
             audit.append(step, who, "policy-assign", host, f"{name or 'none'} {why}".strip())
 
-    def approve_values(self, host: str, who: str, why: str = "") -> HostValues:
-        """Take what the host's last round showed as its own. Raises NotFoundError, StateError."""
+    def approve_values(
+        self, host: str, who: str, why: str = "", number: int | None = None
+    ) -> HostValues:
+        """Take what a round of the host showed as its own: the one that was looked at, or the last.
+
+        Raises NotFoundError, StateError.
+        """
         with self._database.exclusive("audit") as step:
             store.get_host(step, host)
-            last = store.latest_round(step, host)
-            seen = json.loads(last.result).get("own") if last and last.result else None
+            one = store.latest_round(step, host, number)
+            seen = json.loads(one.result).get("own") if one and one.result else None
             # Evidence that was refused shows nothing: to approve that would approve anything.
             if not seen or not (seen["events"] or any(seen["pcrs"].values())):
                 raise StateError(
@@ -121,7 +126,8 @@ class RuleBook:
                 )
             rulestore.approve_values(step, host, json.dumps(seen), who)
             rulestore.next_policy(step)
-            audit.append(step, who, "approve-values", host, why)
+            shown = f"round {one.number}" if one else ""
+            audit.append(step, who, "approve-values", host, f"{shown} {why}".strip())
         return values_from(seen)
 
     def of(self, step: Transaction, host: store.Current) -> Assigned | None:
