@@ -21,6 +21,7 @@ from casemate.errors import (
     PermissionDeniedError,
     StateError,
 )
+from casemate.kernel import logs
 from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.logs import COUNT_LIMIT, Logs
@@ -385,3 +386,18 @@ def test_who_knows_the_old_password_does_not_undo_its_replacement(world: World) 
     assert isinstance(changed, LoginError)
     assert not isinstance(replaced, CasemateError)
     world.login("someone", OTHER)
+
+
+def test_a_log_without_end_keeps_its_end_and_takes_bounded_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "READ_LIMIT", 100)
+    path = tmp_path / "hostd.log"
+    with path.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 1000 + b"the end")
+        logs._turn(path)
+        assert (path.stat().st_size, (tmp_path / "hostd.log.1").stat().st_size) == (0, 100)
+        assert (tmp_path / "hostd.log.1").read_bytes().endswith(b"the end")
+        writer.write(b"goes on")
+    logs._turn(path)
+    assert path.read_bytes() == b"goes on"

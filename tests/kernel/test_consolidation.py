@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from casemate.errors import HostError
+from casemate.errors import FormatError, HostError
 from casemate.kernel.cells import blocks, disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.consolidation import consolidation_steps
@@ -48,6 +48,16 @@ def test_what_only_this_vm_needs_is_merged(tmp_path: Path) -> None:
         top = directory.make_delta(spec("base.vmdk"))
         _, steps = consolidation_steps(directory, vm("1", top), ())
         assert steps == (Merge(top, "base.vmdk"),)
+
+
+def test_a_list_of_snapshots_that_cannot_be_read_lets_no_delta_go(tmp_path: Path) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        top = directory.make_delta(spec("base.vmdk"))
+        directory.write("2.vmsd", b'snapshot.numSnapshots = "1"\n')
+        for fact, others in ((vm("2", top), ()), (vm("1", top), (vm("2", "base.vmdk"),))):
+            with pytest.raises(FormatError, match="cannot be read"):
+                consolidation_steps(directory, fact, others)
 
 
 class Deaf:

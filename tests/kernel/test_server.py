@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import cbor2
+import pytest
 
 from casemate.calls.codec import FrameReader, decode, encode
 from casemate.calls.messages import (
@@ -23,6 +24,7 @@ from casemate.calls.messages import (
 )
 from casemate.calls.software import SoftwareChange
 from casemate.errors import PermissionDeniedError
+from casemate.kernel import server as calls_server
 from casemate.kernel.server import Caller, CallsServer
 from casemate.kernel.stream import QUEUE_LIMIT, FactStream
 from casemate.machine.facts import Allocation, FaultFact, PoolFact
@@ -202,3 +204,32 @@ def test_who_asks_and_never_reads_costs_bounded_memory(tmp_path: Path) -> None:
             assert 0 < answered < 1000
 
     asyncio.run(flood())
+
+
+def test_one_user_does_not_take_all_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_server, "CONNECTIONS", 2)
+
+    async def attack() -> None:
+        async with served(tmp_path) as (reader, writer, _):
+            more = [await asyncio.open_unix_connection(str(tmp_path / "calls.sock"))]
+            for each in ((reader, writer), *more):
+                each[1].write(encode(1, Logout("x")))
+                await receive(each[0], FrameReader())
+            late, its = await asyncio.open_unix_connection(str(tmp_path / "calls.sock"))
+            assert await asyncio.wait_for(late.read(), 60) == b""
+            its.close()
+            more[0][1].close()
+            await asyncio.sleep(0)
+            while True:
+                again, other = await asyncio.open_unix_connection(str(tmp_path / "calls.sock"))
+                other.write(encode(1, Logout("x")))
+                answer = b""
+                with contextlib.suppress(ConnectionError):
+                    answer = await asyncio.wait_for(again.read(100), 60)
+                other.close()
+                if answer:
+                    return
+
+    asyncio.run(attack())

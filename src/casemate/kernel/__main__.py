@@ -117,7 +117,10 @@ async def serve(settings: Settings, home: Home) -> None:
     accounts = Accounts(store, time.time)
     capacity = capacity_of(hardware.cpu_mhz, hardware.cores, hardware.memory_size, accelerator.name)
     pools = Pools(store, stream, inventory, capacity)
-    maintenance = Maintenance(store, stream, lambda: kernel.vms.tasks)
+    maintenance, logs = (
+        Maintenance(store, stream, lambda: kernel.vms.tasks),
+        Logs(store, home.log),
+    )
     kernel = Kernel(
         store,
         stream,
@@ -154,7 +157,7 @@ async def serve(settings: Settings, home: Home) -> None:
     kernel.add(
         {
             **maintenance.handlers(),
-            **Logs(store, home.log).handlers(),
+            **logs.handlers(),
             **agents(settings, home, measurements, stream),
         }
     )
@@ -168,7 +171,10 @@ async def serve(settings: Settings, home: Home) -> None:
     server = CallsServer(home.calls_socket, callers(settings), stream, kernel.handle)
     await server.start(HOSTD_UID)
     loops = asyncio.gather(
-        *(part.run() for part in (scheduler, statistics, watch[0], guests, switching, plugins))
+        *(
+            part.run()
+            for part in (scheduler, statistics, watch[0], guests, switching, plugins, logs)
+        )
     )
     try:
         if not measurements.complete:

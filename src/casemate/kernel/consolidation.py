@@ -14,7 +14,14 @@ from casemate.formats.vmx import Vmx
 from casemate.kernel.cells import blocks, disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.inventory import VMX_LIMIT
-from casemate.kernel.snapshotfiles import drop, last_number, renamed_disks, write_book, written
+from casemate.kernel.snapshotfiles import (
+    check_book,
+    drop,
+    last_number,
+    renamed_disks,
+    write_book,
+    written,
+)
 from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vmfiles import state_name
 from casemate.machine.chains import Drop, Merge, plan_consolidation
@@ -145,7 +152,14 @@ class Consolidation:
 def consolidation_steps(
     directory: VmDirectory, fact: VmFact, others: Iterable[VmFact]
 ) -> tuple[_Graph, tuple[Drop | Merge, ...]]:
-    """Plan the consolidation of a VM's disks; what ``others`` in its directory use stays."""
+    """Plan the consolidation of a VM's disks; what ``others`` in its directory use stays.
+
+    Raises:
+        FormatError: The list of its snapshots, or that of another VM, cannot be read.
+    """
+    others = tuple(others)
+    for one in (fact, *others):
+        check_book(directory, one)
     current = {disk.file_name for disk in written(fact.config)}
     pinned = {name for one in fact.snapshots for _, name in one.disks}
     for other in others:

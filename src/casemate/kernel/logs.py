@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -19,9 +20,15 @@ AUDIT = "audit"
 READ_LIMIT = 16 << 20
 """Bytes of a log that are looked at: its end, when it is longer."""
 
+LOOK_SECONDS = 10.0
+"""Between looks at the lengths of the logs; at ``READ_LIMIT`` one is turned."""
+
 COUNT_LIMIT = 1000
 LINE_LIMIT = 2000
 """Lines of one answer, and characters of one line."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Logs:
@@ -35,6 +42,16 @@ class Logs:
         """Return the handler of each request."""
         return {ReadLog: self._read}
 
+    async def run(self) -> None:
+        """Keep the files of the logs bounded, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for name in LOGS:
+                try:
+                    await asyncio.to_thread(_turn, self._place / f"{name}.log")
+                except OSError as error:
+                    _log.warning("the log of %s cannot be turned: %s", name, error.strerror)
+
     async def _read(self, request: ReadLog, _: Session) -> LogReply:
         count = max(0, min(request.count, COUNT_LIMIT))
         start = max(request.start, 1)
@@ -46,6 +63,19 @@ class Logs:
         lines = await asyncio.to_thread(_lines, self._place / f"{request.log}.log")
         shown = tuple(line[:LINE_LIMIT] for line in lines[start - 1 : start - 1 + count])
         return LogReply(start, len(lines), shown)
+
+
+def _turn(path: Path) -> None:
+    """Keep what a log has as ``.1``, and empty it, once it is too long; its writer goes on."""
+    if path.is_symlink() or not path.exists() or path.stat().st_size <= READ_LIMIT:
+        return
+    older = path.with_name(f"{path.name}.1")
+    older.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with path.open("r+b") as source, os.fdopen(os.open(older, flags, 0o644), "wb") as target:
+        source.seek(-READ_LIMIT, os.SEEK_END)
+        target.write(source.read(READ_LIMIT))
+        source.truncate(0)
 
 
 def _lines(path: Path) -> list[str]:

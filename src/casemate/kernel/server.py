@@ -17,6 +17,7 @@ import os
 import socket
 import struct
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from casemate.kernel.home import CONSOLE_UID
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import fault_of
 
+CONNECTIONS: Final = 512
+"""Connections of one user at once: hostd, caught, must not take all descriptors from root."""
 CONCURRENT: Final = 64
 """Requests of one connection worked on at once; more wait in the socket."""
 LEFT_BEHIND: Final = 256
@@ -84,6 +87,7 @@ class CallsServer:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._left: set[asyncio.Task[None]] = set()
+        self._callers: Counter[int] = Counter()
 
     async def start(self, group: int) -> None:
         """Bind and listen; only root, the console and ``group`` can reach the socket at all."""
@@ -116,13 +120,21 @@ class CallsServer:
             _log.warning("uid %d (pid %d) refused on the calls socket", uid, pid)
             writer.close()
             return
+        if self._callers[uid] >= CONNECTIONS:
+            writer.close()
+            return
         if len(self._left) > LEFT_BEHIND:
             _log.warning("uid %d (pid %d) must wait: too many changes are being made", uid, pid)
             writer.close()
             return
         connection = asyncio.ensure_future(self._serve(reader, writer, Caller(uid, pid)))
         self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        self._callers[uid] += 1
+        connection.add_done_callback(lambda done: self._ended(done, uid))
+
+    def _ended(self, connection: asyncio.Task[None], uid: int) -> None:
+        self._connections.discard(connection)
+        self._callers[uid] -= 1
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller

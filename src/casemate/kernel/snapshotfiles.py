@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from casemate.errors import FormatError
 from casemate.formats import vmx
 from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
@@ -63,6 +64,21 @@ def last_number(directory: VmDirectory, fact: VmFact) -> int:
     if not directory.exists(name):
         return highest
     return max(highest, book.last_number(vmx.parse(directory.read(name, VMX_LIMIT))))
+
+
+def check_book(directory: VmDirectory, fact: VmFact) -> None:
+    """Raise FormatError where the list cannot be read: nobody knows which disks are needed then."""
+    name = f"{stem(fact.config)}.vmsd"
+    if directory.exists(name):
+        try:
+            book.snapshots_of(vmx.parse(directory.read(name, VMX_LIMIT)))
+        except FormatError as error:
+            raise FormatError(
+                f"the list of snapshots cannot be read: {error.reason}",
+                code="snapshot-list",
+                component=name,
+                remedy=f"Restore {name} from a backup; all deltas are kept until then.",
+            ) from error
 
 
 def write_book(

@@ -24,6 +24,7 @@ from casemate.kernel.guests import Guests
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import VMX_LIMIT
 from casemate.kernel.snapshotfiles import (
+    check_book,
     drop,
     last_number,
     make_deltas,
@@ -87,6 +88,7 @@ class Snapshots:
     async def _take(self, fact: VmFact, request: c.CreateSnapshot, job: Job) -> str:
         running = fact.power is PowerState.POWERED_ON
         with self._context.open(fact) as directory:
+            check_book(directory, fact)
             number = last_number(directory, fact) + 1
             made = SnapshotSpec(
                 number=number,

@@ -123,6 +123,8 @@ class Software:
         self._planner = Planner(place.home, self._images, self._sources, self._judge, self._now)
         self._disk = disk or Disk()
         self._lock = asyncio.Lock()
+        # One look at whole VIBs at a time: each may take a gigabyte.
+        self._looking = asyncio.Lock()
 
     def handlers(self) -> dict[type, Callable[..., Awaitable[object]]]:
         """Return the handlers of this topic."""
@@ -159,10 +161,12 @@ class Software:
         return await asyncio.to_thread(self._describe, image, self._dates())
 
     async def _validate(self, _request: s.SoftwareValidate, _: Session) -> s.ValidationReply:
-        return await asyncio.to_thread(self._findings)
+        async with self._looking:
+            return await asyncio.to_thread(self._findings)
 
     async def _depots(self, request: s.DepotList, _: Session) -> s.DepotReply:
-        return await asyncio.to_thread(self._look, request.depots)
+        async with self._looking:
+            return await asyncio.to_thread(self._look, request.depots)
 
     async def _acceptance(self, _request: s.AcceptanceGet, _: Session) -> s.LevelReply:
         level = self._images.upcoming().database.profile.acceptance_level
