@@ -139,3 +139,19 @@ def test_a_vm_whose_file_broke_is_shown_with_the_reason_and_can_be_removed(
     again.unregister(vm)
     with pytest.raises(NotFoundError):
         again.vm(vm)
+
+
+def test_vms_whose_files_have_no_uuid_are_told_apart_and_keep_theirs(
+    inventory: Inventory, store: Store, place: Path
+) -> None:
+    for name in ("two", "three"):
+        folder = place / "volumes" / "datastore1" / name
+        folder.mkdir()
+        plain = VMX.partition("uuid.bios")[0].replace('"one"', f'"{name}"')
+        (folder / f"{name}.vmx").write_text(plain)
+    made = [inventory.register(f"[datastore1] {name}/{name}.vmx") for name in ("two", "three")]
+    first, second = (inventory.vm(vm).config.uuid for vm in made)
+    assert first != second
+    again = Inventory(store, FactStream(), place / "volumes", UUID)
+    again.publish_all(1000, 1000)
+    assert [again.vm(vm).config.uuid for vm in made] == [first, second]

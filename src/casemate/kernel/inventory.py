@@ -235,7 +235,10 @@ class Inventory:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise ArgumentError(f"{path} is not a file", argument="path", component=path)
             config = vm_config(vmx.parse(file.read(VMX_LIMIT + 1)), path)
-        return replace(config, disks=_with_capacities(place.parent, config.disks))
+        # As VMware's own: without one it follows from the machine and the place of the file.
+        own = str(uuid.uuid5(uuid.UUID(self._host_uuid), path))
+        disks = _with_capacities(place.parent, config.disks)
+        return replace(config, uuid=config.uuid or own, disks=disks)
 
     def _snapshots(self, path: str) -> tuple[tuple[SnapshotSpec, ...], int]:
         """Read the list of a VM's snapshots; a broken one shows none, and is left alone."""
