@@ -171,6 +171,11 @@ class Web:
         assert answer.status_code == 303
         return self.service.people.check(self.client.cookies[COOKIE]).csrf
 
+    def handle(self) -> str:
+        """Log the browser in and return its session."""
+        self.browse()
+        return self.client.cookies[COOKIE]
+
     def round(self, name: str) -> None:
         with self.service.database.transaction() as step:
             store.due_now(step, name)

@@ -23,7 +23,8 @@ from casemate.policy.measure import CommandLine
 from casemate.testing.minifleet import HonestHost, MiniFleet
 from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk
-from casemate.verifier import store
+from casemate.ui.verifier import render
+from casemate.verifier import app, store, views
 from casemate.verifier.endpoints import ENDPOINTS
 from casemate.verifier.enrol import Wanted
 
@@ -365,3 +366,36 @@ def test_evidence_that_is_nonsense_is_a_bad_round_not_a_crash(web: Web) -> None:
         assert pushing.post(f"/evidence?nonce={nonce}", body)["state"] == "failed-latched"
     web.browse("vera")
     assert web.client.get("/hosts/far-away").status_code == 200
+
+
+def test_a_page_begins_before_its_log_is_read(web: Web, fleet: Callable[[int], MiniFleet]) -> None:
+    enrolled(web, fleet)
+    with web.service.database.transaction() as step:
+        host = views.host(step, "host-001")
+        found, log = views.evidence_in_parts(step, web.service.book, "host-001")
+        assert {**found, **log()} == views.evidence(step, web.service.book, "host-001")
+    reads: list[int] = []
+
+    def read() -> views.View:
+        reads.append(1)
+        return log()
+
+    values = {
+        "page": "host", "host": host, "round": found, "log": read, "pcr": None, "start": 0,
+        "policies": [], "can_act": False, "who": web.service.people.check(web.handle()),
+    }  # fmt: skip
+    pieces = render.stream("host", values)
+    first = next(pieces)
+    assert "host-001" in first
+    assert not reads
+    assert first + "".join(pieces) == render.render("host", values)
+    assert len(reads) == 2
+
+
+def test_idle_connections_end_sooner_where_there_are_many() -> None:
+    protocol = app.KeepAlive()
+    protocol.connections = set()
+    protocol.timeout_keep_alive = 5
+    assert protocol.timeout_keep_alive == app.KEEP_ALIVE_SECONDS
+    protocol.connections = set(range(app.CONNECTION_LIMIT // 2 + 1))
+    assert protocol.timeout_keep_alive == app.BUSY_KEEP_ALIVE_SECONDS

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from casemate.formats import eventdata
 from casemate.formats.eventlog import Event
 from casemate.formats.eventtypes import EV_NO_ACTION, event_name
 from casemate.formats.manifest import ComponentRef, Manifest
 from casemate.policy.compare import Difference, differences
-from casemate.policy.describe import contradiction, describe
+from casemate.policy.describe import Kind, contradiction, describe
 
 EXPECTED = "expected"
 INFORMATION = "information"
@@ -81,6 +82,9 @@ def _row(
     component: ComponentRef | None = None,
 ) -> EventRow:
     about = describe(event)
+    # What is not compared by name is told as its type has it: firmware's and boot loaders' events.
+    text = eventdata.describe(event) if about.kind is Kind.OTHER else about.text
+    banks = [bank for bank, _ in event.digests if isinstance(bank, str)]
     wanted = ""
     if change is not None and change.expected is not None:
         bank, value = change.expected.digests[0]
@@ -90,10 +94,10 @@ def _row(
         event.pcr,
         event_name(event.type),
         about.kind.value,
-        about.text,
+        text,
         tuple((str(bank), value.hex()) for bank, value in event.digests),
         verdict,
         change.component if change else component,
         wanted,
-        not contradiction(event),
+        not contradiction(event) and not eventdata.is_contradicted(event, banks),
     )

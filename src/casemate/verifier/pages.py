@@ -6,14 +6,14 @@ A session cookie shows pages; whatever changes something is a form with the sess
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from casemate.errors import (
@@ -63,6 +63,10 @@ class Look(Protocol):
 
     def render(self, name: str, values: Mapping[str, Any]) -> str:
         """Return the HTML of a page."""
+        ...
+
+    def stream(self, name: str, values: Mapping[str, Any]) -> Iterator[str]:
+        """Return the HTML of a page piece by piece, the first as soon as it is there."""
         ...
 
     def asset(self, name: str) -> bytes:
@@ -121,7 +125,9 @@ class Pages:
                 values = view(request, who)
             except CasemateError as error:
                 return self._refusal(error, who, "/")
-            return self._html(values["page"], {"who": who, **values})
+            # A page can be long: its beginning is shown while the rest is still worked out.
+            pieces = self._look.stream(values["page"], {"who": who, **values})
+            return StreamingResponse(pieces, 200, dict(HEADERS), "text/html")
 
         async def handle(request: Request) -> Response:
             return await run_in_threadpool(work, request)
@@ -169,12 +175,15 @@ class Pages:
             host = views.host(step, name)
             known = host["rounds"] or which is not None
             book, against = self._service.book, request.query_params.get("against", "")
-            found = views.evidence(step, book, name, which, against) if known else None
+            found, log = None, None
+            if known:
+                found, log = views.evidence_in_parts(step, book, name, which, against)
             policies = sorted({one.name for one in rulestore.policies(step)})
         return {
             "page": "host",
             "host": host,
             "round": found,
+            "log": log,
             "pcr": number_of(request.query_params.get("pcr", "")),
             "start": number_of(request.query_params.get("from", "")) or 0,
             "policies": policies,

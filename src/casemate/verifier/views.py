@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +25,8 @@ from casemate.verifier.records import read_record
 from casemate.verifier.references import ReferenceBook
 
 View = dict[str, Any]
+Later = Callable[[], View]
+"""Works out a part of a view; it asks the store nothing."""
 
 EVENTS_SHOWN = 10_000
 """Events of one page; a log that has more is shown up to there, and says so."""
@@ -91,6 +94,18 @@ def evidence(
     Raises:
         NotFoundError: no such round, or its evidence was thinned out.
     """
+    value, log = evidence_in_parts(step, book, name, number, against)
+    return {**value, **log()}
+
+
+def evidence_in_parts(
+    step: Transaction,
+    book: ReferenceBook,
+    name: str,
+    number: int | None = None,
+    against: str = "",
+) -> tuple[View, Later]:
+    """Return what ``evidence`` does, but for the log, and what reads that: it can be long."""
     store.get_host(step, name)
     one = store.latest_round(step, name, number)
     if one is None:
@@ -101,28 +116,36 @@ def evidence(
         **_round(one),
         "result": json.loads(one.result) if one.result else None,
         "quotes": [],
-        "events": [],
-        "missing": [],
-        "more": 0,
         "against": against,
     }
     if not one.evidence:
-        return value
+        return value, lambda: dict(_NO_EVENTS)
     try:
         reply = wire.decode(EvidenceReply, one.evidence)
         value["quotes"] = [_quote(*pair) for pair in reply.quotes]
-        log = eventlog.parse(reply.log)
     except CasemateError as error:
-        value["unreadable"] = error.reason
-        return value
+        reason = error.reason
+        return value, lambda: {**_NO_EVENTS, "unreadable": reason}
     reference = _reference(step, book, one.reference)
     if against:
         reference = _as_reference(step, against, reference)
+    return value, lambda: _events(reply.log, reference)
+
+
+_NO_EVENTS: View = {"events": [], "missing": [], "more": 0}
+
+
+def _events(data: bytes, reference: Manifest | None) -> View:
+    try:
+        log = eventlog.parse(data)
+    except CasemateError as error:
+        return {**_NO_EVENTS, "unreadable": error.reason}
     rows, missing = event_rows(log.events[:EVENTS_SHOWN], reference)
-    value["events"] = [_event(row) for row in rows]
-    value["missing"] = [_event(row) for row in missing]
-    value["more"] = max(0, len(log.events) - EVENTS_SHOWN)
-    return value
+    return {
+        "events": [_event(row) for row in rows],
+        "missing": [_event(row) for row in missing],
+        "more": max(0, len(log.events) - EVENTS_SHOWN),
+    }
 
 
 def references(step: Transaction) -> View:

@@ -6,7 +6,7 @@ invisibles replaced by visible escapes. No page has a script.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -67,6 +67,25 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 def render(name: str, values: Mapping[str, Any]) -> str:
     """Render the page of a name."""
     return _environment().get_template(f"{name}.html").render(values)
+
+
+FIRST_PIECE, PIECE = 2 << 10, 64 << 10
+"""Characters of the first pieces of a page, which are to be seen soon, and of the later ones."""
+SOON = 4
+
+
+def stream(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Render the page of a name piece by piece."""
+    waiting: list[str] = []
+    size = sent = 0
+    for text in _environment().get_template(f"{name}.html").generate(values):
+        waiting.append(text)
+        size += len(text)
+        if size >= (FIRST_PIECE if sent < SOON else PIECE):
+            yield "".join(waiting)
+            waiting.clear()
+            size, sent = 0, sent + 1
+    yield "".join(waiting)
 
 
 @cache
