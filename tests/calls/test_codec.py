@@ -10,8 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.calls import messages
-from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode
-from casemate.calls.messages import FactReply, Login, PowerOn, Quote, Subscribe
+from casemate.calls.codec import (
+    FRAME_LIMIT,
+    REQUEST_LIMIT,
+    FrameReader,
+    decode,
+    encode,
+    encode_request,
+)
+from casemate.calls.messages import FactReply, Login, Logout, PowerOn, Quote, Subscribe
 from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import FormatError, LimitError
 from casemate.machine.facts import Allocation, PoolFact, TaskFact, TaskState
@@ -101,3 +108,9 @@ def test_every_request_names_its_reply_and_its_privilege() -> None:
     for request in REQUESTS:
         assert isinstance(request.reply, type)
         assert "." in request.privilege
+
+
+def test_a_request_that_the_kernel_would_not_take_is_not_sent() -> None:
+    encode_request(1, Logout("x" * (REQUEST_LIMIT - 100)))
+    with pytest.raises(LimitError):
+        encode_request(1, Logout("x" * REQUEST_LIMIT))

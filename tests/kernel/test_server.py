@@ -12,7 +12,7 @@ from pathlib import Path
 import cbor2
 import pytest
 
-from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.codec import REQUEST_LIMIT, FrameReader, decode, encode
 from casemate.calls.messages import (
     Empty,
     FactReply,
@@ -231,5 +231,14 @@ def test_one_user_does_not_take_all_descriptors(
                 other.close()
                 if answer:
                     return
+
+    asyncio.run(attack())
+
+
+def test_a_request_that_would_take_a_gigabyte_of_memory_ends_the_connection(tmp_path: Path) -> None:
+    async def attack() -> None:
+        async with served(tmp_path) as (reader, writer, _):
+            writer.write((REQUEST_LIMIT + 1).to_bytes(4, "big") + b"\x9a")
+            assert await asyncio.wait_for(reader.read(), 60) == b""
 
     asyncio.run(attack())

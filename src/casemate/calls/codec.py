@@ -21,6 +21,10 @@ from casemate.errors import FormatError, LimitError
 FRAME_LIMIT = 16 << 20
 """Bytes of one frame: an event log at its own limit, twice, with room (a fleet's largest reply)."""
 
+REQUEST_LIMIT = 2 << 20
+"""Bytes of a frame with a request: two .vmx files at their limit, with room. What is decoded takes
+up to sixty times as much memory, and who asks may be anybody."""
+
 DEPTH_LIMIT = 12
 """Nesting of values: the deepest message (evidence with components) needs six."""
 
@@ -119,11 +123,16 @@ def _object(kind: type, value: object, where: str, depth: int) -> object:
     )
 
 
-def encode(number: int, message: object) -> bytes:
+def encode_request(number: int, request: object) -> bytes:
+    """Encode one frame with a request. Raises LimitError when it is too large to send."""
+    return encode(number, request, REQUEST_LIMIT)
+
+
+def encode(number: int, message: object, limit: int = FRAME_LIMIT) -> bytes:
     """Encode one frame. Raises LimitError when the message is too large to send."""
     body = cbor2.dumps({"id": number, **typing.cast("dict[str, object]", plain(message))})
-    if len(body) > FRAME_LIMIT:
-        raise LimitError(f"message of {len(body)} bytes: the limit is {FRAME_LIMIT}")
+    if len(body) > limit:
+        raise LimitError(f"message of {len(body)} bytes: the limit is {limit}")
     return len(body).to_bytes(4, "big") + body
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.codec import FrameReader, decode, encode_request
 from casemate.calls.messages import Empty, FactReply, Refusal, Subscribe
 from casemate.errors import CasemateError, HostError
 from casemate.machine.facts import TaskFact, TaskState
@@ -107,7 +107,7 @@ class Calls:
     def _send(self, request: object) -> None:
         self._number += 1
         try:
-            self._socket.sendall(encode(self._number, request))
+            self._socket.sendall(encode_request(self._number, request))
         except OSError as error:
             raise _lost(error) from error
 

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode
+from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode, encode_request
 from casemate.calls.files import CHUNK_LIMIT
 from casemate.calls.messages import Empty, FactReply, Refusal, Subscribe
 from casemate.calls.vmconsole import OpenConsole
@@ -64,7 +64,7 @@ class Transfer:
 
     async def begin(self, request: object) -> None:
         """Send the request and take the first reply. Raises RefusedError, CasemateError."""
-        self._writer.write(encode(1, request))
+        self._writer.write(encode_request(1, request))
         async with asyncio.timeout(ANSWER_SECONDS):
             self.reply = await self._answer()
 
@@ -184,7 +184,7 @@ class SocketLink(KernelLink):
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            writer.write(encode(number, request))
+            writer.write(encode_request(number, request))
             async with asyncio.timeout(ANSWER_SECONDS):
                 await writer.drain()
                 reply = await answer

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from casemate.calls import files, leases
-from casemate.calls.codec import FrameReader, decode, encode
+from casemate.calls.codec import REQUEST_LIMIT, FrameReader, decode, encode
 from casemate.calls.messages import Refusal, Subscribe
 from casemate.calls.vmconsole import OpenConsole
 from casemate.calls.vocabulary import REQUESTS
@@ -139,7 +139,7 @@ class CallsServer:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller
     ) -> None:
-        frames = FrameReader()
+        frames = FrameReader(REQUEST_LIMIT)
         gate = asyncio.Semaphore(CONCURRENT)
         reading: set[asyncio.Task[None]] = set()
         changing: set[asyncio.Task[None]] = set()
