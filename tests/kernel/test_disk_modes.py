@@ -43,8 +43,6 @@ def test_a_nonpersistent_disk_forgets_every_run_and_leaves_no_file(on):
         for _ in range(2):
             await counted(host, vm, 2)
             assert host.files("one") == files
-            with pytest.raises(NotSupportedError):
-                await host.ask(c.SuspendVm("", vm))
             before = host.vm(vm).config
             after = replace(before, disks=(replace(before.disks[0], capacity=16 * MIB),))
             with pytest.raises(PowerStateError):
@@ -54,6 +52,31 @@ def test_a_nonpersistent_disk_forgets_every_run_and_leaves_no_file(on):
         await counted(host, vm, 2)
         await host.ask(m.PowerOff("", vm))
         await counted(host, vm, 3)
+
+    on(body)
+
+
+def test_a_suspended_vm_keeps_what_a_nonpersistent_disk_was_written_until_its_power_off(on):
+    async def body(host: Host) -> None:
+        vm = await make(host, code=COUNTING_SECTOR, disks=(disk(mode=FORGETS),))
+        files = host.files("one")
+        await counted(host, vm, 1)
+        await host.ask(c.SuspendVm("", vm))
+        redo = [name for name in host.files("one") if name.endswith(".REDO")]
+        assert len(redo) == 1
+        host.cells.console_log(vm).unlink(missing_ok=True)
+        await host.ask(m.PowerOn("", vm))
+        assert host.files("one") == files
+        # A reset reads the disk again: it goes on with what was written before the sleep.
+        await host.cells.reset(vm)
+        await printed(host, vm, b"2\n")
+        await host.ask(c.SuspendVm("", vm))
+        await host.ask(m.PowerOff("", vm))
+        assert host.files("one") == files
+        await counted(host, vm, 1)
+        await host.ask(c.SuspendVm("", vm))
+        await host.ask(c.DestroyVm("", vm))
+        assert list(host.datastore.iterdir()) == []
 
     on(body)
 

@@ -21,7 +21,7 @@ from casemate.kernel.tasks import Job, Tasks
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.plan import netdev
 from casemate.machine.power import Operation, next_state
-from casemate.machine.vmconfig import INSTANCE_UUID, saved_memory, with_saved_memory
+from casemate.machine.vmconfig import INSTANCE_UUID, saved_memory, saved_scratch, with_saved_memory
 from casemate.machine.vmxwrite import generated_mac, vmx_of
 
 SUSPENDED: Final = ".vmss"
@@ -206,8 +206,10 @@ class VmContext:
 
     def forget_memory(self, directory: VmDirectory, fact: VmFact) -> VmFact:
         """Take a VM's saved memory from its file, and remove what only a suspended VM has."""
-        saved = saved_memory(fact.config)
+        saved, written = saved_memory(fact.config), saved_scratch(fact.config)
         fact = self.rewrite(directory, fact, with_saved_memory(fact.config, ""))
+        for name in written.values():
+            directory.remove(name)
         if saved.endswith(SUSPENDED):
             directory.remove(saved)
         return fact

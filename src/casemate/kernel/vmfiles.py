@@ -13,7 +13,7 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.vmcontext import file_name, stem
 from casemate.machine import serialports
 from casemate.machine.facts import SnapshotSpec, VmConfig, VmFact
-from casemate.machine.vmconfig import saved_memory
+from casemate.machine.vmconfig import saved_memory, saved_scratch
 
 _BOOT_FILES = frozenset({"casemate.kernel", "casemate.initrd"})
 OWN_SUFFIXES = (".vmx", ".nvram", ".vmsd", ".vmxf", ".vtpm")
@@ -33,7 +33,7 @@ def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) ->
     found |= {name for name in directory.names() if picture.fullmatch(name)}
     found |= set(serial_files(fact.config))
     if memory := saved_memory(fact.config):
-        found.add(memory)
+        found |= {memory, *saved_scratch(fact.config).values()}
     tops = {disk.file_name for disk in fact.config.disks if media or disk.kind != "cdrom"}
     if media:
         found |= {value for name, value in fact.config.extra if name.lower() in _BOOT_FILES}

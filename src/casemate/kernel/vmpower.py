@@ -14,19 +14,24 @@ from casemate.errors import CasemateError, HostError, NotSupportedError
 from casemate.formats import uefivars
 from casemate.formats.vmdk import CreateType
 from casemate.kernel.accounts import Session
-from casemate.kernel.cells import disks, memory
+from casemate.kernel.cells import blocks, disks, memory, scratch
 from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.host import Handler
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import SUSPENDED, VmContext, stem, with_addresses
 from casemate.machine.bootorder import SETUP, forces_setup
-from casemate.machine.diskmodes import is_forgetful
 from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import added, at_start, with_added
 from casemate.machine.plan import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
 from casemate.machine.power import Operation
-from casemate.machine.vmconfig import is_template, saved_memory, with_saved_memory
+from casemate.machine.vmconfig import (
+    is_template,
+    saved_memory,
+    saved_scratch,
+    with_saved_memory,
+)
 
 # Variables of a new UEFI machine in the visor root, without and with Secure Boot's keys.
 _UEFI_VARIABLES: Final = {
@@ -95,20 +100,33 @@ class VmPower:
             CasemateError: No space, QEMU gave up, or the job was cancelled; the VM runs on.
         """
         name = f"{stem(fact.config)}-{os.urandom(4).hex()}{SUSPENDED}"
+        after = with_saved_memory(fact.config, name)
         qmp = await self._context.cells.control(fact.vm, Operation.SUSPEND)
         with self._context.open(fact) as directory:
             handle = directory.open_new(name)
             try:
                 await memory.save(qmp, handle, len(added(fact.config).memory), job.report)
                 await asyncio.to_thread(os.fsync, handle)
-                self._context.rewrite(directory, fact, with_saved_memory(fact.config, name))
+                for layer, kept in saved_scratch(after).items():
+                    await self._keep(directory, qmp, fact, layer, kept)
+                self._context.rewrite(directory, fact, after)
             except BaseException:
-                directory.remove(name)
+                for made in (name, *saved_scratch(after).values()):
+                    directory.remove(made)
                 await qmp.execute("cont")
                 raise
             finally:
                 os.close(handle)
         await self._context.cells.power_off(fact.vm)
+
+    async def _keep(
+        self, directory: VmDirectory, qmp: Qmp, fact: VmFact, layer: str, name: str
+    ) -> None:
+        """Keep what was written to a disk that forgets, above which ``layer`` is."""
+        descriptor = await blocks.descriptor_of(qmp, layer)
+        if descriptor is None or not fact.pid:
+            raise HostError(f"QEMU does not know {layer}", code="scratch-foreign", component=name)
+        await asyncio.to_thread(scratch.keep, directory, fact.pid, descriptor, name)
 
     async def power_off(self, fact: VmFact) -> None:
         """Stop a VM at once; a suspended one forgets its memory."""
@@ -138,12 +156,6 @@ class VmPower:
 
     async def _suspend(self, request: c.SuspendVm, session: Session) -> m.TaskReply:
         fact = self._context.demand(request.vm, Operation.SUSPEND)
-        if is_forgetful(fact.config):
-            raise NotSupportedError(
-                f"{fact.config.name} has a nonpersistent disk, which ends with this run",
-                component=fact.config.name,
-                remedy="Power it off, or make its disks persistent.",
-            )
 
         async def work(fact: VmFact, job: Job) -> str:
             await self.suspend(fact, job)

@@ -1,6 +1,7 @@
 """Modes of disks, in vSphere's words: what is part of snapshots, and what a guest's writes last.
 
-What is written to a nonpersistent disk goes to a file without a name, which ends with the cell.
+What is written to a nonpersistent disk goes to a file without a name, which ends with the cell; of
+a suspended VM it is kept beside the memory.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def in_snapshots(disk: DiskSpec) -> bool:
 def forgets(disk: DiskSpec) -> bool:
     """Tell whether a disk is, after every run, what it was before."""
     return disk.kind == "disk" and disk.mode == FORGETFUL
+
+
+def scratch_name(disk: DiskSpec) -> str:
+    """Return what stands for the file that has no name, above a disk that forgets."""
+    return f"scratch {disk.controller}-{disk.unit}"
 
 
 def is_forgetful(config: VmConfig) -> bool:

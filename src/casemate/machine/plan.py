@@ -58,7 +58,7 @@ from casemate.machine.planstorage import (
     storage,
 )
 from casemate.machine.planvtpm import QEMU_TPM_FD, TPM_PEER, has_vtpm, vtpm_options
-from casemate.machine.vmconfig import disk_shares
+from casemate.machine.vmconfig import disk_shares, saved_scratch
 
 QEMU: Final = "/usr/bin/qemu-system-x86_64"
 DOMAIN: Final = "regularVMDom"
@@ -145,6 +145,7 @@ def plan_power_on(
         for at, card in enumerate(sorted(host.cards & set(range(len(config.nics)))))
     )
     came = added(config) if host.resume else at_start(len(config.nics))
+    kept = saved_scratch(config) if host.resume else {}
     cell_mib = cell_memory(config, host.accelerator)
     plan = CellPlan(
         vm=vm,
@@ -181,10 +182,10 @@ def plan_power_on(
             *(
                 PassedFile(
                     fd=fds[layer.file_name],
-                    file_name=layer.file_name,
+                    file_name=kept.get(layer.file_name, layer.file_name),
                     writable=layer in disks and not is_read_only(layer),
                     minimum_size=layer.offset + layer.size if layer.format == "raw" else 0,
-                    scratch=layer.size if layer.scratch else 0,
+                    scratch=layer.size if layer.scratch and not kept else 0,
                 )
                 for layer in layers
             ),

@@ -10,7 +10,7 @@ from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
 from casemate.machine.bootorder import boot_indices
-from casemate.machine.diskmodes import forgets
+from casemate.machine.diskmodes import forgets, scratch_name
 from casemate.machine.facts import DiskSpec, DriveSpec
 from casemate.machine.hotnotes import Added, port_of
 
@@ -87,7 +87,7 @@ def forgetting(source: DiskSource) -> DiskSource:
         return source
     return DiskSource(
         disk=source.disk,
-        file_name=f"scratch {device_id(source.disk)}",
+        file_name=scratch_name(source.disk),
         size=source.disk.capacity,
         format="qcow2",
         backing=replace(source, read_only=True),

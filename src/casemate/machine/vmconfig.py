@@ -11,7 +11,7 @@ from casemate.formats.datastorepath import in_volume
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.machine import serialports
-from casemate.machine.diskmodes import PERSISTENT, known_mode, mode_refusal
+from casemate.machine.diskmodes import PERSISTENT, forgets, known_mode, mode_refusal, scratch_name
 from casemate.machine.facts import Allocation, DiskSpec, DriveSpec, NicSpec, PowerState, VmConfig
 from casemate.machine.guestcpu import check_masks
 from casemate.machine.networks import DEFAULT_GROUP
@@ -50,6 +50,8 @@ BYTES: Final = (("gbps", 1 << 30), ("mbps", 1 << 20), ("kbps", 1 << 10))
 """Units of a limit in bytes a second, largest first."""
 BPS: Final = (64 << 10, 1 << 40)
 """Least and greatest of those: below 64 KiB/s a guest gives its disk up."""
+REDO: Final = ".REDO"
+"""How the names of files end that hold what was written to disks that forget."""
 CHECKPOINT: Final = "checkpoint.vmState"
 INSTANCE_UUID: Final = "vc.uuid"
 """VMware's vmx entry of the UUID that tells VMs apart where others are copies of one."""
@@ -141,6 +143,13 @@ def saved_memory(config: VmConfig) -> str:
         if name.lower() == CHECKPOINT.lower() and is_plain_name(value):
             return value
     return ""
+
+
+def saved_scratch(config: VmConfig) -> dict[str, str]:
+    """Return the files with what a suspended VM wrote to disks that forget, by their layers."""
+    begin = saved_memory(config).rpartition(".")[0]
+    found = {scratch_name(disk): disk for disk in config.disks if forgets(disk) and begin}
+    return {layer: f"{begin}-{disk.controller}-{disk.unit}{REDO}" for layer, disk in found.items()}
 
 
 def with_saved_memory(config: VmConfig, file_name: str) -> VmConfig:

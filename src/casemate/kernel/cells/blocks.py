@@ -158,6 +158,17 @@ async def hand_over(qmp: Qmp, handle: int, file_name: str, **place: int) -> int:
     return number
 
 
+async def descriptor_of(qmp: Qmp, file_name: str) -> int | None:
+    """Return QEMU's descriptor of a file that it was started with; None: it tells of none."""
+    answer = await qmp.execute("query-fdsets")
+    for fdset in answer if isinstance(answer, list) else []:
+        fds = fdset.get("fds") if isinstance(fdset, dict) else None
+        for one in fds if isinstance(fds, list) else []:
+            if isinstance(one, dict) and one.get("opaque") == node_name(file_name):
+                return number if isinstance(number := one.get("fd"), int) else None
+    return None
+
+
 async def take_back(qmp: Qmp, file_name: str) -> None:
     """Let QEMU close a file of which no node is left. Raises HostError."""
     if (number := await _fd_set(qmp, file_name)) is not None:
