@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
+from tests.browser.hostpages import DATASTORE, EVIL, fill, keep, press_button, show, told
 
 from casemate.machine.facts import PowerState, VmFact
-from casemate.testing.bootproof import measured_boot
-from casemate.testing.chromium import Browser, chromium, find_chromium
-from casemate.testing.fakefacts import fake_vm
-from casemate.testing.fakekernel import PASSWORD, FakeKernel
+from casemate.testing.chromium import Browser, find_chromium
 from casemate.testing.fakescreen import colour_at
 from casemate.testing.hostsimulator import HostSimulator
 
@@ -25,8 +18,6 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium here"),
 ]
 
-DATASTORE = f"files/{quote('[datastore1]', safe='')}"
-EVIL = "<img src=x onerror=alert(1)>"
 PAGES = {
     "host": "fake.example",
     "vms": "Virtual machines",
@@ -39,80 +30,6 @@ PAGES = {
     "activity": "Tasks and events",
     "hardening": "Hardening",
 }
-
-
-@pytest.fixture(scope="module")
-def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("volumes")
-    (place / "datastore1").mkdir()
-    return place
-
-
-@pytest.fixture(scope="module")
-def host(volumes: Path) -> Iterator[HostSimulator]:
-    kernel = FakeKernel(vms=3, proof=measured_boot(), volumes=volumes)
-    evil = fake_vm(3)
-    kernel.state(replace(evil, config=replace(evil.config, name=EVIL, annotation=EVIL)))
-    with HostSimulator(kernel).running() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as started:
-        yield started
-
-
-@pytest.fixture
-def page(browser: Browser, host: HostSimulator) -> Browser:
-    """A page whose user has logged in with the keyboard alone."""
-    browser.look()
-    # Where no script runs: a page that is refreshing would ask on without its session.
-    browser.go(f"https://127.0.0.1:{host.port}/ui/app.css")
-    browser.until("location.pathname === '/ui/app.css' && document.readyState === 'complete'")
-    browser.run("sessionStorage.clear()")
-    browser.events.clear()
-    browser.go(f"https://127.0.0.1:{host.port}/ui/?{time.monotonic_ns()}")
-    browser.until("document.activeElement && document.activeElement.name === 'user'")
-    browser.type("root")
-    browser.press("Tab")
-    browser.type(PASSWORD)
-    browser.press("Enter")
-    browser.until("document.body.dataset.ready === 'host'")
-    return browser
-
-
-def show(page: Browser, name: str) -> str:
-    page.run(f"delete document.body.dataset.ready; location.hash = '{name}'")
-    ready = name.partition("/")[0]
-    page.until(f"document.body.dataset.ready === '{ready}'")
-    return str(page.run("document.querySelector('main').innerText"))
-
-
-def keep(page: Browser, name: str) -> None:
-    if place := os.environ.get("CASEMATE_SCREENSHOTS"):
-        page.picture(Path(place) / f"{name}.png")
-
-
-def fill(page: Browser, place: str, **values: str) -> None:
-    """Open a folded form, fill it in and send it, then wait until the page says how it ended."""
-    page.run(f"document.querySelector('{place}').open = true; status = ''")
-    for name, value in values.items():
-        page.run(
-            f"document.querySelector('{place} [name={name}]').value = {json.dumps(value)};"
-            "document.querySelector('#status').textContent = ''"
-        )
-    page.run(f"document.querySelector('{place} form button').click()")
-
-
-def told(page: Browser, text: str) -> None:
-    page.until(f"document.querySelector('#status').innerText.includes({json.dumps(text)})")
-
-
-def press_button(page: Browser, method: str) -> None:
-    """Click a button; a question that it asks is answered with yes."""
-    page.run("window.confirm = () => true")
-    page.run(f"document.querySelector('[data-method=\"{method}\"]').click()")
 
 
 def test_every_page_shows_what_the_host_says_and_logs_no_complaint(page: Browser) -> None:
@@ -186,6 +103,8 @@ def test_on_a_phone_nothing_sticks_out(page: Browser) -> None:
     for name in (*PAGES, "vm/1"):
         show(page, name)
         keep(page, f"phone-{name.partition('/')[0]}")
+        current = "document.querySelector('nav [aria-current]').getBoundingClientRect()"
+        assert page.run(f"{current}.left >= 0 && {current}.right <= innerWidth"), name
         wide = page.run("document.documentElement.scrollWidth")
         assert isinstance(wide, int)
         assert wide <= 360, name

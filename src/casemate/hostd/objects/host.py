@@ -173,7 +173,9 @@ def _capability(scope: Scope, _key: str) -> Obj:
         maxSupportedVcpus=255,
         uefiSecureBoot=False,
     )
-    return value.replace(tpmSupported=has_tpm(host))
+    # State is sealed where the host is the machine's own system: only there it may end it.
+    own = host.state_sealed
+    return value.replace(tpmSupported=has_tpm(host), rebootSupported=own, shutdownSupported=own)
 
 
 _DATASTORE_ABILITIES = flags("HostDatastoreSystemCapabilities", "localDatastoreSupported")

@@ -78,9 +78,15 @@ function loginForm() {
   return form;
 }
 
+// Drawn only when another page is shown: on a phone it is scrolled, and would jump back.
 function navigation(page) {
-  place("nav").replaceChildren(...Object.entries(TITLES).map(([name, title]) =>
-    h("a", { href: `#${name}`, "aria-current": name === (UNDER[page] || page) && "page" }, title)));
+  const nav = place("nav");
+  const current = UNDER[page] || page;
+  if (nav.querySelector("[aria-current]")?.hash === `#${current}`) return;
+  nav.replaceChildren(...Object.entries(TITLES).map(([name, title]) =>
+    h("a", { href: `#${name}`, "aria-current": name === current && "page" }, title)));
+  const chosen = nav.querySelector("[aria-current]");
+  nav.scrollLeft = chosen.offsetLeft + chosen.offsetWidth / 2 - nav.clientWidth / 2;
 }
 
 async function who() {

@@ -31,6 +31,13 @@ export function form(fields, label, send) {
 export const folded = (id, title, ...content) =>
   h("details", { id }, h("summary", {}, title), content);
 
+// A form lives as long as what it was made of: refreshing the page leaves what is typed in it.
+export async function kept(keep, name, source, make) {
+  const mark = JSON.stringify(source);
+  if (keep[name]?.mark !== mark) keep[name] = { mark, made: await make() };
+  return keep[name].made;
+}
+
 // A button that does one thing, after a question where there is no way back.
 export const button = (label, method, work, { question = "", disabled = false } = {}) => h("button", {
   type: "button", "data-method": method, disabled,

@@ -40,6 +40,10 @@ const spec = (given, before) => ({
 
 function settings(one, act, keep) {
   const mark = one.ref.value;
+  const now = JSON.stringify([one.config.cpuAllocation, one.config.memoryAllocation]);
+  // What was changed is what the form begins with from then on.
+  if (keep[`${mark} now`] !== now) delete keep[mark];
+  keep[`${mark} now`] = now;
   keep[mark] ||= folded(`change-${mark}`, "Change", form(allocationFields(one.config), "Save", (given) =>
     act(() => call(one.ref, "UpdateConfig", { config: spec(given, one.config) }), `${one.name}: change`)));
   return [keep[mark], button("Remove", `Destroy-${mark}`,

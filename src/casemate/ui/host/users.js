@@ -2,7 +2,7 @@
 
 import { SESSIONS, call, read, ref } from "/ui/api.js";
 import { h, table, time } from "/ui/dom.js";
-import { button, choice, folded, form, text } from "/ui/forms.js";
+import { button, choice, folded, form, kept, text } from "/ui/forms.js";
 
 const ROOT = ref("Folder", "ha-folder-root");
 const AUTHORIZATION = ref("AuthorizationManager", "ha-authmgr");
@@ -60,8 +60,10 @@ export async function users({ act, keep }) {
   const held = (user) => (permissions || []).filter((one) => one.principal === user)
     .map((one) => `${names[one.roleId]} on ${one.entity.value === ROOT.value ? "everything" : one.entity.value}`);
   const given = roles.filter((role) => role.roleId !== ANONYMOUS);
-  keep.account ||= newAccount(given, act);
-  keep.permit ||= changeAccount(accounts || [], given, act);
+  const known = given.map((role) => [role.roleId, role.name]);
+  const account = await kept(keep, "account", known, () => newAccount(given, act));
+  const permit = await kept(keep, "permit", [known, (accounts || []).map((one) => one.principal)],
+    () => changeAccount(accounts || [], given, act));
   keep.role ||= newRole(roles.find((role) => role.name === "Admin")?.privilege || [], act);
   return [h("h2", {}, "Users"),
     table(["User", "Description", "Role", ""], (accounts || []).map((one) => [
@@ -69,7 +71,7 @@ export async function users({ act, keep }) {
       one.principal === "root" ? "" : button("Remove", `remove-${one.principal}`,
         () => act(() => call(ACCOUNTS, "RemoveUser", { userName: one.principal }), one.principal, "removed"),
         { question: `Remove the account ${one.principal}?` })])),
-    keep.account, keep.permit,
+    account, permit,
     h("h3", {}, "Sessions"),
     table(["User", "From", "With", "Since", "Last used", ""], (sessions || []).map((one) => [
       one.userName, one.ipAddress, h("span", { class: "any" }, (one.userAgent || "").split(" ")[0]),

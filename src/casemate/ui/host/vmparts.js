@@ -115,15 +115,18 @@ export const newSnapshot = (target, act) => folded("snapshot", "Take a snapshot"
 export function devices(target, config, act) {
   const reconfigure = (operation, device, more) => act(() => call(target, "ReconfigVM_Task", {
     spec: { deviceChange: [{ operation, device, ...more }] } }), device.deviceInfo.label);
-  const connect = (one) => ({ ...one, connectable: { ...one.connectable, connected: !one.connectable.connected } });
+  // A card of a machine that is off is connected to nothing yet: what it starts with is what counts.
+  const plugged = (one) => Boolean(one.connectable?.startConnected);
+  const toggled = (one) => ({ ...one,
+    connectable: { ...one.connectable, startConnected: !plugged(one), connected: !plugged(one) } });
   const actions = (one) => {
     const label = one.deviceInfo.label;
     const removed = (question, more) => button("Remove", `remove-${one.key}`,
       () => reconfigure("remove", one, more), { question });
     if (one._typeName === "VirtualDisk") return removed(`Take ${label} out? Its file stays in the datastore.`);
     if (one.macAddress) {
-      return h("div", { class: "row" }, button(one.connectable?.connected ? "Disconnect" : "Connect",
-        `connect-${one.key}`, () => reconfigure("edit", connect(one))), removed(`Take ${label} out?`));
+      return h("div", { class: "row" }, button(plugged(one) ? "Disconnect" : "Connect",
+        `connect-${one.key}`, () => reconfigure("edit", toggled(one))), removed(`Take ${label} out?`));
     }
     return "";
   };

@@ -2,7 +2,7 @@
 
 import { call, members, read, ref } from "/ui/api.js";
 import { coloured, h, list, size, table, time } from "/ui/dom.js";
-import { button } from "/ui/forms.js";
+import { button, kept } from "/ui/forms.js";
 import { settings } from "/ui/vmedit.js";
 import { charts, devices, newMachine, newSnapshot, registration, snapshots } from "/ui/vmparts.js";
 
@@ -66,7 +66,10 @@ export async function vm({ argument, act, keep }) {
   const [drawn, pool, summary, config, tree] = await Promise.all([charts(target),
     ...["resourcePool", "summary", "config", "snapshot"].map((name) => read(target, name))]);
   const now = summary.runtime.powerState;
-  keep.settings ||= await settings(target, config, pool, act);
+  const { name, annotation, hardware, cpuAllocation, memoryAllocation } = config;
+  const form = await kept(keep, "settings",
+    [name, annotation, hardware.numCPU, hardware.memoryMB, cpuAllocation, memoryAllocation, pool],
+    () => settings(target, config, pool, act));
   keep.snapshot ||= newSnapshot(target, act);
   return [
     h("p", {}, h("a", { href: "#vms" }, "Virtual machines")),
@@ -84,7 +87,7 @@ export async function vm({ argument, act, keep }) {
       ["Memory reservation", `${config.memoryAllocation.reservation} MiB`],
       ["Memory shares", String(config.memoryAllocation.shares.shares)],
     ]),
-    keep.settings,
+    form,
     h("h3", {}, "Last half hour"), drawn,
     h("h3", {}, "Devices"), devices(target, config, act),
     h("h3", {}, "Snapshots"),
