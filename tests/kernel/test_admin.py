@@ -401,3 +401,16 @@ def test_a_log_without_end_keeps_its_end_and_takes_bounded_room(
         writer.write(b"goes on")
     logs._turn(path)
     assert path.read_bytes() == b"goes on"
+
+
+def test_who_gets_the_name_of_a_removed_account_is_no_exception_of_the_lockdown(
+    world: World,
+) -> None:
+    world.someone(-1)
+    world.do(a.SetLockdownExceptions("", ("root", "someone")))
+    world.do(a.SetLockdown("", "lockdownNormal"))
+    world.do(a.RemoveAccount("", "someone"))
+    world.someone(-1)
+    with pytest.raises(PermissionDeniedError):
+        world.login("someone")
+    world.login("root")

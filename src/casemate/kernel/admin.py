@@ -304,6 +304,7 @@ class Admin:
     async def _remove_account(self, request: a.RemoveAccount, _: Session) -> Empty:
         self._account(request.user)
         self._keep_administrator(ROOT, request.user)
+        self._lockdown.forget(request.user)
         for entity, _permission in self.rights.reach(request.user):
             self._drop(entity, request.user)
         self._end_sessions_of(request.user)

@@ -59,6 +59,16 @@ class Lockdown:
         if not self.passes(user, peer):
             raise PermissionDeniedError(DENIED, privilege="System.View", component=user)
 
+    def forget(self, user: str) -> None:
+        """Let an account that goes be no exception: another may get its name.
+
+        Raises:
+            StateError: Nobody could administer the host in strict lockdown then.
+        """
+        if user in self._fact.exceptions:
+            kept = tuple(one for one in self._fact.exceptions if one != user)
+            self._put(replace(self._fact, exceptions=kept))
+
     async def _set_mode(self, request: a.SetLockdown, _: Session) -> Empty:
         if request.mode not in {mode.value for mode in LockdownMode}:
             raise ArgumentError("there is no such lockdown mode", argument="mode")

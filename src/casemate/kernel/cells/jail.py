@@ -248,8 +248,8 @@ def _open_owned(directory: int, name: str, uid: int) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise HostError(f"{name} is not a regular file", code="disk-kind", component=name)
-    os.fchown(descriptor, uid, uid)
     lock(descriptor, name, exclusive=True)
+    os.fchown(descriptor, uid, uid)
     return descriptor
 
 
