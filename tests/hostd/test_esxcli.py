@@ -243,3 +243,19 @@ def test_a_client_that_asks_first_is_told_which_objects_and_types_there_are(
         assert await described(host.root, "QueryMoInstances", "MoFilterSpec", id="x") == []
 
     play(story)
+
+
+def test_nat_of_a_switch_is_set_and_shown_over_the_api(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        place = "network vswitch standard nat"
+        values = {"vswitchname": "vSwitch0", "enabled": "true", "network": "10.7.0.0/24"}
+        assert "NoPermission" in await esxcli(host.reader, f"{place} set", **values)
+        await esxcli(host.root, f"{place} set", **values)
+        for _ in range(10_000):
+            shown = cells(await esxcli(host.root, f"{place} get", vswitchname="vSwitch0"))
+            if shown["Enabled"] == "true":
+                break
+            await asyncio.sleep(0.005)
+        assert shown["Network"] == "10.7.0.0/24"
+
+    play(story)

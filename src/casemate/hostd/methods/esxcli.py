@@ -20,6 +20,7 @@ from casemate.calls.networks import (
     AddSwitch,
     RemovePortGroup,
     RemoveSwitch,
+    SetNat,
     UpdatePortGroup,
     UpdateSwitch,
 )
@@ -72,6 +73,7 @@ _ASKED = (
     SoftwareList,
     SoftwareValidate,
     UpdatePortGroup,
+    SetNat,
     UpdateSwitch,
 )
 _CALLS = (*_ASKED, Identity)
