@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,14 +101,18 @@ class Engine:
         self.database.close()
 
 
-@pytest.fixture
-def anchors(tmp_path: Path) -> Anchors:
-    trust = tmp_path / "trust"
+def make_anchors(place: Path) -> Anchors:
+    trust = place / "trust"
     for level in ("certified", "ek"):
         (trust / level).mkdir(parents=True)
     (trust / "certified" / "ca.pem").write_bytes(shared_pki().issuers["certified"].pem)
     (trust / "ek" / "maker.pem").write_bytes(ek_maker().pem)
     return Anchors(trust)
+
+
+@pytest.fixture
+def anchors(tmp_path: Path) -> Anchors:
+    return make_anchors(tmp_path)
 
 
 @pytest.fixture
@@ -183,15 +188,15 @@ class Web:
             self.service.rounds.pull(leased)
 
 
-@pytest.fixture
-def web(tmp_path: Path, anchors: Anchors) -> Iterator[Web]:
-    assert anchors.place == tmp_path / "trust"
-    service = Service(Settings(tmp_path))
+@contextmanager
+def serve_web(place: Path) -> Iterator[Web]:
+    """Serve a verifier with its pages, over the trust that ``make_anchors`` has put there."""
+    service = Service(Settings(place))
     service.people = People(service.database, PasswordHasher(1, 8, 1))
     for name, role in zip(("vera", "rita", "olga", "anna"), Role, strict=True):
         service.people.put(name, role, PASSWORD, "test")
     identity = issue("verifier")
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    certificate, key = place / "tls.crt", place / "tls.key"
     certificate.write_bytes(identity.pem)
     key.write_bytes(identity.key_pem)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -206,3 +211,10 @@ def web(tmp_path: Path, anchors: Anchors) -> Iterator[Web]:
     ):
         yield Web(service, client)
     service.close()
+
+
+@pytest.fixture
+def web(tmp_path: Path, anchors: Anchors) -> Iterator[Web]:
+    assert anchors.place == tmp_path / "trust"
+    with serve_web(tmp_path) as served:
+        yield served
