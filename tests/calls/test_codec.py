@@ -77,6 +77,16 @@ def test_facts_with_nested_values_and_enums_survive() -> None:
         ),
         pytest.param({"id": True, "is": "Subscribe", "of": {}}, id="a truth value for the id"),
         pytest.param({"is": "Subscribe", "of": {}}, id="no id"),
+        pytest.param(
+            {"id": cbor2.CBORTag(2, b"\1"), "is": "Subscribe", "of": {}},
+            id="a number that is built",
+        ),
+        pytest.param(
+            {"id": 1, "is": cbor2.CBORTag(35, "(a+)+"), "of": {}}, id="an expression to compile"
+        ),
+        pytest.param(
+            {"id": 1, "is": "Subscribe", "of": cbor2.CBORTag(28, {})}, id="a value to share"
+        ),
         pytest.param({"id": 1, "is": "Subscribe", "of": []}, id="fields that are a list"),
         pytest.param(
             {"id": 1, "is": "Subscribe", "of": {}, "as": "root"}, id="something beside the frame"

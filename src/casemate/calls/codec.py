@@ -17,6 +17,7 @@ from functools import cache
 import cbor2
 
 from casemate.errors import FormatError, LimitError
+from casemate.formats.cbor import PLAIN_TAGS
 
 FRAME_LIMIT = 16 << 20
 """Bytes of one frame: an event log at its own limit, twice, with room (a fleet's largest reply)."""
@@ -24,6 +25,9 @@ FRAME_LIMIT = 16 << 20
 REQUEST_LIMIT = 2 << 20
 """Bytes of a frame with a request: two .vmx files at their limit, with room. What is decoded takes
 up to sixty times as much memory, and who asks may be anybody."""
+
+_NESTED = 64
+"""Depth of the CBOR itself: each value of ``DEPTH_LIMIT`` is two maps and a list."""
 
 DEPTH_LIMIT = 12
 """Nesting of values: the deepest message (evidence with components) needs six."""
@@ -139,8 +143,14 @@ def encode(number: int, message: object, limit: int = FRAME_LIMIT) -> bytes:
 def decode(body: bytes, vocabulary: Iterable[type]) -> tuple[int, object]:
     """Decode the body of one frame into (id, message). Raises FormatError, LimitError."""
     try:
-        frame = cbor2.loads(body)
-    except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError) as error:
+        frame = cbor2.loads(
+            body,
+            semantic_decoders=PLAIN_TAGS,
+            max_depth=_NESTED,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+        )
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError, MemoryError, EOFError) as error:
         raise FormatError(f"not CBOR: {type(error).__name__}") from error
     if not isinstance(frame, Mapping) or set(frame) != {"id", "is", "of"}:
         raise FormatError("a frame has id, is and of")

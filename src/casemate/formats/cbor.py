@@ -28,7 +28,8 @@ _BUILT_IN: Final = (
     *range(6),
     *(25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799),
 )
-_TAGS: Final[Mapping[int, Any]] = {tag: _keep(tag) for tag in _BUILT_IN}
+PLAIN_TAGS: Final[Mapping[int, Any]] = {tag: _keep(tag) for tag in _BUILT_IN}
+"""For cbor2: leave every tag that it knows as a tag."""
 
 
 def decode_cbor(data: bytes, *, what: str) -> Any:  # noqa: ANN401  # any CBOR value
@@ -66,7 +67,7 @@ def decode_cbor_sequence(data: bytes, *, what: str) -> list[Any]:
 def _next(stream: io.BytesIO, what: str) -> Any:  # noqa: ANN401  # any CBOR value
     decoder = cbor2.CBORDecoder(
         stream,
-        semantic_decoders=_TAGS,
+        semantic_decoders=PLAIN_TAGS,
         max_depth=MAX_DEPTH,
         allow_indefinite=False,
         allow_duplicate_keys=False,

@@ -216,7 +216,7 @@ def life_of_vms(
 
     kernel.add(Leases(context, vms, time.monotonic, alive).handlers())
     kernel.add(Snapshots(context, power, guests).handlers())
-    kernel.add(Consoles(context, time.monotonic, kernel.check).handlers())
+    kernel.add(Consoles(context, time.monotonic, kernel.check, alive).handlers())
     kernel.watch(switching.findings)
     kernel.cells.wire(switching.connect)
     kernel.on_exit(switching.ended)

@@ -126,7 +126,8 @@ async def _show(said: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> Non
 class Consoles:
     """Handlers of the requests about consoles.
 
-    ``ticks`` gives seconds that only grow; ``check`` raises where a privilege is lacking.
+    ``ticks`` gives seconds that only grow; ``check`` raises where a privilege is lacking;
+    ``alive`` tells whether a session is open by its key.
     """
 
     def __init__(
@@ -134,9 +135,11 @@ class Consoles:
         context: VmContext,
         ticks: Callable[[], float],
         check: Callable[[Session, str, object], None] = lambda *_: None,
+        alive: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._context = context
         self._check = check
+        self._alive = alive
         self._ticks = ticks
         self._tickets: dict[bytes, _Ticket] = {}
         self._opened = 0
@@ -154,13 +157,13 @@ class Consoles:
         """Redeem a ticket; returns what hands the asker's connection over.
 
         Raises:
-            AccessError: The ticket is unknown, used, or too old.
+            AccessError: The ticket is unknown, used, or too old, or its session has ended.
             PermissionDeniedError: Whose ticket it is has lost the right meanwhile.
             LimitError: There are ``VIEWERS`` of the screen already.
             CasemateError: The VM does not run any more.
         """
         found = self._tickets.pop(_digest(request.ticket), None)
-        good = found is not None and found.until >= self._ticks()
+        good = found is not None and found.until >= self._ticks() and self._alive(found.session.key)
         self._context.store.audit(
             self._context.clock(),
             found.session.user if found else "",

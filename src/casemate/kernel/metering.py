@@ -9,7 +9,7 @@ demand as far as it runs when it can: ``run + wait * run / (run + sleep)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +55,12 @@ IDLE: Final = Load(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """A VM's totals and its load of the last interval (None at the first look)."""
+    """A VM's totals at a moment (monotonic seconds), and its load of the interval before.
 
+    The load is None at the first look.
+    """
+
+    time: float
     totals: Counters
     load: Load | None
 
@@ -78,12 +82,13 @@ class Meter:
         self._proc = proc
         self._seen: dict[str, _Seen] = {}
 
-    def read(self, vms: Mapping[str, int], now: float) -> dict[str, Metered]:
+    def read(self, vms: Mapping[str, int], ticks: Callable[[], float]) -> dict[str, Metered]:
         """Look at all running VMs.
 
         Args:
             vms: vCPUs of each running VM.
-            now: monotonic seconds.
+            ticks: gives monotonic seconds; where the host is starved, a look takes long, and what
+                counts is when each group was read.
 
         Returns:
             What was found; VMs whose group has just gone are missing.
@@ -93,12 +98,12 @@ class Meter:
         found = {}
         for vm, vcpus in vms.items():
             with suppress(OSError, CasemateError, ValueError, KeyError, IndexError):
-                found[vm] = self._look(vm, vcpus, now)
+                found[vm] = self._look(vm, vcpus, ticks)
         return found
 
-    def _look(self, vm: str, vcpus: int, now: float) -> Metered:
+    def _look(self, vm: str, vcpus: int, ticks: Callable[[], float]) -> Metered:
         directories = self._cgroups.directories(vm)
-        usage = self._cgroups.usage(vm)
+        usage, now = self._cgroups.usage(vm), ticks()
         memory = _held(directories)
         cpu = round(usage.cpu_seconds * NANO)
         throttled = _throttled(directories)
@@ -111,11 +116,11 @@ class Meter:
             seconds = now - before.time
             if seconds < _QUIET_SECONDS:
                 totals = Counters(before.cpu, before.ready, before.throttled, memory)
-                return Metered(totals, None)
+                return Metered(before.time, totals, None)
             load, ready = _load(before, after, vcpus, seconds)
             after.ready += ready
         self._seen[vm] = after
-        return Metered(Counters(cpu, after.ready, throttled, memory), load)
+        return Metered(now, Counters(cpu, after.ready, throttled, memory), load)
 
     def _threads(self, directories: Iterable[Path]) -> dict[int, tuple[int, int]]:
         """Return run and wait time of every thread of the group's processes, by thread."""

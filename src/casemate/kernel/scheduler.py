@@ -105,7 +105,7 @@ class Scheduler:
         """Measure, and set weights and quotas."""
         running = self._pools.running()
         vcpus = {vm: fact.config.cpus for vm, fact in running.items()}
-        self.metered = await asyncio.to_thread(self._meter.read, vcpus, self._monotonic())
+        self.metered = await asyncio.to_thread(self._meter.read, vcpus, self._monotonic)
         self._groups.forget(running)
         for gone in self._demand.keys() - self.metered.keys():
             del self._demand[gone]

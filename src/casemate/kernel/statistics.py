@@ -52,6 +52,7 @@ class _Disks:
 @dataclass(frozen=True, slots=True)
 class _Before:
     time: float
+    looked: float
     totals: Counters
     disks: _Disks | None
     wires: tuple[int, int] | None
@@ -125,7 +126,9 @@ class Statistics:
             if fact is None or fact.power is not PowerState.POWERED_ON or metered is None:
                 continue
             before = self._before.get(vm)
-            self._before[vm] = _Before(now, metered.totals, found, wires.get(vm))
+            if before is not None and metered.time <= before.looked:
+                continue
+            self._before[vm] = _Before(now, metered.time, metered.totals, found, wires.get(vm))
             if vm not in cpu.division.tree.vms or before is None or now <= before.time:
                 continue
             values = self._of_vm(fact, before, self._before[vm], cpu, memory)
@@ -140,10 +143,10 @@ class Statistics:
     def _of_vm(
         self, fact: VmFact, before: _Before, after: _Before, cpu: View, memory: View
     ) -> dict[str, int]:
-        seconds = after.time - before.time
+        seconds, metered = after.time - before.time, after.looked - before.looked
         vcpus = fact.config.cpus
-        used = (after.totals.cpu - before.totals.cpu) / 1e9 / seconds
-        ready = (after.totals.ready - before.totals.ready) / 1e9 / seconds
+        used = (after.totals.cpu - before.totals.cpu) / 1e9 / metered
+        ready = (after.totals.ready - before.totals.ready) / 1e9 / metered
         held = after.totals.memory
         balloon, target, active = self._balloon(fact)
         size = fact.config.memory_mib * MIB

@@ -217,8 +217,12 @@ class Store:
         self._db.execute("DELETE FROM pool WHERE id=?", (number,))
 
     def remove_vm(self, number: int) -> None:
-        """Forget a VM."""
-        self._db.execute("DELETE FROM vm WHERE id=?", (number,))
+        """Forget a VM and the permissions on it."""
+        with self._transaction():
+            self._db.execute("DELETE FROM vm WHERE id=?", (number,))
+            self._db.execute(
+                "DELETE FROM permission WHERE kind='VirtualMachine' AND entity=?", (str(number),)
+            )
 
     def audit(
         self, time: float, user: str, action: str, thing: str, why: str, outcome: str

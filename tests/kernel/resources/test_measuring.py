@@ -37,10 +37,10 @@ def metered(tmp_path: Path, *, cpu: float, wait: float, throttled: float = 0.0) 
     meter = Meter(groups, tmp_path / "proc")
     thread(tmp_path / "proc", 5, 0, 0)
     groups.use("1", pids="5")
-    assert meter.read({"1": 1}, 10.0)["1"].load is None
+    assert meter.read({"1": 1}, lambda: 10.0)["1"].load is None
     thread(tmp_path / "proc", 5, cpu, wait)
     groups.use("1", cpu=cpu, held=7 * MIB, throttled=throttled, pids="5")
-    return meter.read({"1": 1}, 11.0)["1"]
+    return meter.read({"1": 1}, lambda: 11.0)["1"]
 
 
 def test_a_guest_that_waits_for_a_processor_wants_it(tmp_path: Path) -> None:
@@ -63,9 +63,21 @@ def test_a_guest_that_rests_wants_little_more_than_it_uses(tmp_path: Path) -> No
     assert 0.1 < found.load.demand < 0.12
 
 
+def test_a_look_that_comes_late_counts_no_more_than_there_was(tmp_path: Path) -> None:
+    groups = FakeGroups(tmp_path / "groups")
+    groups.make("1")
+    meter = Meter(groups, tmp_path / "proc")
+    groups.use("1", pids="5")
+    moments = iter((10.0, 15.0))
+    meter.read({"1": 1}, lambda: next(moments))
+    groups.use("1", cpu=5.0, pids="5")
+    found = meter.read({"1": 1}, lambda: next(moments))["1"]
+    assert (found.time, found.load and found.load.used) == (15.0, pytest.approx(1.0))
+
+
 def test_a_group_that_is_gone_is_left_out(tmp_path: Path) -> None:
     meter = Meter(FakeGroups(tmp_path), tmp_path)
-    assert meter.read({"1": 1}, 0.0) == {}
+    assert meter.read({"1": 1}, lambda: 0.0) == {}
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -171,11 +171,16 @@ def _capability(scope: Scope, _key: str) -> Obj:
         maxSupportedVMs=1024,
         maxRunningVMs=1024,
         maxSupportedVcpus=255,
-        uefiSecureBoot=False,
     )
-    # State is sealed where the host is the machine's own system: only there it may end it.
+    # State is sealed where the host is the machine's own system: only there it may end it, and
+    # only under Secure Boot the state has opened.
     own = host.state_sealed
-    return value.replace(tpmSupported=has_tpm(host), rebootSupported=own, shutdownSupported=own)
+    return value.replace(
+        tpmSupported=has_tpm(host),
+        rebootSupported=own,
+        shutdownSupported=own,
+        uefiSecureBoot=own,
+    )
 
 
 _DATASTORE_ABILITIES = flags("HostDatastoreSystemCapabilities", "localDatastoreSupported")
