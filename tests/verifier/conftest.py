@@ -51,10 +51,10 @@ class Engine:
 
     database: Database
     anchors: Anchors
-    notifier: Notifier = field(default_factory=Notifier)
     workers: list[Scheduler] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.notifier = Notifier(self.database)
         self.book = ReferenceBook(self.database, self.anchors, clock=lambda: NOW)
         self.ledger = Ledger(self.database, self.notifier)
         self.rules = RuleBook(self.database, self.anchors, clock=lambda: NOW)

@@ -4,51 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import http.server
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.verifier.conftest import Web
+from tests.verifier.conftest import Engine, Web
+from tests.verifier.hooks import Hook, wait_for, waits
 
 from casemate.errors import ArgumentError, NotFoundError, StateError
-from casemate.verifier import alarmstore
-from casemate.verifier.alarms import Notice, Notifier
+from casemate.verifier import alarmstore, outbox
+from casemate.verifier.alarms import Notifier
+from casemate.verifier.database import Database
+from casemate.verifier.outbox import Notice
 
 NOTICE = Notice("h", "failed-latched", "qemu\n<13>forged \x1b[31m \u202e changed", 1.0)
-
-
-class Hook:
-    """A web hook that answers with the statuses it is given, then 200."""
-
-    def __init__(self, *statuses: int) -> None:
-        self.got: list[tuple[bytes, str]] = []
-        left = list(statuses)
-        got = self.got
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                got.append((body, self.headers["x-casemate-signature"]))
-                self.send_response(left.pop(0) if left else 200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name in the library
-                pass
-
-        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook?x=1"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -58,43 +29,61 @@ def hook() -> Iterator[Hook]:
     made.close()
 
 
-def test_webhook_gets_signed_json_and_is_asked_again(hook: Hook) -> None:
-    notifier = Notifier(hook.url, "secret")
-    notifier.tell(NOTICE)
+def tell(database: Database, notifier: Notifier, *notices: Notice) -> None:
+    with database.transaction() as step:
+        notifier.tell(step, notices or [NOTICE])
+
+
+def test_webhook_gets_signed_json_and_is_asked_again(
+    engine: Engine, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "FIRST_PAUSE", 0.01)
+    notifier = Notifier(engine.database, hook.url, "secret")
+    tell(engine.database, notifier)
+    wait_for(lambda: not waits(engine.database))
     notifier.close()
     assert len(hook.got) == 3
     body, mark = hook.got[-1]
     assert hmac.compare_digest(mark, hmac.new(b"secret", body, hashlib.sha256).hexdigest())
     assert json.loads(body)["sentence"] == NOTICE.sentence
+    assert len({json.loads(body)["id"] for body, _ in hook.got}) == 1
 
 
-def test_webhook_that_is_away_stops_nothing() -> None:
+def test_webhook_that_is_away_stops_nothing(engine: Engine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    notifier = Notifier(f"http://127.0.0.1:{port}/")
-    notifier.tell(NOTICE)
+    notifier = Notifier(engine.database, f"http://127.0.0.1:{port}/")
+    tell(engine.database, notifier)
     notifier.close()
+    assert waits(engine.database) == 1
     with pytest.raises(ArgumentError):
-        Notifier("ftp://x/")
+        Notifier(engine.database, "ftp://x/")
 
 
 @pytest.mark.parametrize("family", ["udp", "unix"])
-def test_syslog_gets_one_plain_line(family: str, tmp_path: Path) -> None:
+def test_syslog_gets_one_plain_line(family: str, tmp_path: Path, engine: Engine) -> None:
     kind = socket.AF_INET if family == "udp" else socket.AF_UNIX
     with socket.socket(kind, socket.SOCK_DGRAM) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
         if family == "udp":
             listener.bind(("127.0.0.1", 0))
             where = f"127.0.0.1:{listener.getsockname()[1]}"
         else:
             where = str(tmp_path / "log")
             listener.bind(where)
-        notifier = Notifier(syslog=where)
-        notifier.tell(NOTICE)
+        notifier = Notifier(engine.database, syslog=where)
+        tell(engine.database, notifier)
         notifier.close()
         line = listener.recv(4096).rstrip(b"\0").decode()
     assert "casemate-verifier: failed-latched h: qemu" in line
     assert line.isprintable()
+
+
+def test_what_syslog_does_not_take_waits(engine: Engine, tmp_path: Path) -> None:
+    notifier = Notifier(engine.database, syslog=str(tmp_path / "nobody"))
+    tell(engine.database, notifier)
+    notifier.close()
+    assert waits(engine.database) == 1
 
 
 def test_dead_verifier_is_forgotten_by_an_operator_and_a_living_one_is_not(web: Web) -> None:
@@ -133,10 +122,10 @@ def test_verifiers_that_stopped_in_order_are_forgotten_after_a_day(web: Web) -> 
 
 
 def test_webhook_whose_name_no_resolver_takes_ends_no_alarm(
-    caplog: pytest.LogCaptureFixture,
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    notifier = Notifier(f"http://{'a' * 70}.example/")
-    notifier.tell(NOTICE)
-    notifier.tell(NOTICE)
+    notifier = Notifier(engine.database, f"http://{'a' * 70}.example/")
+    tell(engine.database, notifier, NOTICE, NOTICE)
+    wait_for(lambda: caplog.text.count("the webhook did not take") >= 2)
     notifier.close()
-    assert caplog.text.count("the webhook did not take") == 2
+    assert waits(engine.database) == 2

@@ -17,16 +17,16 @@ STOPPED_SECONDS = 86_400.0
 
 def raise_alarm(step: Transaction, host: str, code: str, sentence: str) -> bool:
     """Raise an alarm unless the same one stands already; tells whether it is new."""
-    if step.one("SELECT 1 FROM alarm WHERE host=? AND code=? AND cleared=0", host, code):
-        return False
-    step.run(
-        "INSERT INTO alarm (time, host, code, sentence, cleared) VALUES (?,?,?,?,0)",
-        step.now(),
-        host,
-        code,
-        sentence,
+    return bool(
+        step.run(
+            "INSERT INTO alarm (time, host, code, sentence, cleared) VALUES (?,?,?,?,0)"
+            " ON CONFLICT (host, code) WHERE cleared=0 DO NOTHING",
+            step.now(),
+            host,
+            code,
+            sentence,
+        )
     )
-    return True
 
 
 def clear_alarms(step: Transaction, host: str, code: str | None = None) -> int:
@@ -75,7 +75,9 @@ def count_alarms(step: Transaction) -> int:
 
 def silent_workers(step: Transaction, seconds: float) -> list[str]:
     """Return verifiers that have not been heard for a time, and did not stop."""
-    rows = step.all("SELECT name FROM worker WHERE stopped=0 AND seen<?", step.now() - seconds)
+    rows = step.all(
+        "SELECT name FROM worker WHERE stopped=0 AND seen<? ORDER BY name", step.now() - seconds
+    )
     return [str(row[0]) for row in rows]
 
 

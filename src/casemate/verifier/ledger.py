@@ -34,9 +34,10 @@ from casemate.policy.tpmidentity import TpmIdentity
 from casemate.policy.verdict import Judged as Covered
 from casemate.policy.verdict import from_appraisal, submodules
 from casemate.verifier import alarmstore, audit, nonces, store
-from casemate.verifier.alarms import Notice, Notifier
+from casemate.verifier.alarms import Notifier
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Judged
+from casemate.verifier.outbox import Notice
 from casemate.verifier.packing import Packer
 from casemate.verifier.records import moment, read_record, values_to, write_clock, write_record
 
@@ -164,7 +165,7 @@ class Ledger:
         *,
         again: bool,
     ) -> None:
-        """Write in one transaction what still can be written; told others only after it."""
+        """Write in one transaction what still can be written, and what others are to hear."""
         ended: dict[int, Done] = {}
         notices: list[Notice] = []
         with self._database.transaction() as step:
@@ -189,10 +190,9 @@ class Ledger:
                 after, taken = plan.change.after, plan.taken
                 notices += self._alarm(step, after, taken, plan.record)
                 ended[plan.number] = Done(taken.record.state, taken.again, after.verdict)
+            self._notifier.tell(step, notices)
         for number, ending in ended.items():
             done[number] = ending
-        for notice in notices:
-            self._notifier.tell(notice)
 
     def _planned(self, step: Transaction, entry: Entry) -> tuple[store.Change, Step, HostRecord]:
         host, outcome = entry.host, entry.outcome
@@ -284,7 +284,7 @@ class Ledger:
     def _alarm(
         self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord
     ) -> list[Notice]:
-        """Raise or end alarms; returns whom to tell what once it is for good."""
+        """Raise or end alarms; returns what others are to hear of it."""
         state = taken.record.state
         if state is before.state:
             return []
@@ -299,7 +299,7 @@ class Ledger:
 
     def _raise(self, step: Transaction, name: str, code: str, sentence: str) -> None:
         if alarmstore.raise_alarm(step, name, code, sentence):
-            self._notifier.tell(Notice(name, code, sentence, step.now()))
+            self._notifier.tell(step, [Notice(name, code, sentence, step.now())])
 
     def silent(self, host: FleetHost, error: CasemateError) -> Done:
         """Note that a host gave no answer: that is no verdict, but trust runs out."""

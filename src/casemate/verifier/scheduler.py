@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from casemate.errors import CasemateError
 from casemate.machine.fleet import FleetHost
-from casemate.verifier import alarmstore, nonces, store
-from casemate.verifier.alarms import Notice, Notifier
+from casemate.verifier import alarmstore, nonces, outbox, store
+from casemate.verifier.alarms import Notifier
 from casemate.verifier.alarmstore import DEAD_SECONDS, VERIFIER_DEAD
 from casemate.verifier.database import Database
 from casemate.verifier.ledger import Ledger
+from casemate.verifier.outbox import Notice
 from casemate.verifier.rounds import Rounds
 
 _LOG = logging.getLogger("verifier.scheduler")
@@ -111,7 +112,9 @@ class Scheduler:
                 store.release(step, name)  # should it live, what it writes of them is not taken
                 words = f"verifier {name} was not heard for {DEAD_SECONDS:g} s"
                 if alarmstore.raise_alarm(step, "", f"{VERIFIER_DEAD}:{name}", words):
-                    self._notifier.tell(Notice("", VERIFIER_DEAD, words, step.now()))
+                    self._notifier.tell(step, [Notice("", VERIFIER_DEAD, words, step.now())])
             alarmstore.clear_alarms(step, "", f"{VERIFIER_DEAD}:{self.name}")
             alarmstore.forget_stopped(step)
         self._ledger.expire()
+        if dropped := outbox.drop_old(self._database):
+            _LOG.error("%d notices are dropped: webhook or syslog did not take them", dropped)

@@ -1,4 +1,8 @@
-"""The tables of a verifier. Written for SQLite; ``database`` names the types for PostgreSQL."""
+"""The tables of a verifier. Written for SQLite; ``database`` names the types for PostgreSQL.
+
+Every start runs it on whatever store there is. Of alarms that verifiers before ``alarm_once``
+raised twice, the first one stays.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,15 @@ CREATE TABLE IF NOT EXISTS alarm (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, host TEXT NOT NULL,
     code TEXT NOT NULL, sentence TEXT NOT NULL, cleared REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS alarm_open ON alarm (cleared);
+DELETE FROM alarm WHERE cleared=0 AND EXISTS (SELECT 1 FROM alarm AS first WHERE first.cleared=0
+    AND first.host=alarm.host AND first.code=alarm.code AND first.number<alarm.number);
+CREATE UNIQUE INDEX IF NOT EXISTS alarm_once ON alarm (host, code) WHERE cleared=0;
+CREATE TABLE IF NOT EXISTS notice (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, identifier TEXT NOT NULL, destination TEXT NOT NULL,
+    host TEXT NOT NULL, code TEXT NOT NULL, sentence TEXT NOT NULL, time REAL NOT NULL,
+    due REAL NOT NULL, tries INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS notice_due ON notice (destination, due);
+CREATE INDEX IF NOT EXISTS notice_time ON notice (time);
 CREATE TABLE IF NOT EXISTS worker (
     name TEXT PRIMARY KEY, seen REAL NOT NULL, started REAL NOT NULL, stopped INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS person (

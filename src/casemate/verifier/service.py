@@ -42,7 +42,7 @@ class Settings:
         state: its directory: database, TLS certificate, trust anchors.
         database: ``postgresql://...``; empty: SQLite in the directory.
         latch: whether a failed host stays failed until an operator clears it.
-        webhook, webhook_secret, syslog: where alarms go.
+        webhook, webhook_secret, syslog: where alarms go; the same for all on one database.
         nats, nats_ca, nats_credentials: a bus over which agents may come; empty: none.
         oidc: the OpenID provider for single sign-on (``oidc.provider_from``); empty: none.
     """
@@ -69,7 +69,9 @@ class Service:
         self.database = open_database(
             settings.database or str(settings.state / "verifier.db"), SCHEMA
         )
-        self.notifier = Notifier(settings.webhook, settings.webhook_secret, settings.syslog)
+        self.notifier = Notifier(
+            self.database, settings.webhook, settings.webhook_secret, settings.syslog
+        )
         self.book = ReferenceBook(self.database, self.anchors, lambda: datetime.now(UTC))
         self.ledger = Ledger(self.database, self.notifier, latch=settings.latch)
         self.rules = RuleBook(self.database, self.anchors, lambda: datetime.now(UTC))
