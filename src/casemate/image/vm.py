@@ -38,8 +38,8 @@ SERIAL_LIMIT: Final = 16 << 20
 class Hardware:
     """What the machine is made of; memory in MiB.
 
-    Emulated it has one processor: of a second one QEMU 7.2 loses the end of an interrupt now and
-    then, when firmware halts both for its own mode (SMM), and Linux then waits for ever.
+    Emulated it has one processor: with two, Linux sometimes waited for ever behind firmware, for an
+    interrupt that QEMU 7.2 still held as being served.
     """
 
     cpus: int = 1
