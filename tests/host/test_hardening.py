@@ -11,11 +11,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.host.conftest import descendants
 
 from casemate.formats.cms import sign_detached
 from casemate.formats.elf import ElfKind, parse_elf
@@ -37,6 +38,9 @@ from casemate.policy.levels import Level
 from casemate.policy.processaudit import Expected, audit_process
 from casemate.policy.waivers import write_body, write_policy
 from casemate.testing.elves import Elf
+
+LISTENS, UNCONNECTED = "0A", "07"
+"""States of sockets in /proc/net."""
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("root_only")]
 PAXTEST = Path("/usr/lib/paxtest")
@@ -243,8 +247,28 @@ def mount_over(process: int, place: str) -> None:
     assert spawn.call_in_child(body, what="attack", timeout=20) == b"done"
 
 
+def open_ports(pid: int) -> set[tuple[str, int]]:
+    """Return protocol and port of everything that a process can be reached at over a network."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for protocol in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
+        table = Path(f"/proc/{pid}/net/{protocol}")
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            words = line.split()
+            if words[9] in sockets and words[3] in {LISTENS, UNCONNECTED}:
+                found.add((protocol, int(words[1].rpartition(":")[2], 16)))
+    return found
+
+
 def test_a_host_with_a_running_vm_passes_its_audit(host):
     host.up()
+    everything = [pid for pid, _ in descendants(host.first_process)]
+    assert len(everything) > 4
+    reached = {port for pid in everything for _, port in open_ports(pid)}
+    assert reached == {host.port}, "one door: the API"
     vm = host.child("qemu-system")
     for _ in range(20):
         for line in Path(f"/proc/{vm}/maps").read_text().splitlines():
