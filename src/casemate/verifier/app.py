@@ -50,6 +50,9 @@ KEEP_ALIVE_SECONDS = 150
 BUSY_KEEP_ALIVE_SECONDS = 5
 """The same where half of ``CONNECTION_LIMIT`` is taken: idle ones must not keep others out."""
 
+HEAD_SECONDS = 20.0
+"""How long a new connection may stay silent, or the head of a request may take once it began."""
+
 GARBAGE = 20_000
 """New objects between two looks for cycles; evidence makes none."""
 
@@ -139,9 +142,53 @@ class KeepAlive:
         """Leave it: what is configured is the same for all."""
 
 
+class Punctual(asyncio.Protocol):
+    """Makes an HTTP protocol of uvicorn's hang up on requests that do not begin, or not get on."""
+
+    limit = HEAD_SECONDS
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start to wait for the first request."""
+        super().connection_made(transport)
+        self._await_head(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; whole heads become requests."""
+        super().data_received(data)
+        if not self._idle():
+            self._arrived()
+        elif self._late is None:
+            self._await_head(vars(self)["transport"])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._arrived()
+        super().connection_lost(exc)
+
+    def _idle(self) -> bool:
+        cycle = vars(self).get("cycle")
+        return cycle is None or bool(cycle.response_complete)
+
+    def _await_head(self, transport: asyncio.BaseTransport) -> None:
+        if not transport.is_closing():
+            loop = asyncio.get_running_loop()
+            self._late = loop.call_later(self.limit, self._hang_up, transport)
+
+    def _arrived(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _hang_up(self, transport: asyncio.BaseTransport) -> None:
+        self._late = None
+        if self._idle() and not transport.is_closing():
+            transport.close()
+
+
 def _protocol() -> type[asyncio.Protocol]:
     """Return uvicorn's protocol: httptools where it is installed, at half the cost of a request."""
-    return type("Protocol", (KeepAlive, AutoHTTPProtocol), {})
+    return type("Protocol", (KeepAlive, Punctual, AutoHTTPProtocol), {})
 
 
 def make_server(app: ASGIApp, certificate: Path, key: Path) -> uvicorn.Server:
