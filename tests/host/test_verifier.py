@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,22 @@ def test_a_host_is_enrolled_trusted_and_found_when_it_boots_something_else(
     assert "boot-option-changed" in {one["code"] for one in bad["round"]["result"]["findings"]}
     assert verifier("token", "box")[1]["allowed"] is False
     assert verifier("audit")[0] == 0
+
+
+def test_a_verifier_that_is_told_to_stop_says_so_to_the_others(tmp_path: Path) -> None:
+    def run(*arguments: str) -> None:
+        words = [str(COMMAND), "verifier", *arguments, "--state", str(tmp_path)]
+        subprocess.run(words, capture_output=True, timeout=120, check=True)
+
+    def stopped() -> list[tuple[int]]:
+        with closing(sqlite3.connect(tmp_path / "verifier.db", timeout=60)) as store:
+            return store.execute("SELECT stopped FROM worker").fetchall()
+
+    run("up", "--detach", "--port", "0", "--address", "127.0.0.1")
+    deadline = time.monotonic() + 60
+    while not stopped():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run("down")
+    assert stopped() == [(1,)]
+    assert not (tmp_path / "running.json").exists()

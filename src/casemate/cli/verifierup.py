@@ -170,6 +170,8 @@ def _up(options: argparse.Namespace) -> int:
     tls = ensure_certificate(
         settings.state / "tls", socket.gethostname(), os.getuid(), datetime.now(UTC)
     )
+    # The server hands a signal on once it has stopped: unhandled, it would end us before we close.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     service = Service(settings)
     bus = _bus(settings, service)
     try:
