@@ -7,12 +7,13 @@ import json
 import shutil
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -34,7 +35,7 @@ from casemate.image.linux import INDEX_PLACE, Kernel
 from casemate.image.pki import load_boot_signer, load_signer
 from casemate.image.secureboot import OVMF_VARS, ovmf_variables
 from casemate.image.tree import File, by_path
-from casemate.image.uki import STUB, boot_recipe, make_boot_image
+from casemate.image.uki import STUB, BootImage, boot_recipe, make_boot_image
 from casemate.image.updated import write_updated
 from casemate.image.vm import DISK, Hardware, Machine, create
 from casemate.kernel.boot.firmwareboot import ATTRIBUTES
@@ -67,6 +68,38 @@ class Built:
         return self.place / REFERENCE
 
 
+class SerialLine:
+    """The machine's serial line, as a terminal has it: read all the time, or QEMU holds it back."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._reader = threading.Thread(target=self._drain)
+        try:
+            self._socket.connect(str(machine.line))
+            self._reader.start()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # the machine may be off
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join()
+        self._socket.close()
+
+    def type(self, keys: str) -> None:
+        """Press keys; what the machine says to them is in its log."""
+        self._socket.sendall(keys.encode())
+
+    def _drain(self) -> None:
+        with suppress(OSError):
+            while self._socket.recv(1 << 16):
+                pass
+
+
 @dataclass
 class Trial:
     """A machine made from the image; ``disk`` may be attacked before ``machine.start()``."""
@@ -95,11 +128,12 @@ class Trial:
             self.machine.start()
         return list(self.machine.told(SILENCE))
 
-    def console(self, words: str, seconds: float) -> str:
-        """Wait until the console says something; return all that it said."""
+    def console(self, words: str, seconds: float, after: int = 0) -> str:
+        """Wait until the console says something after so many characters; return all it said."""
         deadline = time.monotonic() + seconds
-        while words not in (said := self.machine.console()):
+        while words not in (said := self.machine.console())[after:]:
             assert time.monotonic() < deadline, said
+            assert self.machine.running(), said
             time.sleep(0.2)
         return said
 
@@ -184,9 +218,9 @@ def named(told: list[dict[str, object]], name: str) -> dict[str, object]:
     return next(fact for fact in told if fact["stage"] == name)
 
 
-def changed_image(built: Built, **parts: bytes) -> bytes:
-    """Make the boot image again with other parts, unsigned."""
-    sections = built.bootable.boot.sections | {f".{name}": data for name, data in parts.items()}
+def changed_image(boot: BootImage, **parts: bytes) -> bytes:
+    """Make a boot image again with other parts, unsigned."""
+    sections = boot.sections | {f".{name}": data for name, data in parts.items()}
     return add_sections(Path("/", STUB).read_bytes(), sections)
 
 
@@ -199,10 +233,11 @@ def replace_boot_image(trial: Trial, image: bytes) -> None:
 
 @dataclass(frozen=True)
 class Newer:
-    """A newer image: its VIBs that the older one does not have, and a bank with all of them."""
+    """A newer image: its VIBs that the older one does not have, a bank with all, its boot image."""
 
     vibs: tuple[Path, ...]
     bank: Path
+    boot: BootImage
 
 
 def newer_image(built: Built, place: Path) -> Newer:
@@ -228,7 +263,7 @@ def newer_image(built: Built, place: Path) -> Newer:
     config = parse_bootcfg((bank / "boot.cfg").read_bytes())
     tried = mark_tried(replace(config, updated=7, bootstate=BootState.UPGRADING))
     (bank / "boot.cfg").write_bytes(write_bootcfg(tried))
-    return Newer(vibs, bank)
+    return Newer(vibs, bank, boot)
 
 
 def unsigned_driver(kernel: Kernel) -> Recipe:
@@ -250,21 +285,6 @@ def unsigned_driver(kernel: Kernel) -> Recipe:
 def put(trial: Trial, bank: Path) -> None:
     """Write a bank into the machine's other bank, behind its back."""
     replace_files(trial.disk, "altbootbank", {path.name: path for path in sorted(bank.iterdir())})
-
-
-@pytest.fixture(scope="session")
-def unguarded(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A machine without Secure Boot and with an attacker's boot image, switched on."""
-    with new_machine(built, tmp_path_factory.mktemp("unguarded") / "machine") as machine:
-        without_secure_boot(machine)
-        sections = built.bootable.boot.sections
-        command_line = sections[".cmdline"].replace(
-            b" module.sig_enforce=1", b" sysrq_always_enabled"
-        )
-        initrd = sections[".initrd"] + bytes(512)
-        replace_boot_image(machine, changed_image(built, cmdline=command_line, initrd=initrd))
-        machine.machine.start()
-        yield machine
 
 
 def without_secure_boot(trial: Trial) -> None:

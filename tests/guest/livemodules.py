@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from base64 import b64encode
 from html import unescape
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -70,19 +69,15 @@ class Vendor:
 class Host:
     """What a client does with a machine over its API."""
 
-    def __init__(
-        self, trial: Trial, api: vim.ServiceInstance, password: str, context: SSLContext
-    ) -> None:
+    def __init__(self, trial: Trial, api: vim.ServiceInstance, context: SSLContext) -> None:
         self._port, self._context = trial.machine.hardware.port, context
         self._cookie = api._stub.cookie
-        login = b64encode(f"root:{password}".encode()).decode()
-        self._basic = {"Authorization": f"Basic {login}"}
         (compute,) = api.content.rootFolder.childEntity[0].hostFolder.childEntity
         self.system = compute.host[0].configManager.kernelModuleSystem
 
     def upload(self, name: str, content: bytes) -> None:
         place = f"/folder/{name}?dcPath=ha-datacenter&dsName=datastore1"
-        status, said = self._send("PUT", place, content, self._basic)
+        status, said = self._send("PUT", place, content, {"Cookie": self._cookie})
         assert status in {200, 201}, said
 
     def esxcli(self, command: str, **values: str) -> str:

@@ -92,7 +92,7 @@ def test_firmware_starts_neither_an_unsigned_boot_image_nor_a_changed_installer(
     changed.write_bytes(data)
     drives = ((changed, "ide-cd"),)
     with new_machine(built, tmp_path / "machine", drives=drives, tpm=False) as machine:
-        replace_boot_image(machine, changed_image(built))
+        replace_boot_image(machine, changed_image(built.bootable.boot))
         machine.machine.start()
         deadline = time.monotonic() + FIRMWARE_SECONDS
         while (said := machine.machine.console()).count("Access Denied") < len(REFUSED):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import os
 import shutil
@@ -23,11 +22,14 @@ from tests.guest.conftest import (
     LAYOUT,
     Built,
     Newer,
+    SerialLine,
     Trial,
     again,
+    changed_image,
     named,
     new_machine,
     newer_image,
+    replace_boot_image,
     stage,
     without_secure_boot,
 )
@@ -40,7 +42,7 @@ from casemate.formats.gpt import SECTOR
 from casemate.formats.kickstart import parse_kickstart
 from casemate.formats.osrelease import BOOT_IMAGE
 from casemate.image.bootreference import write_boot_reference
-from casemate.image.disk import MEBIBYTE
+from casemate.image.disk import MEBIBYTE, replace_files
 from casemate.kernel.boot.machinedisk import MachineDisk
 from casemate.kernel.home import Home
 from casemate.kernel.tpm import swtpm
@@ -73,24 +75,33 @@ HELLO_SECTOR = (
 ).ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
 
 
+KEY_SECONDS = 300
+"""Until an emulated console on a busy machine has answered a key, argon2 of a login included."""
+CUSTOMIZE, END = "\x1b2", "\x1b0"
+"""F2 and F12, as lines without function keys have them."""
+DOWN = "\x1b[B"
+
+
 @dataclass
 class Life:
-    """The machine and the newer image."""
+    """The machine, the newer image, and the recovery key that its first start told."""
 
     trial: Trial
     newer: Newer
+    recovery: str = ""
+    cookie: str = ""
+
+    @property
+    def reference(self) -> Path:
+        """Of the newer image."""
+        return self.newer.bank.parent / "newer.json"
 
     @property
     def port(self) -> int:
         return self.trial.machine.hardware.port
 
-    def make_folder(self, name: str) -> None:
-        """Make a folder in the datastore."""
-        with self.client() as (si, _):
-            si.content.fileManager.MakeDirectory(name=f"[datastore1] {name}")
-
     def send(self, path: str, data: bytes) -> None:
-        """Upload a file into the datastore."""
+        """Upload a file into the datastore, as the client that is logged in."""
         with self._asked("PUT", path, data) as answer:
             assert answer.status in {200, 201}
 
@@ -101,7 +112,7 @@ class Life:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """Connect with pyVmomi; yields the connection and the host."""
+        """Log in with pyVmomi; yields the connection and the host. A login takes seconds."""
         si = SmartConnect(
             host="localhost",
             port=self.port,
@@ -109,6 +120,7 @@ class Life:
             pwd=PASSWORD,
             disableSslCertValidation=True,
         )
+        self.cookie = si._stub.cookie
         try:
             yield si, si.content.rootFolder.childEntity[0].hostFolder.childEntity[0].host[0]
         finally:
@@ -118,8 +130,7 @@ class Life:
         address = (
             f"https://localhost:{self.port}/folder/{path}?dcPath=ha-datacenter&dsName=datastore1"
         )
-        secret = base64.b64encode(f"root:{PASSWORD}".encode()).decode()
-        headers = {"Authorization": f"Basic {secret}", "Content-Type": "application/octet-stream"}
+        headers = {"Cookie": self.cookie, "Content-Type": "application/octet-stream"}
         asked = Request(address, data, headers, method=method)
         return urlopen(asked, context=insecure(), timeout=300)
 
@@ -167,14 +178,21 @@ def verifier(life: Life, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     service.close()
 
 
-@pytest.mark.usefixtures("unguarded")
 def test_a_machine_is_updated_over_the_api_used_switched_off_and_attacked(
     life: Life, verifier: Service, tmp_path: Path
 ) -> None:
     """All of it on one machine, because a start takes most of a minute."""
     an_update_over_the_api_is_trusted_from_its_first_boot_on(life, verifier, tmp_path)
     a_vm_runs_inside_and_prints(life)
-    the_state_opens_on_no_other_machine_and_not_without_secure_boot(life, tmp_path)
+    with (
+        again(life.trial, tmp_path / "moved") as moved,
+        again(life.trial, tmp_path / "open") as bare,
+    ):
+        a_changed_payload_another_tpm_and_a_boot_image_of_an_attacker(life, moved, bare)
+        the_other_bank_is_refused_its_state_on_another_machine(moved)
+        moved.machine.stop()
+        without_secure_boot_the_state_needs_its_key_and_every_changed_part_is_named(life, bare)
+        who_sits_at_the_console_rolls_the_host_back(bare)
 
 
 def an_update_over_the_api_is_trusted_from_its_first_boot_on(
@@ -182,20 +200,20 @@ def an_update_over_the_api_is_trusted_from_its_first_boot_on(
 ) -> None:
     """The newer image's reference is there before it; both count while they overlap.
 
-    Before, modules of a vendor go live. The machine of another test boots beside it: firmware
-    keeps one processor busy.
+    Before, modules of a vendor go live.
     """
     told = life.trial.boot()
     assert stage(told)["stage"] == "ready", told
     assert named(told, "load")["bank"] == "bootbank"
     assert named(told, "settings")["used"] is True
     assert "account" not in [fact["stage"] for fact in told]
+    life.recovery = str(named(told, "state")["recoveryKey"])
 
     verifier.book.add(life.trial.built.reference.read_bytes(), "anna")
     verifier.enrolment.pull(Wanted("machine", f"localhost:{life.port}"), "anna")
     verifier.enrolment.approve("machine", "anna")
     assert asked(verifier).state == "trusted", asked(verifier).verdict
-    newer = life.newer.bank.parent / "newer.json"
+    newer = life.reference
     home, bank = life.trial.built.home, life.newer.bank
     write_boot_reference(home, bank / BOOT_IMAGE, bank, newer, dt.datetime.now(dt.UTC))
     before = life.trial.attest(newer)
@@ -205,18 +223,14 @@ def an_update_over_the_api_is_trusted_from_its_first_boot_on(
     verifier.book.add(newer.read_bytes(), "anna")
     assert asked(verifier).state == "trusted"
 
-    with life.client() as (si, _):
-        check_modules(
-            ModuleHost(life.trial, si, PASSWORD, insecure()), Vendor(life.trial, tmp_path)
-        )
-
-    life.make_folder("updates")
-    for path in life.newer.vibs:
-        life.send(f"updates/{path.name}", path.read_bytes())
-    with life.client() as (_, host):
+    with life.client() as (si, host):
+        check_modules(ModuleHost(life.trial, si, insecure()), Vendor(life.trial, tmp_path))
         assert host.name == "esx1.example.test"
         (datastore,) = host.datastore
         assert datastore.summary.capacity > (LAYOUT.datastore + MORE // 2) * MEBIBYTE
+        si.content.fileManager.MakeDirectory(name="[datastore1] updates")
+        for path in life.newer.vibs:
+            life.send(f"updates/{path.name}", path.read_bytes())
         urls = [f"[datastore1] updates/{path.name}" for path in life.newer.vibs]
         task = host.configManager.patchManager.InstallHostPatchV2_Task(vibUrls=urls)
         WaitForTask(task)
@@ -257,11 +271,11 @@ def a_vm_runs_inside_and_prints(life: Life) -> None:
             ("serial0.fileName", "serial.log"),
         )
     )
-    life.make_folder("inside")
-    life.send("inside/in-flat.vmdk", HELLO_SECTOR.ljust(2048 * SECTOR, b"\0"))
-    life.send("inside/in.vmdk", vmdk.write(disk))
-    life.send("inside/inside.vmx", vmx.write(settings))
     with life.client() as (si, host):
+        si.content.fileManager.MakeDirectory(name="[datastore1] inside")
+        life.send("inside/in-flat.vmdk", HELLO_SECTOR.ljust(2048 * SECTOR, b"\0"))
+        life.send("inside/in.vmdk", vmdk.write(disk))
+        life.send("inside/inside.vmx", vmx.write(settings))
         center = si.content.rootFolder.childEntity[0]
         pool = host.parent.resourcePool
         task = center.vmFolder.RegisterVM_Task(
@@ -282,34 +296,51 @@ def a_vm_runs_inside_and_prints(life: Life) -> None:
         time.sleep(0.2)
 
 
-def the_state_opens_on_no_other_machine_and_not_without_secure_boot(
-    life: Life, tmp_path: Path
+def a_changed_payload_another_tpm_and_a_boot_image_of_an_attacker(
+    life: Life, moved: Trial, bare: Trial
 ) -> None:
-    """Two copies of the machine, one with another TPM, one without Secure Boot."""
-    with (
-        again(life.trial, tmp_path / "moved") as moved,
-        again(life.trial, tmp_path / "open") as bare,
-    ):
-        shutil.rmtree(moved.machine.place / "tpm")
-        swtpm.manufacture(Home(moved.machine.place))
-        without_secure_boot(bare)
-        moved.machine.start()
-        bare.machine.start()
-        said = moved.console("\n   > ", STATE_SECONDS)
-        assert "The state of this host stays encrypted" in said
-        assert "PCR 7" not in said
-        moved.machine.stop()
-        said = bare.console("\n   > ", STATE_SECONDS)
-        assert "PCR 7 is not what the state was" in said
-        assert "SecureBoot" in said.partition("Changed:")[2]
+    """Attack two copies of the machine, and switch both on."""
+    shutil.rmtree(moved.machine.place / "tpm")
+    swtpm.manufacture(Home(moved.machine.place))
+    bad = bytearray((life.newer.bank / "virtio.v00").read_bytes())
+    bad[len(bad) // 2] ^= 1
+    changed = moved.machine.place / "virtio.v00"
+    changed.write_bytes(bad)
+    replace_files(moved.disk, "altbootbank", {changed.name: changed})
+    moved.machine.start()
+
+    without_secure_boot(bare)
+    boot = life.newer.boot
+    line = boot.sections[".cmdline"].replace(b" module.sig_enforce=1", b" sysrq_always_enabled")
+    initrd = boot.sections[".initrd"] + bytes(512)
+    replace_boot_image(bare, changed_image(boot, cmdline=line, initrd=initrd))
+    bare.machine.start()
 
 
-def test_without_secure_boot_every_changed_part_of_the_boot_image_is_named(
-    unguarded: Trial,
+def the_other_bank_is_refused_its_state_on_another_machine(moved: Trial) -> None:
+    """The changed payload is found by name, the other bank boots by itself; its state is sealed."""
+    told = stage(moved.until("refused", "ready"))
+    assert (told["stage"], told.get("code")) == ("refused", "payload-changed"), told
+    assert "drivers-virtio" in told["component"]
+    told = stage(moved.until("load", "refused"))
+    assert (told["stage"], told["bank"]) == ("load", "bootbank")
+    said = moved.console("\n   > ", STATE_SECONDS)
+    assert "The state of this host stays encrypted" in said
+    assert "another TPM" in " ".join(said.split())
+    assert "PCR 7" not in said
+
+
+def without_secure_boot_the_state_needs_its_key_and_every_changed_part_is_named(
+    life: Life, bare: Trial
 ) -> None:
     """The whole chain is the attacker's; what it cannot change are the PCRs."""
-    assert stage(unguarded.boot())["stage"] == "ready"
-    verdict = unguarded.attest()
+    said = bare.console("\n   > ", STATE_SECONDS)
+    assert "PCR 7 is not what the state was" in said
+    assert "SecureBoot" in said.partition("Changed:")[2]
+    with SerialLine(bare.machine) as line:
+        line.type(f"{life.recovery}\r")
+        assert stage(bare.boot())["stage"] == "ready"
+    verdict = bare.attest(life.reference)
     assert verdict.verdict == "untrusted"
     found = {(finding.code, finding.component) for finding in verdict.findings}
     assert {
@@ -322,7 +353,26 @@ def test_without_secure_boot_every_changed_part_of_the_boot_image_is_named(
         ("boot-image-changed", "first root of Linux"),
         ("security-option-changed", "uefiSecureBootEnabled"),
     } <= found
-    unguarded.machine.stop()
+
+
+def who_sits_at_the_console_rolls_the_host_back(trial: Trial) -> None:
+    """On the serial line: log in, roll back, restart; the other bank boots."""
+    steps = (
+        ("", "Customize System"),
+        (CUSTOMIZE, "Authentication Required"),
+        (f"{PASSWORD}\r", "System Customization"),
+        (f"{DOWN * 6}\r", "Boot the other bank next?"),
+        ("y", "The other bank boots next"),
+        (f"{END}{DOWN}\r", "Restart the host?"),
+    )
+    with SerialLine(trial.machine) as line:
+        after = 0
+        for keys, words in steps:
+            line.type(keys)
+            after = len(trial.console(words, KEY_SECONDS, after))
+        line.type("y")
+        told = stage(trial.until("load", "refused"))
+    assert (told["stage"], told["bank"]) == ("load", "bootbank")
 
 
 def asked(verifier: Service) -> FleetHost:
