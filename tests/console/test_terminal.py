@@ -236,8 +236,11 @@ def test_leaving_logs_out_and_gives_the_terminal_back(kernel: FakeKernel) -> Non
     screen = Screen(kernel)
     log_in(screen)
     screen.type("\x03")
-    while screen.thread.is_alive():
-        if select.select([screen.near], [], [], 0.05)[0]:
+    ended = False
+    while not ended:
+        # What it wrote last is still there when it has ended: only then nothing more comes.
+        ended = not screen.thread.is_alive()
+        while select.select([screen.near], [], [], 0 if ended else 0.05)[0]:
             screen.raw += os.read(screen.near, 1 << 16).decode()
     assert screen.raw.endswith("\x1b[?25h")
     assert kernel.asked == [Logout("handle")]
