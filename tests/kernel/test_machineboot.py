@@ -9,6 +9,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from casemate.errors import BootError, CasemateError, DigestError
 from casemate.formats.bootcfg import BootCfg, BootState, write_bootcfg
@@ -20,7 +22,7 @@ from casemate.kernel.boot import firmwareboot
 from casemate.kernel.boot.bank import read_bank, read_banks, read_images, write_complete
 from casemate.kernel.boot.bare import Attempt, choose, refuse
 from casemate.kernel.boot.firmwareboot import FirmwareBoot, recorded
-from casemate.kernel.boot.lastword import named, say
+from casemate.kernel.boot.lastword import COLUMNS, folded, named, say
 from casemate.kernel.boot.progress import Progress
 from casemate.kernel.home import Home
 from casemate.kernel.start import end_trial
@@ -82,6 +84,13 @@ def failing(machine: Machine, error: BaseException) -> list[dict[str, object]]:
     os.close(writing)
     with open(reading, "rb") as stream:  # noqa: PTH123 (a descriptor)
         return [json.loads(line) for line in stream]
+
+
+@given(st.uuids(), st.integers(0, 100))
+def test_the_name_of_a_key_stays_whole_wherever_the_line_ends(name: UUID, before: int) -> None:
+    text = f"{'a ' * before}Give the recovery key {name}: it was shown once."
+    assert str(name) in folded(text)
+    assert all(len(line) <= COLUMNS for line in folded(text).splitlines())
 
 
 @pytest.mark.parametrize(

@@ -66,5 +66,11 @@ def words_of(error: CasemateError) -> str:
 
 
 def folded(text: str) -> str:
-    """Return a paragraph in lines that fit a screen."""
-    return fill(text, COLUMNS, initial_indent=INDENT, subsequent_indent=INDENT)
+    """Return a paragraph in lines that fit a screen; a key's name is never cut at its hyphens."""
+    return fill(
+        text,
+        COLUMNS,
+        initial_indent=INDENT,
+        subsequent_indent=INDENT,
+        break_on_hyphens=False,
+    )
