@@ -57,10 +57,10 @@ class Host:
 
     def __init__(self, port: int, password: str) -> None:
         self._port, self._password = port, password
-        self._context = create_default_context()
-        self._context.check_hostname, self._context.verify_mode = False, CERT_NONE
+        self.context = create_default_context()
+        self.context.check_hostname, self.context.verify_mode = False, CERT_NONE
         self.si: Any = SmartConnect(
-            host="localhost", port=port, user="root", pwd=password, sslContext=self._context
+            host="localhost", port=port, user="root", pwd=password, sslContext=self.context
         )
         center = self.si.content.rootFolder.childEntity[0]
         (self.system,) = center.hostFolder.childEntity[0].host
@@ -79,7 +79,7 @@ class Host:
         )
         secret = base64.b64encode(f"root:{self._password}".encode()).decode()
         headers = {"Authorization": f"Basic {secret}"}
-        with urlopen(Request(where, data, headers, method="PUT"), context=self._context):
+        with urlopen(Request(where, data, headers, method="PUT"), context=self.context):
             pass
 
     def add(self, name: str) -> Any:  # noqa: ANN401 (pyVmomi has no types)
@@ -97,6 +97,10 @@ class Host:
         self.upload(f"{name}/{name}-flat.vmdk", boot_sector().ljust(SECTORS * 512, b"\0"))
         self.upload(f"{name}/{name}.vmdk", vmdk.write(disk))
         self.upload(f"{name}/{name}.vmx", vmx.write(vmx.Vmx(rows)))
+        return self.register(name)
+
+    def register(self, name: str) -> Any:  # noqa: ANN401
+        """Register what was uploaded as a VM."""
         task = self._folder.RegisterVM_Task(
             f"[datastore1] {name}/{name}.vmx", asTemplate=False, pool=self.root
         )

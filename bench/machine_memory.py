@@ -1,0 +1,207 @@
+"""Two Linux guests and memory for one and a half, on a machine of its own: cgroup version 2.
+
+Usage, as root: python bench/machine_memory.py [--home DIR]; builds the image where there is none.
+The image boots in QEMU; inside, both guests fill the same part of their memory: one with data that
+it keeps, the other with a disk's content, which it reads once. The host's own statistics tell what
+gives way; then one is switched off, and the other's memory is given back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from machine_sched import Host, prepared
+from pyVim.connect import Disconnect
+from pyVim.task import WaitForTask
+from pyVmomi import vim
+from rich.console import Console
+
+from casemate.cli.machine import follow
+from casemate.formats import vmx
+from casemate.image.cpio import Entry, program, write_cpio
+from casemate.image.debian import Packages
+from casemate.image.demo import MODULES, first_root, kernel_release
+from casemate.image.vm import Hardware, Machine
+
+MIB = 1 << 20
+MEMORY = 2048
+"""MiB of the machine."""
+FILLED = 0.7
+RESERVED = 0.8
+"""Of the busy guest's memory."""
+BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 900, 900, 600
+"""Seconds until the guests have filled their memory, one gives way, and it has all of it again."""
+INIT = """#!/bin/busybox sh
+export PATH=/bin
+mount -t devtmpfs d /dev
+mount -t proc p /proc
+for m in /lib/*.ko; do insmod $m; done
+mount -t tmpfs -o size=100% t /tmp
+%FILL%
+echo guest is ready > /dev/ttyS0
+while :; do sleep 1; echo alive > /dev/ttyS0; done
+"""
+FILL = {
+    "busy": "/bin/busybox dd if=/dev/zero of=/tmp/fill bs=1M count=%COUNT% 2>/dev/null",
+    "idle": "cat /dev/vda > /dev/null",
+}
+
+
+def guest_root(packages: Packages, release: str, fill: str) -> bytes:
+    """Return the guest's first root."""
+
+    def entries() -> Iterator[Entry]:
+        for entry in first_root(packages, release, (*MODULES, "drivers/block/virtio_blk.ko")):
+            if entry.path != "init":
+                yield entry
+        yield program("init", INIT.replace("%FILL%", fill).encode())
+
+    return write_cpio(entries())
+
+
+class Guests:
+    """Two guests of a host."""
+
+    def __init__(self, host: Host, port: int, size: int) -> None:
+        self._host, self._port, self.size = host, port, size
+        packages = Packages()
+        release = kernel_release(packages)
+        self._kernel = (packages.root / f"boot/vmlinuz-{release}").read_bytes()
+        count = int(size * FILLED)
+        self._roots = {
+            name: guest_root(packages, release, fill.replace("%COUNT%", str(count)))
+            for name, fill in FILL.items()
+        }
+        self.vms: dict[str, Any] = {name: self._add(name, count) for name in FILL}
+
+    def said(self, name: str) -> bytes:
+        """Return what a guest wrote to its serial port."""
+        address = f"{name}/serial.log?dcPath=ha-datacenter&dsName=datastore1"
+        asked = Request(f"https://localhost:{self._port}/folder/{address}", headers=self._cookie())
+        with urlopen(asked, context=self._host.context) as answer:
+            return bytes(answer.read())
+
+    def ballooned(self) -> dict[str, int]:
+        """Return by how much each guest's memory is smaller now; MiB."""
+        return {name: vm.summary.quickStats.balloonedMemory for name, vm in self.vms.items()}
+
+    def _cookie(self) -> dict[str, str]:
+        return {"Cookie": self._host.si._stub.cookie}  # noqa: SLF001 (as all its users do)
+
+    def _add(self, name: str, count: int) -> Any:  # noqa: ANN401 (pyVmomi has no types)
+        content = self._host.si.content
+        place = f"[datastore1] {name}"
+        content.fileManager.MakeDirectory(name=place)
+        spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+            diskType="thin", adapterType="lsiLogic", capacityKb=count * 1024
+        )
+        WaitForTask(
+            content.virtualDiskManager.CreateVirtualDisk_Task(f"{place}/content.vmdk", spec=spec)
+        )
+        rows = (
+            *(("config.version", "8"), ("virtualHW.version", "21"), ("displayName", name)),
+            *(("guestOS", "other6xlinux-64"), ("firmware", "bios"), ("numvcpus", "1")),
+            *(("memSize", str(self.size)), ("virtio0.present", "TRUE")),
+            *(("virtio0:0.present", "TRUE"), ("virtio0:0.fileName", "content.vmdk")),
+            *(("casemate.kernel", "kernel"), ("casemate.initrd", "root.img")),
+            ("casemate.append", "console=ttyS0 quiet panic=-1"),
+            *(("serial0.present", "TRUE"), ("serial0.fileType", "file")),
+            ("serial0.fileName", "serial.log"),
+        )
+        self._host.upload(f"{name}/kernel", self._kernel)
+        self._host.upload(f"{name}/root.img", self._roots[name])
+        self._host.upload(f"{name}/{name}.vmx", vmx.write(vmx.Vmx(rows)))
+        return self._host.register(name)
+
+
+def until(true: Callable[[], bool], what: str, seconds: float) -> float:
+    """Wait; return how long it took. Raises SystemExit where it never came."""
+    began = time.monotonic()
+    while not true():
+        if time.monotonic() > began + seconds:
+            raise SystemExit(f"not within {seconds} s: {what}")
+        time.sleep(5)
+    return time.monotonic() - began
+
+
+def free(system: Any) -> int:  # noqa: ANN401
+    """Return how much memory of a host nothing uses; MiB."""
+    return system.hardware.memorySize // MIB - system.summary.quickStats.overallMemoryUsage
+
+
+def experiment(host: Host, port: int) -> None:
+    """Tell the story; raises SystemExit where it goes another way."""
+    began, room = time.monotonic(), free(host.system)
+    guests = Guests(host, port, int(room / 1.5) // 8 * 8)
+    print(
+        f"the machine has {MEMORY} MiB, {room} of them free; two guests of {guests.size} MiB,"
+        f" each fills {int(guests.size * FILLED)}; {int(guests.size * RESERVED)} of the busy one's"
+        " are reserved\n     seconds  free MiB  busy less by  idle less by"
+    )
+
+    def row(mark: str) -> dict[str, int]:
+        found = guests.ballooned()
+        print(
+            f"    {time.monotonic() - began:8.0f}{free(host.system):10}{found['busy']:14}"
+            f"{found['idle']:14}  {mark}",
+            flush=True,
+        )
+        return found
+
+    busy, idle = guests.vms["busy"], guests.vms["idle"]
+    reserved = int(guests.size * RESERVED)
+    memory = vim.ResourceAllocationInfo(reservation=reserved)
+    WaitForTask(busy.ReconfigVM_Task(vim.vm.ConfigSpec(memoryAllocation=memory)))
+    for name, vm in guests.vms.items():
+        WaitForTask(vm.PowerOnVM_Task())
+        until(lambda name=name: b"ready" in guests.said(name), f"{name} is ready", BOOT_LIMIT)  # type: ignore[misc]
+        row(f"{name} filled its memory")
+    until(lambda: row("")["idle"] >= guests.size // 10, "the idle one gives way", SQUEEZE_LIMIT)
+    if guests.size - row("it gave way")["busy"] < reserved:
+        raise SystemExit("the busy one's reservation does not hold")
+    for name, vm in guests.vms.items():
+        before = guests.said(name).count(b"alive")
+        until(
+            lambda name=name, n=before: guests.said(name).count(b"alive") > n,  # type: ignore[misc]
+            f"{name} lives",
+            RETURN_LIMIT,
+        )
+        if vm.runtime.powerState != "poweredOn" or b"Out of memory" in guests.said(name):
+            raise SystemExit(f"{name} was killed, or killed a program of its own")
+    row("both live")
+    WaitForTask(busy.PowerOffVM_Task())
+    until(lambda: row("")["idle"] == 0, "memory is given back", RETURN_LIMIT)
+    WaitForTask(idle.PowerOffVM_Task())
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, default=None)
+    options = parser.parse_args()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = int(server.getsockname()[1])
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch, "machine")
+        prepared(options.home or Path(scratch, "home"), place)
+        with Machine(place, Hardware(cpus=1, memory=MEMORY, port=port)) as machine:
+            machine.start()
+            boot = follow(machine, Console(), quiet=True)
+            host = Host(port, boot.password)
+            try:
+                experiment(host, port)
+            finally:
+                Disconnect(host.si)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
