@@ -67,7 +67,7 @@ class Kernel:
     def __enter__(self) -> Self:
         self._home.create()
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:

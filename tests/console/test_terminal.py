@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -83,6 +84,8 @@ class Screen:
         self.thread.start()
         self.rows: dict[int, str] = {}
         self.raw = ""
+        # A read may end amid a character.
+        self.decode = codecs.getincrementaldecoder("utf-8")().decode
 
     def text(self) -> str:
         return "\n".join(self.rows[number] for number in sorted(self.rows))
@@ -93,7 +96,7 @@ class Screen:
         while words not in self.text():
             assert time.monotonic() < deadline, self.text()
             if select.select([self.near], [], [], 0.1)[0]:
-                self.raw += os.read(self.near, 1 << 16).decode()
+                self.raw += self.decode(os.read(self.near, 1 << 16))
             for match in _MOVE.finditer(self.raw):
                 self.rows[int(match[1])] = re.sub(r"\x1b\[[0-9;]*m", "", match[2])
             self.raw = (

@@ -391,7 +391,8 @@ def test_only_the_right_keys_open_a_credential(kind: str) -> None:
         SoftEk().activate(
             tpm.make_credential(SoftEk().public, name, b"secret", entropy=ENTROPY), name
         )
-    changed = dataclasses.replace(credential, blob=credential.blob[:-1] + b"\0")
+    other_end = bytes([credential.blob[-1] ^ 1])
+    changed = dataclasses.replace(credential, blob=credential.blob[:-1] + other_end)
     with pytest.raises(TpmError):
         ek.activate(changed, name)
 

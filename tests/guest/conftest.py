@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from tests.ports import free_port
 
 from casemate.cli.attest import attest_once
 from casemate.cli.machine import ANSWER_SECONDS
@@ -182,9 +183,7 @@ def new_machine(
     create(place, disk or built.bootable.disk, known, packages)
     if tpm:
         swtpm.manufacture(Home(place))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
-    hardware = Hardware(memory=1536, port=port, tpm=tpm, drives=drives)
+    hardware = Hardware(memory=1536, port=free_port(), tpm=tpm, drives=drives)
     with Machine(place, hardware) as machine:
         yield Trial(built, machine)
 
@@ -202,9 +201,7 @@ def asked_for_the_other_bank(disk: Path) -> list[Variable]:
 def again(trial: Trial, place: Path) -> Iterator[Trial]:
     """Make a copy of a machine that is off: its disk, its TPM, its firmware's variables."""
     shutil.copytree(trial.machine.place, place, ignore=shutil.ignore_patterns("*.sock", "*.log"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
-    with Machine(place, Hardware(memory=1536, port=port)) as machine:
+    with Machine(place, Hardware(memory=1536, port=free_port())) as machine:
         yield Trial(trial.built, machine)
 
 

@@ -107,6 +107,9 @@ def test_two_ups_at_once_make_one_host(host: TestHost) -> None:
         subprocess.Popen(arguments, **pipes) as other,
     ):  # type: ignore[call-overload]
         told = sorted([first.communicate()[0], other.communicate()[0]], key=len)
-        assert sorted([first.returncode, other.returncode]) == [0, 2]
-    assert "at work already" in told[0]
+        ended = sorted([first.returncode, other.returncode])
+    # The second one comes in the way of the first, or finds its work done.
+    assert ended in ([0, 2], [0, 0])
+    assert ended == [0, 0] or "at work already" in told[0]
+    assert sum(KERNEL in words for _, words in descendants(host.first_process)) == 1
     assert host.casemate("up", "--port", "0", "--no-demo")[0] == 0

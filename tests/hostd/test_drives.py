@@ -92,7 +92,7 @@ def test_a_disk_has_a_limit_of_requests_a_second_and_shares(play) -> None:
             reply = await host.root.call("ReconfigVM_Task", VM, limit(-1, level, count))
             assert reply.status == 200, reply.text
             await host.until(lambda held=held: host.kernel.vm("1").config.disks[0].shares == held)
-            for _ in range(200):
+            for _ in range(10_000):
                 config = (await host.root.call("Fetch", VM, "<prop>config</prop>")).text
                 if f"<shares>{held}</shares><level>{level}</level>" in config:
                     break

@@ -26,7 +26,7 @@ from casemate.vim25.xmlnodes import SIZE_LIMIT
 
 CASES = int(os.environ.get("CASEMATE_FUZZ", "10000"))
 ROUND = 500
-SECONDS = 5.0
+SECONDS = 60.0
 GROWTH = 50 << 20
 UNSAFE = {"Logout", "TerminateSession", "ChangeLockdownMode"}
 """Calls that end the session that goes on asking."""

@@ -150,7 +150,7 @@ def test_what_a_new_stream_does_not_state_again_is_gone(play: Callable[..., None
                     yield reply
 
     async def story(host) -> None:
-        deadline = asyncio.get_running_loop().time() + 5
+        deadline = asyncio.get_running_loop().time() + 50
         while asyncio.get_running_loop().time() < deadline:
             reply = await host.root.call(
                 "Fetch", MoRef("Folder", "ha-folder-vm"), "<prop>childEntity</prop>"

@@ -29,10 +29,17 @@ ESTABLISHED = 1
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostSimulator]:
-    monkeypatch.setattr(Protocol, "limit", HASTE)
+    """A host in haste about answers; about requests, only once a test hurries it."""
+    monkeypatch.setattr(Protocol, "limit", 100.0)
     monkeypatch.setattr(Protocol, "take_limit", HASTE)
     with HostSimulator(FakeKernel(vms=1500)).running() as running:
         yield running
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on requests must come soon."""
+    return lambda: monkeypatch.setattr(Protocol, "limit", HASTE)
 
 
 def connect(host: HostSimulator) -> ssl.SSLSocket:
@@ -61,33 +68,44 @@ def read_until(connection: ssl.SSLSocket, end: bytes) -> bytes:
     return seen
 
 
-def test_one_header_line_after_the_other_is_hung_up_on(host: HostSimulator) -> None:
+def test_one_header_line_after_the_other_is_hung_up_on(
+    host: HostSimulator, hurry: Callable[[], None]
+) -> None:
+    hurry()
     with connect(host) as slow:
-        slow.sendall(b"POST /sdk HTTP/1.1\r\n")
         with contextlib.suppress(OSError):
+            slow.sendall(b"POST /sdk HTTP/1.1\r\n")
             for number in range(50):
                 slow.sendall(f"X-{number}: x\r\n".encode())
                 time.sleep(HASTE / 5)
         assert ended(slow)
 
 
-def test_a_silent_connection_is_hung_up_on(host: HostSimulator) -> None:
+def test_a_silent_connection_is_hung_up_on(host: HostSimulator, hurry: Callable[[], None]) -> None:
+    hurry()
     with connect(host) as silent:
         assert ended(silent)
 
 
-def test_between_two_whole_requests_a_client_may_rest(host: HostSimulator) -> None:
+def test_between_two_whole_requests_a_client_may_rest(
+    host: HostSimulator, hurry: Callable[[], None]
+) -> None:
     with connect(host) as honest:
-        assert asks(honest)
-        read_until(honest, b"</namespaces>\n")
+        for _ in range(2):
+            assert asks(honest)
+            read_until(honest, b"</namespaces>\n")
+            hurry()
         time.sleep(HASTE * 2)
         assert asks(honest)
 
 
-def test_half_a_second_request_is_hung_up_on_as_well(host: HostSimulator) -> None:
+def test_half_a_second_request_is_hung_up_on_as_well(
+    host: HostSimulator, hurry: Callable[[], None]
+) -> None:
     with connect(host) as slow:
         assert asks(slow)
         read_until(slow, b"</namespaces>\n")
+        hurry()
         slow.sendall(b"GET / HT")
         assert ended(slow)
 
@@ -133,7 +151,6 @@ def test_a_thousand_idle_connections_leave_room_for_the_honest() -> None:
 def test_one_peer_has_only_so_many_connections(
     host: HostSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Protocol, "limit", 60.0)
     monkeypatch.setattr(Protocol, "of_one", 5)
     with contextlib.ExitStack() as stack:
         for _ in range(5):
@@ -154,7 +171,6 @@ def test_one_peer_has_only_so_many_connections(
 def test_whoever_has_rested_longest_gives_way_when_all_places_are_taken(
     host: HostSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Protocol, "limit", 60.0)
     monkeypatch.setattr(Protocol, "full", 3)
     with contextlib.ExitStack() as stack:
         first, second, third = (stack.enter_context(connect(host)) for _ in range(3))

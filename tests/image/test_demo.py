@@ -19,7 +19,7 @@ from casemate.machine.vmconfig import vm_config
 from casemate.testing.linuxmodules import relocatable
 
 QEMU = "qemu-system-x86_64"
-BOOT_LIMIT = 60.0
+BOOT_LIMIT = 200.0
 NAMES = st.text("abc/", min_size=1, max_size=9)
 
 

@@ -24,7 +24,7 @@ from casemate.testing.hostsimulator import write_certificate
 
 pytestmark = pytest.mark.interop
 
-START_LIMIT = 5.0
+START_LIMIT = 60.0
 """Seconds; on an idle machine it takes about 0.4."""
 
 
@@ -52,11 +52,11 @@ def kernel_socket(tmp_path: Path) -> Iterator[Path]:
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(60)
     yield path
     loop, end = stop[0]
     loop.call_soon_threadsafe(end.set)
-    thread.join(5)
+    thread.join(60)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_hostd_serves_a_client_soon_after_its_start_and_stops_on_term(hostd: Pro
     Disconnect(si)
     si._stub.DropConnections()
     hostd.popen.send_signal(signal.SIGTERM)
-    assert hostd.popen.wait(5) in {0, -signal.SIGTERM}
+    assert hostd.popen.wait(60) in {0, -signal.SIGTERM}
     assert b"Traceback" not in hostd.log.read_bytes()
 
 

@@ -34,6 +34,6 @@ def on(vmhost: Host) -> Callable[[Callable[[Host], Coroutine[Any, Any, None]]], 
             async with vmhost.up() as host:
                 await body(host)
 
-        asyncio.run(asyncio.wait_for(whole(), 110))
+        asyncio.run(asyncio.wait_for(whole(), 280))
 
     return runner

@@ -56,7 +56,7 @@ def test_a_vm_that_boots_from_its_card_asks_the_network_for_a_program(on, model)
         vm = await host.ask(c.CreateVm("", asking))
         await host.ask(m.PowerOn("", quiet))
         await host.ask(m.PowerOn("", vm))
-        for _ in range(300):
+        for _ in range(1500):
             sent = {name: told[1] for name, told in (await wires.traffic()).items()}
             if sent.get(vm, 0):
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class Chip:
         self.fake.hash_launch(b"loader")
         self.budget = budget
         self.inside = self.most = 0
+        self.answers = threading.Event()
+        self.answers.set()
 
     def extend(self, pcr: int, digests: Mapping[str, bytes], locality: int = 0) -> None:
         if self.budget == 0:
@@ -46,7 +48,7 @@ class Chip:
     ) -> tuple[bytes, bytes]:
         self.inside += 1
         self.most = max(self.most, self.inside)
-        time.sleep(0.05)
+        assert self.answers.wait(60)
         self.inside -= 1
         return nonce, banks[0].encode()
 
@@ -141,12 +143,14 @@ def test_clients_that_hang_up_never_bring_two_threads_to_the_tpm(tmp_path: Path)
     async def life() -> None:
         measurements = Measurements(tmp_path, lambda: chip)  # type: ignore[arg-type, return-value]
         await measurements.start()
+        chip.answers.clear()
         for _ in range(4):
             asking = asyncio.ensure_future(measurements.quote(Quote(bytes(16), ("sha256",), (14,))))
             await asyncio.sleep(0.01)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
+        chip.answers.set()
         await measurements.quote(Quote(bytes(16), ("sha256",), (14,)))
         await measurements.close()
 

@@ -176,7 +176,7 @@ def test_a_disk_s_directory_stays_open_while_a_thread_reads_in_it(on, monkeypatc
 
     def slow(directory, _source, _name, _told):
         inside.set()
-        go_on.wait(10)
+        go_on.wait(100)
         try:
             os.fstat(directory.fd)
         except OSError as error:
@@ -192,7 +192,7 @@ def test_a_disk_s_directory_stays_open_while_a_thread_reads_in_it(on, monkeypatc
         here, there = socket.socketpair()
         reader, writer = await asyncio.open_connection(sock=here)
         running = asyncio.ensure_future(transfer.run(reader, writer, lambda _: None))
-        await asyncio.to_thread(inside.wait, 10)
+        await asyncio.to_thread(inside.wait, 100)
         running.cancel()
         await asyncio.sleep(0.02)
         running.cancel()

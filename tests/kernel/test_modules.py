@@ -254,4 +254,4 @@ def test_a_linux_that_refuses_is_told_and_everything_is_closed(host):
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(HostError):
         host.load("good")
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before

@@ -143,8 +143,8 @@ class House:
                 found.append(frame[len(HEADER) :])
         return found
 
-    async def leases(self, number: int, seconds: float = 20.0) -> list[tuple[str, str]]:
-        """Ask for an address; return what comes as (kind, address), until an answer is there."""
+    async def leases(self, number: int, seconds: float = 50.0) -> list[tuple[str, str]]:
+        """Ask for an address until there is an answer; return each as (kind, address), once."""
         card = octets(self.cards[number].mac)
         found: list[tuple[str, str]] = []
         end = time.monotonic() + seconds
@@ -156,8 +156,12 @@ class House:
                 for frame in self.frames(number):
                     with suppress(Exception):
                         reply = parse_reply(parse_frame(frame).data, 7, card)
-                        if reply is not None:
-                            found.append((reply.kind.name, str(reply.address)))
+                        # A server that is slow answers a question that was asked again twice.
+                        if (
+                            reply is not None
+                            and (answer := (reply.kind.name, str(reply.address))) not in found
+                        ):
+                            found.append(answer)
         return found
 
     async def close(self) -> None:
@@ -193,7 +197,7 @@ class World:
         self.houses.append(made)
         return made
 
-    async def heard(self, sock: socket.socket, seconds: float = 10.0) -> list[tuple[bytes, str]]:
+    async def heard(self, sock: socket.socket, seconds: float = 50.0) -> list[tuple[bytes, str]]:
         """Return the datagrams that came, with their senders; waits for a first one."""
         end = time.monotonic() + seconds
         found: list[tuple[bytes, str]] = []
@@ -241,7 +245,7 @@ class World:
 
 async def some(look: Callable[[], T]) -> T:
     """Return what a look shows as soon as that is something."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 50
     while not (found := look()) and time.monotonic() < end:  # noqa: ASYNC110 (frames come)
         await asyncio.sleep(0.01)
     return found
@@ -286,7 +290,7 @@ def on(root_only: None) -> Callable[[Callable[[World], Awaitable[None]]], None]:
             async with a_world() as made:
                 await body(made)
 
-        asyncio.run(asyncio.wait_for(whole(), 60))
+        asyncio.run(asyncio.wait_for(whole(), 250))
 
     return runner
 
@@ -319,8 +323,8 @@ def test_a_guest_reaches_the_outside_as_the_machine_and_gets_the_answer(on):
         assert heard == (b"hello", MACHINE)
         house.frames(1)
         world.server.sendto(b"answer", (MACHINE, 5000))
-        found = await some(lambda: house.frames(1))
-        answer = parse_frame(found[0])
+        (found,) = await some(lambda: [one for one in house.frames(1) if b"answer" in one])
+        answer = parse_frame(found)
         assert (answer.data, str(answer.source.address)) == (b"answer", OUTSIDE)
         assert answer.target == house.end(1)
 
@@ -348,12 +352,12 @@ def test_a_whole_guest_asks_by_dhcp_and_pulls_a_page(on, tmp_path):
 
     def run(*command: str) -> str:
         ran = subprocess.run(
-            [str(BUSYBOX), *command], capture_output=True, check=False, text=True, timeout=30
+            [str(BUSYBOX), *command], capture_output=True, check=False, text=True, timeout=100
         )
         return ran.stdout + ran.stderr
 
-    def fetch(host: str) -> bytes:
-        with closing(http.client.HTTPConnection(host, PORT, timeout=0.5)) as client:
+    def fetch(host: str, seconds: float) -> bytes:
+        with closing(http.client.HTTPConnection(host, PORT, timeout=seconds)) as client:
             try:
                 client.request("GET", "/")
             except OSError:
@@ -383,9 +387,9 @@ def test_a_whole_guest_asks_by_dhcp_and_pulls_a_page(on, tmp_path):
                 "192.0.2.53",
                 str(house.nat.gateway),
             ]
-            assert await guest.do(fetch, OUTSIDE) == b"the outside\n"
+            assert await guest.do(fetch, OUTSIDE, 60.0) == b"the outside\n"
             for own in (MACHINE, str(house.nat.gateway), CLOUD):
-                assert await guest.do(fetch, own) == b""
+                assert await guest.do(fetch, own, 0.5) == b""
             assert world.trapped() == []
         finally:
             server.close()
@@ -733,7 +737,7 @@ def test_the_server_of_a_kernel_that_died_gives_its_interface_to_the_next_one(on
         house.leasing = Leasing(house.wires.open_listener, start_plain)
         await house.apply()
         assert await house.leases(1) == [("OFFER", f"{house.own(1)}/24")]
-        assert await asyncio.to_thread(wait_gone, orphan.child.pidfd, 5.0)
+        assert await asyncio.to_thread(wait_gone, orphan.child.pidfd, 60.0)
         reap([orphan.child.pid])
         os.close(orphan.child.pidfd)
 

@@ -21,7 +21,7 @@ from .vmbench import MIB, Host, RefusedTaskError, disk, make, printed
 pytestmark = [pytest.mark.host, pytest.mark.guest]
 
 
-async def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 200.0) -> None:
     for _ in range(int(seconds / 0.1)):
         if true():
             return
@@ -35,7 +35,7 @@ async def told(host: Host, request: object) -> None:
 
 async def heard(host: Host, vm: str) -> None:
     """Wait until the agent answers."""
-    for _ in range(400):
+    for _ in range(2000):
         await host.guests.look()
         if host.vm(vm).guest.agent:
             return
@@ -66,7 +66,7 @@ def test_a_guest_with_debians_agent_tells_keeps_still_sleeps_and_starts_anew(on)
         # Asleep until a reset, which wakes it up.
         qmp = await host.cells.control(vm, Operation.RESET)
         await told(host, c.StandbyGuest("", vm))
-        for _ in range(300):
+        for _ in range(2000):
             if await qmp.status() == "suspended":
                 break
             await asyncio.sleep(0.1)

@@ -35,7 +35,7 @@ async def ticket(host: Host, vm: str, serial: int) -> str:
 
 async def until_file(host: Host, text: bytes) -> None:
     file = host.datastore / "one" / "said.log"
-    for _ in range(400):
+    for _ in range(2000):
         if file.exists() and text in file.read_bytes():
             return
         await asyncio.sleep(0.05)

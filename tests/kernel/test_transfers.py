@@ -125,12 +125,15 @@ def test_a_transfer_in_which_nothing_moves_is_ended(
 ) -> None:
     monkeypatch.setattr(transfers, "QUIET_SECONDS", 0.05)
 
-    async def story(kernel: FakeKernel, handle: str) -> None:
-        async with kernel.transfer(WriteFile(handle, STORE, "new")) as transfer:
+    async def now_and_then(transfer: Transfer) -> None:
+        for _ in range(500):
             await transfer.write(b"x")
             await asyncio.sleep(0.2)
+
+    async def story(kernel: FakeKernel, handle: str) -> None:
+        async with kernel.transfer(WriteFile(handle, STORE, "new")) as transfer:
             with pytest.raises(RefusedError, match="nothing moved"):
-                await transfer.write(b"y")
+                await now_and_then(transfer)
 
     play(story)
     assert not (place / "new").exists()

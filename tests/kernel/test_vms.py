@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,7 +197,8 @@ def test_what_is_not_the_vm_s_own_stays_when_it_is_destroyed(on):
         flat.unlink()
         flat.symlink_to(outside)
         shared = (place / "one.vmx").read_text().replace("one", "two").replace("two.vmdk", "s.vmdk")
-        shared = shared.replace(host.vm(vm).config.uuid.replace("-", "")[-2:] + '"', '00"')
+        shared, changed = re.subn(r'(uuid\.bios = "[^"]{45})..', r"\g<1>00", shared)
+        assert changed == 1
         (place / "two.vmx").write_text(shared)
         (place / "s.vmdk").write_text((place / "one.vmdk").read_text())
         host.inventory.register("[datastore1] one/two.vmx")

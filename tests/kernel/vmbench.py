@@ -205,7 +205,7 @@ class Host:
 
 async def printed(host: Host, vm: str, text: bytes = b"ok\n") -> None:
     """Wait until the guest has printed ``text``."""
-    for _ in range(600):
+    for _ in range(3000):
         if text in host.console(vm):
             return
         await asyncio.sleep(0.05)

@@ -38,6 +38,8 @@ from casemate.testing.pki import NOW
 from casemate.testing.smallhost import SmallHost, SmallImage, ek_maker
 
 NONCE = b"\x11" * 32
+AT_ONCE = 30.0
+"""Seconds of the processor, of a slow one: what is made of claimed sizes takes far longer."""
 
 
 def firmware(log: EventLog, rules: FirmwareRules | None = None) -> set[str]:
@@ -53,9 +55,9 @@ def test_bi_064_extending_a_pcr_that_does_not_exist(pcr: int) -> None:
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x80000000, 1000])
 def test_bi_065_event_longer_than_the_log(size: int) -> None:
     raw = write_header(("sha256",)) + write_event(event(4, ev.EV_IPL, b""))[:-4]
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert refused(lambda: parse(raw + size.to_bytes(4, "little") + b"x")) == "malformed"
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < AT_ONCE
 
 
 def test_bi_066_impossible_digest_counts() -> None:
@@ -135,9 +137,9 @@ def test_bi_073_windows_events_nested_without_end() -> None:
     raw = b"".join(
         struct.pack("<II", 0x40010002, 8 * (depth - level - 1)) for level in range(depth)
     )
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert refused(lambda: parse_sipa(raw)) == "depth-limit"
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < AT_ONCE
     nested = b""
     for _ in range(12):
         nested = struct.pack("<II", 0x40010001, len(nested)) + nested
@@ -175,13 +177,13 @@ def test_bi_077_garbage_behind_the_padding() -> None:
 
 
 def test_bi_078_huge_logs() -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     one = write_event(event(4, ev.EV_IPL, b""))
     many = write_header(("sha256",)) + one * 1_000_000
     for raw in (bytes(64 << 20), many, write_header(("sha256",)) + one * 100_000):
         with pytest.raises(LimitError):
             parse(raw)
-    assert time.perf_counter() - begin < 3
+    assert time.process_time() - begin < AT_ONCE
 
 
 def test_bi_079_no_dynamic_launch() -> None:

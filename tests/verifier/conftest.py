@@ -42,7 +42,7 @@ from casemate.verifier.web import COOKIE
 
 def connect(address: str) -> HostClient:
     host, _, port = address.partition(":")
-    return HostClient(host, int(port), timeout=20)
+    return HostClient(host, int(port), timeout=60)
 
 
 @dataclass

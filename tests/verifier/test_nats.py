@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 from tests.verifier.conftest import Web
 
 from casemate.cli import agent, agentways
@@ -43,7 +44,7 @@ class Nats:
             self.words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         port = int(self.words[self.words.index("-p") + 1])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -56,7 +57,7 @@ class Nats:
     def stop(self) -> None:
         assert self.running is not None
         self.running.terminate()
-        self.running.wait(30)
+        self.running.wait(60)
 
 
 @pytest.fixture
@@ -66,8 +67,7 @@ def nats(tmp_path: Path) -> Iterator[Nats]:
     if program is None:
         pytest.skip("needs the Debian package nats-server")
     tls = ensure_certificate(tmp_path / "nats-tls", "localhost", 0, datetime.now(UTC))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     words = [program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "js")]
     words += ["--tls", "--tlscert", str(tls / "rui.crt"), "--tlskey", str(tls / "rui.key")]
     made = Nats(Place(f"tls://localhost:{port}", tls / "rui.crt"), words)

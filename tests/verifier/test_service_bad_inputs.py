@@ -72,9 +72,11 @@ def test_bi_107_the_leases_of_a_dead_verifier_run_out_and_an_alarm_stands(
     engine.enrol(fleet(4), cadence=60)
     with engine.database.transaction() as step:
         alarmstore.beat(step, "dead", step.now())
-    held = store.lease_due(engine.database, "dead", 1.0)
+    held = store.lease_due(engine.database, "dead", 600)
     assert len(held) == 4
     assert store.lease_due(engine.database, "other", 60) == []
+    with engine.database.transaction() as step:
+        step.run("UPDATE host SET lease_until=lease_until-600")
     monkeypatch.setattr(scheduler, "DEAD_SECONDS", 0.5)
     monkeypatch.setattr(scheduler, "HOUSEKEEPING", 0.1)
     engine.worker("alive")
@@ -113,16 +115,18 @@ def test_bi_108_bodies_that_are_huge_packed_or_slow(
     assert answer.status_code in {400, 422}
     monkeypatch.setattr(webface, "READ_SECONDS", 0.3)
 
+    dripped: list[int] = []
+
     def slow() -> Iterator[bytes]:
-        for _ in range(20):
+        for _ in range(500):
+            dripped.append(1)
             yield b" "
             time.sleep(0.1)
 
-    began = time.monotonic()
     with contextlib.suppress(*GONE):
         answer = web.client.post(url, content=slow(), headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "timeout")
-    assert time.monotonic() - began < 30
+    assert len(dripped) < 500
 
 
 def test_bi_109_a_fleet_that_boots_at_once_is_attested_without_a_false_alarm(

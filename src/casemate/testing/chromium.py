@@ -15,7 +15,7 @@ from pathlib import Path
 
 from casemate.errors import HostError, StateError
 
-START_SECONDS = 30.0
+START_SECONDS = 100.0
 _READ_FD, _WRITE_FD = 3, 4
 _CHUNK = 1 << 16
 
@@ -92,7 +92,7 @@ class Browser:
         result = found["result"]
         return result.get("value") if isinstance(result, dict) else None
 
-    def until(self, script: str, seconds: float = 20.0) -> None:
+    def until(self, script: str, seconds: float = 60.0) -> None:
         """Wait until the script gives true. Raises StateError."""
         deadline = time.monotonic() + seconds
         while not self.run(script):

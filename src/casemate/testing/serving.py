@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 _CLOSE_TURNS = 3
 """Turns of the loop in which an aborted connection is taken down."""
 

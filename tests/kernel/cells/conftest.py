@@ -114,12 +114,12 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
     """Run a coroutine to its end, with a time limit."""
 
     def runner(body: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run(asyncio.wait_for(body, 90))
+        return asyncio.run(asyncio.wait_for(body, 280))
 
     return runner
 
 
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 100.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not happen in time"

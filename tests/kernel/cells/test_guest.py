@@ -38,7 +38,7 @@ def test_a_linux_guest_boots_and_shuts_down_when_asked(bench, run, small_linux):
         async with bench.cells() as cells:
             await cells.power_on("7", config, bench.vm_dir)
             log = cells.console_log("7")
-            await until(lambda: log.exists() and b"guest is up" in log.read_bytes(), 60)
+            await until(lambda: log.exists() and b"guest is up" in log.read_bytes(), 150)
             assert b"Checked W+X mappings: passed" in log.read_bytes()
             assert await listens(await cells.control("7", Operation.REBOOT_GUEST))
             for _ in range(2):
@@ -49,7 +49,7 @@ def test_a_linux_guest_boots_and_shuts_down_when_asked(bench, run, small_linux):
                 found = GuestInterface("00:50:56:00:00:09", ("192.0.2.9/24",))
                 assert guestagent.interfaces(told) == (found,)
             await cells.shutdown_guest("7")
-            await until(lambda: bool(bench.exits), 30)
+            await until(lambda: bool(bench.exits))
             assert bench.exits == [CellExit("7", "guest-shutdown")]
             assert cells.running() == ()
         assert bench.leftovers() == []
@@ -68,9 +68,9 @@ def test_the_demo_guest_boots_from_its_disk_as_configured_by_its_vmx(bench, run)
         async with bench.cells() as cells:
             await cells.power_on("7", config, bench.vm_dir)
             log = cells.console_log("7")
-            await until(lambda: log.exists() and READY.encode() in log.read_bytes(), 80)
+            await until(lambda: log.exists() and READY.encode() in log.read_bytes(), 150)
             await cells.shutdown_guest("7")
-            await until(lambda: bool(bench.exits), 30)
+            await until(lambda: bool(bench.exits))
         assert bench.exits == [CellExit("7", "guest-shutdown")]
         assert bench.leftovers() == []
 

@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.alone]
 SECONDS = float(os.environ.get("CASEMATE_MEASURE_SECONDS", "4"))
 SETTLE = 2.5
 POINTS = 3.0
+TRIES = 3
+"""What else the machine does may spoil one measurement; only what is wrong spoils all."""
 
 
 @pytest.fixture
@@ -50,23 +52,26 @@ async def shares_of(lab: Lab, *names: str) -> None:
     await asyncio.sleep(SETTLE)
 
 
-def check(got: dict[str, float], entitled: dict[str, float], *, of: float | None = None) -> None:
+def fair(got: dict[str, float], entitled: dict[str, float], *, of: float | None = None) -> bool:
+    """Tell whether each got what it is entitled to."""
     whole = of or sum(got.values())
     told = {name: (round(100 * used / whole, 2), entitled[name]) for name, used in got.items()}
     sys.stdout.write(f"{sum(got.values()):.1f} % of the processor; got, entitled: {told}\n")
-    for name, (share, due) in told.items():
-        assert abs(share - due) <= POINTS, (name, told)
+    return all(abs(share - due) <= POINTS for share, due in told.values())
 
 
 def measured(lab: Lab, prepare: Callable[[Lab], list[str]], expect: dict[str, float]) -> None:
     async def story() -> None:
         async with lab.up():
             await shares_of(lab, *prepare(lab))
-            got = await lab.measure(SECONDS)
-            entitled = lab.entitled()
-            for name, due in expect.items():
-                assert abs(entitled[name] - due) <= 1.5, entitled
-            check(got, entitled)
+            for _ in range(TRIES):
+                got = await lab.measure(SECONDS)
+                entitled = lab.entitled()
+                for name, due in expect.items():
+                    assert abs(entitled[name] - due) <= 1.5, entitled
+                if fair(got, entitled):
+                    return
+            raise AssertionError((got, entitled))
 
     play(story())
 
@@ -113,10 +118,13 @@ def test_a_limit_holds_and_an_idle_guest_lends_what_it_does_not_use(lab: Lab) ->
             lab.add("idle", HALT, sched_cpu_shares="high", sched_cpu_min="500")
             await shares_of(lab, "limited", "idle")
             await lab.statistics.sample()
-            got = await lab.measure(SECONDS)
-            await lab.statistics.sample()
+            for tries_left in reversed(range(TRIES)):
+                got = await lab.measure(SECONDS)
+                await lab.statistics.sample()
+                if fair({"limited": got["limited"]}, lab.entitled(), of=100.0):
+                    break
+                assert tries_left, got
             assert got["idle"] < POINTS
-            check({"limited": got["limited"]}, lab.entitled(), of=100.0)
             assert lab.entitled()["limited"] == 25.0
             (vm,) = (vm for vm, name in lab.names.items() if name == "limited")
             assert lab.scheduler.load(vm).ready < 0.2, "time under the limit is not time ready"
@@ -146,7 +154,7 @@ async def check_statistics(lab: Lab, vm: str) -> None:
     assert root.cpu_usage.reservation_used == 500
     host = await query(QueryStats("", "ha-host", ("cpu.usagemhz.average",)), LOCAL_ROOT)
     assert [series.counter for series in host.series] == ["cpu.usagemhz.average"]
-    assert len(host.times) == len(host.series[0].values) == 2
+    assert len(host.times) == len(host.series[0].values) >= 2
     load = await lab.statistics.handlers()[QueryLoad](QueryLoad(""), LOCAL_ROOT)
     assert {seen.vm: seen.quota_us for seen in load.vms}[vm] == 25_000
 

@@ -37,7 +37,7 @@ def behind(wall: Callable[[], object], **attempts: Callable[[], object]) -> dict
                 fared[name] = os.strerror(error.errno or 0)
         return json.dumps(fared).encode()
 
-    return dict(json.loads(call_in_child(body, what="walls", timeout=20)))
+    return dict(json.loads(call_in_child(body, what="walls", timeout=100)))
 
 
 def start_thread() -> None:
