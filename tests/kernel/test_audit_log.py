@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from casemate.calls import messages as m
+from casemate.calls.admin import ReadLog
 from casemate.errors import CasemateError, LoginError, NotAuthenticatedError, PermissionDeniedError
+from casemate.kernel import store as stores
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.home import HOSTD_UID
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.logs import Logs
 from casemate.kernel.server import Caller
 from casemate.kernel.store import AuditEntry, Store
 from casemate.kernel.stream import FactStream
@@ -69,3 +73,56 @@ def test_strangers_do_not_fill_the_audit_log(tmp_path: Path) -> None:
 def test_a_name_without_end_takes_no_room_in_the_audit_log(tmp_path: Path) -> None:
     (entry,) = Asked(tmp_path).refused(m.Login("x" * 100_000, "p", "y" * 100_000), LoginError)
     assert len(entry.user) + len(entry.why) < 1000
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store that keeps 40 entries, or 20 that are old, and looks at every fourth."""
+    for name, value in (("ROWS", 40), ("KEPT", 20), ("SECONDS", 1000.0), ("PRUNED", 4)):
+        monkeypatch.setattr(stores, f"AUDIT_{name}", value)
+    store = Store(tmp_path / "casemate.db")
+    yield store
+    store.close()
+
+
+def fill(store: Store, times: Iterable[float]) -> None:
+    for time in times:
+        store.audit(time, "root", "PowerOn", "1", "", "ok")
+
+
+def kept(store: Store) -> list[int]:
+    return [entry.number for entry in store.audit_entries(1, 1000)]
+
+
+def test_the_audit_log_keeps_so_many_entries_and_their_chain(small: Store) -> None:
+    fill(small, (float(n) for n in range(200)))
+    assert kept(small) == list(range(161, 201))
+    assert small.audit_broken() is None
+
+
+def test_old_entries_go_but_a_clock_that_jumps_empties_no_log(small: Store) -> None:
+    fill(small, (float(n) for n in range(30)))
+    fill(small, [1e9] * 2)
+    assert kept(small) == list(range(13, 33))
+    assert small.audit_broken() is None
+
+
+@pytest.mark.parametrize("number", [161, 162, 200])
+def test_a_changed_entry_shows_after_others_were_taken_out(small: Store, number: int) -> None:
+    fill(small, (float(n) for n in range(200)))
+    small._db.execute("UPDATE audit SET user='nobody' WHERE number=?", (number,))
+    assert small.audit_broken() == number
+
+
+def test_the_beginning_of_what_is_kept_cannot_be_taken_out_unseen(small: Store) -> None:
+    fill(small, (float(n) for n in range(200)))
+    for table in ("audit", "audit_chain"):
+        small._db.execute(f"DELETE FROM {table} WHERE number<165")
+    assert small.audit_broken() == 161
+
+
+def test_what_is_read_of_the_log_has_its_own_numbers(small: Store, tmp_path: Path) -> None:
+    fill(small, (float(n) for n in range(200)))
+    read = Logs(small, tmp_path).handlers()[ReadLog]
+    reply = asyncio.run(read(ReadLog("", "audit", 1, 5), None))
+    assert (reply.start, reply.end, len(reply.lines)) == (161, 200, 5)

@@ -13,6 +13,7 @@ from casemate.errors import FormatError, HostError
 from casemate.kernel.cells import blocks, disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.consolidation import consolidation_steps
+from casemate.kernel.vmfiles import strangers
 from casemate.machine.chains import Drop, Merge
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
 
@@ -40,6 +41,49 @@ def test_what_another_vm_in_the_directory_writes_to_is_neither_removed_nor_merge
         assert Drop(upper) in alone
         _, steps = consolidation_steps(directory, vm("1", ours), (vm("2", upper),))
         assert steps == ()
+
+
+def test_what_a_vm_that_is_not_registered_needs_stays(tmp_path: Path) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        ours, theirs = (directory.make_delta(spec("base.vmdk")) for _ in range(2))
+        frozen = directory.make_delta(spec("base.vmdk"))
+        directory.write("1.vmx", f'scsi0:0.fileName = "{ours}"\n'.encode())
+        directory.write("Away.vmx", f'scsi0:0.fileName = "{theirs}"\n'.encode())
+        directory.write("Away.vmsd", f'snapshot0.disk0.fileName = "{frozen}"\n'.encode())
+        assert consolidation_steps(directory, vm("1", ours), ())[1] == ()
+
+
+def test_a_disk_that_a_vm_that_is_not_registered_writes_to_is_not_merged_into(
+    tmp_path: Path,
+) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        ours = directory.make_delta(spec("base.vmdk"))
+        path = b'scsi0:0.fileName = "/vmfs/volumes/datastore1/both/base.vmdk"\n'
+        directory.write("away.vmx", path)
+        assert consolidation_steps(directory, vm("1", ours), ())[1] == ()
+
+
+def test_while_another_vms_file_cannot_be_read_nothing_is_merged_or_dropped(
+    tmp_path: Path,
+) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        ours = directory.make_delta(spec("base.vmdk"))
+        directory.write("away.vmx", b"\xff\x00 no file of a VM")
+        with pytest.raises(FormatError, match=r"away\.vmx") as caught:
+            consolidation_steps(directory, vm("1", ours), ())
+        assert caught.value.code == "stranger"
+
+
+def test_what_a_vm_that_is_not_registered_needs_is_shared(tmp_path: Path) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        theirs = directory.make_delta(spec("base.vmdk"))
+        directory.write("away.vmx", f'scsi0:0.fileName = "{theirs}"\n'.encode())
+        directory.write("1.vmx", b'scsi0:0.fileName = "own.vmdk"\n')
+        assert strangers(directory, (vm("1", "own.vmdk"),)) == {theirs, "base.vmdk"}
 
 
 def test_what_only_this_vm_needs_is_merged(tmp_path: Path) -> None:

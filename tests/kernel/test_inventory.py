@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from casemate.errors import ArgumentError, CasemateError, HostError, NotFoundError
+from casemate.errors import (
+    ArgumentError,
+    CasemateError,
+    FileLockedError,
+    HostError,
+    NotFoundError,
+)
+from casemate.kernel.fileguard import FileGuard
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
@@ -155,3 +162,24 @@ def test_vms_whose_files_have_no_uuid_are_told_apart_and_keep_theirs(
     again = Inventory(store, FactStream(), place / "volumes", UUID)
     again.publish_all(1000, 1000)
     assert [again.vm(vm).config.uuid for vm in made] == [first, second]
+
+
+@pytest.mark.parametrize("below", ["one/one.vmx", "one", "."])
+def test_no_vm_is_registered_whose_files_are_being_removed(
+    inventory: Inventory, place: Path, below: str
+) -> None:
+    guard = FileGuard(inventory)
+    target = (place / "volumes" / "datastore1" / below).resolve()
+    with guard.held([(target, below)]), pytest.raises(FileLockedError):
+        inventory.register("[datastore1] one/one.vmx")
+    assert inventory.vms() == ()
+    vm = inventory.register("[datastore1] one/one.vmx")
+    with pytest.raises(FileLockedError), guard.held([(target, below)]):
+        pass
+    assert inventory.vm(vm).config.name == "one"
+
+
+def test_a_vm_beside_what_is_being_removed_is_registered(inventory: Inventory, place: Path) -> None:
+    other = place / "volumes" / "datastore1" / "one" / "other.iso"
+    with FileGuard(inventory).held([(other, "one/other.iso")]):
+        assert inventory.register("[datastore1] one/one.vmx")

@@ -57,3 +57,39 @@ def test_a_long_audit_log_is_checked_to_its_end_and_from_before_its_beginning(
         with pytest.raises(DigestError):
             audit.check(step)
     database.close()
+
+
+def test_a_look_checks_a_piece_of_the_audit_log_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "LOT", 10)
+    monkeypatch.setattr(audit, "LOOK", 50)
+    now = [0.0]
+    database = open_database(str(tmp_path / "a.db"), SCHEMA)
+    with database.exclusive("audit") as step:
+        for number in range(120):
+            audit.append(step, "anna", "test", str(number))
+    checker = audit.Checker(database, lambda: now[0])
+    assert [checker.look() for _ in range(4)] == [50, 100, 120, 120]
+    audit.record(database, "anna", "test", "one more")
+    assert checker.look() == 121
+    with database.exclusive("audit") as step:
+        step.run("UPDATE audit SET why='x' WHERE number=7")
+    assert checker.look() == 121
+    now[0] += audit.PASS_SECONDS + 1
+    with pytest.raises(DigestError, match="line 7"):
+        checker.look()
+    database.close()
+
+
+def test_lines_that_are_taken_off_the_end_show_at_the_next_look(tmp_path: Path) -> None:
+    database = open_database(str(tmp_path / "a.db"), SCHEMA)
+    for number in range(3):
+        audit.record(database, "anna", "test", str(number))
+    checker = audit.Checker(database)
+    assert checker.look() == 3
+    with database.exclusive("audit") as step:
+        step.run("DELETE FROM audit WHERE number=3")
+    with pytest.raises(DigestError, match="line 3"):
+        checker.look()
+    database.close()

@@ -209,7 +209,7 @@ def life_of_vms(
     guests = Guests(context)
     for topic in (power, vms, starter, switching, guests):
         kernel.add(topic.handlers())
-    kernel.add(Ova(context, vms).handlers())
+    kernel.add(Ova(context, vms, kernel.check).handlers())
 
     def alive(key: str) -> bool:
         return key == LOCAL_ROOT.key or stream.fact("SessionFact", key) is not None

@@ -23,7 +23,7 @@ from casemate.kernel.snapshotfiles import (
     written,
 )
 from casemate.kernel.vmcontext import VmContext
-from casemate.kernel.vmfiles import state_name
+from casemate.kernel.vmfiles import state_name, strangers
 from casemate.machine.chains import Drop, Merge, plan_consolidation
 from casemate.machine.facts import Allocation, DiskSpec, PowerState, VmFact
 from casemate.machine.power import Operation
@@ -152,10 +152,15 @@ class Consolidation:
 def consolidation_steps(
     directory: VmDirectory, fact: VmFact, others: Iterable[VmFact]
 ) -> tuple[_Graph, tuple[Drop | Merge, ...]]:
-    """Plan the consolidation of a VM's disks; what ``others`` in its directory use stays.
+    """Plan the consolidation of a VM's disks; what other VMs in its directory use stays.
+
+    Args:
+        directory: Of the VM.
+        fact: The VM.
+        others: The other registered VMs there; those that are not are found by their files.
 
     Raises:
-        FormatError: The list of its snapshots, or that of another VM, cannot be read.
+        FormatError: The list of its snapshots, or a file of another VM, cannot be read.
     """
     others = tuple(others)
     for one in (fact, *others):
@@ -166,6 +171,7 @@ def consolidation_steps(
         tops = {disk.file_name for disk in other.config.disks}
         tops |= {name for one in other.snapshots for _, name in one.disks}
         pinned |= {layer for top in tops for layer in directory.chain(top)}
+    pinned |= strangers(directory, (fact, *others))
     graph = _graph(directory, current | pinned)
     steps = plan_consolidation(graph.parents, pinned | graph.frozen, current)
     return graph, steps

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -95,8 +96,10 @@ class Datastores:
 
         def work(_job: Job) -> None:
             # It may have waited for its turn: a VM can have been registered there since.
-            self.demand_free(request.datastore, request.path)
-            with self.open(request.datastore) as volume:
+            with (
+                self.held((request.datastore, request.path)),
+                self.open(request.datastore) as volume,
+            ):
                 volume.remove(request.path)
 
         return self.start(request.datastore, "FileManager.deleteFile", session, work)
@@ -106,9 +109,13 @@ class Datastores:
         self.demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
-            self.demand_free(request.datastore, request.path)
-            self.demand_free(request.to_datastore, request.to_path)
-            with self.open(request.datastore) as source, self.open(request.to_datastore) as target:
+            with (
+                self.held(
+                    (request.datastore, request.path), (request.to_datastore, request.to_path)
+                ),
+                self.open(request.datastore) as source,
+                self.open(request.to_datastore) as target,
+            ):
                 source.move(request.path, target, request.to_path, force=request.force)
 
         return self.start(request.datastore, "FileManager.moveFile", session, work)
@@ -117,8 +124,11 @@ class Datastores:
         self.demand_target(request, session)
 
         def work(job: Job) -> None:
-            self.demand_free(request.to_datastore, request.to_path)
-            with self.open(request.datastore) as source, self.open(request.to_datastore) as target:
+            with (
+                self.held((request.to_datastore, request.to_path)),
+                self.open(request.datastore) as source,
+                self.open(request.to_datastore) as target,
+            ):
                 size = source.size(request.path)
                 target.demand_space(size, target.shown(request.to_path))
                 step = job.counter(size)
@@ -158,9 +168,20 @@ class Datastores:
 
     def demand_free(self, datastore: str, path: str) -> None:
         """Raise FileLockedError if the file at a path belongs to a VM."""
+        self._guard.demand_free(*self._at(datastore, path))
+
+    def held(self, *paths: tuple[str, str]) -> AbstractContextManager[None]:
+        """Keep files, by datastore and path, from becoming a VM's while they are changed.
+
+        Raises:
+            FileLockedError: One belongs to a VM already.
+        """
+        return self._guard.held([self._at(*one) for one in paths])
+
+    def _at(self, datastore: str, path: str) -> tuple[Path, str]:
         fact = self._places.datastore(datastore)
         shown = datastorepath.show(fact.name, path)
-        self._guard.demand_free(Path(fact.path, *datastorepath.parts(path, shown)), shown)
+        return Path(fact.path, *datastorepath.parts(path, shown)), shown
 
     def start(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,9 @@ from casemate.errors import CasemateError, FileLockedError
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.vmfiles import owned_files
 from casemate.machine.facts import DatastoreFact, PowerState, VmFact
+
+Refuse = Callable[[VmFact, Path], None]
+"""Raises FileLockedError where a VM, whose directory is given, owns what is being changed."""
 
 
 class Places(Protocol):
@@ -36,6 +40,9 @@ class Places(Protocol):
     def directory(self, fact: VmFact) -> Path:
         """Return the directory of a VM's files."""
 
+    def guarded(self, refuse: Refuse) -> AbstractContextManager[None]:
+        """Let no VM be registered that ``refuse`` refuses; it is asked about those there are."""
+
 
 class FileGuard:
     """Refuses changes of files that registered VMs own, and of what running ones use."""
@@ -51,10 +58,20 @@ class FileGuard:
             shown: Its datastore path.
         """
         for fact, directory in self._homes():
-            if directory == place or place in directory.parents:
-                raise _locked(shown, fact)
-            if directory == place.parent and place.name in _files(directory, fact):
-                raise _locked(shown, fact)
+            _refuse(place, shown, fact, directory)
+
+    def held(self, wanted: Sequence[tuple[Path, str]]) -> AbstractContextManager[None]:
+        """Keep files from becoming a VM's while they are changed: (place, datastore path) each.
+
+        Raises:
+            FileLockedError: One is a VM's already.
+        """
+
+        def refuse(fact: VmFact, directory: Path) -> None:
+            for place, shown in wanted:
+                _refuse(place, shown, fact, directory)
+
+        return self._places.guarded(refuse)
 
     def _homes(self) -> Iterator[tuple[VmFact, Path]]:
         for fact in self._places.vms():
@@ -62,6 +79,13 @@ class FileGuard:
                 yield fact, self._places.directory(fact)
             except CasemateError:
                 continue
+
+
+def _refuse(place: Path, shown: str, fact: VmFact, directory: Path) -> None:
+    if directory == place or place in directory.parents:
+        raise _locked(shown, fact)
+    if directory == place.parent and place.name in _files(directory, fact):
+        raise _locked(shown, fact)
 
 
 def _files(directory: Path, fact: VmFact) -> set[str]:

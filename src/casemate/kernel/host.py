@@ -26,7 +26,8 @@ from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Sessi
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.home import CONSOLE_UID, HOSTD_UID
-from casemate.kernel.inventory import ROOT_POOL, Destination, Inventory
+from casemate.kernel.inventory import BROWSE, ROOT_POOL, Destination, Inventory
+from casemate.kernel.leftovers import tidy
 from casemate.kernel.logins import Logins
 from casemate.kernel.measurements import Measurements
 from casemate.kernel.server import Caller
@@ -155,6 +156,7 @@ class Kernel:
                 _log.warning("VM %s adopted: %s", state.vm, error.reason)
             else:
                 _log.info("VM %s adopted", state.vm)
+        await asyncio.to_thread(tidy, self.vms)
 
     @property
     def cells(self) -> Cells:
@@ -240,6 +242,7 @@ class Kernel:
         if pool != ROOT_POOL:
             self._check(session, AssignVm.privilege, Destination(pool))
             self._inventory.demand_pool(pool)
+        self._check(session, BROWSE, self._inventory.place_of(request.path))
 
         async def work(_: Job) -> str:
             return self._inventory.register(request.path, pool)

@@ -10,7 +10,10 @@ import logging
 import os
 import re
 import stat
+import threading
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,11 +46,19 @@ _DATASTORE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,41}")
 _PATH = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] ?([^\x00-\x1f]{1,255})")
 
 
+ALLOCATE = "Datastore.AllocateSpace"
+"""Privilege of who makes VMs, disks or copies on a datastore."""
+
+BROWSE = "Datastore.Browse"
+"""Privilege of who has a file of a datastore read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where something is moved to, as the checks of privileges see it."""
+    """Where something is moved to or taken from, as the checks of privileges see it."""
 
-    pool: str
+    pool: str = ""
+    datastore: str = ""
 
 
 class Inventory:
@@ -59,6 +70,9 @@ class Inventory:
         self._volumes = volumes
         self._host_uuid = host_uuid
         self._vms: dict[str, VmFact] = {}
+        # Threads change files while VMs are registered.
+        self._changes = threading.Lock()
+        self._refusing: list[Callable[[VmFact, Path], None]] = []
 
     def publish_all(self, cpu_mhz: int, memory_mib: int) -> None:
         """Publish pool, datastores and every registered VM (as powered off)."""
@@ -95,6 +109,14 @@ class Inventory:
         if not isinstance(fact, DatastoreFact):
             raise NotFoundError("There is no such datastore.", component=datastore)
         return fact
+
+    def place_of(self, path: str) -> Destination:
+        """Return the datastore of a datastore path as what privileges are checked on.
+
+        One that there is not has a place as well, below the folder of all datastores.
+        """
+        name = path.partition("]")[0].removeprefix("[")
+        return Destination(datastore=str(uuid.uuid5(uuid.UUID(self._host_uuid), name)))
 
     def datastores(self) -> tuple[DatastoreFact, ...]:
         """Return all datastores."""
@@ -158,6 +180,10 @@ class Inventory:
         self.demand_pool(pool)
         if any(stored.vmx_path == path for stored in self._store.vms()):
             raise ArgumentError(f"{path} is registered already", argument="path", component=path)
+        with self._changes:
+            return self._register(path, pool)
+
+    def _register(self, path: str, pool: str) -> str:
         config = self._read(path)
         if any(fact.config.uuid == config.uuid for fact in self._vms.values()):
             raise ArgumentError(
@@ -166,9 +192,33 @@ class Inventory:
                 component=path,
             )
         self.demand_name(config.name)
+        fact = self._fact("", config, pool)
+        for refuse in self._refusing:
+            refuse(fact, self.directory(fact))
         number = self._store.add_vm(path, pool)
-        self.update(self._fact(str(number), config, pool))
+        self.update(replace(fact, vm=str(number)))
         return str(number)
+
+    @contextmanager
+    def guarded(self, refuse: Callable[[VmFact, Path], None]) -> Iterator[None]:
+        """Let no VM be registered that ``refuse`` refuses; it is asked about those there are.
+
+        Raises:
+            FileLockedError: It refuses one of them.
+        """
+        with self._changes:
+            for fact in self.vms():
+                try:
+                    place = self.directory(fact)
+                except ArgumentError:
+                    continue
+                refuse(fact, place)
+            self._refusing.append(refuse)
+        try:
+            yield
+        finally:
+            with self._changes:
+                self._refusing.remove(refuse)
 
     def demand_name(self, name: str, vm: str = "") -> None:
         """Raise DuplicateNameError where another VM than ``vm`` has the name."""

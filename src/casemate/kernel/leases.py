@@ -100,6 +100,7 @@ class Leases:
     async def _open_import(self, request: c.OpenImport, session: Session) -> c.LeaseReply:
         with self._room():
             pool = self._vms.demand_pool(session, request.into)
+            self._vms.demand_space(session, request.config.vmx_path)
             vm = await self._vms.create(request.config, thin=request.thin, pool=pool)
             fact = self._context.inventory.vm(vm)
             try:

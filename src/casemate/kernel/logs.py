@@ -57,6 +57,8 @@ class Logs:
         start = max(request.start, 1)
         if request.log == AUDIT:
             entries = self._store.audit_entries(start, count)
+            # What is older was taken out.
+            start = entries[0].number if entries else start
             return LogReply(start, self._store.audit_size(), tuple(map(_line, entries)))
         if request.log not in LOGS:
             raise NotFoundError(f"there is no log {request.log!r:.60}", component=request.log[:40])

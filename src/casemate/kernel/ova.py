@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from casemate.calls import vms as c
+from casemate.calls.files import WriteFile
 from casemate.calls.messages import TaskReply
 from casemate.errors import (
     ArgumentError,
@@ -25,6 +26,7 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.cells import disks, layers
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.host import Handler
+from casemate.kernel.inventory import BROWSE
 from casemate.kernel.longwork import in_own_thread
 from casemate.kernel.sys.files import write_all
 from casemate.kernel.sys.libc import from_os_error
@@ -43,9 +45,15 @@ _SUFFIX: Final = ".ova"
 class Ova:
     """Handlers of export and import."""
 
-    def __init__(self, context: VmContext, vms: Vms) -> None:
+    def __init__(
+        self,
+        context: VmContext,
+        vms: Vms,
+        check: Callable[[Session, str, object], None] = lambda *_: None,
+    ) -> None:
         self._context = context
         self._vms = vms
+        self._check = check
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers by request."""
@@ -54,6 +62,7 @@ class Ova:
     async def _export(self, request: c.ExportVm, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.EXPORT)
         place = self._archive(request.path)
+        self._check(session, WriteFile.privilege, self._context.inventory.place_of(request.path))
 
         async def work(fact: VmFact, job: Job) -> str:
             with self._context.open(fact) as directory:
@@ -64,6 +73,8 @@ class Ova:
 
     async def _import(self, request: c.ImportVm, session: Session) -> TaskReply:
         place = self._archive(request.path)
+        self._check(session, BROWSE, self._context.inventory.place_of(request.path))
+        self._vms.demand_space(session, request.path)
         datastore = request.path.partition("]")[0] + "]"
 
         async def work(job: Job) -> str:

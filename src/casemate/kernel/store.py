@@ -43,6 +43,21 @@ CREATE TABLE IF NOT EXISTS permission (
     propagate INTEGER NOT NULL, PRIMARY KEY (kind, entity, principal));
 """
 
+AUDIT_ROWS = 100_000
+"""Entries of the audit log that are kept: some 30 MiB, and 130 of the longest texts."""
+
+AUDIT_SECONDS = 400 * 86400.0
+"""How long an entry is kept: more than a year, for a yearly look."""
+
+AUDIT_KEPT = 10_000
+"""Entries that are kept however old they seem: a clock that was set wrong empties no log."""
+
+AUDIT_PRUNED = 256
+"""Entries between two looks for those that may go; a look takes out 16 times as many at most."""
+
+_ANCHOR = "audit-anchor"
+"""The value that holds number and digest of the last entry that was taken out."""
+
 _FIRST_ROLE = 10
 """Number of the first added role: ESXi's own begin there too; the built-in ones are negative."""
 
@@ -236,6 +251,24 @@ class Store:
             entry = AuditEntry(int(row.lastrowid or 0), time, user, action, thing, why, outcome)
             digest = _chained(self._last_digest(), entry)
             self._db.execute("INSERT INTO audit_chain VALUES (?,?)", (entry.number, digest))
+            if not entry.number % AUDIT_PRUNED:
+                self._prune(entry.number, time)
+
+    def _prune(self, last: int, now: float) -> None:
+        """Take out the oldest entries, too many or too old; the chain begins after them."""
+        first = int(self._db.execute("SELECT min(number) FROM audit").fetchone()[0])
+        young = self._db.execute(
+            "SELECT number FROM audit WHERE time>=? ORDER BY number LIMIT 1", (now - AUDIT_SECONDS,)
+        ).fetchone()
+        old = min(int(young[0]) - 1 if young else last, last - AUDIT_KEPT)
+        end = min(max(old, last - AUDIT_ROWS), first - 1 + 16 * AUDIT_PRUNED)
+        if end < first:
+            return
+        row = self._db.execute("SELECT digest FROM audit_chain WHERE number=?", (end,)).fetchone()
+        if row:
+            self.set_value(_ANCHOR, f"{end} {bytes(row[0]).hex()}")
+        self._db.execute("DELETE FROM audit WHERE number<=?", (end,))
+        self._db.execute("DELETE FROM audit_chain WHERE number<=?", (end,))
 
     def audit_size(self) -> int:
         """Return the number of the last entry of the audit log."""
@@ -251,12 +284,11 @@ class Store:
 
     def audit_broken(self) -> int | None:
         """Return the number of the first entry that does not fit the chain; None: all do."""
-        digest = b""
+        digest, expected = self._anchor()
         rows = self._db.execute(
             "SELECT audit_chain.digest, audit.* FROM audit_chain LEFT JOIN audit USING (number)"
             " ORDER BY audit_chain.number"
         )
-        expected: int | None = None
         for known, *row in rows:
             if row[0] is None or (expected is not None and row[0] != expected):
                 return expected or 1
@@ -266,6 +298,11 @@ class Store:
                 return entry.number
             expected = entry.number + 1
         return None
+
+    def _anchor(self) -> tuple[bytes, int | None]:
+        """Return the digest before the first entry that is kept, and its number if known."""
+        number, _, digest = (self.value(_ANCHOR) or "").partition(" ")
+        return (bytes.fromhex(digest), int(number) + 1) if digest else (b"", None)
 
     def _last_digest(self) -> bytes:
         row = self._db.execute(

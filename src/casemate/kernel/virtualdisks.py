@@ -132,7 +132,13 @@ class VirtualDisks:
         self._datastores.demand_target(request, session)
 
         def work(_job: Job) -> str:
+            ends = (
+                (request.datastore, request.path),
+                (request.to_datastore, request.to_path),
+                (request.to_datastore, _extent(request.to_path)),
+            )
             with (
+                self._datastores.held(*ends),
                 self._datastores.open(request.datastore) as volume,
                 self._datastores.open(request.to_datastore) as target,
             ):
@@ -151,11 +157,15 @@ class VirtualDisks:
                 self._datastores.open(request.datastore) as volume,
                 _found(volume, request.path) as (directory, source),
             ):
-                self._demand_extent(request.datastore, request.path, source.file_name)
                 grown = request.capacity - source.disk.capacity
                 if not _is_thin(directory, source):
                     volume.demand_space(grown, volume.shown(request.path))
-                with volume.faults(volume.shown(request.path)):
+                extent = f"{_split(request.path)[0]}/{source.file_name}".strip("/")
+                with (
+                    # Anybody may write a descriptor: what it names may be a VM's.
+                    self._datastores.held((request.datastore, extent)),
+                    volume.faults(volume.shown(request.path)),
+                ):
                     directory.extend(source.disk, request.capacity)
 
         operation = f"{_MANAGER}.extendVirtualDisk"
@@ -202,11 +212,6 @@ class VirtualDisks:
         self._datastores.demand_free(datastore, path)
         self._datastores.demand_free(datastore, _extent(path))
 
-    def _demand_extent(self, datastore: str, path: str, extent: str) -> None:
-        """Raise if the file that a descriptor names is a VM's: anybody may write a descriptor."""
-        folder, _ = _split(path)
-        self._datastores.demand_free(datastore, f"{folder}/{extent}".strip("/"))
-
     def _clear(
         self, source: set[tuple[int, int]], target: Volume, request: c.CopyDisk | c.MoveDisk
     ) -> None:
@@ -224,11 +229,11 @@ class VirtualDisks:
         folder, name = _split(path)
         with volume.folder(folder) as directory:
             files = directory.files_of(name)
-        for part in reversed(files):
-            below = f"{folder}/{part}".strip("/")
-            self._datastores.demand_free(datastore, below)
-            if part == name or volume.exists(below):
-                volume.remove(below)
+        below = {part: f"{folder}/{part}".strip("/") for part in files}
+        with self._datastores.held(*((datastore, part) for part in below.values())):
+            for part in reversed(files):
+                if part == name or volume.exists(below[part]):
+                    volume.remove(below[part])
 
     def _relocate(self, volume: Volume, target: Volume, request: c.MoveDisk) -> None:
         """Move a disk: its extent, then a descriptor that names it, then the old one goes."""
@@ -241,17 +246,19 @@ class VirtualDisks:
             return
         if described.parent:
             raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
-        self._demand_extent(request.datastore, path, described.extent)
         extent = _extent(to_path)
-        volume.move(f"{folder}/{described.extent}".strip("/"), target, extent, force=False)
-        moved = replace(described, extent=extent.rpartition("/")[2])
-        try:
-            with target.folder(to_folder) as goal, target.faults(target.shown(to_path)):
-                goal.make(to_name, [(0, vmdk.write(moved))])
-        except BaseException:
-            target.move(extent, volume, f"{folder}/{described.extent}".strip("/"), force=False)
-            raise
-        volume.remove(path)
+        old = f"{folder}/{described.extent}".strip("/")
+        # Anybody may write a descriptor: what it names may be a VM's.
+        with self._datastores.held((request.datastore, old)):
+            volume.move(old, target, extent, force=False)
+            moved = replace(described, extent=extent.rpartition("/")[2])
+            try:
+                with target.folder(to_folder) as goal, target.faults(target.shown(to_path)):
+                    goal.make(to_name, [(0, vmdk.write(moved))])
+            except BaseException:
+                target.move(extent, volume, old, force=False)
+                raise
+            volume.remove(path)
 
 
 def _spec(name: str, capacity: int, adapter: str) -> DiskSpec:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from casemate.errors import HostError
+from casemate.errors import CasemateError, FormatError, HostError
+from casemate.formats import vmx
 from casemate.formats.vmdk import is_plain_name
 from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.inventory import VMX_LIMIT
 from casemate.kernel.vmcontext import file_name, stem
 from casemate.machine import serialports
 from casemate.machine.facts import SnapshotSpec, VmConfig, VmFact
 from casemate.machine.vmconfig import saved_memory, saved_scratch
 
 _BOOT_FILES = frozenset({"casemate.kernel", "casemate.initrd"})
+_NAMING = (".vmx", ".vmsd")
+"""Suffixes of the files that name others: disks, discs, variables."""
 OWN_SUFFIXES = (".vmx", ".nvram", ".vmsd", ".vmxf", ".vtpm")
 
 
@@ -44,6 +48,40 @@ def owned_files(directory: VmDirectory, fact: VmFact, *, media: bool = False) ->
         for layer in directory.chain(top):
             found |= set(directory.files_of(layer))
     return {name for name in found if is_plain_name(name)}
+
+
+def strangers(directory: VmDirectory, known: Iterable[VmFact]) -> set[str]:
+    """Return what VMs in a directory that are not registered name, with the disks below.
+
+    Raises:
+        FormatError: A file of such a VM cannot be read: nobody knows which disks it needs.
+    """
+    return {layer for name in named_files(directory, known) for layer in directory.chain(name)}
+
+
+def named_files(directory: VmDirectory, known: Iterable[VmFact]) -> set[str]:
+    """Return the files in a directory that those of VMs there name, but for the ``known`` VMs.
+
+    Raises:
+        FormatError: The file of a VM cannot be read.
+    """
+    own = {stem(fact.config) + suffix for fact in known for suffix in _NAMING}
+    found: set[str] = set()
+    for name in directory.names():
+        if not name.lower().endswith(_NAMING) or name in own:
+            continue
+        try:
+            entries = vmx.parse(directory.read(name, VMX_LIMIT)).entries
+        except CasemateError as error:
+            raise FormatError(
+                f"{name} cannot be read, and its VM may need files in this directory: "
+                f"{error.reason}",
+                code="stranger",
+                component=name,
+                remedy=f"Repair {name}, or remove it if no VM needs it; nothing is lost till then.",
+            ) from error
+        found |= {value.rpartition("/")[2] for _, value in entries}
+    return {name for name in found if is_plain_name(name) and directory.exists(name)}
 
 
 def serial_files(config: VmConfig) -> Iterator[str]:

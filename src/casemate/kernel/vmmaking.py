@@ -68,6 +68,11 @@ def grown_disks(before: VmConfig, after: VmConfig) -> tuple[tuple[DiskSpec, int]
     )
 
 
+def takes_space(before: VmConfig, after: VmConfig) -> bool:
+    """Tell whether a change makes a disk, or makes one larger."""
+    return not all(disk.file_name for disk in after.disks) or bool(grown_disks(before, after))
+
+
 def make_disks(
     directory: VmDirectory, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool
 ) -> tuple[DiskSpec, ...]:

@@ -23,7 +23,7 @@ from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.hotplug import Hotplug
 from casemate.kernel.host import Handler
-from casemate.kernel.inventory import ROOT_POOL, Destination
+from casemate.kernel.inventory import ALLOCATE, ROOT_POOL, Destination
 from casemate.kernel.longwork import in_own_thread
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import (
@@ -34,7 +34,13 @@ from casemate.kernel.vmcontext import (
     stem,
     with_addresses,
 )
-from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files, serial_files
+from casemate.kernel.vmfiles import (
+    OWN_SUFFIXES,
+    destroy_files,
+    owned_files,
+    serial_files,
+    strangers,
+)
 from casemate.kernel.vmmaking import (
     check_made,
     choose_place,
@@ -43,6 +49,7 @@ from casemate.kernel.vmmaking import (
     make_disks,
     remove_file,
     stem_of,
+    takes_space,
 )
 from casemate.machine.diskmodes import changes_mode, is_forgetful
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
@@ -90,6 +97,14 @@ class Vms:
         self._context.inventory.demand_pool(pool)
         return pool
 
+    def demand_space(self, session: Session, path: str) -> None:
+        """Raise PermissionDeniedError unless a session may take space on a path's datastore."""
+        self._check(session, ALLOCATE, self._context.inventory.place_of(path))
+
+    def _demand_space_for(self, session: Session, fact: VmFact, config: VmConfig) -> None:
+        if takes_space(fact.config, config):
+            self.demand_space(session, fact.config.vmx_path)
+
     async def create(
         self,
         config: VmConfig,
@@ -131,6 +146,7 @@ class Vms:
         self._context.inventory.demand_name(config.name)
         check_addresses(config, replace(config, nics=()))
         pool = self.demand_pool(session, request.into)
+        self.demand_space(session, config.vmx_path)
 
         async def work(_: Job) -> str:
             return await self.create(config, thin=request.thin, pool=pool)
@@ -142,6 +158,7 @@ class Vms:
 
     async def _clone(self, request: c.CloneVm, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.CLONE)
+        self.demand_space(session, fact.config.vmx_path)
         stem_of(request.name)
         self._context.inventory.demand_name(request.name)
 
@@ -169,6 +186,7 @@ class Vms:
             raise _changed(fact)
         if request.config.name != fact.config.name:
             self._context.inventory.demand_name(request.config.name, fact.vm)
+        self._demand_space_for(session, fact, request.config)
         config = replace(
             request.config,
             uuid=request.config.uuid or fact.config.uuid,
@@ -211,6 +229,8 @@ class Vms:
         change = hot_change(fact.config, config)
         if fact.power is PowerState.POWERED_ON and change is not None:
             config = grown(fact.config, config, change)
+        # Refused, if it is, before anything changes.
+        shared = self._shared_files(fact) if request.destroy else set()
         with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
             disks = await asyncio.to_thread(make_disks, directory, config, undo, thin=request.thin)
             for spec, capacity in grown_disks(fact.config, config):
@@ -235,7 +255,7 @@ class Vms:
             undo.pop_all()
             if fact.power is PowerState.POWERED_ON:
                 await self._share_disks(before, fact)
-            needed = owned_files(directory, fact) | self._shared_files(fact)
+            needed = owned_files(directory, fact) | shared
             for name in gone & set(request.destroy):
                 for layer in tuple(directory.chain(name)):
                     for part in set(directory.files_of(layer)) - needed:
@@ -323,11 +343,18 @@ class Vms:
         return path
 
     def _shared_files(self, fact: VmFact) -> set[str]:
-        """Return the files in a VM's directory that belong to other VMs too."""
+        """Return the files in a VM's directory that belong to other VMs too.
+
+        Raises:
+            FormatError: What another VM there needs cannot be told.
+        """
         found: set[str] = set()
         with self._context.open(fact) as directory:
-            for other in self._context.neighbours(fact):
+            others = self._context.neighbours(fact)
+            for other in others:
                 found |= owned_files(directory, other, media=True)
+            for name in strangers(directory, (fact, *others)):
+                found |= set(directory.files_of(name))
         return found
 
 

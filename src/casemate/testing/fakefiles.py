@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from casemate.errors import CasemateError, NotFoundError, PermissionDeniedError
 from casemate.hostd.kernelclient import RefusedError, Transfer
 from casemate.kernel.accounts import LOCAL_ROOT, Session
 from casemate.kernel.datastores import Datastores
+from casemate.kernel.fileguard import Refuse
 from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.plugins.runner import Session as PluginSession
 from casemate.kernel.server import carry_out
@@ -167,6 +168,13 @@ class FakeFiles:
     def vms(self) -> tuple[VmFact, ...]:
         """See ``Places``."""
         return self._facts.all(VmFact)
+
+    @contextmanager
+    def guarded(self, refuse: Refuse) -> Iterator[None]:
+        """See ``Places``."""
+        for fact in self.vms():
+            refuse(fact, self.directory(fact))
+        yield
 
     def directory(self, fact: VmFact) -> Path:
         """See ``Places``."""

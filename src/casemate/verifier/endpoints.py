@@ -176,8 +176,7 @@ def _approve_values(service: Service, call: Call) -> object:
 
 
 def _audit(service: Service, _call: Call) -> object:
-    with service.database.transaction() as step:
-        return views.audit_log(step)
+    return views.audit_log(service.database, service.audit)
 
 
 def _forget_verifier(service: Service, call: Call) -> object:
@@ -333,7 +332,7 @@ ENDPOINTS: Final = (
              _assign, Role.OPERATOR, fields=_POLICY),
     Endpoint("POST", _HOST + "/approve-values", "Approve what a host showed as its own",
              _approve_values, Role.OPERATOR, fields=_VALUES),
-    Endpoint("GET", API + "/audit", "The audit log and whether its chain holds", _audit),
+    Endpoint("GET", API + "/audit", "The audit log, and how far its chain was checked", _audit),
     Endpoint("DELETE", API + "/verifiers/{name}", "Forget a verifier that is gone for good",
              _forget_verifier, Role.OPERATOR, fields=_WHY),
     Endpoint("GET", API + "/users", "Users and roles", _users, Role.ADMINISTRATOR),

@@ -208,8 +208,8 @@ class Pages:
         }
 
     def _audit(self, _request: Request, _who: Who) -> dict[str, Any]:
-        with self._service.database.transaction() as step:
-            return {"page": "audit", "view": views.audit_log(step)}
+        view = views.audit_log(self._service.database, self._service.audit)
+        return {"page": "audit", "view": view}
 
     async def _login_page(self, _request: Request) -> Response:
         return self._login_form("")

@@ -69,6 +69,7 @@ class Service:
         self.database = open_database(
             settings.database or str(settings.state / "verifier.db"), SCHEMA
         )
+        self.audit = audit.Checker(self.database)
         self.notifier = Notifier(
             self.database, settings.webhook, settings.webhook_secret, settings.syslog
         )

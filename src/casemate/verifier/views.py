@@ -10,7 +10,7 @@ from typing import Any
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import EvidenceReply
-from casemate.errors import CasemateError, NotFoundError
+from casemate.errors import CasemateError, DigestError, NotFoundError
 from casemate.formats import eventlog
 from casemate.formats.manifest import Manifest
 from casemate.formats.tpm import parse_attest, parse_signature
@@ -19,7 +19,7 @@ from casemate.policy.eventtree import EventRow, event_rows
 from casemate.policy.hostpolicy import reference_from_log
 from casemate.policy.signedtext import split_signed
 from casemate.verifier import alarmstore, audit, rulestore, store
-from casemate.verifier.database import Transaction
+from casemate.verifier.database import Database, Transaction
 from casemate.verifier.ledger import DUE_FACTOR
 from casemate.verifier.records import read_record
 from casemate.verifier.references import ReferenceBook
@@ -192,17 +192,21 @@ def _policy_text(step: Transaction, name: str) -> str:
     return body.decode("utf-8", "replace")
 
 
-def audit_log(step: Transaction, limit: int = 200) -> View:
-    """Return the audit log's last lines, and whether its chain holds."""
+def audit_log(database: Database, checker: audit.Checker, limit: int = 200) -> View:
+    """Return the audit log's last lines, how many were checked, and what was found changed."""
     try:
-        lines, broken = audit.check(step), ""
-    except CasemateError as error:
-        lines, broken = 0, error.reason
+        checked, broken = checker.look(), ""
+    except DigestError as error:
+        checked, broken = 0, error.reason
+    with database.transaction() as step:
+        lines, head = audit.last(step)
+        entries = [asdict(one) for one in audit.entries(step, limit)]
     return {
         "lines": lines,
+        "checked": checked,
         "broken": broken,
-        "head": audit.head(step),
-        "entries": [asdict(one) for one in audit.entries(step, limit)],
+        "head": head,
+        "entries": entries,
     }
 
 

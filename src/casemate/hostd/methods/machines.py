@@ -253,6 +253,7 @@ _TAKE = vms.CreateSnapshot.privilege
 _BACK = vms.RevertToSnapshot.privilege
 _DROP = vms.RemoveSnapshot.privilege
 
+_SPACE = "Datastore.AllocateSpace on the datastore"
 _SETTINGS = f"and {vms.ReconfigureVm.privilege}"
 
 MACHINE_METHODS = (
@@ -280,15 +281,18 @@ MACHINE_METHODS = (
         (vms.ReconfigureVm,),
         rule=_SETTINGS,
     ),
-    Served("Folder", "CreateVM_Task", _CREATE, _create, (vms.CreateVm,)),
-    Served("ResourcePool", "CreateChildVM_Task", _CREATE, _create_child, (vms.CreateVm,)),
+    Served("Folder", "CreateVM_Task", _CREATE, _create, (vms.CreateVm,), rule=_SPACE),
+    Served(
+        "ResourcePool", "CreateChildVM_Task", _CREATE, _create_child, (vms.CreateVm,), rule=_SPACE
+    ),
     Served(
         _VM,
         "ReconfigVM_Task",
         "System.View",
         _reconfigure,
         (vms.ReconfigureVm,),
-        rule="VirtualMachine.Config.Settings, and a VirtualMachine.Config privilege per change",
+        rule="VirtualMachine.Config.Settings, and a VirtualMachine.Config privilege per change; "
+        "Datastore.AllocateSpace where a disk is made or grows",
     ),
     Served(
         "ManagedEntity",

@@ -135,7 +135,14 @@ VM_METHODS = (
         "VirtualMachine", "StandbyGuest", StandbyGuest.privilege, _standby_guest, (StandbyGuest,)
     ),
     Served("VirtualMachine", "UnregisterVM", UnregisterVm.privilege, _unregister, (UnregisterVm,)),
-    Served("Folder", "RegisterVM_Task", RegisterVm.privilege, _register, (RegisterVm,)),
+    Served(
+        "Folder",
+        "RegisterVM_Task",
+        RegisterVm.privilege,
+        _register,
+        (RegisterVm,),
+        rule="Datastore.Browse on the datastore",
+    ),
     Served("HostSystem", "QueryTpmAttestationReport", "System.Read", _report, (Quote,)),
     Served(
         "HostImageConfigManager",

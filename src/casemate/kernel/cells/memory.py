@@ -14,7 +14,8 @@ from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.sys.libc import from_os_error
 
 _NAME: Final = "memory"
-_MAGIC: Final = b"QEVM"
+MAGIC: Final = b"QEVM"
+"""How a memory that QEMU saved begins."""
 # Bytes a second: as fast as the disk takes it; QEMU's own default is 128 MiB.
 _BANDWIDTH: Final = 64 << 30
 # Seconds between looks, and without any progress until it is given up.
@@ -77,10 +78,10 @@ def check(descriptor: int, name: str) -> None:
         HostError: ``memory-foreign``: it is none, or cannot be read.
     """
     try:
-        magic = os.pread(descriptor, len(_MAGIC), 0)
+        magic = os.pread(descriptor, len(MAGIC), 0)
     except OSError as error:
         raise from_os_error(f"cannot read {name}", error, component=name) from error
-    if magic != _MAGIC:
+    if magic != MAGIC:
         raise HostError(
             f"{name} is no memory that a host like this one saved",
             code="memory-foreign",
