@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,23 @@ from casemate.calls.encryption import (
 )
 from casemate.errors import NotSupportedError
 from casemate.formats.statekey import FILE, Sealed, StateKey, write_state_key
-from casemate.kernel.boot.statedisk import RECOVERY
+from casemate.kernel import encryption
+from casemate.kernel.boot.statedisk import (
+    RECOVERY,
+    new_record,
+    read_record,
+    write_record,
+    write_recovery,
+)
 from casemate.kernel.encryption import Encryption
 from casemate.kernel.home import Home
+from casemate.policy.sealing import (
+    KEY_SIZE,
+    RECOVERY_SIZE,
+    parse_recovery,
+    recovery_text,
+    unwrap,
+)
 
 IDENTIFIER = "00000000-0000-4000-8000-000000000001"
 
@@ -91,3 +107,51 @@ def test_what_is_asked_for_already_needs_no_tpm_and_changes_nothing(tmp_path: Pa
 def test_a_state_that_is_not_encrypted_cannot_be_sealed_to_an_option(tmp_path: Path) -> None:
     with pytest.raises(NotSupportedError):
         ask(Home(tmp_path), EncryptionSet("", require_exec_installed_only=True), sealed=False)
+
+
+KEY = b"k" * KEY_SIZE
+
+
+class KilledError(Exception):
+    """The kernel is killed here."""
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_a_rotation_that_is_cut_off_leaves_a_recovery_key_that_opens_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Cut off before the first, the second or the third thing that is written."""
+    home = Home(tmp_path)
+    home.create()
+    recovery = b"r" * RECOVERY_SIZE
+    record = replace(new_record(KEY, recovery, Sealed(((7, bytes(32)),), b"", b"")), fresh=False)
+    write_record(home, record)
+    write_recovery(home, {record.recovery_id: recovery_text(recovery)})
+    left = [writes]
+
+    def limited(real: Callable[..., None]) -> Callable[..., None]:
+        def write(*arguments: object) -> None:
+            if not left[0]:
+                raise KilledError
+            left[0] -= 1
+            real(*arguments)
+
+        return write
+
+    monkeypatch.setattr(encryption, "write_record", limited(write_record))
+    monkeypatch.setattr(encryption, "write_recovery", limited(write_recovery))
+
+    async def with_tpm(_work: object) -> object:
+        return KEY
+
+    handlers = Encryption(home, sealed=True, with_tpm=with_tpm, told=lambda _: None).handlers()
+    with pytest.raises(KilledError):
+        asyncio.run(handlers[RecoveryRotate](RecoveryRotate(""), None))
+    told = ask(home, RecoveryList(), sealed=True)
+    assert isinstance(told, RecoveryReply)
+    kept = read_record(home)
+    assert kept is not None
+    assert told.recovery_id == kept.recovery_id
+    opened = unwrap(kept.box, parse_recovery(told.key), kept.recovery_id, kept.nonce)
+    assert opened == KEY
+    assert (kept.recovery_id == record.recovery_id) is (writes < 2)

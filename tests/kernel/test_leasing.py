@@ -7,7 +7,10 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from casemate.errors import HostError
+from casemate.kernel import leasing
 from casemate.kernel.leasing import Leasing
 from casemate.kernel.sys.spawn import Child
 from casemate.machine.nat import Nat
@@ -37,6 +40,54 @@ class SlowStart:
         pid = os.posix_spawn("/bin/cat", ["cat"], {}, file_actions=actions)
         self.pids.append(pid)
         return Child(pid, os.pidfd_open(pid))
+
+
+class Ending:
+    """Starts servers that end at once."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+
+    def start(self, _frames: int, _control: int) -> Child:
+        pid = os.posix_spawn("/bin/true", ["true"], {})
+        self.pids.append(pid)
+        return Child(pid, os.pidfd_open(pid))
+
+
+def backoff_after(ends: int, steady: float, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Return how long is waited once a server has ended so often; ``steady``: see there."""
+    monkeypatch.setattr(leasing, "BACKOFF", 0.001)
+    monkeypatch.setattr(leasing, "STEADY_SECONDS", steady)
+    ending = Ending()
+
+    async def body() -> float:
+        servers = Leasing(listen, ending.start)
+        await servers.listen([ROUTER])
+        server = servers._servers[ROUTER.listener]
+        server.backoff = 0.001
+        await servers.tell([ROUTER], ())
+        async with asyncio.timeout(60):
+            while True:
+                if len(ending.pids) > ends and server.again is not None:
+                    break
+                await asyncio.sleep(0.001)
+        found = server.backoff
+        await servers.close()
+        return found
+
+    return asyncio.run(body())
+
+
+def test_a_server_that_ends_again_and_again_is_started_ever_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert backoff_after(4, 3600.0, monkeypatch) >= 0.001 * 2**4
+
+
+def test_a_server_that_ran_for_long_is_started_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert backoff_after(4, 0.0, monkeypatch) == 0.001 * 2
 
 
 async def listen(_name: str) -> int:

@@ -103,8 +103,12 @@ class Encryption:
             recovery = secrets.token_bytes(RECOVERY_SIZE)
             fresh = replace(new_record(key, recovery, sealed), serial=serial, fresh=False)
             text = recovery_text(recovery)
+            # Whenever this is cut off, the key of the record that counts then is among them.
+            old = read_recovery(self._home, record)
+            both = {record.recovery_id: old, fresh.recovery_id: text}
+            write_recovery(self._home, both)
             write_record(self._home, fresh)
-            write_recovery(self._home, fresh, text)
+            write_recovery(self._home, {fresh.recovery_id: text})
             return RecoveryReply(fresh.recovery_id, text)
 
     def _record(self) -> StateKey | None:

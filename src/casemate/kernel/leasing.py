@@ -25,6 +25,8 @@ from casemate.machine.processplan import DHCP
 BACKOFF: Final = 0.5
 BACKOFF_LIMIT: Final = 30.0
 """Seconds until a server that ended is started again: doubled each time, up to the limit."""
+STEADY_SECONDS: Final = 2 * BACKOFF_LIMIT
+"""Who ran so long is started again as soon as the first time."""
 STOP_SECONDS: Final = 2.0
 """For a server to end when its kernel has let go of it, before it is killed."""
 _TRIES: Final = 40
@@ -49,7 +51,8 @@ def start_server(frames: int, control: int) -> spawn.Child:
 class _Server:
     """A switch's server. ``frames`` is its interface, which is kept while servers come and go.
 
-    ``changing`` is held while it starts or ends, ``over`` set when none shall start any more.
+    ``changing`` is held while it starts or ends, ``over`` set when none shall start any more;
+    ``started`` is when, by the loop's clock.
     """
 
     frames: int
@@ -57,6 +60,7 @@ class _Server:
     control: socket.socket | None = None
     child: spawn.Child | None = None
     backoff: float = BACKOFF
+    started: float = 0.0
     again: asyncio.TimerHandle | None = None
     over: bool = False
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -137,11 +141,14 @@ class Leasing:
         server.control, server.child, self._lost = ours, child, None
         _say(server)
         loop = asyncio.get_running_loop()
+        server.started = loop.time()
         loop.add_reader(child.pidfd, self._ended, name, server)
         _log.info("DHCP server of %s started as pid %d", name, child.pid)
 
     def _ended(self, name: str, server: _Server) -> None:
         self._let_go(server)
+        if asyncio.get_running_loop().time() - server.started >= STEADY_SECONDS:
+            server.backoff = BACKOFF
         self._fail(name, server, "it ended")
 
     def _fail(self, name: str, server: _Server, why: str) -> None:

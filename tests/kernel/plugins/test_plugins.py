@@ -9,7 +9,8 @@ import os
 import py_compile
 import subprocess
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socketpair
@@ -392,6 +393,33 @@ def test_a_network_plug_in_carries_nothing_more_when(tunnel, name):
     os.close(pidfd)
     tunnel.refusal = None
     assert not tunnel.files or not tunnel.row().loaded
+
+
+def test_a_network_plug_in_that_is_loaded_twice_at_once_has_one_process(host):
+    started, over = [], []
+
+    class Slow:
+        def __init__(self, *_):
+            started.append(self)
+            # Long enough for the other load to come by, were it let in.
+            waiting.wait(0.2)
+
+        def __exit__(self, *_):
+            over.append(self)
+
+    waiting = threading.Event()
+    host.plugins._start = Slow
+    host.plugins._uplink = lambda *_: nullcontext({})
+    host.demo(TUNNEL, kind="network")
+    threads = [threading.Thread(target=host.load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(started) == 2
+    assert started[:1] == over
+    host.plugins._let_go("demo")
+    assert over == started
 
 
 def test_a_network_plug_in_that_does_not_take_its_options_leaves_no_interface(host):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import resource
@@ -257,3 +258,20 @@ def test_descriptors_that_a_caller_left_open_are_closed() -> None:
     assert os.read(reading, 100) == b"done"
     for descriptor in (reading, writing, left):
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("step", ["fork", "pidfd_open"])
+def test_a_start_that_linux_refuses_leaves_no_descriptor_and_no_child(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EAGAIN, "no more")
+
+    before = open_files(os.getpid())
+    monkeypatch.setattr(os, step, refuse)
+    with pytest.raises(HostError, match="cannot start"):
+        spawn(SLEEP)
+    monkeypatch.undo()
+    assert open_files(os.getpid()) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

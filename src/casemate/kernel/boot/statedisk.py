@@ -17,7 +17,7 @@ import os
 import secrets
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +97,7 @@ def open_state(
         if handed:
             write_file(home.state / handedover.FIRST, handed, mode=0o600)
         text = sealing.recovery_text(recovery)
-        write_recovery(home, record, text)
+        write_recovery(home, {record.recovery_id: text})
         write_record(home, replace(record, fresh=False))
         progress.tell("state", recoveryId=record.recovery_id, recoveryKey=text)
         groups = text.split("-")
@@ -143,19 +143,20 @@ def write_record(home: Home, record: StateKey) -> None:
         write_file(bank / FILE, write_key(record))
 
 
-def write_recovery(home: Home, record: StateKey, text: str) -> None:
-    """Keep the recovery key of a record in the (encrypted) state."""
-    content = f"{record.recovery_id} {text}\n".encode()
-    write_file(home.state / RECOVERY, content, mode=0o600)
+def write_recovery(home: Home, keys: Mapping[str, str]) -> None:
+    """Keep recovery keys, by the ids of their records, in the (encrypted) state."""
+    content = "".join(f"{identifier} {text}\n" for identifier, text in keys.items())
+    write_file(home.state / RECOVERY, content.encode(), mode=0o600)
 
 
 def read_recovery(home: Home, record: StateKey) -> str:
     """Return the recovery key of a record; empty where another one is kept, or none."""
     try:
-        identifier, _, text = (home.state / RECOVERY).read_text().strip().partition(" ")
+        lines = (home.state / RECOVERY).read_text().splitlines()
     except (OSError, ValueError):
         return ""
-    return text if identifier == record.recovery_id else ""
+    keys = {identifier: text for identifier, _, text in (line.partition(" ") for line in lines)}
+    return keys.get(record.recovery_id, "")
 
 
 def firmware_events(firmware: Firmware) -> tuple[tuple[str, str], ...]:

@@ -84,6 +84,8 @@ class Plugins:
         self._changed: Callable[[], object] = lambda: None
         self._loaded: dict[str, tuple[str, PluginManifest]] = {}
         self._lock = threading.Lock()
+        # One at a time: two loads at once would leave a process that nobody ends.
+        self._loading = threading.Lock()
 
     def refusal(self) -> str:
         """Return why nothing can be loaded: plug-ins always can."""
@@ -103,6 +105,10 @@ class Plugins:
         Raises:
             CasemateError: It may not be loaded, or does not start.
         """
+        with self._loading:
+            self._load(name, settings)
+
+    def _load(self, name: str, settings: Settings) -> None:
         found = self._find(name)
         with self._verified(found) as code:
             if code.manifest.kind is PluginKind.NETWORK:
@@ -184,20 +190,26 @@ class Plugins:
     def check(self) -> None:
         """End network plug-ins whose process ended, or whose VIB is no longer to be trusted."""
         for name in self.uplinks():
-            try:
-                found = self._find(name)
-                with self._lock:
-                    session = self._lasting.get(name)
-                if self._is_loaded(found) and session is not None and session.alive():
-                    self._judge(found, self._gate.judge)
-                    continue
-                reason = "its process or its VIB is gone"
-            except CasemateError as error:
-                reason = error.reason
-            _log.warning("the plug-in %s is ended: %s", name, reason)
-            self._let_go(name)
-            with self._lock:
-                self._loaded.pop(name, None)
+            with self._loading:
+                self._check(name)
+
+    def _check(self, name: str) -> None:
+        with self._lock:
+            session = self._lasting.get(name)
+        if session is None:
+            return
+        try:
+            found = self._find(name)
+            if self._is_loaded(found) and session.alive():
+                self._judge(found, self._gate.judge)
+                return
+            reason = "its process or its VIB is gone"
+        except CasemateError as error:
+            reason = error.reason
+        _log.warning("the plug-in %s is ended: %s", name, reason)
+        self._let_go(name)
+        with self._lock:
+            self._loaded.pop(name, None)
 
     def _carry(self, code: PluginCode, options: Mapping[str, str]) -> None:
         name = code.manifest.name

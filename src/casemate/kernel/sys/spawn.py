@@ -190,14 +190,16 @@ def _fork(
     with ours, theirs:
         try:
             report = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
-            pid = os.fork()
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    _run(body, report)
+            finally:
+                os.close(report)
+            first = Child(pid, _watched(pid))
         except OSError as error:
             raise from_os_error(f"cannot start {what}", error, component=what) from error
-        if pid == 0:
-            _run(body, report)
-        os.close(report)
         theirs.close()
-        first = Child(pid, os.pidfd_open(pid))
         stays: Child | None = None
         try:
             stays = _outcome(ours, what, timeout)
@@ -213,6 +215,17 @@ def _fork(
     if stays is None:
         raise HostError(f"{what} ended before it was started", component=what)
     return stays
+
+
+def _watched(pid: int) -> int:
+    """Return a pidfd of a child; without one it is ended."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        # Not waited for yet, so the number is still the child's.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _outcome(channel: socket.socket, what: str, timeout: float) -> Child | None:
