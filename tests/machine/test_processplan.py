@@ -48,6 +48,7 @@ def test_a_plan_without_any_one_wall_is_refused(plan, data):
         {"uid": 0},
         {"uid": None},
         {"core_bytes": 1},
+        {"file_bytes": 0},
     ],
 )
 def test_a_weaker_plan_is_refused(change):

@@ -20,6 +20,9 @@ from casemate.kernel.sys.process import (
 from casemate.kernel.sys.spawn import Child, Identity, Program, spawn
 from casemate.machine.processplan import FileRule, ProcessPlan, audit_process
 
+_NONE = (resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_RTPRIO)
+"""What no process with an identity of its own needs any of."""
+
 
 def start(
     plan: ProcessPlan,
@@ -54,8 +57,11 @@ def start(
         resource.RLIMIT_NOFILE: plan.open_files,
         resource.RLIMIT_AS: plan.memory,
         resource.RLIMIT_CPU: plan.processor_seconds,
+        resource.RLIMIT_FSIZE: plan.file_bytes,
     }
     limits |= {kind: limit for kind, limit in wanted.items() if limit}
+    if plan.uid is not None:
+        limits |= dict.fromkeys(_NONE, 0)
     identity = Identity(plan.uid, plan.uid) if plan.uid is not None else None
     return spawn(program, identity=identity, rlimits=limits, prepare=before)
 

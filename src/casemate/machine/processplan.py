@@ -31,6 +31,8 @@ DHCP_UID: Final = 64005
 TERMINALS: Final = ("tty1", "ttyS0")
 """Device names of a machine's terminals: screen and first serial line."""
 SERVICE_UIDS: Final = range(64000, 64016)
+LOG_BYTES: Final = 64 << 20
+"""Up to where a process writes to its log, all that it writes: four times what turns one."""
 PLACE: Final = "/var/lib/casemate"
 """Where the home appears inside the visor root."""
 
@@ -66,6 +68,8 @@ class ProcessPlan:
     """Bytes of addresses that it may use at most; 0: no limit of its own."""
     processor_seconds: int = 0
     """Of a processor's time, after which Linux ends it; 0: no limit."""
+    file_bytes: int = 0
+    """Up to which it may write to any file; 0: no limit."""
 
 
 INIT: Final = ProcessPlan(
@@ -90,6 +94,7 @@ HOSTD: Final = ProcessPlan(
         FileRule(f"{PLACE}/state/tls"),
     ),
     open_files=8192,
+    file_bytes=LOG_BYTES,
 )
 CONSOLE: Final = ProcessPlan(
     "console",
@@ -109,6 +114,7 @@ CONSOLE: Final = ProcessPlan(
         FileRule(f"{PLACE}/state/tls"),
     ),
     open_files=64,
+    file_bytes=LOG_BYTES,
 )
 DHCP: Final = ProcessPlan(
     "dhcp",
@@ -119,6 +125,7 @@ DHCP: Final = ProcessPlan(
     calls=LISTENER,
     files=(FileRule("/usr"), FileRule("/etc"), FileRule("/dev/null", change=True)),
     open_files=16,
+    file_bytes=LOG_BYTES,
 )
 APP: Final = ProcessPlan(
     "app", domains.APP, domains.APP.walls, uid=APP_UID, calls=PRIVILEGED, open_files=256
@@ -139,6 +146,7 @@ PLUGIN: Final = ProcessPlan(
     open_files=256,
     memory=1 << 30,
     processor_seconds=3600,
+    file_bytes=LOG_BYTES,
 )
 
 PLANS: Final = (INIT, KERNEL, HOSTD, CONSOLE, DHCP, APP, PLUGIN)
@@ -191,6 +199,8 @@ def _problems(plan: ProcessPlan) -> Iterator[str]:
         yield f"{plan.uid} is no identity of services"
     if Wall.IDENTITY not in plan.walls and plan.domain is not domains.SUPER:
         yield "only superDom keeps root"
+    if Wall.IDENTITY in plan.walls and plan.module and not plan.file_bytes:
+        yield "the plan lets files grow without end"
     if plan.core_bytes:
         yield "the plan allows core dumps"
 

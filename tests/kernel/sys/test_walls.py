@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,9 @@ from casemate.errors import HostError
 from casemate.kernel import confine
 from casemate.kernel.sys import landlock, seccomp
 from casemate.kernel.sys.process import no_new_privileges
-from casemate.kernel.sys.spawn import call_in_child
+from casemate.kernel.sys.spawn import Program, call_in_child, kill, wait_gone
 from casemate.machine.callfilters import FRONT_END, PRIVILEGED, CallFilter
-from casemate.machine.processplan import APP, HOSTD, FileRule, ProcessPlan
+from casemate.machine.processplan import APP, HOSTD, PLUGIN, FileRule, ProcessPlan
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("root_only")]
 
@@ -108,3 +109,20 @@ def test_a_plan_that_lacks_something_is_not_carried_out(plan):
     with pytest.raises(HostError) as caught:
         confine.enter(plan)
     assert caught.value.code == "plan-process"
+
+
+@pytest.mark.parametrize("plan", [HOSTD, PLUGIN], ids=lambda plan: plan.name)
+def test_a_service_fills_no_disk_and_locks_no_memory(plan: ProcessPlan) -> None:
+    child = confine.start(plan, Program(("/usr/bin/sleep", "60")))
+    try:
+        lines = Path(f"/proc/{child.pid}/limits").read_text().splitlines()
+    finally:
+        kill(child.pidfd)
+        assert wait_gone(child.pidfd, 60)
+        os.close(child.pidfd)
+        os.waitpid(child.pid, 0)
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in lines}
+    assert limits["Max file size"] == [str(64 << 20)] * 2
+    for name in ("Max locked memory", "Max msgqueue size", "Max realtime priority"):
+        assert limits[name] == ["0", "0"], name
+    assert limits["Max open files"] == [str(plan.open_files)] * 2
