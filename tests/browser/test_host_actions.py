@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.browser.hostpages import DATASTORE, fill, keep, press_button, show, told
 
+from casemate.calls.certificates import InstallCertificate, PemReply, SigningRequest
 from casemate.calls.console import EndHost
 from casemate.calls.messages import CancelTask, Empty
 from casemate.calls.software import AcceptanceSet, ChangeReply, LevelReply, SoftwareChange
@@ -351,6 +355,36 @@ def test_a_file_is_fetched_and_a_machine_registered_from_its_folder(
     press_button(page, "Delete-kept")
     told(page, "kept: deleted")
     assert not folder.exists()
+
+
+def test_a_certificate_is_asked_for_and_another_put_in_its_place(
+    page: Browser, host: HostSimulator
+) -> None:
+    asked: list[SigningRequest | InstallCertificate] = []
+
+    def answer(request: object) -> PemReply | Empty:
+        assert isinstance(request, SigningRequest | InstallCertificate)
+        asked.append(request)
+        return PemReply("-----BEGIN CERTIFICATE REQUEST-----\n") if len(asked) == 1 else Empty()
+
+    host.kernel.answer(SigningRequest, answer)
+    host.kernel.answer(InstallCertificate, answer)
+    shown = show(page, "certificate")
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(host.certificate.decode())).hexdigest()
+    assert ":".join(re.findall("..", digest.upper())) in shown
+    assert "CN=localhost" in shown
+    fill(page, "#request", names="vm.example, 192.0.2.7")
+    told(page, "Request: made")
+    page.until("document.querySelector('#csr').value.startsWith('-----BEGIN CERTIFICATE REQ')")
+    keep(page, "certificate")
+    fill(page, "#install", cert="-----BEGIN CERTIFICATE-----")
+    told(page, "Certificate: replaced")
+    first, second = asked
+    assert isinstance(first, SigningRequest)
+    assert first.names == ("vm.example", "192.0.2.7")
+    assert isinstance(second, InstallCertificate)
+    assert second.pem == "-----BEGIN CERTIFICATE-----"
+    assert not page.complaints()
 
 
 def test_a_task_is_cancelled(page: Browser, host: HostSimulator) -> None:

@@ -10,7 +10,7 @@ from tests.browser.hostpages import DATASTORE, EVIL, fill, keep, press_button, s
 
 from casemate.machine.facts import PowerState, VmFact
 from casemate.testing.chromium import Browser, find_chromium
-from casemate.testing.fakescreen import colour_at
+from casemate.testing.fakescreen import FakeScreen, colour_at
 from casemate.testing.hostsimulator import HostSimulator
 
 pytestmark = [
@@ -29,6 +29,7 @@ PAGES = {
     "measurements": "Measurements",
     "activity": "Tasks and events",
     "hardening": "Hardening",
+    "certificate": "Certificate",
 }
 
 
@@ -141,6 +142,40 @@ def test_a_forgotten_session_leads_back_to_the_login(page: Browser, host: HostSi
     del host
 
 
+def fills_the_screen_and_comes_back(page: Browser, screen: FakeScreen) -> None:
+    page.run("document.querySelector('[data-method=FullScreen]').focus()")
+    # As a person does: nothing else may fill the screen.
+    page.press("Enter")
+    canvas = "document.querySelector('canvas')"
+    page.until(f"document.fullscreenElement === {canvas} && document.activeElement === {canvas}")
+    keep(page, "console-full")
+    page.press("q")
+    deadline = time.monotonic() + 100
+    while (ord("q"), False) not in screen.keys:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    page.run("document.exitFullscreen()")
+    page.until("document.fullscreenElement === null")
+
+
+def connects_again(page: Browser, host: HostSimulator) -> None:
+    screen = host.kernel.screen
+    hidden = "document.querySelector('[data-method=ConnectAgain]').hidden"
+    assert page.run(hidden) is True
+    host.run_in_kernel_loop(screen.hang_up)
+    page.until(f"{hidden} === false")
+    assert "closed" in str(page.run("document.querySelector('#console-state').innerText"))
+    keep(page, "console-closed")
+    page.run("document.querySelector('[data-method=ConnectAgain]').click()")
+    page.until(f"document.querySelector('canvas')?.dataset.drawn === 'yes' && {hidden}")
+    page.run("document.querySelector('canvas').focus()")
+    page.press("w")
+    deadline = time.monotonic() + 100
+    while (ord("w"), False) not in screen.keys:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_console_shows_the_guest_and_sends_it_keys_and_pointer(
     page: Browser, host: HostSimulator
 ) -> None:
@@ -178,6 +213,8 @@ def test_a_console_shows_the_guest_and_sends_it_keys_and_pointer(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert screen.pointer[-1] == (4, 160, 100)
+    fills_the_screen_and_comes_back(page, screen)
+    connects_again(page, host)
     assert not page.complaints()
     show(page, "vms")
     while screen.viewers:

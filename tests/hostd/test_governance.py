@@ -11,7 +11,8 @@ import pytest
 from casemate.calls import admin as a
 from casemate.hostd.methods.table import REGISTRY
 from casemate.machine.facts import PowerState
-from casemate.machine.governance import LockdownFact, LockdownMode, PermissionFact
+from casemate.machine.governance import LockdownFact, LockdownMode, PermissionFact, SessionFact
+from casemate.testing.fakefacts import BOOT_TIME
 from casemate.testing.fakekernel import READER, USER
 from casemate.vim25.values import MoRef
 
@@ -230,6 +231,38 @@ def test_a_terminated_session_is_out_at_once(play: Callable[..., None]) -> None:
         assert done.status == 200
         listed = await host.root.call("Fetch", SESSIONS, "<prop>sessionList</prop>")
         assert key not in listed.text
+
+    play(story)
+
+
+def test_sessions_that_only_the_kernel_knows_are_listed_asked_about_and_ended(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        key = "ab" * 16
+        host.kernel.state(SessionFact(key, READER, "console", BOOT_TIME))
+        host.kernel.state(SessionFact("cd" * 16, "root", "console", BOOT_TIME, revoked=True))
+
+        async def listed() -> str:
+            return (await host.root.call("Fetch", SESSIONS, "<prop>sessionList</prop>")).text
+
+        for _ in range(10_000):
+            if key in await listed():
+                break
+            await asyncio.sleep(0.005)
+        row = f"<key>{key}</key><userName>{READER}</userName><fullName>"
+        assert row in await listed()
+        assert "<ipAddress>console</ipAddress>" in await listed()
+        assert "cd" * 16 not in await listed()
+        for user, active in ((READER, "true"), ("root", "false")):
+            asked = f"<sessionID>{key}</sessionID><userName>{user}</userName>"
+            reply = await host.root.call("SessionIsActive", SESSIONS, asked)
+            assert f">{active}</returnval>" in reply.text
+        ended = await host.root.call("TerminateSession", SESSIONS, f"<sessionId>{key}</sessionId>")
+        assert ended.status == 200
+        assert key not in await listed()
+        again = await host.root.call("TerminateSession", SESSIONS, f"<sessionId>{key}</sessionId>")
+        assert again.fault == "NotFound"
 
     play(story)
 

@@ -322,6 +322,7 @@ def test_settings_are_read_back_as_they_were_written(
         tools=vim.vm.ToolsConfigInfo(syncTimeWithHost=True, afterPowerOn=True),
         powerOpInfo=vim.vm.DefaultPowerOpInfo(powerOffType="hard"),
         extraConfig=[vim.option.OptionValue(key="guestinfo.a", value="b")],
+        managedBy=vim.ext.ManagedByInfo(extensionKey="org.example", type="appliance"),
     )
     before = vm.config.changeVersion
     WaitForTask(vm.ReconfigVM_Task(spec))
@@ -338,6 +339,8 @@ def test_settings_are_read_back_as_they_were_written(
     assert (ways.powerOffType, ways.defaultPowerOffType) == ("hard", "hard")
     keys = {one.key for one in shown.extraConfig}
     assert "guestinfo.a" in keys
+    assert shown.managedBy.type == "appliance"
+    assert vm.summary.config.managedBy.extensionKey == "org.example"
     assert not keys & {"vc.uuid", "virtualHW.version", "powerType.powerOff", "sched.mem.pin"}
     index = si.content.searchIndex
     assert index.FindByUuid(None, own, True, True) == vm
@@ -360,10 +363,6 @@ def test_settings_are_read_back_as_they_were_written(
         ({"flags": vim.vm.FlagInfo(virtualExecUsage="hvOff")}, vmodl.fault.NotSupported),
         ({"swapPlacement": "hostLocal"}, vmodl.fault.NotSupported),
         ({"virtualSMCPresent": True}, vmodl.fault.NotSupported),
-        (
-            {"managedBy": vim.ext.ManagedByInfo(extensionKey="a", type="b")},
-            vmodl.fault.NotSupported,
-        ),
         ({"files": vim.vm.FileInfo(snapshotDirectory="[datastore1] x")}, vmodl.fault.NotSupported),
         (
             {"extraConfig": [vim.option.OptionValue(key="templateVM", value="TRUE")]},

@@ -288,7 +288,9 @@ def test_a_clone_has_the_same_disk_and_its_own_identity(on):
 
 def test_a_suspended_guest_goes_on_where_it_was(on):
     async def body(host: Host) -> None:
-        vm = await make(host)
+        usb = ("usb.present", "ehci.present", "usb_xhci.present")
+        entries = (*((name, "TRUE") for name in usb), ("svga.vramSize", str(32 << 20)))
+        vm = await make(host, extra=entries)
         await host.ask(m.PowerOn("", vm))
         await printed(host, vm)
         await host.ask(c.SuspendVm("", vm))

@@ -17,19 +17,9 @@ _TYPES = {
     **{
         f"{name}.js": "text/javascript; charset=utf-8"
         for name in (
-            *(
-                "activity",
-                "allocation",
-                "api",
-                "app",
-                "console",
-                "dom",
-                "drawing",
-                "files",
-                "forms",
-            ),
-            *("forms", "hardening", "keysym", "measurements", "network", "overview", "packages"),
-            *("pages", "pools", "rfb", "storage", "users", "vmedit", "vmparts", "vms"),
+            *("activity", "allocation", "api", "app", "certificate", "console", "dom", "drawing"),
+            *("files", "forms", "hardening", "keysym", "measurements", "network", "overview"),
+            *("packages", "pages", "pools", "rfb", "storage", "users", "vmedit", "vmparts", "vms"),
         )
     },
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from casemate.formats import datastorepath
-from casemate.hostd import serialspec
+from casemate.hostd import peripheralspec, serialspec
 from casemate.hostd.objects.devices import (
     FIRST_NIC_KEY,
     controller_of,
@@ -17,7 +18,7 @@ from casemate.hostd.objects.devices import (
 from casemate.hostd.selection import text
 from casemate.hostd.vmchange import CONFIG, Change, number, unsupported
 from casemate.machine.diskmodes import PERSISTENT, known_mode, mode_refusal
-from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec
+from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.networks import DEFAULT_GROUP
 from casemate.machine.vmconfig import DISK_SHARES, IOPS, SHARES_LIMIT
 from casemate.vim25 import faults
@@ -33,6 +34,15 @@ _FILE_BACKINGS = frozenset(
         "VirtualDiskSeSparseBackingInfo",
     }
 )
+
+Taker = Callable[[str, Obj, VmConfig], VmConfig]
+"""Returns the configuration as an operation on a device changes it. Raises FaultError."""
+
+_TAKERS: Mapping[str, Taker] = {
+    serialspec.TYPE: serialspec.taken,
+    peripheralspec.VIDEO: peripheralspec.video,
+    **dict.fromkeys(peripheralspec.USB_TYPES, peripheralspec.usb),
+}
 
 
 class Devices:
@@ -60,8 +70,8 @@ class Devices:
             if device.type == serialspec.CONTROLLER:
                 # Every VM has one.
                 continue
-            if device.type == serialspec.TYPE:
-                self._serial(operation, device)
+            if device.type in _TAKERS:
+                self._taken(_TAKERS[device.type], operation, device)
             elif device.type == "VirtualDisk":
                 self._disk(operation, files, device)
             elif device.type == "VirtualCdrom":
@@ -207,9 +217,9 @@ class Devices:
         self._change.privileges.add("VirtualMachine.Interact.SetCDMedia")
         self._put(image, held.controller, held.unit)
 
-    def _serial(self, operation: str, device: Obj) -> None:
+    def _taken(self, take: Taker, operation: str, device: Obj) -> None:
         before = self._change.config
-        self._change.config = serialspec.taken(operation, device, before)
+        self._change.config = take(operation, device, before)
         if operation != "edit":
             self._right("AddRemoveDevice")
         elif self._change.config != before:

@@ -50,7 +50,7 @@ class Reader:
                 self.replica.world,
                 self.replica.clock(),
                 session.user_session() if session else None,
-                tuple(one.user_session() for one in self._sessions) if session else (),
+                self._sessions.listed(self.replica.world) if session else (),
                 session.refs("PropertyFilter") if session else (),
                 session.refs("View") if session else (),
                 self.replica.events.latest,

@@ -24,6 +24,8 @@ from casemate.hostd.objects.base import moment
 from casemate.hostd.objects.service import OWN_LIMIT
 from casemate.hostd.tickets import Tickets
 from casemate.hostd.viewers import Viewers
+from casemate.hostd.world import World
+from casemate.machine.governance import SessionFact
 from casemate.vim25.values import MoRef, Obj, Value
 
 COOKIE = "vmware_soap_session"
@@ -123,6 +125,24 @@ class Session:
             self.drop(ref)
 
 
+def _known_of(login: SessionFact, full_name: str) -> Obj:
+    """Return the UserSession of a session that has not spoken to this hostd."""
+    return Obj(
+        "UserSession",
+        key=login.session,
+        userName=login.user,
+        fullName=full_name,
+        loginTime=moment(login.login_time),
+        lastActiveTime=moment(login.login_time),
+        locale="en",
+        messageLocale="en",
+        extensionSession=False,
+        ipAddress=login.peer,
+        userAgent="",
+        callCount=0,
+    )
+
+
 def cookie_handles(header: str) -> Iterator[str]:
     """Yield the handles in a Cookie header, which some clients send back with its attributes."""
     for match in islice(_COOKIE.finditer(header), COOKIES_READ):
@@ -145,6 +165,28 @@ class Sessions:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_handle.values()))
+
+    def listed(self, world: World) -> tuple[Obj, ...]:
+        """Return the UserSession of every session that the kernel keeps.
+
+        Those at the direct console, and of before a restart of hostd, have not spoken to it.
+        """
+        own = {one.key: one for one in self}
+        others = (o for key, o in world.logins.items() if key not in own and not o.revoked)
+        accounts = world.accounts
+        return (
+            *(one.user_session() for one in own.values()),
+            *(
+                _known_of(one, accounts[one.user].full_name if one.user in accounts else one.user)
+                for one in others
+            ),
+        )
+
+    def user_of(self, key: str, world: World) -> str | None:
+        """Return whose session has this public key; None: there is no such session."""
+        found = next((one.user for one in self if one.key == key), None)
+        login = world.logins.get(key)
+        return found or (login.user if login is not None and not login.revoked else None)
 
     def open(self, reply: SessionReply, peer: str, agent: str) -> Session:
         """Keep the session that the kernel opened."""

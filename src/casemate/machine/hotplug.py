@@ -9,6 +9,7 @@ from casemate.machine.diskmodes import forgets
 from casemate.machine.facts import DiskSpec, DriveSpec, VmConfig
 from casemate.machine.hotnotes import STEP_MIB, Added, free_ports, with_added, with_devices
 from casemate.machine.hotnotes import added as added_to
+from casemate.machine.peripherals import shown_to_guest
 
 HOT_CPUS: Final = 16
 """vCPUs up to which more can be added to a running VM."""
@@ -87,13 +88,14 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     guest may refuse is asked before what cannot be taken back.
     """
     regrouped = cores_per_socket(before) != cores_per_socket(after)
+    altered = regrouped or shown_to_guest(before) != shown_to_guest(after)
     kept = min(len(before.nics), len(after.nics))
     cards = tuple(range(kept, len(after.nics)))
     was, shorter = (replace(one, nics=one.nics[:kept]) for one in (before, after))
     known = added_to(before)
     gone = tuple(range(kept, len(before.nics)))
     stays = bool(gone) and (len(gone) > 1 or f"ethernet{kept}" not in known.devices)
-    if regrouped or stays or _rest(was, after) != _rest(shorter, after):
+    if altered or stays or _rest(was, after) != _rest(shorter, after):
         return None
     cpus = after.cpus - before.cpus
     memory = after.memory_mib - before.memory_mib

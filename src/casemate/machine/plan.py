@@ -13,7 +13,7 @@ from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
 from casemate.formats.vmdk import is_plain_name
-from casemate.machine import serialports
+from casemate.machine import peripherals, serialports
 from casemate.machine.bootorder import boot_cards, boot_words, card_index
 from casemate.machine.cellplan import (
     CellPlan,
@@ -73,11 +73,9 @@ _CONSOLE_FD: Final = 4
 _AGENT_FD: Final = 6
 # MiB of translated code that TCG keeps per VM.
 _TB_SIZE: Final = 32
-# MiB of the screen's memory.
-_VIDEO_MIB: Final = 16
 # MiB beyond guest memory, measured after a Linux boot: 31 (KVM) and 85 (TCG), and room for
-# requests in flight and the screen; each vCPU adds its thread and state.
-_OVERHEAD: Final = {"kvm": 160 + _VIDEO_MIB, "tcg": 256 + _VIDEO_MIB}
+# requests in flight; the video card's memory comes to that, and each vCPU's thread and state.
+_OVERHEAD: Final = {"kvm": 160, "tcg": 256}
 _OVERHEAD_PER_CPU: Final = 8
 # Threads: vCPUs, main loop and RCU, and the pool for disk requests (64).
 _THREADS: Final = 96
@@ -128,7 +126,7 @@ def plan_power_on(
         NotSupportedError: The configuration asks for what this host does not offer.
         HostError: The plan lacks hardening (``plan-...``): a defect, and never carried out.
     """
-    extra = {name.lower(): value for name, value in config.extra}
+    extra = dict(peripherals.entries_of(config))
     check_masks(extra)
     if not UID_BASE <= host.uid < UID_END:
         raise ArgumentError(f"{host.uid} is not a uid for cells", argument="uid")
@@ -154,6 +152,7 @@ def plan_power_on(
         argv=(
             QEMU,
             *_machine(vm, config, host, _board(config, extra)),
+            *peripherals.usb_words(extra),
             *_channels(),
             *serialports.words(config),
             *firmware,
@@ -219,7 +218,9 @@ def plan_power_on(
 
 def cell_memory(config: VmConfig, accelerator: str) -> int:
     """Return the MiB of a cell: the guest's memory, and what QEMU needs beside it."""
-    return config.memory_mib + _OVERHEAD[accelerator] + _OVERHEAD_PER_CPU * most_cpus(config)
+    video = peripherals.video_mib(peripherals.entries_of(config))
+    beside = _OVERHEAD[accelerator] + video + _OVERHEAD_PER_CPU * most_cpus(config)
+    return config.memory_mib + beside
 
 
 def _memory(config: VmConfig, *, resume: bool) -> Iterator[str]:
@@ -289,9 +290,9 @@ def _screen(extra: dict[str, str]) -> Iterator[str]:
     Without ``svga.present`` the VM has its serial port alone.
     """
     yield from ("-vnc", "none")
-    if extra.get("svga.present", "").lower() == "false":
+    if extra.get(peripherals.SCREEN, "").lower() == "false":
         return
-    yield from ("-device", f"VGA,vgamem_mb={_VIDEO_MIB}")
+    yield from ("-device", f"VGA,vgamem_mb={peripherals.video_mib(extra)}")
     yield from ("-device", "qemu-xhci,id=usb")
     yield from ("-device", "usb-tablet,bus=usb.0")
 

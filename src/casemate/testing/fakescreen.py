@@ -44,10 +44,14 @@ class FakeScreen:
         job.add_done_callback(self._jobs.discard)
         return reader, writer
 
-    async def close(self) -> None:
-        """End all viewers' connections."""
+    def hang_up(self) -> None:
+        """End all viewers' connections, as the end of a guest does."""
         for job in tuple(self._jobs):
             job.cancel()
+
+    async def close(self) -> None:
+        """End all viewers' connections and wait until they have ended."""
+        self.hang_up()
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

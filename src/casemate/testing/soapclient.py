@@ -74,7 +74,8 @@ class SoapClient:
     async def send(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> Reply:
-        """Send one request."""
+        """Send one request; ``path`` may have a query."""
+        plain, _, query = path.partition("?")
         pairs = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
         scope: Scope = {
             "type": "http",
@@ -82,9 +83,9 @@ class SoapClient:
             "http_version": "1.1",
             "method": method,
             "scheme": "https",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
+            "path": plain,
+            "raw_path": plain.encode(),
+            "query_string": query.encode(),
             "root_path": "",
             "headers": pairs,
             "client": (self.peer, 1),

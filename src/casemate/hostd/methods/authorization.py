@@ -186,12 +186,12 @@ async def _remove_permission(context: Context) -> Value:
 
 def _user_of(context: Context) -> str:
     key = text(context.arguments.get("sessionId"))
-    for one in context.sessions:
-        if one.key == key:
-            return one.user
-    raise FaultError(
-        Obj("InvalidArgument", invalidProperty="sessionId"), "There is no such session."
-    )
+    user = context.sessions.user_of(key, context.replica.world)
+    if user is None:
+        raise FaultError(
+            Obj("InvalidArgument", invalidProperty="sessionId"), "There is no such session."
+        )
+    return user
 
 
 def _gives(context: Context, user: str, entity: MoRef, privilege: str) -> bool:

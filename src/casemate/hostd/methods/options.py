@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from casemate.calls import admin as a
 from casemate.calls.messages import Empty
-from casemate.hostd.objects.governance import option_values
+from casemate.hostd.objects.governance import of_agent, option_values
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import objs, text
 from casemate.hostd.wellknown import AGENT_OPTIONS
@@ -24,13 +24,14 @@ async def _query_options(context: Context) -> Value:
 
 async def _update_options(context: Context) -> Value:
     context.reader.allow(context.this, "Host.Config.AdvancedConfig")
-    if context.this == AGENT_OPTIONS:
+    wanted = objs(context.arguments.get("changedValue"))
+    if context.this == AGENT_OPTIONS or any(of_agent(text(one.get("key"))) for one in wanted):
         context.reader.allow(context.this, "Global.Settings")
     known = {
         text(one.get("key")) for one in option_values(context.reader.scope, context.this.value)
     }
     changes: list[tuple[str, str]] = []
-    for item in objs(context.arguments.get("changedValue")):
+    for item in wanted:
         name, value = text(item.get("key")), item.get("value")
         if name not in known:
             raise FaultError(Obj("InvalidName", name=name), f"There is no option {name:.100}.")

@@ -59,21 +59,20 @@ async def _clone(context: Context) -> Value:
 
 
 async def _is_active(context: Context) -> Value:
-    key, user = context.arguments.get("sessionID"), context.arguments.get("userName")
-    return any(one.key == key and one.user == user for one in context.sessions)
+    key, user = context.arguments.get("sessionID"), text(context.arguments.get("userName"))
+    return context.sessions.user_of(text(key), context.replica.world) == user
 
 
 async def _terminate(context: Context) -> Value:
-    known = {one.key for one in context.sessions} | set(context.replica.world.logins)
-    keys = texts(context.arguments.get("sessionId"))
-    unknown = [key for key in keys if key not in known]
-    if unknown:
+    keys, world = texts(context.arguments.get("sessionId")), context.replica.world
+    if any(context.sessions.user_of(key, world) is None for key in keys):
         raise FaultError(Obj("NotFound"), "There is no such session.")
     if context.who.key in keys:
         raise faults.invalid_argument("sessionId", "A session ends itself with Logout.")
     for key in keys:
         await context.link.ask(a.TerminateSession(context.who.handle, key), Empty)
         context.sessions.forget(key)
+    await context.replica.until(lambda: not any(key in world.logins for key in keys))
     return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from casemate.formats.datastorepath import in_volume, show
-from casemate.machine import serialports
+from casemate.machine import peripherals, serialports
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, SerialSpec, VmConfig
 from casemate.machine.vmconfig import DISK_SHARES
 from casemate.vim25.values import MoRef, Obj, Value
@@ -16,6 +16,9 @@ from casemate.vim25.values import MoRef, Obj, Value
 KIB = 1024
 PCI_KEY = 100
 PS2_KEY = 300
+VIDEO_KEY = 500
+USB_KEY = 7000
+XHCI_KEY = 14000
 SIO_KEY = 400
 FIRST_SERIAL_KEY = 9000
 FIRST_NIC_KEY = 4000
@@ -90,7 +93,7 @@ def _bus(controller: str) -> tuple[_Bus, int]:
     return _BUSES.get(name, _BUSES["scsi"]), number
 
 
-def _fixed(serials: tuple[SerialSpec, ...]) -> Iterator[Obj]:
+def _fixed(config: VmConfig) -> Iterator[Obj]:
     yield Obj(
         "VirtualPCIController", key=PCI_KEY, deviceInfo=_info("PCI controller 0"), busNumber=0
     )
@@ -106,7 +109,7 @@ def _fixed(serials: tuple[SerialSpec, ...]) -> Iterator[Obj]:
         key=SIO_KEY,
         deviceInfo=_info("SIO controller 0"),
         busNumber=0,
-        device=tuple(FIRST_SERIAL_KEY + port.number for port in serials),
+        device=tuple(FIRST_SERIAL_KEY + port.number for port in config.serials),
     )
     yield Obj(
         "VirtualKeyboard",
@@ -125,15 +128,45 @@ def _fixed(serials: tuple[SerialSpec, ...]) -> Iterator[Obj]:
         controllerKey=PS2_KEY,
         unitNumber=1,
     )
+    entries = peripherals.entries_of(config)
     yield Obj(
         "VirtualMachineVideoCard",
-        key=500,
+        key=VIDEO_KEY,
         deviceInfo=_info("Video card"),
         controllerKey=PCI_KEY,
         unitNumber=0,
-        videoRamSizeInKB=16384,
+        videoRamSizeInKB=peripherals.video_kib(entries),
         numDisplays=1,
+        useAutoDetect=peripherals.is_on(entries, peripherals.VIDEO_AUTO),
+        enable3DSupport=False,
+        use3dRenderer="automatic",
     )
+
+
+def _usb(config: VmConfig) -> Iterator[Obj]:
+    entries = peripherals.entries_of(config)
+    auto = peripherals.is_on(entries, peripherals.AUTO_CONNECT)
+    common: dict[str, Value] = {"controllerKey": PCI_KEY, "busNumber": 0}
+    ehci = peripherals.is_on(entries, peripherals.EHCI)
+    if ehci or peripherals.is_on(entries, peripherals.UHCI):
+        yield Obj(
+            "VirtualUSBController",
+            key=USB_KEY,
+            deviceInfo=_info("USB controller"),
+            **common,
+            unitNumber=22,
+            autoConnectDevices=auto,
+            ehciEnabled=ehci,
+        )
+    if peripherals.is_on(entries, peripherals.XHCI):
+        yield Obj(
+            "VirtualUSBXHCIController",
+            key=XHCI_KEY,
+            deviceInfo=_info("USB xHCI controller"),
+            **common,
+            unitNumber=23,
+            autoConnectDevices=auto,
+        )
 
 
 def _info(label: str, summary: str | None = None) -> Obj:
@@ -346,4 +379,5 @@ def devices(
     drives += [_drive(drive, number) for number, drive in enumerate(config.drives, first)]
     nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]
     ports = [_serial(port, directory, datastore, running=running) for port in config.serials]
-    return (*_fixed(config.serials), *_controllers(config), *drives, *nics, *ports)
+    fixed = (*_fixed(config), *_usb(config))
+    return (*fixed, *_controllers(config), *drives, *nics, *ports)

@@ -109,9 +109,13 @@ def _roles(scope: Scope, _key: str) -> Value:
     )
 
 
-def _is_advanced(option: Option, key: str) -> bool:
-    advanced = not option.name.startswith("Config.HostAgent.")
-    return advanced == (key == "ha-adv-options")
+def of_agent(name: str) -> bool:
+    """Tell whether an option is the agent's, and so one of both managers."""
+    return name.startswith("Config.HostAgent.")
+
+
+def _is_here(option: Option, key: str) -> bool:
+    return key == "ha-adv-options" or of_agent(option.name)
 
 
 def option_values(scope: Scope, key: str, prefix: str = "") -> tuple[Obj, ...]:
@@ -119,7 +123,7 @@ def option_values(scope: Scope, key: str, prefix: str = "") -> tuple[Obj, ...]:
     return tuple(
         Obj("OptionValue", key=name, value=_typed(option, scope.world.option(name)))
         for name, option in options.OPTIONS.items()
-        if _is_advanced(option, key)
+        if _is_here(option, key)
         and (not prefix or name == prefix or name.startswith(prefix.rstrip(".") + "."))
     )
 
@@ -139,7 +143,7 @@ def _definitions(_scope: Scope, key: str) -> Value:
             optionType=_option_type(option),
         )
         for name, option in options.OPTIONS.items()
-        if _is_advanced(option, key)
+        if _is_here(option, key)
     )
 
 

@@ -21,6 +21,7 @@ from casemate.hostd.objects.vmsettings import (
     change_version,
     extra_options,
     instance_uuid,
+    managed_by,
     shown,
     value_of,
     word,
@@ -115,6 +116,7 @@ def _config_summary(scope: Scope, vm: VmFact) -> Obj:
         guestId=guest_id(config.guest_id),
         guestFullName=_guest_name(vm),
         annotation=config.annotation,
+        managedBy=managed_by(config),
         installBootRequired=False,
         tpmPresent=False,
         hwVersion=value_of(config, "version"),
@@ -196,6 +198,7 @@ def vm_config(scope: Scope, key: str) -> Obj:
         guestId=guest_id(config.guest_id),
         alternateGuestName=value_of(config, "alternateGuestName"),
         annotation=config.annotation,
+        managedBy=managed_by(config),
         files=Obj(
             "VirtualMachineFileInfo",
             vmPathName=vmx_path(scope, vm),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final
 
+from casemate.machine import peripherals
 from casemate.machine.facts import VmConfig
 from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, entry
 from casemate.vim25 import faults
@@ -22,6 +23,8 @@ NEWEST_HARDWARE: Final = 21
 """The version of VMware's virtual hardware that a new VM has: vSphere 8's."""
 PINNED: Final = "sched.mem.pin"
 """The vmx entry of a VM whose reservation of memory is all of its memory; VMware's own."""
+MANAGER: Final = "managedBy.extensionKey"
+"""What manages a VM; without a name of it, nothing does."""
 MOST_CONSOLES: Final = 40
 _OLDEST_HARDWARE: Final = 3
 _TEXT_LIMIT: Final = 256
@@ -163,6 +166,8 @@ SETTINGS: Final[Mapping[str, _Setting]] = {
         "gui.fullScreenAtPowerOn", _BOOLEAN, None
     ),
     "consolePreferences.closeOnPowerOffOrSuspend": _Setting("gui.exitAtPowerOff", _BOOLEAN, None),
+    MANAGER: _Setting("managedBy.extensionKey", _TEXT, "", right="ManagedBy"),
+    "managedBy.type": _Setting("managedBy.type", _TEXT, "", right="ManagedBy"),
 }
 """By the field of VirtualMachineConfigSpec. Entries and their values are VMware's."""
 
@@ -197,6 +202,8 @@ _NEVER_EXTRA: Final = frozenset(
         *("config.version", "mem.hotadd", "vcpu.hotadd", "cpuid.corespersocket"),
         *("bios.bootdelay", "bios.bootorder", "bios.hddorder", "uefi.secureboot.enabled"),
         TEMPLATE.lower(),
+        *(peripherals.VIDEO_BYTES.lower(), peripherals.VIDEO_AUTO.lower()),
+        *(peripherals.UHCI, peripherals.EHCI, peripherals.XHCI, peripherals.AUTO_CONNECT),
     }
 )
 
@@ -239,6 +246,11 @@ def change_version(config: VmConfig) -> str:
     return blake2b(repr(config).encode(), digest_size=8).hexdigest()
 
 
+def managed_by(config: VmConfig) -> Obj | None:
+    """Return ManagedByInfo, or None."""
+    return shown(config, "managedBy", Obj("ManagedByInfo")) if value_of(config, MANAGER) else None
+
+
 def taken(spec: Obj, config: VmConfig) -> tuple[VmConfig, frozenset[str]]:
     """Return the configuration as a spec's settings change it, and the rights that takes.
 
@@ -246,7 +258,15 @@ def taken(spec: Obj, config: VmConfig) -> tuple[VmConfig, frozenset[str]]:
         FaultError: A value that is none (InvalidArgument), or is not offered (NotSupported).
     """
     rights = set()
+    manager = spec.get("managedBy")
+    released = isinstance(manager, Obj) and manager.get("extensionKey") == ""
+    if released and value_of(config, MANAGER):
+        for path in (MANAGER, "managedBy.type"):
+            config = with_entry(config, SETTINGS[path].entry, "")
+        rights.add(SETTINGS[MANAGER].right)
     for path, value in _given(spec):
+        if released and path.startswith("managedBy."):
+            continue
         if path in SETTINGS:
             setting = SETTINGS[path]
             wanted = _written(path, setting, value)

@@ -42,7 +42,7 @@ export const call = (target, method, parameters = {}) =>
 
 export const read = (target, property) => ask(target, property, { method: "GET" });
 
-const unboxed = (value) =>
+export const unboxed = (value) =>
   value && typeof value === "object" && "_value" in value ? value._value : value;
 
 // Properties of everything that a property of one object refers to: [{ ref, name: value }].
@@ -62,6 +62,16 @@ export async function members(owner, path, type, pathSet) {
     ref: one.obj,
     ...Object.fromEntries((one.propSet || []).map((p) => [p.name, unboxed(p.val)])),
   }));
+}
+
+// One property of one object by a path into it, without what lies beside it.
+export async function inside(obj, path) {
+  const found = await call(
+    ref("PropertyCollector", "ha-property-collector"), "RetrievePropertiesEx", {
+      specSet: [{ propSet: [{ type: obj.type, pathSet: [path] }], objectSet: [{ obj }] }], options: {},
+    });
+  const [only] = found?.objects?.[0]?.propSet || [];
+  return only ? unboxed(only.val) : null;
 }
 
 export async function login(userName, password) {

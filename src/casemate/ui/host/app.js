@@ -8,6 +8,7 @@ const TITLES = {
   host: "Host", vms: "Virtual machines", pools: "Resource pools", storage: "Storage", network: "Network",
   users: "Users", packages: "Packages",
   measurements: "Measurements", activity: "Tasks and events", hardening: "Hardening",
+  certificate: "Certificate",
 };
 const UNDER = { vm: "vms", console: "vms", files: "storage" };
 const LIVE = new Set(["host", "vms", "vm", "pools", "storage", "activity"]);

@@ -14,7 +14,7 @@ export async function consolePage({ argument }) {
     tabindex: 0, width: 640, height: 400, role: "application",
     "aria-label": `Screen of ${name}. Keys go to the guest while it has the focus; let go of Control and Alt together to leave it.`,
   });
-  const again = h("button", { type: "button", hidden: true, onclick: () => dispatchEvent(new Event("hashchange")) },
+  const again = h("button", { type: "button", "data-method": "ConnectAgain", hidden: true, onclick: () => dispatchEvent(new Event("hashchange")) },
     "Connect again");
   const viewer = new Viewer(canvas, `wss://${location.host}/ticket/${ticket}`, {
     say: (text) => { told.textContent = text; },
@@ -30,7 +30,7 @@ export async function consolePage({ argument }) {
       h("button", { type: "button", "data-method": "CtrlAltDel", onclick: () => viewer.together(CONTROL, ALT, DELETE) },
         "Send Control+Alt+Delete"),
       h("button", {
-        type: "button",
+        type: "button", "data-method": "FullScreen",
         onclick: () => { canvas.requestFullscreen().then(() => canvas.focus(), (error) => { told.textContent = error.message; }); },
       }, "Full screen"), again),
     told,

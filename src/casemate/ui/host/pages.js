@@ -1,6 +1,7 @@
 // The pages by the name in their address. Each reads what it shows and returns its elements.
 
 export { activity } from "/ui/activity.js";
+export { certificate } from "/ui/certificate.js";
 export { consolePage as console } from "/ui/console.js";
 export { files } from "/ui/files.js";
 export { hardening } from "/ui/hardening.js";
