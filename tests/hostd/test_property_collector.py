@@ -20,9 +20,10 @@ from casemate.hostd.session import Sessions
 from casemate.hostd.soap import PART_SIZE
 from casemate.hostd.views import ListView
 from casemate.hostd.world import World
+from casemate.machine.autostart import AutoStartEntry, AutoStartFact
 from casemate.machine.facts import HostFact, PowerState, TaskFact, TaskState, VmFact
 from casemate.machine.governance import PermissionFact
-from casemate.testing.fakefacts import BOOT_TIME, fake_vm
+from casemate.testing.fakefacts import BOOT_TIME, DATASTORE, fake_vm
 from casemate.testing.fakekernel import PASSWORD, READER, USER, FakeKernel
 from casemate.testing.soapclient import Reply
 from casemate.vim25 import decode
@@ -625,6 +626,52 @@ def test_search_finds_no_vm_that_the_asker_may_not_see(play: Callable[..., None]
                 reply = await host.reader.call(method, SEARCH, inner)
                 assert reply.status == 200, reply.text
                 assert (f">{number}<" in reply.text) is shown, (method, reply.text)
+
+    play(story)
+
+
+NAMING = (
+    (MoRef("Folder", "ha-folder-vm"), "childEntity"),
+    (MoRef("ResourcePool", "ha-root-pool"), "vm"),
+    (MoRef("HostSystem", "ha-host"), "vm"),
+    (MoRef("HostSystem", "ha-host"), "config.autoStart"),
+    (MoRef("HostAutoStartManager", "ha-autostart-mgr"), "config"),
+    (MoRef("TaskManager", "ha-taskmgr"), "recentTask"),
+    (MoRef("Datastore", DATASTORE.datastore), "vm"),
+    (MoRef("Network", "HaNetwork-VM Network"), "vm"),
+)
+MENTIONS = re.compile(r'type="VirtualMachine"[^>]*>([^<]+)<|type="Task"[^>]*>task-([^<]+)<')
+
+
+def test_lists_name_no_vm_that_the_asker_may_not_see(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        async def named(client, ref: MoRef, path: str) -> list[str]:
+            got = await client.call("Fetch", ref, f"<prop>{path}</prop>")
+            assert got.status == 200, got.text
+            return ["".join(one) for one in MENTIONS.findall(got.text)]
+
+        host.kernel.state(
+            AutoStartFact(entries=(AutoStartEntry("1"), AutoStartEntry("2"))),
+            *(replace(fake_task(f"task-{number}"), entity=str(number)) for number in (1, 2)),
+        )
+        await hidden_vm_1(
+            host,
+            PermissionFact("Folder", "ha-folder-root", READER, -2, propagate=True),
+            PermissionFact("VirtualMachine", "1", READER, -5, propagate=True),
+        )
+        for ref, path in NAMING:
+            # In turns: what is kept for one is not what another reads.
+            assert await named(host.root, ref, path) == ["1", "2"], (ref, path)
+            assert await named(host.reader, ref, path) == ["2"], (ref, path)
+            assert await named(host.root, ref, path) == ["1", "2"], (ref, path)
+        made = await host.reader.call(
+            "CreateContainerView",
+            VIEWS,
+            '<container type="Folder">ha-folder-root</container>'
+            "<type>VirtualMachine</type><recursive>true</recursive>",
+        )
+        name = re.search(r'<returnval type="ContainerView">([^<]+)<', made.text)[1]
+        assert await named(host.reader, MoRef("ContainerView", name), "view") == ["2"]
 
     play(story)
 

@@ -12,7 +12,7 @@ from casemate.hostd.wellknown import ROOT_FOLDER
 from casemate.vim25 import encode, faults, paths, types, versions
 from casemate.vim25.faults import FaultError
 from casemate.vim25.shapes import Kind, TypeRef
-from casemate.vim25.values import MoRef, Value
+from casemate.vim25.values import MoRef, Obj, Value
 
 ANONYMOUS = "System.Anonymous"
 READ = "System.Read"
@@ -94,10 +94,14 @@ class Reader:
         return world.rights.gives(user, world.place(ref), privilege)
 
     def sees(self, ref: MoRef) -> bool:
-        """Tell whether an object appears to the session: VMs do to those who may view them."""
-        if ref.type != "VirtualMachine" or self.session is None or self._sees_all:
+        """Tell whether an object appears to the session.
+
+        VMs, their tasks and their snapshots do to those who may view the VM; all else to all.
+        """
+        if self.session is None or self._sees_all:
             return True
-        return self._views(self.session.user, (ref.type, ref.value))
+        place = self.replica.world.place(ref)
+        return place[0] != "VirtualMachine" or self._views(self.session.user, place)
 
     def _views(self, user: str, place: tuple[str, str]) -> bool:
         return any(role.gives(VIEW) for role in self.replica.world.rights.roles_on(user, place))
@@ -114,8 +118,27 @@ class Reader:
     def value(self, ref: MoRef, name: str) -> Value:
         """Return the value of a property; None: unset."""
         if self.session is not None and (own := self.session.own.get(ref)) is not None:
-            return own.properties().get(name)
-        return self.replica.value(ref, name, self.scope)
+            held = own.properties().get(name)
+            return self._shown(held) if name == "view" else held
+        value = self.replica.value(ref, name, self.scope)
+        return self._shown(value) if (ref.type, name) in catalog.NAMING else value
+
+    def _shown(self, value: Value) -> Value:
+        """Return a value without references to what does not appear to the session."""
+        if self._sees_all:
+            return value
+        if isinstance(value, MoRef):
+            return value if self.sees(value) else None
+        if isinstance(value, Obj):
+            return Obj(value.type, **{name: self._shown(one) for name, one in value.fields.items()})
+        if isinstance(value, tuple):
+            return tuple(self._shown(one) for one in value if self._names_no_hidden(one))
+        return value
+
+    def _names_no_hidden(self, item: Value) -> bool:
+        """Tell whether an item of a list appears: neither it nor a field of it is hidden."""
+        fields = item.fields.values() if isinstance(item, Obj) else (item,)
+        return all(self.sees(one) for one in fields if isinstance(one, MoRef))
 
     def resolve(self, ref: MoRef, path: str) -> tuple[Value, TypeRef]:
         """Return value and type at a path. Raises FaultError (InvalidProperty, rights)."""
@@ -132,13 +155,14 @@ class Reader:
         if not self._uniform or (ref.type, name) not in self._allowed:
             self.allow_property(ref, name)
             self._allowed.add((ref.type, name))
-        if self.session is not None and ref in self.session.own:
+        hiding = not self._sees_all and (ref.type, name) in catalog.NAMING
+        if hiding or (self.session is not None and ref in self.session.own):
             return self._encode(ref, path)
         return self.replica.fragment(ref, path, self.version, lambda: self._encode(ref, path))
 
     def content(self, ref: MoRef, tag: str, wanted: tuple[str, ...]) -> str | None:
         """Return what was kept of several properties together, once one such object was read."""
-        if (ref.type, wanted) not in self._readable:
+        if not self._sees_all or (ref.type, wanted) not in self._readable:
             return None
         return self.replica.content(ref, (tag, wanted), self.version)
 
@@ -147,7 +171,7 @@ class Reader:
     ) -> None:
         """Keep several small properties together, where all objects of the type are alike."""
         own = self.session is None or ref in self.session.own
-        if own or not self._uniform or sum(map(len, pieces)) > CONTENT_LIMIT:
+        if own or not self._sees_all or sum(map(len, pieces)) > CONTENT_LIMIT:
             return
         if any((ref.type, path.partition(".")[0]) in catalog.LIVE for path in wanted):
             return

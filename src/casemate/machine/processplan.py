@@ -32,7 +32,7 @@ TERMINALS: Final = ("tty1", "ttyS0")
 """Device names of a machine's terminals: screen and first serial line."""
 SERVICE_UIDS: Final = range(64000, 64016)
 LOG_BYTES: Final = 64 << 20
-"""Up to where a process writes to its log, all that it writes: four times what turns one."""
+"""What a service may write to one file: its log alone, which is turned at a quarter of that."""
 PLACE: Final = "/var/lib/casemate"
 """Where the home appears inside the visor root."""
 

@@ -81,6 +81,17 @@ LIVE = frozenset(
 )
 """Properties that depend on the asker or the time: never kept."""
 
+NAMING = frozenset(
+    {
+        *((kind, "recentTask") for kind in (*_ENTITIES, "TaskManager")),
+        *((kind, "vm") for kind in ("ResourcePool", "HostSystem", "Datastore", "Network")),
+        ("Folder", "childEntity"),
+        ("HostSystem", "config"),
+        ("HostAutoStartManager", "config"),
+    }
+)
+"""Properties that name VMs, or what belongs to one: of each VM only to those whom it appears to."""
+
 
 def exists(world: World, ref: MoRef) -> bool:
     """Tell whether the object exists."""
