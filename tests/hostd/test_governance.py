@@ -430,6 +430,48 @@ def test_tasks_are_collected_by_state_and_entity(play: Callable[..., None]) -> N
     play(story)
 
 
+@pytest.mark.parametrize(
+    ("method", "this", "one"),
+    [
+        ("QueryEvents", EVENTS, "<type>VmPoweredOnEvent</type>"),
+        ("QueryEvents", EVENTS, "<eventTypeId>vim.event.VmEvent</eventTypeId>"),
+        ("CreateCollectorForTasks", TASKS, "<state>error</state>"),
+        (
+            "CreateCollectorForEvents",
+            EVENTS,
+            "<userName><systemUser>true</systemUser>{}</userName>",
+        ),
+    ],
+)
+def test_a_filter_names_no_more_than_there_is(
+    play: Callable[..., None], method: str, this: MoRef, one: str
+) -> None:
+    async def story(host) -> None:
+        for count, good in ((2000, True), (2001, False)):
+            many = "<userList>root</userList>" * count if "{}" in one else one * count
+            inner = one.format(many) if "{}" in one else many
+            reply = await host.root.call(method, this, f"<filter>{inner}</filter>")
+            assert (reply.status == 200) is good, reply.text[:500]
+            assert good or "2000" in reply.text
+
+    play(story)
+
+
+def test_events_are_found_by_a_type_that_theirs_extends(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        await power_on(host)
+        for kinds, there in (
+            ("<type>VmEvent</type>", True),
+            ("<type>NoSuchEvent</type><type>Event</type>", True),
+            ("<eventTypeId>vim.event.VmPoweredOnEvent</eventTypeId>", True),
+            ("<type>HostEvent</type><type>vm</type>", False),
+        ):
+            reply = await host.root.call("QueryEvents", EVENTS, f"<filter>{kinds}</filter>")
+            assert ('xsi:type="VmPoweredOnEvent"' in reply.text) is there, kinds
+
+    play(story)
+
+
 def test_logs_are_for_those_who_may(play: Callable[..., None]) -> None:
     async def story(host) -> None:
         manager = MoRef("DiagnosticManager", "ha-diagnosticmgr")

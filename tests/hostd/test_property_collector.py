@@ -13,6 +13,7 @@ import pytest
 
 from casemate.calls.messages import FactReply, Login, SessionReply
 from casemate.hostd import filters
+from casemate.hostd.methods import collector
 from casemate.hostd.reader import Reader
 from casemate.hostd.replica import Replica
 from casemate.hostd.selection import Selector
@@ -725,6 +726,26 @@ def test_many_small_specifications_are_no_way_around_the_limit(
         assert names(good) == [ROOT.value] * 20
         monkeypatch.setattr(filters, "STEP_LIMIT", 30)
         assert (await host.reader.call("RetrieveProperties", COLLECTOR, one * 20)).fault
+
+    play(story)
+
+
+def test_filters_of_a_session_together_remember_no_more_than_so_much(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "WEIGHT_LIMIT", 10)
+
+    async def story(host) -> None:
+        spec = prop_set("VirtualMachine", "name", "runtime", "summary") + object_set(vm(1))
+        inner = f"<spec>{spec}</spec><partialUpdates>false</partialUpdates>"
+        made = [await host.root.call("CreateFilter", COLLECTOR, inner) for _ in range(3)]
+        assert [one.status == 200 for one in made] == [True, True, False]
+        assert "remember up to" in made[2].text
+        other = await host.reader.call("CreateFilter", COLLECTOR, inner)
+        assert other.status == 200
+        first = re.search(r">(session[^<]+)<", made[0].text)[1]
+        await host.root.call("DestroyPropertyFilter", MoRef("PropertyFilter", first))
+        assert (await host.root.call("CreateFilter", COLLECTOR, inner)).status == 200
 
     play(story)
 

@@ -27,6 +27,12 @@ TURN_SECONDS = 0.005
 TURN_OBJECTS = 16
 """How often it looks at the clock."""
 
+WEIGHT_LIMIT = 1_000_000
+"""Paths of objects, and steps to them, that all filters of a session remember together.
+
+Twenty times what all properties of 1,000 VMs take; some 100 MiB at most.
+"""
+
 CANCELLED = "The request was canceled."
 
 MakeReader = Callable[[], Reader]
@@ -110,7 +116,7 @@ class Filter:
         self._stale = True
         self._listener: Listener = make().replica.listen()
         # A spec that selects nothing that exists is refused when the filter is made.
-        self._selector.select(make())
+        self.weight = self._weigh(self._selector.select(make()))
 
     def properties(self) -> Mapping[str, Value]:
         """See ``Own``."""
@@ -169,10 +175,15 @@ class Filter:
             self._selection = self._selector.select(reader, gone=True)
         except FaultError:
             self._selection = {}
+        self.weight = self._weigh(self._selection)
         self._stale = False
         self._leaving = [ref for ref in self._told if ref not in self._selection]
         self._entering = [ref for ref in self._selection if ref not in self._told]
         self._entering.reverse()
+
+    def _weigh(self, selection: Selection) -> int:
+        """Return how much is kept of a selection: paths of objects, and steps that led there."""
+        return self._selector.steps + sum(map(len, selection.values()))
 
     def _enter(self, ref: MoRef, wanted: tuple[str, ...], reader: Reader) -> str:
         known, changes, missing = self._read(ref, wanted, reader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+from casemate.errors import LimitError
 from casemate.hostd.selection import texts
 from casemate.vim25 import types
 from casemate.vim25.values import MoRef, Obj, Value
@@ -15,6 +16,12 @@ PAGE_SIZE = 10
 PAGE_LIMIT = 1000
 """Items of one page or answer: vSphere's own limit."""
 
+NAMED_LIMIT = 2000
+"""Types, users, states and categories that one filter names: vSphere has some 900 events."""
+
+_LISTS = ("type", "eventTypeId", "category", "state", "tag")
+
+Fits = Callable[[Obj], bool]
 Items = Callable[[], Sequence[Obj]]
 
 
@@ -126,49 +133,67 @@ def _entity_fits(spec: Obj, about: Sequence[MoRef], inside: Inside) -> bool:
     return recursion != "self" and any(inside(ref, wanted) for ref in about)
 
 
-def event_fits(event: Obj, spec: Obj, inside: Inside) -> bool:
-    """Tell whether an event passes an EventFilterSpec."""
-    kinds = texts(spec.get("type")) or texts(spec.get("eventTypeId"))
-    named = event.get("eventTypeId")
-    if kinds and not any(
-        kind == named or (types.kind_of(kind) and types.is_subtype(event.type, kind))
-        for kind in (one.removeprefix("vim.event.") for one in kinds)
-    ):
-        return False
-    categories = texts(spec.get("category"))
-    if categories and (event.get("severity") or "info") not in categories:
-        return False
-    users = _users(spec)
-    if users is not None and event.get("userName") not in users:
-        return False
+def check_filter(spec: Obj) -> None:
+    """Raise LimitError where a filter names more than there is to name."""
+    by_user = _field(spec, "userName")
+    lists = [spec.get(name) for name in _LISTS] + ([by_user.get("userList")] if by_user else [])
+    named = sum(len(texts(one)) for one in lists)
+    if named > NAMED_LIMIT:
+        raise LimitError(
+            f"a filter that names more than {NAMED_LIMIT} types, users, states or categories",
+            remedy="Name a type that the others extend, such as VmEvent.",
+        )
+
+
+def event_filter(spec: Obj, inside: Inside) -> Fits:
+    """Return what tells whether an event passes an EventFilterSpec."""
+    named = texts(spec.get("type")) or texts(spec.get("eventTypeId"))
+    kinds = {one.removeprefix("vim.event.") for one in named}
+    categories, users = frozenset(texts(spec.get("category"))), _users(spec)
     by_time = _field(spec, "time")
     begin, end = (by_time.get("beginTime"), by_time.get("endTime")) if by_time else (None, None)
-    about = [
-        ref
-        for name, key in (("vm", "vm"), ("host", "host"))
-        if (part := _field(event, name)) and isinstance(ref := part.get(key), MoRef)
-    ]
-    # An event about a VM is on the VM; the host is only where it happened.
-    return _within(event.get("createdTime"), begin, end) and _entity_fits(spec, about[:1], inside)
+
+    def fits(event: Obj) -> bool:
+        own = {event.type, event.get("eventTypeId"), *types.ancestors(event.type)}
+        if kinds and kinds.isdisjoint(own):
+            return False
+        if categories and (event.get("severity") or "info") not in categories:
+            return False
+        if users is not None and event.get("userName") not in users:
+            return False
+        about = [
+            ref
+            for name in ("vm", "host")
+            if (part := _field(event, name)) and isinstance(ref := part.get(name), MoRef)
+        ]
+        # An event about a VM is on the VM; the host is only where it happened.
+        return _within(event.get("createdTime"), begin, end) and _entity_fits(
+            spec, about[:1], inside
+        )
+
+    return fits
 
 
 _TIMES = {"queuedTime": "queueTime", "startedTime": "startTime", "completedTime": "completeTime"}
 
 
-def task_fits(info: Obj, spec: Obj, inside: Inside) -> bool:
-    """Tell whether a TaskInfo passes a TaskFilterSpec."""
-    states = texts(spec.get("state"))
-    if states and info.get("state") not in states:
-        return False
-    reason = _field(info, "reason")
-    users = _users(spec)
-    if users is not None and (reason is None or reason.get("userName") not in users):
-        return False
+def task_filter(spec: Obj, inside: Inside) -> Fits:
+    """Return what tells whether a TaskInfo passes a TaskFilterSpec."""
+    states, users = frozenset(texts(spec.get("state"))), _users(spec)
     by_time = _field(spec, "time")
-    if by_time is not None:
-        stamp = info.get(_TIMES.get(str(by_time.get("timeType")), "queueTime"))
-        if not _within(stamp, by_time.get("beginTime"), by_time.get("endTime")):
+
+    def fits(info: Obj) -> bool:
+        if states and info.get("state") not in states:
             return False
-    entity = info.get("entity")
-    about = [entity] if isinstance(entity, MoRef) else []
-    return _entity_fits(spec, about, inside)
+        reason = _field(info, "reason")
+        if users is not None and (reason is None or reason.get("userName") not in users):
+            return False
+        if by_time is not None:
+            stamp = info.get(_TIMES.get(str(by_time.get("timeType")), "queueTime"))
+            if not _within(stamp, by_time.get("beginTime"), by_time.get("endTime")):
+                return False
+        entity = info.get("entity")
+        about = [entity] if isinstance(entity, MoRef) else []
+        return _entity_fits(spec, about, inside)
+
+    return fits

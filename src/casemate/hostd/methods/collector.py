@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from casemate.hostd.filters import CANCELLED, PAGE_LIMIT, Collector, Filter, contents, retrieve
+from casemate.errors import LimitError
+from casemate.hostd.filters import (
+    CANCELLED,
+    PAGE_LIMIT,
+    WEIGHT_LIMIT,
+    Collector,
+    Filter,
+    contents,
+    retrieve,
+)
 from casemate.hostd.reader import ANONYMOUS, Reader
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, refs, text, texts
@@ -95,6 +104,13 @@ async def _create_filter(context: Context) -> Value:
     ref = MoRef("PropertyFilter", session.new_id())
     partial = context.arguments.get("partialUpdates") is True
     one = Filter(ref, spec, partial=partial, make=make)
+    held = sum(own.weight for own in session.own.values() if isinstance(own, Filter))
+    if held + one.weight > WEIGHT_LIMIT:
+        one.close()
+        raise LimitError(
+            f"the filters of a session remember up to {WEIGHT_LIMIT} properties of objects",
+            remedy="Destroy filters that are no longer needed, or ask for fewer properties.",
+        )
     collector.add(one)
     session.add(one)
     return ref

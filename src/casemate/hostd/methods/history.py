@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from casemate.calls.messages import CancelTask, Empty
-from casemate.hostd.history import HistoryCollector, Inside, event_fits, task_fits
+from casemate.hostd.history import HistoryCollector, Inside, check_filter, event_filter, task_filter
 from casemate.hostd.objects import task
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import text
@@ -32,6 +32,7 @@ def _filter(context: Context) -> Obj:
     spec = context.arguments.get("filter")
     if not isinstance(spec, Obj):
         raise faults.invalid_argument("filter", "A filter is needed.")
+    check_filter(spec)
     entity = spec.get("entity")
     if isinstance(entity, Obj) and isinstance(ref := entity.get("entity"), MoRef):
         context.reader.require(ref)
@@ -49,8 +50,8 @@ def _may_see(context: Context, about: Value, user: Value) -> bool:
 
 
 def _events(context: Context, spec: Obj) -> Sequence[Obj]:
-    inside = _inside(context.replica.world)
-    found = [event for event in context.replica.events.events if event_fits(event, spec, inside)]
+    fits = event_filter(spec, _inside(context.replica.world))
+    found = [event for event in context.replica.events.events if fits(event)]
     shown = [e for e in found if _may_see(context, _vm_of(e), e.get("userName"))]
     most = spec.get("maxCount")
     return shown[-most:] if isinstance(most, int) and most > 0 else shown
@@ -62,12 +63,12 @@ def _vm_of(event: Obj) -> Value:
 
 
 def _tasks(context: Context, spec: Obj) -> Sequence[Obj]:
-    scope, inside = context.reader.scope, _inside(context.replica.world)
+    scope, fits = context.reader.scope, task_filter(spec, _inside(context.replica.world))
     infos = (task.info(scope, key) for key in tuple(context.replica.world.tasks))
     return [
         info
         for info in infos
-        if task_fits(info, spec, inside) and _may_see(context, info.get("entity"), _user_of(info))
+        if fits(info) and _may_see(context, info.get("entity"), _user_of(info))
     ]
 
 
