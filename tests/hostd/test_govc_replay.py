@@ -29,7 +29,6 @@ REFUSED = {
     "dvs": "NotSupported",
     "guest_ps": "MethodNotFound",
     "host_disconnect": "NotSupported",
-    "host_option_set": "InvalidName",
     "host_reconnect": "NotSupported",
     "license_decode": "MethodNotFound",
     "option_set": "InvalidName",

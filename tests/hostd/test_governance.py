@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable
 
@@ -11,7 +12,14 @@ import pytest
 from casemate.calls import admin as a
 from casemate.hostd.methods.table import REGISTRY
 from casemate.machine.facts import PowerState
-from casemate.machine.governance import LockdownFact, LockdownMode, PermissionFact, SessionFact
+from casemate.machine.governance import (
+    LockdownFact,
+    LockdownMode,
+    PermissionFact,
+    RoleFact,
+    SessionFact,
+)
+from casemate.policy.options import LOG_LEVEL
 from casemate.testing.fakefacts import BOOT_TIME
 from casemate.testing.fakekernel import READER, USER
 from casemate.vim25.values import MoRef
@@ -213,6 +221,64 @@ def test_options_change_with_their_type_and_only_those_of_the_manager(
         assert (await host.reader.call("UpdateOptions", ADVANCED, change)).fault == "NoPermission"
         got = await host.root.call("QueryOptions", ADVANCED, "<name>Security</name>")
         assert '<value xsi:type="xsd:long">7</value>' in got.text
+
+    play(story)
+
+
+def test_the_agents_options_are_the_hosts_too_and_its_log_says_as_much_as_it_is_told(
+    play: Callable[..., None],
+) -> None:
+    def change(level: str) -> str:
+        value = f'<value xsi:type="xsd:string">{level}</value>'
+        return f"<changedValue><key>{LOG_LEVEL}</key>{value}</changedValue>"
+
+    async def story(host) -> None:
+        own = logging.getLogger("casemate")
+        before = own.level
+        try:
+            for manager, level, number in (
+                (ADVANCED, "verbose", logging.DEBUG),
+                (AGENT, "error", logging.ERROR),
+            ):
+                assert (await host.root.call("UpdateOptions", manager, change(level))).status == 200
+                got = await host.root.call(
+                    "QueryOptions", ADVANCED, "<name>Config.HostAgent.</name>"
+                )
+                assert f">{level}</value>" in got.text
+                await host.until(lambda number=number: own.level == number)
+            wrong = await host.root.call("UpdateOptions", ADVANCED, change("loud"))
+            assert wrong.fault == "InvalidArgument"
+            shown = await host.root.call("Fetch", ADVANCED, "<prop>supportedOption</prop>")
+            assert '"ChoiceOption"' in shown.text
+        finally:
+            own.setLevel(before)
+
+    play(story)
+
+
+def test_who_may_not_change_the_agent_does_not_through_the_hosts_options(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        rights = ("System.Anonymous", "System.View", "System.Read", "Host.Config.AdvancedConfig")
+        host.kernel.state(RoleFact(7, "advanced", rights))
+        host.kernel.state(PermissionFact("Folder", "ha-folder-root", READER, 7, propagate=True))
+
+        def change(name: str, kind: str, value: str) -> str:
+            typed = f'<value xsi:type="xsd:{kind}">{value}</value>'
+            return f"<changedValue><key>{name}</key>{typed}</changedValue>"
+
+        own = change("Security.AccountLockFailures", "long", "7")
+        for _ in range(10_000):
+            reply = await host.reader.call("UpdateOptions", ADVANCED, own)
+            if reply.status == 200:
+                break
+            await asyncio.sleep(0.005)
+        assert reply.status == 200
+        agents = change(LOG_LEVEL, "string", "error")
+        reply = await host.reader.call("UpdateOptions", ADVANCED, own + agents)
+        assert reply.fault == "NoPermission"
+        assert "Global.Settings" in reply.text
 
     play(story)
 

@@ -33,8 +33,8 @@ from casemate.hostd.session import IDLE_SECONDS, Sessions
 from casemate.hostd.soap import Hostd, SoapEndpoint
 from casemate.hostd.viewjson import JsonEndpoint
 from casemate.hostd.world import Endpoint
-from casemate.machine.governance import SessionFact
-from casemate.policy.options import SESSION_TIMEOUT
+from casemate.machine.governance import OptionFact, SessionFact
+from casemate.policy.options import LOG_LEVEL, SESSION_TIMEOUT
 from casemate.vim25 import versions
 
 SOAP_PATHS = ("/sdk", "/sdk/", "/sdk/vimService", "/sdk/webService")
@@ -51,6 +51,15 @@ REFRESH_SECONDS = 300.0
 
 DECIDING = frozenset({"PermissionFact", "RoleFact", "LockdownFact", "PoolFact", "VmFact"})
 """Facts that decide who may look at a VM: rights, and where in the pools it is."""
+
+_LEVELS = {
+    "none": logging.CRITICAL + 1,
+    **dict.fromkeys(("quiet", "panic"), logging.CRITICAL),
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    **dict.fromkeys(("verbose", "trivia"), logging.DEBUG),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -147,8 +156,15 @@ async def _follow(link: KernelLink, replica: Replica, sessions: Sessions) -> Non
                 sessions.viewers.revoke(reply.key)
             elif reply.kind == "SessionFact" and reply.gone:
                 sessions.forget(reply.key)
+            elif isinstance(reply.fact, OptionFact) and reply.key == LOG_LEVEL:
+                _say(reply.fact.value)
             elif reply.kind in DECIDING:
                 sessions.viewers.look(replica.world)
+
+
+def _say(level: str) -> None:
+    """Write to the log what the option says; others' libraries would write what guests show."""
+    logging.getLogger("casemate").setLevel(_LEVELS.get(level, logging.INFO))
 
 
 def _settle(replica: Replica, sessions: Sessions) -> None:

@@ -16,7 +16,10 @@ TEXT_LIMIT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option; ``low`` and ``high`` bound a number, text has no bounds but its length."""
+    """An option; ``low`` and ``high`` bound a number, text has no bounds but its length.
+
+    Text with ``choices`` is one of them.
+    """
 
     name: str
     label: str
@@ -25,6 +28,7 @@ class Option:
     high: int = 0
     number: bool = False
     read_only: bool = False
+    choices: tuple[str, ...] = ()
     why: str = ""
     """Why the bounds are what they are, where that is not plain."""
 
@@ -32,11 +36,15 @@ class Option:
 LOCK_FAILURES = "Security.AccountLockFailures"
 UNLOCK_TIME = "Security.AccountUnlockTime"
 SESSION_TIMEOUT = "Config.HostAgent.vmacore.soap.sessionTimeout"
+LOG_LEVEL = "Config.HostAgent.log.level"
 WELCOME = "Annotations.WelcomeMessage"
 MESSAGE = "Config.Etc.motd"
 SHARE_FORCE_SALTING = "Mem.ShareForceSalting"
 EXEC_INSTALLED_ONLY = "VMkernel.Boot.execInstalledOnly"
 API_COMPATIBILITY = "VMkernel.Boot.apiCompatibility"
+
+LOG_LEVELS = ("none", "quiet", "panic", "error", "warning", "info", "verbose", "trivia")
+"""From nothing to everything, in ESXi's words."""
 
 DAY = 86400
 
@@ -66,6 +74,12 @@ OPTIONS: Mapping[str, Option] = {
             low=1,
             high=1440,
             number=True,
+        ),
+        Option(
+            LOG_LEVEL,
+            "What the front end of the API writes to its log",
+            "info",
+            choices=LOG_LEVELS,
         ),
         Option(
             SHARE_FORCE_SALTING,
@@ -198,6 +212,9 @@ def check(name: str, value: str) -> str:
                 argument=name,
                 component=name,
             )
+        if option.choices and value not in option.choices:
+            choices = ", ".join(option.choices)
+            raise ArgumentError(f"{name} is one of {choices}", argument=name, component=name)
         return value
     if not (value.isascii() and value.isdecimal()) or len(value) > 9:  # noqa: PLR2004  (fits into 32 bits)
         raise ArgumentError(f"{name} is a number", argument=name, component=name)

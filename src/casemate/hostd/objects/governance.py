@@ -156,6 +156,13 @@ def _option_type(option: Option) -> Obj:
             max=option.high,
             defaultValue=int(option.default),
         )
+    if option.choices:
+        return Obj(
+            "ChoiceOption",
+            valueIsReadonly=option.read_only,
+            choiceInfo=tuple(element(one, one.capitalize()) for one in option.choices),
+            defaultIndex=option.choices.index(option.default),
+        )
     return Obj("StringOption", valueIsReadonly=option.read_only, defaultValue=option.default)
 
 
