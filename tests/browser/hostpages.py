@@ -26,14 +26,15 @@ def keep(page: Browser, name: str) -> None:
 
 
 def fill(page: Browser, place: str, **values: str) -> None:
-    """Open a folded form, fill it in and send it, then wait until the page says how it ended."""
-    page.run(f"document.querySelector('{place}').open = true; status = ''")
-    for name, value in values.items():
-        page.run(
-            f"document.querySelector('{place} [name={name}]').value = {json.dumps(value)};"
-            "document.querySelector('#status').textContent = ''"
-        )
-    page.run(f"document.querySelector('{place} form button').click()")
+    """Open a folded form, fill it in and send it, at one go: a page may draw itself anew."""
+    page.until(f"document.querySelector('{place} form button') !== null")
+    page.run(
+        f"{{ const place = document.querySelector('{place}'); place.open = true;"
+        f"for (const [name, value] of Object.entries({json.dumps(values)}))"
+        " place.querySelector(`[name=${name}]`).value = value;"
+        "document.querySelector('#status').textContent = '';"
+        "place.querySelector('form button').click(); }"
+    )
 
 
 def told(page: Browser, text: str) -> None:
@@ -41,6 +42,9 @@ def told(page: Browser, text: str) -> None:
 
 
 def press_button(page: Browser, method: str) -> None:
-    """Click a button; a question that it asks is answered with yes."""
+    """Click a button once it can be; a question that it asks is answered with yes."""
     page.run("window.confirm = () => true")
-    page.run(f"document.querySelector('[data-method=\"{method}\"]').click()")
+    page.until(
+        "((button) => button && !button.disabled && (button.click(), true))"
+        f"(document.querySelector('[data-method=\"{method}\"]'))"
+    )

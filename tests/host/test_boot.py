@@ -21,7 +21,7 @@ from casemate.formats.tarwrite import write_tar
 from casemate.image.pki import load_signer
 from casemate.policy.levels import Level
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
 
 def flip(path: Path, at: int) -> None:

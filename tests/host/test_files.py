@@ -19,7 +19,7 @@ from tests.host.conftest import TestHost
 
 from casemate.testing.bootcd import boot_cd
 
-pytestmark = [pytest.mark.host, pytest.mark.interop, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.host, pytest.mark.interop, pytest.mark.timeout(600)]
 MIB = 1 << 20
 # Real mode: print the text behind it on the first serial port, then halt for ever.
 SAYING = (

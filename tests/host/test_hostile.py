@@ -14,7 +14,7 @@ from tests.host.conftest import TestHost
 
 from casemate.testing.hostileguest import HOSTILE_SECTOR
 
-pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(600)]
 
 MIB = 1 << 20
 

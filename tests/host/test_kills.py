@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from tests.host.conftest import COMMAND, TestHost, descendants, left_behind
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
 KERNEL = "kernel.enter kernel"
 HOSTD = "kernel.enter hostd"

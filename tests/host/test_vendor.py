@@ -20,7 +20,7 @@ from tests.host.conftest import COMMAND, TestHost, descendants
 
 from casemate.testing.pki import Identity, issue
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
 T = TypeVar("T")
 RECIPE = """

@@ -18,10 +18,10 @@ from tests.host.conftest import TestHost
 from casemate.errors import StateError
 from casemate.testing.websocket import WebSocket
 
-pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(600)]
 
 
-def until(value: Callable[[], Any], seconds: float = 60) -> Any:
+def until(value: Callable[[], Any], seconds: float = 200) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := value()):
         assert time.monotonic() < deadline, "did not happen in time"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.host.conftest import TestHost
 
-pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(600)]
 
 
 def test_a_vm_is_made_frozen_suspended_copied_exported_and_destroyed(host: TestHost) -> None:

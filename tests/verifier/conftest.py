@@ -146,7 +146,7 @@ def postgres() -> Iterator[str]:
     data, tool = place / "data", str(found[-1])
 
     def as_postgres(*words: str) -> None:
-        subprocess.run(["runuser", "-u", "postgres", "--", *words], check=True, timeout=60, cwd="/")
+        subprocess.run(["runuser", "-u", "postgres", "--", *words], check=True, timeout=99, cwd="/")
 
     as_postgres(tool, "initdb", "-s", "-D", str(data), "-o", "-A trust --no-sync")
     options = f"-c listen_addresses='' -k {place} -c fsync=off -c max_connections=60"

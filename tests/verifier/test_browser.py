@@ -19,7 +19,7 @@ from casemate.testing.pki import shared_pki
 from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.verifier.enrol import Wanted
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 MARKUP = (
     "a=<script>document.title='owned'</script> b=<img/src=x/onerror=document.title='owned'> "

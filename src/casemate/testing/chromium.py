@@ -94,11 +94,15 @@ class Browser:
 
     def until(self, script: str, seconds: float = 60.0) -> None:
         """Wait until the script gives true. Raises StateError."""
-        deadline = time.monotonic() + seconds
-        while not self.run(script):
-            if time.monotonic() > deadline:
-                raise StateError(f"not true in time: {script}")
+        deadline, why = time.monotonic() + seconds, ""
+        while time.monotonic() < deadline:
+            try:
+                if self.run(script):
+                    return
+            except StateError as error:  # between two pages there is nothing to ask
+                why = error.reason
             time.sleep(0.05)
+        raise StateError(f"not true in time: {script} {why}")
 
     def press(self, key: str) -> None:
         """Press and release a key, as a keyboard does."""

@@ -114,7 +114,7 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
     """Run a coroutine to its end, with a time limit."""
 
     def runner(body: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run(asyncio.wait_for(body, 280))
+        return asyncio.run(asyncio.wait_for(body, 550))
 
     return runner
 

@@ -25,7 +25,7 @@ from casemate.machine.facts import NicSpec
 
 from .conftest import until
 
-pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.timeout(600)]
 
 # Tells of every answer, and of the first silence after one.
 INIT = b"""#!/bin/sh

@@ -22,7 +22,7 @@ from tests.kernel.resources.lab import GIB, Lab
 from casemate.kernel.scheduler import HostMemory
 from casemate.sched.memory import MIB, MemoryState, minimum_free
 
-pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(600)]
 
 SIZE = 320
 FILL = 220
@@ -118,7 +118,7 @@ def guest(lab: Lab, linux: Path, name: str, **entries: str) -> str:
     return vm
 
 
-async def until(true: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+async def until(true: Callable[[], bool], what: str, seconds: float = 250.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what
@@ -179,4 +179,4 @@ def test_the_idle_guest_gives_way_and_the_reservation_holds(lab: Lab, linux: Pat
                 lambda: lab.scheduler.guests[idle].balloon.target == SIZE * MIB, "given back"
             )
 
-    asyncio.run(asyncio.wait_for(story(), 280))
+    asyncio.run(asyncio.wait_for(story(), 580))
