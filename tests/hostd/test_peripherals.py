@@ -35,6 +35,7 @@ def test_a_usb_controller_comes_is_read_back_and_goes(kind: str, key: int) -> No
     assert (card.get("key"), card.get("controllerKey")) == (key, 100)
     assert card.get("ehciEnabled") is (True if kind == USB else None)
     assert not extra_options(made.config)
+    assert {key, 500, 1000} <= set(shown(made.config, "VirtualPCIController").get("device"))
     # What a client sends back as it was read changes nothing.
     same = changed(spec("edit", kind, **card.fields), made.config, ())
     assert (same.config, same.privileges) == (made.config, set())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -93,10 +93,19 @@ def _bus(controller: str) -> tuple[_Bus, int]:
     return _BUSES.get(name, _BUSES["scsi"]), number
 
 
-def _fixed(config: VmConfig) -> Iterator[Obj]:
-    yield Obj(
-        "VirtualPCIController", key=PCI_KEY, deviceInfo=_info("PCI controller 0"), busNumber=0
+def _pci(devices: Iterable[Obj]) -> Obj:
+    """Return the PCI controller, which nearly everything is attached to."""
+    attached = (one.get("key") for one in devices if one.get("controllerKey") == PCI_KEY)
+    return Obj(
+        "VirtualPCIController",
+        key=PCI_KEY,
+        deviceInfo=_info("PCI controller 0"),
+        busNumber=0,
+        device=tuple(attached),
     )
+
+
+def _fixed(config: VmConfig) -> Iterator[Obj]:
     yield Obj(
         "VirtualPS2Controller",
         key=PS2_KEY,
@@ -379,5 +388,6 @@ def devices(
     drives += [_drive(drive, number) for number, drive in enumerate(config.drives, first)]
     nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]
     ports = [_serial(port, directory, datastore, running=running) for port in config.serials]
-    fixed = (*_fixed(config), *_usb(config))
-    return (*fixed, *_controllers(config), *drives, *nics, *ports)
+    controllers = (*_usb(config), *_controllers(config))
+    found = (*_fixed(config), *controllers, *drives, *nics, *ports)
+    return (_pci(found), *found)
