@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from casemate.machine.facts import PowerState
 from casemate.testing.fakefacts import HARDWARE
+from casemate.testing.fakefacts import HOST as FAKE_HOST
 from casemate.vim25.values import MoRef
 
 HOST = MoRef("HostSystem", "ha-host")
@@ -45,6 +46,16 @@ def test_the_machines_devices_are_shown_and_follow_the_facts(play: Callable[...,
         host.kernel.state(fewer)
         await changed(host, HOST, "hardware", "<biosVersion>2.0</biosVersion>")
         assert "canonicalName" not in await read(STORAGE, "storageDeviceInfo")
+
+    play(story)
+
+
+def test_the_name_servers_that_the_machine_asks_are_shown(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        host.kernel.state(replace(FAKE_HOST, name_servers=("192.0.2.53", "192.0.2.54")))
+        manager = MoRef("HostNetworkSystem", "networkSystem")
+        shown = await changed(host, manager, "dnsConfig", "<address>192.0.2.54</address>")
+        assert "<hostName>fake</hostName><domainName>example</domainName>" in shown
 
     play(story)
 

@@ -263,7 +263,7 @@ class World:
     def _affected(self, fact: object) -> Iterator[MoRef]:
         match fact:
             case HostFact() | ComponentFact():
-                yield from (HOST, COMPUTE, ROOT_POOL, SERVICE)
+                yield from (HOST, COMPUTE, ROOT_POOL, SERVICE, NETWORK_SYSTEM)
                 yield from self.inventory()
             case VmFact():
                 yield MoRef("VirtualMachine", fact.vm)

@@ -140,7 +140,7 @@ async def serve(settings: Settings, home: Home) -> None:
         About(settings.home, settings.api, settings.boot_time),
         time.time,
     )
-    host = host_fact(settings, hardware, measurements, (accelerator.name, accelerator.reason))
+    host = host_fact(settings, home, hardware, measurements, accelerator)
     stream.publish(replace(host, in_maintenance_mode=maintenance.on))
     for component in measurements.components:
         stream.publish(component)

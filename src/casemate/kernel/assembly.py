@@ -22,6 +22,7 @@ from casemate.kernel.ballooning import Balloons
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.cells.cgroups import Cgroups
 from casemate.kernel.cells.diskweight import weigher
+from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.consoles import Consoles
 from casemate.kernel.datastores import Datastores
@@ -81,7 +82,11 @@ NAMESPACE = Path("/run/casemate-network")
 
 
 def host_fact(
-    settings: Settings, hardware: Hardware, measurements: Measurements, accelerator: tuple[str, str]
+    settings: Settings,
+    home: Home,
+    hardware: Hardware,
+    measurements: Measurements,
+    accelerator: Accelerator,
 ) -> HostFact:
     """Describe the host as it is now."""
     record = measurements.record
@@ -104,10 +109,11 @@ def host_fact(
         image_vendor=record.vendor,
         tpm_version="2.0",
         drtm_type="none",
-        accelerator=accelerator[0],
-        accelerator_reason=accelerator[1],
+        accelerator=accelerator.name,
+        accelerator_reason=accelerator.reason,
         taints=record.taints,
         state_sealed=settings.own_machine,
+        name_servers=read_name_servers(home.name_servers),
     )
 
 

@@ -42,7 +42,10 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HostFact:
-    """The host: identity, hardware, product, boot and attestation in short."""
+    """The host: identity, hardware, product, boot and attestation in short.
+
+    ``name_servers``: those that the machine asks, as it was when the host was started.
+    """
 
     name: str
     uuid: str
@@ -68,6 +71,7 @@ class HostFact:
     in_maintenance_mode: bool = False
     state_sealed: bool = False
     state_needs_exec_installed_only: bool = False
+    name_servers: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

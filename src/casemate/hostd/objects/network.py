@@ -19,9 +19,15 @@ MANAGEMENT = "management"
 
 
 def dns(host: HostFact) -> Obj:
-    """Return HostDnsConfig."""
+    """Return HostDnsConfig: what the machine has from elsewhere, and the host does not set."""
     name, _, domain = host.name.partition(".")
-    return Obj("HostDnsConfig", dhcp=True, hostName=name, domainName=domain)
+    return Obj(
+        "HostDnsConfig",
+        dhcp=True,
+        hostName=name,
+        domainName=domain,
+        address=host.name_servers,
+    )
 
 
 def network_info(scope: Scope, _key: str = "") -> Obj:
