@@ -29,6 +29,7 @@ HANDLE = "0123456789abcdef" * 4
         (f'vmware_soap_session="{HANDLE}"', [HANDLE]),
         (f"vmware_soap_session={HANDLE}", [HANDLE]),
         (f'vmware_soap_session="{HANDLE}"; Path=/; HttpOnly; Secure;', [HANDLE]),
+        (f'vmware_soap_session="{HANDLE}"; Path=/; HttpOnly; SameSite=Strict; Secure;', [HANDLE]),
         (f'vmware_client=VMware; vmware_soap_session="{HANDLE}"', [HANDLE]),
         ("vmware_soap_session=short", []),
         (f'vmware_soap_session="{HANDLE}\'; drop"', [HANDLE]),
@@ -112,7 +113,7 @@ def test_cookie_is_secure_http_only(play: Callable[..., None]) -> None:
     async def story(host) -> None:
         reply = await host.anonymous.login("root", PASSWORD)
         assert re.fullmatch(
-            r'vmware_soap_session="[0-9a-f]{64}"; Path=/; HttpOnly; Secure;',
+            r'vmware_soap_session="[0-9a-f]{64}"; Path=/; HttpOnly; SameSite=Strict; Secure;',
             reply.headers["set-cookie"],
         )
 

@@ -155,6 +155,7 @@ def test_no_redirection_repeats_the_host_header(host: Host) -> None:
     "form",
     [
         'vmware_soap_session="{}"; Path=/; HttpOnly; Secure;',
+        'vmware_soap_session="{}"; Path=/; HttpOnly; SameSite=Strict; Secure;',
         "vmware_soap_session={}",
         'a=b; vmware_soap_session="{}"; c=d',
         '$Version=1; vmware_soap_session="{}"; $Path=/',

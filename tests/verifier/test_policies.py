@@ -117,7 +117,9 @@ def test_nothing_of_a_hosts_own_is_trusted_before_it_was_approved(web: Web, linu
     assert told["state"] == "not-appraised"
     assert "approve" in told["verdict"]
     answer = web.client.post(
-        "/api/v1/hosts/linux/approve-values", json={"why": "seen"}, headers=web.login("olga")
+        "/api/v1/hosts/linux/approve-values",
+        json={"round": 1, "why": "seen"},
+        headers=web.login("olga"),
     )
     assert set(answer.json()["own"]["pcrs"]["sha256"]) == set("01234567")
     linux.host.run(b"/bin/sh")
@@ -143,9 +145,17 @@ def test_nothing_of_a_hosts_own_is_trusted_before_it_was_approved(web: Web, linu
     assert len(told_on.submodules["runtime"].policy_id) == 16
 
 
+def approve(web: Web, who: str) -> None:
+    """Approve what the last round showed."""
+    with web.service.database.transaction() as step:
+        last = store.latest_round(step, "linux")
+    assert last is not None
+    web.service.rules.approve_values("linux", who, last.number)
+
+
 def trusted(web: Web, linux: Linux) -> None:
     linux.round()
-    web.service.rules.approve_values("linux", "anna")
+    approve(web, "anna")
     assert linux.round()["state"] == "trusted"
 
 
@@ -240,7 +250,10 @@ def test_pages_show_policies_as_text_and_assign_and_approve(web: Web, linux: Lin
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
     assert "Approve what is this host" in web.client.get("/hosts/linux").text
-    web.client.post("/hosts/linux/approve-values", data={"csrf": csrf})
+    for data in ({}, {"round": "x"}, {"round": ""}):
+        web.client.post("/hosts/linux/approve-values", data={"csrf": csrf, **data})
+        assert linux.round()["state"] == "not-appraised"
+    web.client.post("/hosts/linux/approve-values", data={"csrf": csrf, "round": "1"})
     assert linux.round()["state"] == "trusted"
     web.client.post("/hosts/linux/assign", data={"csrf": csrf, "policy": "<b>x</b>"})
     assert linux.round()["state"] == "not-appraised"
@@ -260,10 +273,8 @@ def test_what_is_approved_is_what_was_looked_at_and_not_what_came_since(
     web.client.post("/hosts/linux/approve-values", data={"csrf": csrf, "round": found[1]})
     assert "host-value-changed" in codes_of(web, linux)
     headers = web.login("olga")
-    for number in (0, 10**30):
-        answer = web.client.post(
-            "/api/v1/hosts/linux/approve-values", json={"round": number}, headers=headers
-        )
+    for body in ({"round": 0}, {"round": 10**30}, {}, {"why": "seen"}, {"round": None}):
+        answer = web.client.post("/api/v1/hosts/linux/approve-values", json=body, headers=headers)
         assert answer.status_code == 400
 
 
@@ -310,7 +321,7 @@ def test_an_assignment_that_ends_leaves_the_host_unappraised(web: Web, linux: Li
     assert answer.status_code == 200
     assert linux.round()["state"] == "not-appraised"
     with pytest.raises(StateError):
-        web.service.rules.approve_values("linux", "anna")
+        approve(web, "anna")
 
 
 def test_what_a_refused_quote_showed_cannot_be_approved(web: Web, linux: Linux) -> None:
@@ -323,7 +334,7 @@ def test_what_a_refused_quote_showed_cannot_be_approved(web: Web, linux: Linux) 
     told = linux._verifier.post(f"/evidence?nonce={asked['nonce']}", wire.encode(forged))
     assert told["state"] == "failed-latched"
     with pytest.raises(StateError):
-        web.service.rules.approve_values("linux", "anna")
+        approve(web, "anna")
 
 
 def corim(values: dict[int, bytes], version: int = 1, level: str = "certified") -> bytes:
@@ -521,7 +532,7 @@ def test_list_is_sent_from_where_the_last_round_ended(web: Web, linux: Linux) ->
 
     linux._verifier.post = listen  # type: ignore[method-assign]  # a listener in between
     prover.round()
-    web.service.rules.approve_values("linux", "olga")
+    approve(web, "olga")
     for _ in range(100):
         linux.host.run(b"/bin/sh")
     assert prover.round()["state"] == "trusted"
@@ -549,7 +560,7 @@ def test_list_is_sent_from_where_the_last_round_ended(web: Web, linux: Linux) ->
 
 def test_list_that_goes_on_from_what_was_never_sent_is_no_verdict(web: Web, linux: Linux) -> None:
     linux.round()
-    web.service.rules.approve_values("linux", "olga")
+    approve(web, "olga")
     for _ in range(3):
         linux.host.run(b"/bin/sh")
     assert linux.round()["state"] == "trusted"

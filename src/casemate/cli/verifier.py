@@ -206,6 +206,8 @@ def _show(options: argparse.Namespace) -> int:
         console.print(escape(host["verdict"]), soft_wrap=True)
         console.print(f"TPM {host['ek']}, vouched for by {escape(host['issuer'])}")
         result = (found or {}).get("result") or {}
+        if found:
+            console.print(f"round {found['number']}")
         for section, tier in result.get("sections", {}).items():
             console.print(f"  {section:20} {tier}")
         for finding in result.get("findings", []):

@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rim-signer", type=Path, help="reference: PEM certificate of its signer")
     parser.add_argument("--out", type=Path, help="where to write (default: beside FILE)")
     parser.add_argument("--all-hosts", action="store_true", help="check: every host of the fleet")
+    parser.add_argument("--round", type=int, help="approve-values: the round that was looked at")
     parser.add_argument("--why", default="", help="reason, for the audit log")
 
 
@@ -190,7 +191,11 @@ def run(options: argparse.Namespace, session: Session) -> int:
             told = session.ask("PUT", f"/hosts/{host}/policy", body)
         case _:
             host = _needed(options.what, "a host")
-            told = session.ask("POST", f"/hosts/{host}/approve-values", why)
+            if options.round is None:
+                reason = f"name the round that casemate verifier show {host} showed: --round N"
+                raise ArgumentError(reason, argument="round")
+            body = {"round": options.round, **why}
+            told = session.ask("POST", f"/hosts/{host}/approve-values", body)
     if options.json:
         print(json.dumps(told))
     else:

@@ -247,7 +247,8 @@ def fault_of(error: CasemateError, this: MoRef) -> FaultError:
 
 
 def _cookie(session: Session | None, *, secure: bool) -> str:
-    tail = "; Path=/; HttpOnly;" + (" Secure;" if secure else "")
+    # A page of another site cannot make a browser use it; other clients pass over the word.
+    tail = "; Path=/; HttpOnly; SameSite=Strict;" + (" Secure;" if secure else "")
     if session is None:
         return f'{COOKIE}=""; Max-Age=0{tail}'
     return f'{COOKIE}="{session.handle}"{tail}'

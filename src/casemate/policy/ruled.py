@@ -339,5 +339,5 @@ def _unapproved() -> Finding:
         "not-appraised",
         "policy",
         "all that the policy asks for is this host's own, and nobody has approved it yet",
-        "Approve the host's values once you trust them: casemate verifier approve-values HOST.",
+        "Approve its values once you trust them: casemate verifier policy approve-values HOST.",
     )

@@ -168,10 +168,10 @@ def _assign(service: Service, call: Call) -> object:
 
 
 def _approve_values(service: Service, call: Call) -> object:
-    name, number = call.path["name"], call.body.get("round")
-    if number is not None and not 0 < number < 10**DIGITS:
+    name, number = call.path["name"], call.body["round"]
+    if not 0 < number < 10**DIGITS:
         raise ArgumentError("there is no such round", argument="round")
-    found = service.rules.approve_values(name, call.name, call.body.get("why", ""), number)
+    found = service.rules.approve_values(name, call.name, number, call.body.get("why", ""))
     return {"name": call.path["name"], "own": values_to(found)}
 
 
@@ -287,7 +287,7 @@ _USER: Final = {"role": Field(str, ", ".join(Role)), "password": Field(str, "pas
 _CLEAR: Final = {"why": Field(str, "why the failure is over")}
 _POLICY: Final = {"policy": Field(str, "name of a policy"), **_WHY}
 _VALUES: Final = {
-    "round": Field(int, "the round that was looked at; the last unless given", required=False),
+    "round": Field(int, "number of the round that was looked at"),
     **_WHY,
 }
 _HOST: Final = API + "/hosts/{name}"

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from casemate.errors import (
+    ArgumentError,
     CasemateError,
     LoginError,
     NotAuthenticatedError,
@@ -88,7 +89,7 @@ class Pages:
             "propose": lambda name, who, form: enrolment.propose(name, who, _why(form)),
             # What the page showed, whatever the host has shown since.
             "approve-values": lambda name, who, form: rules.approve_values(
-                name, who, _why(form), number_of(form.get("round", ""))
+                name, who, _round(form), _why(form)
             ),
             "assign": lambda name, who, form: rules.assign(name, form.get("policy", ""), who),
         }
@@ -325,6 +326,13 @@ class Pages:
         if not hmac.compare_digest(form.get("csrf", "").encode(), who.csrf.encode()):
             raise PermissionDeniedError("This form is not of this session.", privilege="csrf")
         return who, form
+
+
+def _round(form: Mapping[str, str]) -> int:
+    number = number_of(form.get("round", ""))
+    if number is None:
+        raise ArgumentError("which round was looked at is not said", argument="round")
+    return number
 
 
 def _why(form: Mapping[str, str]) -> str:

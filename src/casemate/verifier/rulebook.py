@@ -106,10 +106,8 @@ class RuleBook:
             rulestore.next_policy(step)
             audit.append(step, who, "policy-assign", host, f"{name or 'none'} {why}".strip())
 
-    def approve_values(
-        self, host: str, who: str, why: str = "", number: int | None = None
-    ) -> HostValues:
-        """Take what a round of the host showed as its own: the one that was looked at, or the last.
+    def approve_values(self, host: str, who: str, number: int, why: str = "") -> HostValues:
+        """Take what a round of the host, the one that was looked at, showed as its own.
 
         Raises NotFoundError, StateError.
         """
