@@ -27,7 +27,7 @@ from casemate.kernel.admin import Admin
 from casemate.kernel.logs import COUNT_LIMIT, Logs
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
-from casemate.machine.facts import Allocation, PoolFact
+from casemate.machine.facts import Allocation, DatastoreFact, Fact, PoolFact, VmFact
 from casemate.machine.governance import SessionFact
 from casemate.policy import options
 from casemate.testing.fakefacts import fake_vm
@@ -116,6 +116,26 @@ def test_what_does_not_propagate_stays_where_it_is(world: World) -> None:
     world.do(a.CreateAccount("", "someone", "", PASSWORD))
     world.do(a.SetPermission("", "Folder", "ha-folder-vm", "someone", -1, propagate=False))
     assert not world.may("someone", POWER, PowerOn("", "1"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "entity", "fact"),
+    [
+        ("VirtualMachine", "1", VmFact),
+        ("ResourcePool", "pool1", PoolFact),
+        ("Datastore", "store1", DatastoreFact),
+    ],
+)
+def test_permissions_on_what_is_gone_go_with_it(
+    world: World, kind: str, entity: str, fact: type[Fact]
+) -> None:
+    world.stream.publish(DatastoreFact("store1", "one", "/nowhere", 1, 1))
+    world.someone(-1, kind, entity)
+    assert world.stream.fact("PermissionFact", f"{kind}:{entity}:someone") is not None
+    world.stream.retract(fact, entity)
+    assert world.stream.fact("PermissionFact", f"{kind}:{entity}:someone") is None
+    left = (*world.admin.rights.all(), *world.store.permissions())
+    assert {one.principal for one in left} == {"root"}
 
 
 def test_the_last_administrator_stays_one(world: World) -> None:

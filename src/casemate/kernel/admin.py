@@ -24,7 +24,7 @@ from casemate.kernel.background import background
 from casemate.kernel.lockdown import DENIED, Lockdown
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.kernel.stream import FactStream
-from casemate.machine.facts import Fact, PoolFact, VmFact
+from casemate.machine.facts import DatastoreFact, Fact, PoolFact, VmFact
 from casemate.machine.governance import (
     AccountFact,
     OptionFact,
@@ -53,6 +53,11 @@ FIRST_NUMBER = 1000
 
 _PRIVILEGE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}(\.[A-Za-z][A-Za-z0-9]{0,63}){1,4}")
 _ADMIN = role_named("Admin").number
+_ENTITIES: Mapping[type[Fact], str] = {
+    VmFact: "VirtualMachine",
+    PoolFact: "ResourcePool",
+    DatastoreFact: "Datastore",
+}
 _BY_NAME = {role.name: role.number for role in ROLES}
 
 
@@ -74,6 +79,7 @@ class Admin:
         accounts.hooks.admit = self._lockdown.admit
         accounts.hooks.opened = lambda session: stream.publish(_session_fact(session))
         accounts.hooks.ended = self._ended
+        stream.on_gone(self._gone)
         self._load()
 
     def handlers(self) -> Mapping[type, Callable[..., Awaitable[object]]]:
@@ -117,6 +123,14 @@ class Admin:
             # Said before it is gone: what the session opened ends with it.
             self._stream.publish(replace(_session_fact(session), revoked=True))
         self._stream.retract(SessionFact, session.key)
+
+    def _gone(self, kind: type[Fact], key: str) -> None:
+        """Forget the permissions on an object that is gone: nobody is to have them on another."""
+        if kind not in _ENTITIES:
+            return
+        entity = (_ENTITIES[kind], key)
+        for one in self._exactly_on(entity):
+            self._drop(entity, one.principal)
 
     def _load(self) -> None:
         for account in self._store.accounts():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 
 from casemate.calls.messages import FactReply
 from casemate.machine.facts import Fact
@@ -35,6 +36,11 @@ class FactStream:
         self._sequence = 0
         self._facts: dict[tuple[str, str], Fact] = {}
         self._subscriptions: set[Subscription] = set()
+        self._watchers: list[Callable[[type[Fact], str], None]] = []
+
+    def on_gone(self, watcher: Callable[[type[Fact], str], None]) -> None:
+        """Tell this, too, of which kind and key an object was that is gone."""
+        self._watchers.append(watcher)
 
     def publish(self, fact: Fact) -> None:
         """State a fact; nothing happens when it is already known."""
@@ -48,6 +54,8 @@ class FactStream:
         """State that the object is gone."""
         if self._facts.pop((kind.__name__, key), None) is not None:
             self._tell(kind.__name__, key, None)
+            for watcher in self._watchers:
+                watcher(kind, key)
 
     def fact(self, kind: str, key: str) -> Fact | None:
         """Return the fact of this kind and key."""
