@@ -27,7 +27,7 @@ from pyVim.task import WaitForTask
 from pyVmomi import vim
 from rich.console import Console
 
-from casemate.cli.machine import follow
+from casemate.cli.machineboot import follow
 from casemate.formats import vmdk, vmx
 from casemate.image.bootable import PLACE, build_bootable
 from casemate.image.build import RELEASED

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from casemate.console.keys import Keys
 from casemate.console.model import (
     MENU,
+    NO_SHELL,
     Action,
     Console,
     Facts,
@@ -23,7 +24,8 @@ from casemate.console.screen import Style, draw
 
 SECRET = "Correct-Horse-7"
 NAMES = ("up", "down", "pageup", "pagedown", "home", "end", "enter", "escape", "tab", "backspace")
-KEYS = st.one_of(st.sampled_from([*NAMES, "f2", "f11", "f12", "y", "r"]), st.characters())
+ALT = ("alt-f1", "alt-f2", "alt-f11", "alt-f12")
+KEYS = st.one_of(st.sampled_from([*NAMES, *ALT, "f2", "f11", "f12", "y", "r"]), st.characters())
 
 
 def type_in(console: Console, *keys: str) -> tuple[Console, list[Action]]:
@@ -57,6 +59,19 @@ def test_nothing_but_the_plate_is_seen_without_a_login() -> None:
         assert press(Console(), key) == (Console(), None)
     console, actions = type_in(Console(), "f12")
     assert (console.page, actions) == (Page.LOGIN, [])
+
+
+def test_alt_keys_of_esxi_are_known_and_lead_past_no_login() -> None:
+    assert press(Console(), "alt-f2") == (Console(), None)
+    for console in (Console(), logged_in()):
+        shown, action = press(console, "alt-f1")
+        assert (shown.page, shown.message, action) == (console.page, NO_SHELL, None)
+        assert press(console, "alt-f11")[0].page is Page.PLATE
+    console, actions = type_in(Console(), "alt-f12")
+    assert (console.page, actions) == (Page.LOGIN, [])
+    console, (action,) = type_in(console, *SECRET, "enter")
+    assert done(console, action).page is Page.LOGS
+    assert press(logged_in(), "alt-f12")[0].page is Page.LOGS
 
 
 def test_a_login_leads_where_it_was_asked_for() -> None:
@@ -183,6 +198,21 @@ def test_keys_of_all_terminals_are_known_in_any_pieces() -> None:
         for start in range(0, len(sent), size):
             found += keys.feed(sent[start : start + size])
         assert found == known
+
+
+def test_alt_with_a_function_key_is_known_from_every_terminal() -> None:
+    sent = (
+        b"\x1b[1;3P\x1b\x1bOP\x1b\x1b[[A\x1b[1;3Q\x1b\x1b[12~"
+        b"\x1b[23;3~\x1b\x1b[23~\x1b[24;3~\x1b\x1b[24~"
+    )
+    known = [*["alt-f1"] * 3, *["alt-f2"] * 2, *["alt-f11"] * 2, *["alt-f12"] * 2]
+    for size in range(1, len(sent) + 1):
+        keys, found = Keys(), []
+        for start in range(0, len(sent), size):
+            found += keys.feed(sent[start : start + size])
+        assert found == known
+    assert list(keys.feed(b"\x1b\x1b")) == []
+    assert list(keys.idle()) == ["escape", "escape"]
 
 
 def test_an_escape_alone_stands_for_itself_and_unknown_sequences_for_nothing() -> None:

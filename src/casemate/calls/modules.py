@@ -9,6 +9,8 @@ from casemate.calls.messages import Empty
 
 CONFIG = "Host.Config.Settings"
 """vSphere's privilege for changing modules (HostKernelModuleSystem)."""
+NO_MODULE = "no-module"
+"""Code of the refusal where no VIB brings a module of the name."""
 
 
 @dataclass(frozen=True, slots=True)

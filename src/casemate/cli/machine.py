@@ -1,28 +1,33 @@
-"""``casemate image disk`` and ``run``: a machine that boots by itself, built and tried."""
+"""``casemate image disk``, ``run`` and ``console``: a machine that boots by itself, and tried."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
+import re
 import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from casemate.cli.attest import attest_once
+from casemate.cli.machineboot import Boot, follow, follow_installer
 from casemate.cli.progress import steps
 from casemate.cli.releasedate import released
+from casemate.cli.serial import attach_line
 from casemate.cli.terminal import PlainConsole, styled
 from casemate.cli.trust import add_common
-from casemate.errors import ArgumentError, BootError, HostError
+from casemate.errors import ArgumentError, HostError
+from casemate.image import tools
 from casemate.image.bootable import PLACE, REFERENCE, build_bootable
 from casemate.image.build import RELEASED
 from casemate.image.debian import Packages
@@ -31,6 +36,7 @@ from casemate.image.secureboot import ovmf_variables, write_enrolment
 from casemate.image.vm import DISK, MEMORY, Hardware, Machine, create
 from casemate.kernel.cells.probe import probe_accelerator
 from casemate.kernel.home import Home, find_home
+from casemate.kernel.sys.locks import exclusive
 from casemate.kernel.tpm import swtpm
 from casemate.policy.appraise import Appraisal, Verdict
 
@@ -38,6 +44,12 @@ ANSWER_SECONDS = 60.0
 """After Boot Complete, until the API of an emulated machine on a busy one must answer."""
 EMPTY_SIZE = 8 << 30
 """Bytes of the disk of a machine that an ISO installs: the image, and room for a datastore."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+HIGHEST_PORT = 0xFFFF
+GROUPS = 8
+"""Of a recovery key's digits, on one line."""
+LEAST_MEMORY = 1024
+"""MiB: the image in RAM, and Linux beside it."""
 STATUS = {Verdict.TRUSTED: 0, Verdict.UNTRUSTED: 1, Verdict.UNDECIDED: 2}
 
 
@@ -63,24 +75,12 @@ def register_machine(actions: argparse._SubParsersAction[argparse.ArgumentParser
     run.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     run.add_argument("--once", action="store_true", help="switch it off after the attestation")
     run.set_defaults(func=_run)
+    line = actions.add_parser("console", help="the serial console of a machine that image run has")
+    line.add_argument("--name", default="trial", help="of the machine")
+    line.set_defaults(func=_console)
     for action in (disk, run):
         add_common(action)
-
-
-@dataclass(slots=True)
-class Boot:
-    """What a machine told while it booted: stages with the seconds they took."""
-
-    stages: list[tuple[str, float]] = field(default_factory=list)
-    components: int = 0
-    password: str = ""
-    recovery_key: str = ""
-    address: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """From power-on to ready."""
-        return sum(taken for _, taken in self.stages)
+    line.add_argument("--home", default=argparse.SUPPRESS, help="the host's home directory")
 
 
 def build(home: Home, out: Path, *, quiet: bool, layout: Layout | None = None) -> dict[str, object]:
@@ -106,42 +106,6 @@ def build(home: Home, out: Path, *, quiet: bool, layout: Layout | None = None) -
     }
 
 
-def follow(machine: Machine, console: Console, *, quiet: bool) -> Boot:
-    """Show a boot until it is ready. Raises BootError with the machine's own reason otherwise."""
-    boot = Boot()
-    last = time.monotonic()
-    columns = (
-        TextColumn("    {task.description:<44}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task("firmware", total=None)
-        for told in machine.told():
-            stage = str(told["stage"])
-            if stage == "refused":
-                raise _refusal(told)
-            if stage == "component":
-                boot.components += 1
-                number, total = int(str(told["number"])), int(str(told["total"]))
-                bar.update(task, completed=number, total=total, description=str(told["file"]))
-                continue
-            now = time.monotonic()
-            if stage == "start":
-                linux = float(str(told["uptime"]))
-                boot.stages.append(("firmware", max(now - last - linux, 0.0)))
-                boot.stages.append(("Linux", linux))
-            else:
-                boot.stages.append((stage, now - last))
-            last = now
-            bar.update(task, description=stage)
-            boot.password = str(told.get("password", boot.password))
-            boot.recovery_key = str(told.get("recoveryKey", boot.recovery_key))
-            boot.address = str(told.get("address", boot.address))
-    return boot
-
-
 def _disk(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     out = options.out or home.path / PLACE / DISK
@@ -160,30 +124,93 @@ def _run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the machine ends with us
     home = find_home(options.home)
     console = PlainConsole(quiet=options.json)
-    place = home.path / "machines" / options.name
-    accelerator = _accelerator(options.accel)
-    cpus = options.cpus or (2 if accelerator == "kvm" else 1)
-    hardware = Hardware(cpus, options.memory, accelerator, options.port or _free_port())
-    if options.fresh:
-        shutil.rmtree(place, ignore_errors=True)
-    if options.iso is None:
-        _prepare(home, place, options.disk, quiet=options.json)
-    elif options.disk is not None:
+    place = _place(home, options.name)
+    hardware = _hardware(options)
+    if options.iso is not None and options.disk is not None:
         raise ArgumentError("a machine is made of a disk or from an ISO", argument="iso")
-    else:
-        _install(home, place, options.iso, hardware, console)
-    with Machine(place, hardware) as machine:
+    for argument, path in (("iso", options.iso), ("disk", options.disk)):
+        if path is not None and not path.is_file():
+            raise ArgumentError(f"there is no file {path}", argument=argument)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    remedy = "Stop it where it runs (Ctrl-C), or give this one another --name."
+    lock = place.with_name(f"{place.name}.lock")
+    with exclusive(lock, f"the machine {options.name}", remedy=remedy):
+        hardware = replace(hardware, port=_port(options.port))
+        if options.fresh:
+            shutil.rmtree(place, ignore_errors=True)
+        if options.iso is None:
+            _prepare(home, place, options.disk, quiet=options.json)
+        else:
+            _install(home, place, options.iso, hardware, console)
+        return _try(home, Machine(place, hardware), console, options)
+
+
+def _try(home: Home, machine: Machine, console: Console, options: argparse.Namespace) -> int:
+    """Boot and attest a machine, and keep it on until it, or somebody here, ends it."""
+    with machine:
         machine.start()
-        boot = follow(machine, console, quiet=options.json)
-        appraisal = _attest(home, place, hardware.port)
+        where = _way(home, machine)
+        boot = follow(machine, console, quiet=options.json, where=where)
+        appraisal = _attest(home, machine.place, machine.hardware.port)
         if options.json:
             print(json.dumps(_facts(machine, boot, appraisal)), flush=True)
         else:
-            _show(console, machine, boot, appraisal)
+            _show(console, machine, boot, appraisal, where)
         if not options.once:
-            while machine.running():
-                time.sleep(1)
+            console.print("It stays on: F12 at its console ends it in order, Ctrl-C here at once.")
+            with suppress(KeyboardInterrupt):
+                while machine.running():
+                    time.sleep(1)
+    console.print("The machine is off.")
     return STATUS[appraisal.verdict]
+
+
+def _place(home: Home, name: str) -> Path:
+    if not NAME.fullmatch(name):
+        raise ArgumentError(
+            "a machine's name has letters, digits and ._- only, 64 at most", argument="name"
+        )
+    return home.path / "machines" / name
+
+
+def _way(home: Home, machine: Machine) -> str:
+    return f"casemate --home {home.path} image console --name {machine.place.name}"
+
+
+def _hardware(options: argparse.Namespace) -> Hardware:
+    """Return what the machine is made of; what it needs here is looked for before it is built.
+
+    Raises ArgumentError, HostError.
+    """
+    if not 0 <= options.port <= HIGHEST_PORT:
+        raise ArgumentError(f"ports go up to {HIGHEST_PORT}", argument="port")
+    if options.memory < LEAST_MEMORY:
+        raise ArgumentError(f"the machine needs {LEAST_MEMORY} MiB at least", argument="memory")
+    if options.cpus is not None and options.cpus < 1:
+        raise ArgumentError("the machine needs a processor", argument="cpus")
+    for program in ("qemu-system-x86_64", "qemu-img", "swtpm", "swtpm_setup"):
+        tools.find(program)
+    Packages().version("ovmf")
+    accelerator = _accelerator(options.accel)
+    cpus = options.cpus or (2 if accelerator == "kvm" else 1)
+    return Hardware(cpus, options.memory, accelerator, options.port)
+
+
+def _console(options: argparse.Namespace) -> int:
+    home = find_home(options.home)
+    machine = Machine(_place(home, options.name), Hardware())
+    with socket.socket(socket.AF_UNIX) as channel:
+        try:
+            channel.connect(str(machine.line))
+        except OSError as error:
+            raise HostError(
+                f"the machine {options.name} is not on",
+                code="machine-off",
+                component=str(machine.line),
+                remedy="Start it: casemate image run.",
+            ) from error
+        attach_line(channel, machine.last_screen())
+    return 0
 
 
 def _attest(home: Home, place: Path, port: int) -> Appraisal:
@@ -222,7 +249,9 @@ def _install(home: Home, place: Path, iso: Path, hardware: Hardware, console: Co
 
     It has no TPM meanwhile: nothing of an installer needs to be measured.
     """
-    if not (place / DISK).exists():
+    if (place / DISK).exists():
+        console.print(f"{place.name} is installed already; --fresh installs it anew.")
+    else:
         place.mkdir(parents=True, exist_ok=True)
         empty = place / "empty.img"
         with empty.open("wb") as stream:
@@ -234,30 +263,15 @@ def _install(home: Home, place: Path, iso: Path, hardware: Hardware, console: Co
             with Machine(place, replace(hardware, tpm=False, drives=drives)) as machine:
                 machine.start()
                 console.print(f"Installing from {iso}")
-                _until_installed(machine)
+                where = _way(home, machine)
+                follow_installer(machine, console, quiet=console.quiet, where=where)
+            console.print("Installed; the machine starts from its disk.")
         except BaseException:
             (place / DISK).unlink(missing_ok=True)
             raise
         finally:
             empty.unlink()
     swtpm.manufacture(Home(place))
-
-
-def _until_installed(machine: Machine) -> None:
-    for told in machine.told():
-        if told["stage"] == "installed":
-            return
-        if told["stage"] == "refused":
-            raise _refusal(told)
-
-
-def _refusal(told: Mapping[str, object]) -> BootError:
-    return BootError(
-        str(told["reason"]),
-        code=str(told["code"]),
-        component=str(told["component"]),
-        remedy=str(told["remedy"]),
-    )
 
 
 def _accelerator(wanted: str) -> str:
@@ -267,9 +281,19 @@ def _accelerator(wanted: str) -> str:
     return "kvm" if wanted == "kvm" else "tcg,thread=multi"
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def _port(wanted: int) -> int:
+    """Return a port that can be listened on here: the wanted one, or any. Raises HostError."""
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as server:
+            return int(server.getsockname()[1])
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        raise HostError(
+            f"port {wanted} cannot be listened on: {os.strerror(error.errno or 0)}",
+            code="port-taken" if taken else "port",
+            component=str(wanted),
+            remedy="Give another --port, or none: then any free one is taken.",
+        ) from error
 
 
 def _facts(machine: Machine, boot: Boot, appraisal: Appraisal) -> dict[str, object]:
@@ -295,7 +319,7 @@ def _facts(machine: Machine, boot: Boot, appraisal: Appraisal) -> dict[str, obje
     }
 
 
-def _show(console: Console, machine: Machine, boot: Boot, appraisal: Appraisal) -> None:
+def _show(console: Console, machine: Machine, boot: Boot, appraisal: Appraisal, where: str) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("Stage")
     table.add_column("Seconds", justify="right")
@@ -312,7 +336,8 @@ def _show(console: Console, machine: Machine, boot: Boot, appraisal: Appraisal) 
     if boot.password:
         console.print(styled("First password, shown once: ", (boot.password, "bold")))
     if boot.recovery_key:
-        console.print(
-            styled("Recovery key of the state, shown once: ", (boot.recovery_key, "bold"))
-        )
-    console.print(f"Direct console: socat -,raw,echo=0 unix-connect:{machine.line}")
+        groups = boot.recovery_key.split("-")
+        console.print("Recovery key of the state, shown once:")
+        for start in range(0, len(groups), GROUPS):
+            console.print(styled("  ", ("-".join(groups[start : start + GROUPS]), "bold")))
+    console.print(f"Direct console: {where}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``casemate vm console VM --serial N``: a terminal on a guest's serial port."""
+"""A terminal on a serial port: of a guest, or of a machine that ``casemate image run`` has."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ def attach(home: Home, vm: str, number: int) -> None:
     with Calls(home.calls_socket) as calls:
         ticket = calls.ask(AcquireTicket("", vm, "command line", number), TicketReply).ticket
     with Calls(home.calls_socket) as calls:
-        channel, said = calls.become(OpenConsole(ticket, "command line"))
-        with _raw(sys.stdin.fileno()):
-            if os.isatty(sys.stdin.fileno()):
-                print("Connected. Ctrl-] leaves.\r", file=sys.stderr)
-            os.write(sys.stdout.fileno(), said)
-            _carry(channel)
+        attach_line(*calls.become(OpenConsole(ticket, "command line")))
+
+
+def attach_line(channel: socket.socket, said: bytes) -> None:
+    """Connect this terminal to a line until either end is gone; ``said`` is shown first."""
+    with _raw(sys.stdin.fileno()):
+        if os.isatty(sys.stdin.fileno()):
+            print("Connected. Ctrl-] leaves.\r", file=sys.stderr)
+        os.write(sys.stdout.fileno(), said)
+        _carry(channel)
 
 
 def _carry(channel: socket.socket) -> None:

@@ -2,13 +2,20 @@
 
 Linux's console, xterm and VT220 differ in the function keys; all of them are known. On a serial
 line without function keys, Escape and a digit does the same (as ESXi's console has it): Esc 2 is
-F2, Esc 1 F11, Esc 0 F12.
+F2, Esc 1 F11, Esc 0 F12. Alt with a function key comes as xterm writes it, or behind an Escape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+
+
+def _with_alt(name: str, *sequences: bytes) -> dict[bytes, str]:
+    """Return what terminals send for a key with Alt: Escape before it, or ";3" in it."""
+    prefixed = {b"\x1b" + sequence: name for sequence in sequences}
+    return prefixed | {one[:-1] + b";3" + one[-1:]: name for one in sequences if one[2:3].isdigit()}
+
 
 SEQUENCES: Final = {
     b"\x1b[A": "up",
@@ -31,6 +38,10 @@ SEQUENCES: Final = {
     b"\x1b1": "f11",
     b"\x1b[24~": "f12",
     b"\x1b0": "f12",
+    **_with_alt("alt-f1", b"\x1bOP", b"\x1b[[A", b"\x1b[11~", b"\x1b[1P"),
+    **_with_alt("alt-f2", b"\x1bOQ", b"\x1b[[B", b"\x1b[12~", b"\x1b[1Q"),
+    **_with_alt("alt-f11", b"\x1b[23~"),
+    **_with_alt("alt-f12", b"\x1b[24~"),
 }
 CONTROLS: Final = {
     b"\r": "enter",

@@ -20,6 +20,7 @@ MODE_NAMES: Final = {
 }
 NETWORK: Final = ("Host Name", "IPv4 Address", "Subnet Mask", "Default Gateway")
 """What can be typed on the page of the network; an empty address asks DHCP."""
+NO_SHELL: Final = "This host has no shell: its API and this console are all there is."
 INPUT_LIMIT: Final = 128
 """Characters of a name or password."""
 
@@ -147,7 +148,16 @@ _PASSWORD: Final = (
 
 def press(console: Console, key: str) -> tuple[Console, Action | None]:
     """Return what a key leads to: a printable character, or the name of a key in lower case."""
-    return _PAGES[console.page](replace(console, message=""), key)
+    console = replace(console, message="")
+    match key:
+        case "alt-f1":  # ESXi's shell; Alt-F2 is this console, Alt-F11 its plate, Alt-F12 the log
+            return replace(console, message=NO_SHELL), None
+        case "alt-f11":
+            return _to(console, Page.PLATE), None
+        case "alt-f12":
+            return _behind_login(console, Page.LOGS), None
+        case _:
+            return _PAGES[console.page](console, key)
 
 
 def told(console: Console, facts: Facts) -> Console:
@@ -206,10 +216,14 @@ def _to(console: Console, page: Page) -> Console:
 def _plate(console: Console, key: str) -> tuple[Console, Action | None]:
     if key not in {"f2", "f12"}:
         return console, None
-    goal = Page.MENU if key == "f2" else Page.CONFIRM
+    return _behind_login(console, Page.MENU if key == "f2" else Page.CONFIRM), None
+
+
+def _behind_login(console: Console, page: Page) -> Console:
+    """Return the console with a page that only somebody who is logged in may see."""
     if console.user:
-        return _to(console, goal), None
-    return replace(_to(console, Page.LOGIN), goal=goal), None
+        return _to(console, page)
+    return replace(_to(console, Page.LOGIN), goal=page)
 
 
 def _shown(console: Console, key: str) -> tuple[Console, Action | None]:

@@ -96,7 +96,7 @@ def _folded(line: Line, width: int) -> Iterator[Line]:
         yield line
         return
     for text in wrap(
-        _plain(line.text),
+        _plain(line.text).strip(),
         width,
         initial_indent="   ",
         subsequent_indent="   ",
@@ -158,6 +158,8 @@ def _plate(console: Console) -> Iterator[Line]:
     yield Line("")
     yield Line(f"   {facts.product}", Style.TITLE)
     yield Line("")
+    if facts.name:
+        yield Line(f"   {facts.name}")
     yield from _text(facts.hardware)
     yield Line("")
     yield Line("   To manage this host, go to:")

@@ -27,10 +27,10 @@ IDLE_SECONDS = 600.0
 _CHUNK = 256
 _COLOURS = {
     Style.PLAIN: b"\x1b[0m",
-    Style.TITLE: b"\x1b[0;1m",
+    Style.TITLE: b"\x1b[0;1;37;44m",
     Style.CHOSEN: b"\x1b[0;7m",
     Style.WARNING: b"\x1b[0;1;33m",
-    Style.HINT: b"\x1b[0;7m",
+    Style.HINT: b"\x1b[0;30;47m",
 }
 _QUITS = frozenset({"\x03", "\x04"})
 
@@ -80,6 +80,7 @@ class Terminal:
             if not data or (self._quits and _QUITS & set(data.decode("latin-1"))):
                 return
             pressed = time.monotonic()
+            self._shown = ()  # whoever has just connected to the line sees nothing until then
             self._press(self._keys.feed(data))
 
     def _press(self, keys: Iterator[str]) -> None:
@@ -119,7 +120,7 @@ class Terminal:
             return
         self._shown = shown
         rows = [
-            b"\x1b[%d;1H%b%b\x1b[0m\x1b[K"
+            b"\x1b[%d;1H%b%b\x1b[K\x1b[0m"
             % (number, _COLOURS[line.style], line.text.encode("ascii"))
             for number, line in enumerate(shown, 1)
         ]

@@ -28,6 +28,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "swtpm": "swtpm",
+    "swtpm_setup": "swtpm-tools",
     "mkfs.erofs": "erofs-utils",
     "fsck.erofs": "erofs-utils",
     "gcc": "gcc",

@@ -8,6 +8,8 @@ the serial console says in JSON is the progress of the boot.
 from __future__ import annotations
 
 import json
+import math
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -31,6 +33,16 @@ MEMORY: Final = 2048
 """MiB: the image takes 100, the rest is for virtual machines."""
 DISK: Final = "disk.img"
 PANIC: Final = b"Kernel panic"
+ASKING: Final = frozenset({"asking", "locked"})
+"""Stages in which somebody is waited for, however long he thinks."""
+LAST_SCREEN: Final = 1 << 14
+"""Bytes: more than the direct console writes to draw a whole screen."""
+SHOWN: Final = 200
+"""Characters of a machine's last words that go into our sentence."""
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;=?]*[A-Za-z]|[^ -~]")
+_CLEAR: Final = b"\x1b[2J"
+_BAR: Final = re.compile(rb" +([a-z]+) +\[#*\.*\] +([0-9]+)%")
+"""What an installer shows while it works."""
 SERIAL_LIMIT: Final = 16 << 20
 
 
@@ -139,17 +151,20 @@ class Machine:
     def told(self, seconds: float = SILENCE) -> Iterator[dict[str, object]]:
         """Yield what the machine tells of its boot; ends with ``ready`` or ``refused``.
 
+        An installer's bar is told as ``progress``. Where somebody is asked there is no limit.
+
         Raises:
             BootError: it says nothing any more, or went off.
         """
-        waiting = b""
-        last = time.monotonic()
+        waiting = words = b""
+        last, limit = time.monotonic(), seconds
         while True:
             data = self._read()
             if data:
                 last = time.monotonic()
-            *lines, waiting = (waiting + data).split(b"\n")
-            for line in lines:
+            *lines, waiting = re.split(rb"[\r\n]", waiting + data)
+            for line in filter(None, lines):
+                words = line
                 if PANIC in line:
                     raise BootError(
                         "Linux stopped: " + line.decode("utf-8", "replace").partition("] ")[2],
@@ -159,15 +174,17 @@ class Machine:
                     )
                 fact = _fact(line)
                 if fact is not None:
+                    limit = math.inf if fact["stage"] in ASKING else seconds
                     yield fact
                     if fact["stage"] in {"ready", "refused"}:
                         return
             if not data and not self.running():
                 words = (self.place / "qemu.log").read_text(errors="replace").strip()[-400:]
                 raise BootError(f"the machine went off. {words}".strip(), code="machine-off")
-            if time.monotonic() - last > seconds:
+            if time.monotonic() - last > limit:
+                said = _CONTROL.sub("", words.decode("utf-8", "replace")).strip()[-SHOWN:]
                 raise BootError(
-                    f"the machine has said nothing for {seconds:.0f} s",
+                    f"the machine has said nothing for {seconds:.0f} s; its last words: {said}",
                     code="boot-hangs",
                     remedy=f"Look at {self.serial}.",
                 )
@@ -192,6 +209,12 @@ class Machine:
     def console(self) -> str:
         """Return what the console has said since the last start."""
         return self._said(self._began).decode("utf-8", "replace")
+
+    def last_screen(self) -> bytes:
+        """Return what a terminal must be sent to show what the serial console last showed."""
+        size = self.serial.stat().st_size if self.serial.exists() else 0
+        said = self._said(max(size - LAST_SCREEN, 0))
+        return said[max(said.rfind(_CLEAR), 0) :]
 
     def _read(self) -> bytes:
         data = self._said(self._heard)
@@ -246,11 +269,15 @@ def create(place: Path, disk: Path, variables: bytes, packages: Packages) -> Non
     """
     packages.version("ovmf")
     place.mkdir(parents=True, exist_ok=True)
-    tools.run("qemu-img", "convert", "-f", "raw", "-O", "raw", disk, place / DISK)
     (place / "vars.fd").write_bytes(variables)
+    half = place / f"{DISK}.new"  # a copy that was cut off is no machine
+    tools.run("qemu-img", "convert", "-f", "raw", "-O", "raw", disk, half)
+    half.rename(place / DISK)
 
 
 def _fact(line: bytes) -> dict[str, object] | None:
+    if bar := _BAR.fullmatch(line):
+        return {"stage": "progress", "what": bar[1].decode(), "percent": int(bar[2])}
     start = line.find(b'{"stage"')
     if start < 0:
         return None

@@ -67,7 +67,8 @@ class Init:
     def run(self) -> None:
         """Run until TERM. Returns when every service has ended or was killed."""
         signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # see ``ignore_keys``
+            signal.signal(signal.SIGINT, self._stop)
         signal.signal(RESTART_SIGNAL, self._restart)
         signal.signal(AGENTS_SIGNAL, self._agents)
         signal.signal(signal.SIGCHLD, _awake)

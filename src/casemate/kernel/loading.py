@@ -146,7 +146,7 @@ class Loading:
                     return family, one
         raise NotFoundError(
             f"There is no module {name[:64]!r}.",
-            code="no-module",
+            code=m.NO_MODULE,
             component=name[:64],
             remedy="List them: esxcli system module list; install the VIB that brings it.",
         )

@@ -19,7 +19,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from casemate.calls.modules import Module
+from casemate.calls.modules import NO_MODULE, Module
 from casemate.errors import (
     CasemateError,
     HostError,
@@ -208,7 +208,7 @@ class Modules:
                 return found
         raise NotFoundError(
             f"There is no module {name[:64]!r}.",
-            code="no-module",
+            code=NO_MODULE,
             component=name[:64],
             remedy="List them: esxcli system module list; install the VIB that brings it.",
         )

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import NoReturn
 
@@ -33,6 +34,7 @@ from casemate.kernel.home import CONSOLE_UID, HOSTD_UID, Home
 from casemate.kernel.hostnetwork import keep_network, read_network
 from casemate.kernel.network import configure
 from casemate.kernel.store import Store
+from casemate.kernel.sys.keyboard import hand_over_alt_keys
 from casemate.kernel.sys.power import Power, end_machine
 
 API_PORT = 443
@@ -161,10 +163,14 @@ def main() -> NoReturn:
 
 
 def _screen() -> int:
+    """Return the screen, its keyboard made ready for the direct console; -1 where there is none."""
     try:
-        return os.open(CONSOLES[0], os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        screen = os.open(CONSOLES[0], os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return -1
+    with suppress(CasemateError):  # a terminal without a keyboard of Linux's
+        hand_over_alt_keys(screen)
+    return screen
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from casemate.calls.messages import Empty
-from casemate.calls.modules import Module, ModuleList, ModuleSet, ModulesReply
+from casemate.calls.modules import NO_MODULE, Module, ModuleList, ModuleSet, ModulesReply
+from casemate.hostd.kernelclient import RefusedError
+from casemate.machine.facts import FaultFact
 
 MODULE = Module(
     name="acme_net",
@@ -39,7 +41,10 @@ class FakeModules:
         """Return the answers by request."""
         return {ModuleList: self._list, ModuleSet: self._set}
 
-    def _list(self, _request: object) -> object:
+    def _list(self, request: object) -> object:
+        assert isinstance(request, ModuleList)
+        if request.name not in {"", self._module.name}:
+            raise RefusedError(FaultFact("ManagedObjectNotFound", NO_MODULE, "None.", ""))
         return ModulesReply((self._module,))
 
     def _set(self, request: object) -> object:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from casemate.calls.messages import Empty
-from casemate.calls.modules import CONFIG, Module, ModuleList, ModuleSet, ModulesReply
+from casemate.calls.modules import CONFIG, NO_MODULE, Module, ModuleList, ModuleSet, ModulesReply
+from casemate.hostd.kernelclient import RefusedError
 from casemate.hostd.objects.systems import payload_modules
 from casemate.hostd.registry import Context, Ring, Served
 from casemate.hostd.selection import text
@@ -45,15 +46,22 @@ async def _set_options(context: Context) -> Value:
 
 
 async def _named(context: Context) -> Module:
+    """Return the one that was asked for, alone: each is verified on the way."""
     name = text(context.arguments.get("name"))
-    for module in await _loadable(context):
+    try:
+        found = await _loadable(context, name)
+    except RefusedError as error:
+        if error.code != NO_MODULE:
+            raise
+        found = ()
+    for module in found:
         if module.name == name:
             return module
     raise FaultError(Obj("NotFound"), f"There is no module {name:.80} that has options.")
 
 
-async def _loadable(context: Context) -> tuple[Module, ...]:
-    return (await context.link.ask(ModuleList(context.who.handle), ModulesReply)).modules
+async def _loadable(context: Context, name: str = "") -> tuple[Module, ...]:
+    return (await context.link.ask(ModuleList(context.who.handle, name), ModulesReply)).modules
 
 
 def _facts(one: Module) -> dict[str, Value]:

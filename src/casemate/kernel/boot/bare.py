@@ -40,7 +40,7 @@ from casemate.kernel.boot.visor import DEVICES, enter_visor
 from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.devicemapper import crypt
-from casemate.kernel.sys.power import Power, end_machine
+from casemate.kernel.sys.power import Power, end_machine, ignore_keys
 from casemate.kernel.tpm.device import Tpm
 from casemate.machine.processplan import TERMINALS
 from casemate.policy.banks import BootPlan, ImagePlan, after_failure, plan_boot, plan_image
@@ -246,6 +246,7 @@ def _firmware_boot(disk: MachineDisk, home: Home) -> FirmwareBoot | None:
 
 def _first_mounts() -> None:
     mounts.proc("/proc")
+    ignore_keys()
     mounts.machine_views("/sys")
     mounts.devices("/dev")
     mounts.tmpfs("/run", size=HOME_SPACE, mode=0o755, access=mounts.Access.NO_SUID)

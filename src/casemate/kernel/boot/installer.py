@@ -31,7 +31,7 @@ from casemate.kernel.boot.progress import Progress, open_terminal
 from casemate.kernel.boot.targets import Target, choose, targets
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.memfd import mapped
-from casemate.kernel.sys.power import Power, end_machine
+from casemate.kernel.sys.power import Power, end_machine, ignore_keys
 
 PLACE = Path("/installation")
 IMAGE, SETTINGS, PLAN = PLACE / "disk", PLACE / "settings", PLACE / "plan.json"
@@ -55,6 +55,7 @@ def main() -> NoReturn:
     screen, progress = Screen(), Progress(-1)
     try:
         mounts.proc("/proc")
+        ignore_keys()
         mounts.machine_views("/sys")
         mounts.devices("/dev")
         progress = Progress(open_terminal("ttyS0"))
@@ -80,14 +81,16 @@ def read_plan(path: Path) -> Plan | None:
 
 
 def _run(screen: Screen, progress: Progress) -> None:
-    screen.title(casemate.__version__)
+    plan = read_plan(PLAN)
     progress.tell("start", uptime=float(Path("/proc/uptime").read_text().split()[0]))
+    if plan is None:
+        progress.tell("asking")
+    screen.title(casemate.__version__)
     drivers = Drivers()
     drivers.need("efivarfs")
     with suppress(CasemateError):  # a firmware without variables
         mounts.firmware_variables("/sys")
     started = started_partition()
-    plan = read_plan(PLAN)
     target = asked(screen, drivers, started) if plan is None else planned(plan, drivers, started)
     overwrite = plan is None or plan.overwrite
     settings = SETTINGS.read_bytes() if SETTINGS.exists() else b""

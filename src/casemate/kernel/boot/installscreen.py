@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from textwrap import fill
 
 from casemate.errors import CasemateError
 from casemate.kernel.boot.lastword import CONSOLES
@@ -52,11 +53,11 @@ class Screen:
 
     def say(self, words: str) -> None:
         """Show a sentence, on a line of its own also where the answer was typed elsewhere."""
-        self._write(f"\n  {words}\n\n")
+        self._write(f"\n{_folded(words)}\n\n")
 
     def warn(self, words: str) -> None:
         """Show a sentence that matters."""
-        self._write(f"\n  {_RED}{words}{_PLAIN}\n\n")
+        self._write(f"\n{_RED}{_folded(words)}{_PLAIN}\n\n")
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show a bar, in the place of the last one."""
@@ -70,10 +71,15 @@ class Screen:
     def refused(self, error: CasemateError) -> None:
         """Show why nothing was installed."""
         self.warn(f"Not installed ({error.code}).")
-        self._write(f"  {error.component}: {error.reason}\n  {error.remedy}\n\n")
+        for words in (f"{error.component}: {error.reason}", error.remedy):
+            self._write(f"{_folded(words)}\n\n")
 
     def _write(self, text: str) -> None:
         data = text.encode("ascii", "replace")
         for handle in self._handles:
             with suppress(OSError):
                 os.write(handle, data)
+
+
+def _folded(words: str) -> str:
+    return fill(words, WIDTH + 2, initial_indent="  ", subsequent_indent="  ")

@@ -82,7 +82,7 @@ def open_state(
         record = new_record(key, secrets.token_bytes(sealing.RECOVERY_SIZE), sealed)
         write_record(home, record)
     else:
-        key, anew = _key(record, tpm, values, events, around.ask)
+        key, anew = _key(record, tpm, values, events, progress, around.ask)
         if anew and sealing.can_seal(pcrs, values):
             sealed = seal_state(tpm, key, values, events)
             record = replace(record, serial=record.serial + 1, sealed=sealed)
@@ -203,6 +203,7 @@ def _key(
     tpm: Tpm,
     values: dict[int, bytes],
     events: tuple[tuple[str, str], ...],
+    progress: Progress,
     ask: Callable[[str], str],
 ) -> tuple[bytes, bool]:
     """Return the key, and whether it must be sealed anew."""
@@ -220,6 +221,7 @@ def _key(
             reason = (
                 f"PCR {', '.join(map(str, pcrs)) or '7'} is not what the state was sealed to.{what}"
             )
+    progress.tell("locked", reason=reason, recoveryId=record.recovery_id)
     told = (
         f"The state of this host stays encrypted: {reason}",
         f"Undo the change and restart, or give the recovery key {record.recovery_id}:",

@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from casemate.errors import BusyError
 from casemate.kernel.sys.libc import from_os_error
 
+WAIT: Final = "Wait until it is done, or look what it waits for: casemate status."
+
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path``; ``what`` is said to whom it is refused.
+def exclusive(path: Path, what: str, *, remedy: str = WAIT) -> Iterator[None]:
+    """Hold the lock file ``path``; ``what`` and ``remedy`` are said to whom it is refused.
 
     Raises:
         BusyError: Somebody else holds it.
@@ -31,7 +34,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
             raise BusyError(
                 f"{what} is at work already",
                 component=str(path),
-                remedy="Wait until it is done, or look what it waits for: casemate status.",
+                remedy=remedy,
             ) from None
         yield
     finally:
