@@ -156,7 +156,7 @@ class Machine:
         Raises:
             BootError: it says nothing any more, or went off.
         """
-        waiting = words = b""
+        waiting = heard = b""
         last, limit = time.monotonic(), seconds
         while True:
             data = self._read()
@@ -164,7 +164,7 @@ class Machine:
                 last = time.monotonic()
             *lines, waiting = re.split(rb"[\r\n]", waiting + data)
             for line in filter(None, lines):
-                words = line
+                heard = line
                 if PANIC in line:
                     raise BootError(
                         "Linux stopped: " + line.decode("utf-8", "replace").partition("] ")[2],
@@ -182,7 +182,7 @@ class Machine:
                 words = (self.place / "qemu.log").read_text(errors="replace").strip()[-400:]
                 raise BootError(f"the machine went off. {words}".strip(), code="machine-off")
             if time.monotonic() - last > limit:
-                said = _CONTROL.sub("", words.decode("utf-8", "replace")).strip()[-SHOWN:]
+                said = _CONTROL.sub("", heard.decode("utf-8", "replace")).strip()[-SHOWN:]
                 raise BootError(
                     f"the machine has said nothing for {seconds:.0f} s; its last words: {said}",
                     code="boot-hangs",
