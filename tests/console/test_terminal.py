@@ -37,9 +37,10 @@ from casemate.calls.messages import (
 )
 from casemate.calls.software import BootRollback
 from casemate.console.app import App
+from casemate.console.client import GONE
 from casemate.console.model import Action, Kind
 from casemate.console.terminal import Terminal
-from casemate.errors import LoginError, NotAuthenticatedError
+from casemate.errors import HostError, LoginError, NotAuthenticatedError
 from casemate.testing.fakefacts import HARDWARE, HOST
 
 PASSWORD = "Correct-Horse-7"
@@ -233,6 +234,25 @@ def test_a_session_that_the_kernel_ended_is_over_here_too(
     screen.see("Normal: administrators")
     screen.type("\r")
     screen.see("The session has ended.")
+
+
+def test_a_kernel_that_does_not_answer_in_time_ends_the_console(kernel: FakeKernel) -> None:
+    """What it answers later is never taken for the answer to something else."""
+    near, far = pty.openpty()
+    ask, keys = kernel.ask, [f"\x1b2{PASSWORD}\r".encode()]
+
+    def gone(request: object, reply: object) -> object:
+        if isinstance(request, Snapshot) and keys:  # the terminal is ready
+            os.write(near, keys.pop())
+        if isinstance(request, ConsoleLogin):
+            raise HostError("the kernel does not answer", code=GONE)
+        return ask(request, reply)
+
+    kernel.ask = gone
+    with pytest.raises(HostError, match="does not answer"):
+        Terminal(App(kernel, b""), far, far, quits=False).run()
+    os.close(near)
+    os.close(far)
 
 
 def test_leaving_logs_out_and_gives_the_terminal_back(kernel: FakeKernel) -> None:

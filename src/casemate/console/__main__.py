@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -17,9 +18,10 @@ from cryptography.x509 import load_pem_x509_certificate
 from casemate.console.app import App
 from casemate.console.client import Calls
 from casemate.console.terminal import Terminal
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, HostError
 
 WAIT_SECONDS = 0.5
+GONE = b"\r\n   %b.\r\n   This console comes back as soon as the kernel of the host answers.\r\n"
 
 
 def main() -> int:
@@ -34,6 +36,9 @@ def main() -> int:
         handle = os.open(options.terminal, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             Terminal(app, handle, handle, quits=False).run()
+        except HostError as error:
+            with suppress(OSError):  # the screen was cleared, and stays so until the kernel answers
+                os.write(handle, GONE % error.reason.encode("ascii", "replace"))
         finally:
             os.close(handle)
     return 0

@@ -15,6 +15,8 @@ from casemate.machine.facts import TaskFact, TaskState
 
 _Reply = TypeVar("_Reply")
 
+GONE = "kernel-gone"
+"""Code of the error after which a connection is of no use."""
 TIMEOUT = 60.0
 """Seconds for one reply; the kernel answers in milliseconds, and tasks run beside it."""
 
@@ -126,7 +128,7 @@ class Calls:
 def _lost(error: OSError) -> HostError:
     return HostError(
         f"the kernel does not answer: {error}",
-        code="kernel-gone",
+        code=GONE,
         component="kernel",
         remedy="Look at run/log/kernel.log in the home.",
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 from casemate.console import model
 from casemate.console.app import App
+from casemate.console.client import GONE
 from casemate.console.keys import Keys
 from casemate.console.model import Console, Kind
 from casemate.console.screen import Line, Style, draw
@@ -91,6 +92,8 @@ class Terminal:
             try:
                 outcome = self._app.perform(action)
             except CasemateError as error:
+                if error.code == GONE:  # what is answered later would be taken for another answer
+                    raise
                 if error.code == "not-authenticated":
                     self._console = model.locked(self._console)
                 else:
@@ -105,7 +108,7 @@ class Terminal:
         try:
             self._console = model.told(self._console, self._app.facts())
         except CasemateError as error:
-            if error.code == "kernel-gone":
+            if error.code == GONE:
                 raise
             facts = model.Facts(product="Casemate", warnings=(error.reason,))
             self._console = model.told(self._console, facts)
