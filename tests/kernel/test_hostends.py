@@ -47,11 +47,15 @@ def child() -> int:
 
 
 def test_agents_are_started_anew_and_others_go_on() -> None:
-    """Init runs in a process of its own: signals and waiting are its business there."""
+    """Init runs in a process of its own: signals and waiting are its business there.
+
+    Its machine ignores Ctrl-Alt-Del, which Linux tells it as INT; so does it.
+    """
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(read_end)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def start(name: bytes) -> int:
             number = child()
@@ -68,6 +72,7 @@ def test_agents_are_started_anew_and_others_go_on() -> None:
         os._exit(42 if init.restart else 0)
     os.close(write_end)
     assert sorted(os.read(read_end, 1) + os.read(read_end, 1)) == sorted(b"kh")
+    os.kill(pid, signal.SIGINT)
     os.kill(pid, AGENTS_SIGNAL)
     assert os.read(read_end, 1) == b"h"
     os.kill(pid, RESTART_SIGNAL)

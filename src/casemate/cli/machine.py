@@ -34,9 +34,9 @@ from casemate.image.debian import Packages
 from casemate.image.disk import Layout
 from casemate.image.secureboot import ovmf_variables, write_enrolment
 from casemate.image.vm import DISK, MEMORY, Hardware, Machine, create
+from casemate.kernel.boot.running import alone
 from casemate.kernel.cells.probe import probe_accelerator
 from casemate.kernel.home import Home, find_home
-from casemate.kernel.sys.locks import exclusive
 from casemate.kernel.tpm import swtpm
 from casemate.policy.appraise import Appraisal, Verdict
 
@@ -132,9 +132,7 @@ def _run(options: argparse.Namespace) -> int:
         if path is not None and not path.is_file():
             raise ArgumentError(f"there is no file {path}", argument=argument)
     place.parent.mkdir(parents=True, exist_ok=True)
-    remedy = "Stop it where it runs (Ctrl-C), or give this one another --name."
-    lock = place.with_name(f"{place.name}.lock")
-    with exclusive(lock, f"the machine {options.name}", remedy=remedy):
+    with alone(place):
         hardware = replace(hardware, port=_port(options.port))
         if options.fresh:
             shutil.rmtree(place, ignore_errors=True)

@@ -45,6 +45,15 @@ def changing(home: Home) -> AbstractContextManager[None]:
     return exclusive(home.path / "lock", "casemate up or down for this home")
 
 
+def alone(place: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a machine that is kept in a directory. Raises BusyError, HostError."""
+    return exclusive(
+        place.with_name(f"{place.name}.lock"),
+        f"the machine {place.name}",
+        remedy="Stop it where it runs (Ctrl-C), or give this one another --name.",
+    )
+
+
 def note(home: Home, pid: int, api: str, host_name: str, bank: str) -> None:
     """Write the record of a host that was launched."""
     port = int(api.rpartition(":")[2].partition("/")[0])
