@@ -176,6 +176,14 @@ class Web:
         assert answer.status_code == 303
         return self.service.people.check(self.client.cookies[COOKIE]).csrf
 
+    def connection(self, source: str = "127.0.0.1") -> ssl.SSLSocket:
+        """Return a connection with TLS on which nothing was sent yet."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        address = (self.client.base_url.host, self.client.base_url.port or 0)
+        plain = socket.create_connection(address, timeout=120, source_address=(source, 0))
+        return context.wrap_socket(plain)
+
     def handle(self) -> str:
         """Log the browser in and return its session."""
         self.browse()

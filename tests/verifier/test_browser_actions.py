@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from base64 import b64decode
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
+from tests.verifier.browsing import User
 from tests.verifier.conftest import PASSWORD, Web, make_anchors, serve_web
 
 from casemate.calls import evidence as wire
 from casemate.calls.messages import ActivationReply
-from casemate.errors import StateError
 from casemate.policy.signedtext import join_signed
 from casemate.testing.chromium import Browser, chromium, find_chromium
 from casemate.testing.minifleet import HonestHost, MiniFleet
 from casemate.testing.pki import shared_pki
+from casemate.testing.rims import write_rim
 from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk, SoftKey
-from casemate.verifier import alarmstore
+from casemate.verifier import alarmstore, rulestore, store
 from casemate.verifier.enrol import Wanted
 
 pytestmark = [
@@ -31,88 +28,10 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium here"),
 ]
 
-SECONDS = 90.0
 GOOD, FAILING, REPLACED, WAITING, JUDGED = (f"host-{number:03}" for number in range(1, 6))
 EVIL = SmallImage(contents={"nic.v00": b"evil"})
 POLICY = b'policy "hosts" version 1\npcr 12-13 events\npcr 7 per-host\n'
 PHONE = 360
-
-
-class User:
-    """Somebody at the browser: sees text, follows links, fills in and presses buttons."""
-
-    def __init__(self, web: Web, browser: Browser) -> None:
-        self.web, self.browser = web, browser
-        self._looks = count()
-
-    def until(self, script: str) -> None:
-        """Wait until the script gives true, through changes of the page."""
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                if self.browser.run(script):
-                    return
-            except StateError:
-                pass  # between two pages
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{script} in {self.text()}")
-            time.sleep(0.05)
-
-    def visit(self, path: str) -> str:
-        mark = f"look={next(self._looks)}"
-        mark = f"{'&' if '?' in path else '?'}{mark}"
-        self.browser.go(f"{self.web.client.base_url}{path}{mark}")
-        self.until(f"location.href.endsWith('{mark}') && document.readyState === 'complete'")
-        return self.text()
-
-    def text(self) -> str:
-        return str(self.browser.run("document.body.innerText"))
-
-    def buttons(self) -> set[str]:
-        found = self.browser.run("[...document.querySelectorAll('button')].map(b => b.innerText)")
-        assert isinstance(found, list)
-        return set(found)
-
-    def press(self, button: str, **values: str) -> str:
-        """Fill in a button's form and press it; returns the text of the page that comes."""
-        self.browser.run(
-            f"{{ window.old = true; const button = [...document.querySelectorAll('button')].find("
-            f"b => b.innerText === {json.dumps(button)});"
-            f"for (const [name, value] of Object.entries({json.dumps(values)}))"
-            " button.form.elements[name].value = value; button.click(); }"
-        )
-        self.until("!window.old && document.readyState === 'complete'")
-        return self.text()
-
-    def enter(self, name: str, password: str = PASSWORD) -> str:
-        """Log in with the keyboard alone."""
-        self.browser.send("Network.clearBrowserCookies")
-        self.browser.go(f"{self.web.client.base_url}/login")
-        self.until("document.activeElement && document.activeElement.name === 'user'")
-        self.browser.run("window.old = true")
-        self.browser.type(name)
-        self.browser.press("Tab")
-        self.browser.type(password)
-        self.browser.press("Enter")
-        self.until("!window.old && document.readyState === 'complete'")
-        return self.text()
-
-    def sees(self, path: str, text: str) -> None:
-        """Look at a page again and again until it has the text."""
-        deadline = time.monotonic() + SECONDS
-        while text not in (shown := self.visit(path)):
-            assert time.monotonic() < deadline, shown
-            time.sleep(0.2)
-
-    def attest(self, host: str, text: str) -> None:
-        self.visit(f"/hosts/{host}")
-        self.press("Attest now")
-        self.sees(f"/hosts/{host}", text)
-
-    def keep(self, name: str) -> None:
-        """Keep the page's picture where the environment says so."""
-        if place := os.environ.get("CASEMATE_SCREENSHOTS"):
-            self.browser.picture(Path(place) / f"{name}.png")
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +100,12 @@ def test_host_that_waits_is_approved_and_asked_by_itself(olga: User) -> None:
 
 
 def test_invited_host_is_there_and_is_approved_once_its_agent_has_called(olga: User) -> None:
-    _, secret = olga.web.service.enrolment.invite(Wanted("far-away"), "anna")
+    olga.visit("/")
+    olga.unfold("Enrol a host")
+    told = olga.press("Enrol", name="far-away", mode="push")
+    assert "shown this once" in told
+    olga.keep("invited")
+    secret = olga.browser.run("document.querySelector('.secret').innerText")
     assert "its agent has not called yet" in olga.visit("/hosts/far-away")
     assert "has not shown its TPM yet" in olga.press("Approve this TPM")
     olga.browser.events.clear()  # the refusal's status
@@ -238,6 +162,11 @@ def test_failed_host_says_what_is_wrong_and_its_latch_is_cleared_with_a_reason(
         "[...document.querySelectorAll('tr.bad')].some(r => r.innerText.includes('nic.v00'))"
     )
     olga.keep("compared")
+    good = olga.web.service.database
+    with good.transaction() as step:
+        number = str(store.rounds_of(step, GOOD)[-1].number)
+    told = olga.press("Compare", **{"against": GOOD, "against-round": number})
+    assert f"log of round {number} of {GOOD}" in told
     hosts[FAILING].reboot(SmallImage())
     olga.attest(FAILING, "failed-latched")
     olga.visit(f"/hosts/{FAILING}")
@@ -258,6 +187,7 @@ def test_another_tpm_needs_two_people(olga: User, hosts: dict[str, SmallHost]) -
     olga.visit(f"/hosts/{REPLACED}")
     told = olga.press("Propose the new TPM")
     assert "olga proposes another TPM" in told
+    assert "Propose the new TPM" not in olga.buttons()
     olga.keep("proposal")
     assert "Another TPM has answered since" in told
     assert "Approve the new TPM" not in olga.buttons()
@@ -271,21 +201,31 @@ def test_another_tpm_needs_two_people(olga: User, hosts: dict[str, SmallHost]) -
     assert "approve-tpm" in audit
 
 
-def test_policy_is_shown_rehearsed_and_assigned_and_what_is_a_hosts_own_is_approved(
-    olga: User,
+def test_policy_is_tried_put_in_force_and_assigned_and_what_is_a_hosts_own_is_approved(
+    olga: User, tmp_path: Path
 ) -> None:
-    body = join_signed(POLICY, shared_pki().sign(POLICY, "certified"))
-    headers = olga.web.login("olga")
-    post = olga.web.client.post
-    told = post("/api/v1/policy-rehearsal?hosts=all", content=body, headers=headers)
-    assert told.status_code == 200
-    assert "casemate verifier policy check" in olga.visit("/policies")
-    assert post("/api/v1/policies", content=body, headers=headers).status_code == 200
+    olga.sees(f"/hosts/{JUDGED}", "✓ trusted")
+    file = tmp_path / "hosts.policy.signed"
+    file.write_bytes(join_signed(POLICY, shared_pki().sign(POLICY, "certified")))
+    olga.visit("/policies")
+    olga.attach("/policies", file=file)
+    told = olga.press("Who would fail?", hosts="all")
+    assert "The policy hosts 1 tried" in told
+    assert JUDGED in told
+    olga.keep("tried-policy")
+    assert "None yet" in olga.visit("/policies")
+    olga.attach("/policies", file=file)
+    olga.press("Put in force")
     text = olga.visit("/policies")
     assert "in force" in text
     olga.browser.run("document.querySelector('details summary').click()")
     assert "pcr 12-13 events" in olga.text()
-    olga.sees(f"/hosts/{JUDGED}", "✓ trusted")
+    runtime = tmp_path / "runtime"
+    runtime.write_bytes(b"{}\n")
+    olga.attach("/policies/more", file=runtime)
+    assert "is not signed" in olga.press("Add to it", kind="runtime")
+    olga.browser.events.clear()  # the refusal's status
+    olga.visit(f"/hosts/{JUDGED}")
     olga.press("Assign", policy="hosts")
     olga.attest(JUDGED, "Approve what is this host's own")
     assert "! not approved yet" in olga.text()
@@ -298,18 +238,84 @@ def test_policy_is_shown_rehearsed_and_assigned_and_what_is_a_hosts_own_is_appro
     assert JUDGED not in olga.visit("/policies")
 
 
-def test_reference_is_added_and_ended(olga: User) -> None:
-    headers = olga.web.login("olga")
+def test_reference_is_tried_put_in_force_and_ended(olga: User, tmp_path: Path) -> None:
+    olga.sees(f"/hosts/{GOOD}", "✓ trusted")
     body = sign_reference(SmallImage(contents={"nic.v00": b"the next driver"}).reference())
-    told = olga.web.client.post("/api/v1/references", content=body, headers=headers)
-    assert told.status_code == 200
-    assert "overlap until" in olga.visit("/references").replace("\n", " ")
-    identifier = told.json()["identifier"]
-    path = f"/api/v1/references/{identifier}"
-    olga.web.client.request("DELETE", path, json={"why": "recalled"}, headers=headers)
+    (file := tmp_path / "next.reference.json").write_bytes(body)
     olga.visit("/references")
-    row = f"document.querySelector('[title=\"{identifier}\"]').closest('tr').innerText"
+    olga.attach("/references", file=file)
+    told = olga.press("Who would fail?", overlap="5")
+    row = f"[...document.querySelectorAll('tbody tr')].find(r => r.innerText.includes('{GOOD}'))"
+    shown = str(olga.browser.run(f"{row}.innerText"))
+    assert "fail" in shown
+    assert "nic.v00" in shown
+    assert "No host was asked" in told
+    for width, dark in ((PHONE, False), (1200, True), (1200, False)):
+        olga.browser.look(width=width, height=1600, dark=dark)
+        assert olga.browser.run("document.documentElement.scrollWidth <= innerWidth")
+        olga.keep(f"tried-{width}{'-dark' if dark else ''}")
+    told = olga.press("Put in force")
+    assert "overlap until" in told.replace("\n", " ")
+    with olga.web.service.database.transaction() as step:
+        new = rulestore.references(step)[0].identifier
+    end = f"document.querySelector('form[action=\"/references/{new}/withdraw\"]')"
+    olga.browser.run(
+        f"{{ window.old = true; {end}.elements.why.value = 'recalled';"
+        f" {end}.querySelector('button').click(); }}"
+    )
+    olga.until("!window.old && document.readyState === 'complete'")
+    row = f"document.querySelector('[title=\"{new}\"]').closest('tr').innerText"
     assert "in force" not in str(olga.browser.run(row))
+    assert "recalled" in olga.visit("/audit")
+
+
+def test_rim_and_its_log_are_tried(olga: User, tmp_path: Path) -> None:
+    log = SmallHost().log_bytes()
+    rim = write_rim(log, name="log")
+    parts = {"rim": rim, "log": log, "signature": shared_pki().sign(rim, "certified")}
+    for name, data in parts.items():
+        (tmp_path / name).write_bytes(data)
+    olga.visit("/references")
+    olga.unfold("Add a TCG RIM with the log it lists")
+    olga.attach("/references/rim", **{name: tmp_path / name for name in parts})
+    assert "The reference rims 01 tried" in olga.press("Who would fail by the RIM?", name="rims")
+
+
+def test_users_are_made_changed_and_removed_by_an_administrator(user: User) -> None:
+    user.enter("anna")
+    user.visit("/users")
+    told = user.press("Add user", name="nils", role="viewer", password=PASSWORD)
+    assert "nils" in told
+    path = "/users/nils"
+    for action, field, value in (("role", "role", "operator"), ("password", "password", "9" * 12)):
+        form = f"document.querySelector('form[action=\"{path}/{action}\"]')"
+        user.browser.run(
+            f"{{ window.old = true; {form}.elements.{field}.value = '{value}';"
+            f" {form}.querySelector('button').click(); }}"
+        )
+        user.until("!window.old && document.readyState === 'complete'")
+    for width, dark in ((PHONE, False), (1200, True), (1200, False)):
+        user.browser.look(width=width, height=1600, dark=dark)
+        assert user.browser.run("document.documentElement.scrollWidth <= innerWidth")
+        user.keep(f"users-{width}{'-dark' if dark else ''}")
+    assert "nils (operator)" in user.enter("nils", "9" * 12)
+    assert "Users" not in str(user.browser.run("document.querySelector('nav').innerText"))
+    user.enter("anna")
+    user.visit("/users")
+    user.browser.run(
+        "document.querySelector('[action=\"/users/nils/remove\"]').closest('details').open = true"
+    )
+    assert "nils" not in user.press("Remove nils")
+    assert not user.browser.complaints()
+
+
+def test_administrator_removes_a_host(user: User) -> None:
+    user.web.service.enrolment.invite(Wanted("mistake"), "anna")
+    user.enter("anna")
+    user.visit("/hosts/mistake")
+    user.unfold("Remove this host")
+    assert "mistake" not in user.press("Remove", why="never existed")
+    assert not user.browser.complaints()
 
 
 def test_verifier_that_is_gone_for_good_is_forgotten(olga: User) -> None:
@@ -353,6 +359,10 @@ def test_no_page_is_wider_than_a_phone_and_all_are_drawn_light_and_dark(olga: Us
         kind = "phone" if width == PHONE else "dark" if dark else "light"
         for path in ("/", "/references", "/policies", "/alarms", "/audit", f"/hosts/{FAILING}"):
             olga.visit(path)
+            olga.browser.run(
+                "document.querySelectorAll('form').forEach(f => {"
+                " if (f.closest('details')) f.closest('details').open = true; })"
+            )
             assert olga.browser.run("document.documentElement.scrollWidth <= innerWidth"), path
             assert olga.browser.run("innerWidth") == width, path
             olga.keep(f"{kind}-{path.strip('/').replace('/', '-') or 'fleet'}")

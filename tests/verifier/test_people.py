@@ -22,6 +22,8 @@ PASSWORD = "a password of anna"
 class Slow:
     """A hasher during whose work something else happens."""
 
+    time_cost, memory_cost, parallelism = 1, 8, 1
+
     def __init__(self) -> None:
         self.meanwhile: Callable[[], object] = lambda: None
         self.looked: list[str] = []

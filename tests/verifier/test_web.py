@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import socket
-import ssl
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -384,7 +382,7 @@ def test_a_page_begins_before_its_log_is_read(web: Web, fleet: Callable[[int], M
 
     values = {
         "page": "host", "host": host, "round": found, "log": read, "pcr": None, "start": 0,
-        "policies": [], "can_act": False, "who": web.service.people.check(web.handle()),
+        "policies": [], "who": web.service.people.check(web.handle()),
     }  # fmt: skip
     pieces = render.stream("host", values)
     first = next(pieces)
@@ -403,19 +401,12 @@ def test_idle_connections_end_sooner_where_there_are_many() -> None:
     assert protocol.timeout_keep_alive == app.BUSY_KEEP_ALIVE_SECONDS
 
 
-def connection(web: Web) -> ssl.SSLSocket:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    address = (web.client.base_url.host, web.client.base_url.port or 0)
-    return context.wrap_socket(socket.create_connection(address, timeout=90))
-
-
 @pytest.mark.parametrize("sent", [b"", b"GET /login HTTP/1.1\r\nhost: a\r\nx"])
 def test_connection_that_never_sends_a_whole_head_is_ended(
     web: Web, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(app.Punctual, "limit", 0.2)
-    with connection(web) as stranger:
+    with web.connection() as stranger:
         stranger.sendall(sent)
         assert stranger.recv(1) == b""
 
@@ -423,7 +414,7 @@ def test_connection_that_never_sends_a_whole_head_is_ended(
 def test_second_request_that_is_never_finished_ends_its_connection(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with connection(web) as stranger:
+    with web.connection() as stranger:
         stranger.sendall(b"GET /assets/nothing HTTP/1.1\r\nhost: a\r\n\r\n")
         answer = b""
         while not answer.endswith(b"There is no such file."):

@@ -17,20 +17,18 @@ from rich.text import Text
 
 from casemate.cli.eventlog import read_log
 from casemate.cli.terminal import PlainConsole
-from casemate.errors import ArgumentError, FormatError, NotFoundError
+from casemate.errors import ArgumentError, NotFoundError
 from casemate.formats.cms import sign_detached
 from casemate.formats.corim import CONTENT_TYPE, write_corim
 from casemate.formats.cose import sign1
-from casemate.formats.eventlog import incomplete_banks, parse
-from casemate.formats.eventreview import WARNINGS, review
-from casemate.formats.manifest import Manifest, parse_manifest, write_body, write_manifest
+from casemate.formats.eventlog import parse
+from casemate.formats.manifest import parse_manifest, write_body, write_manifest
 from casemate.formats.rim import parse_rim, support_log
 from casemate.formats.text import escape
 from casemate.formats.xmldsig import verify_enveloped
 from casemate.policy.exchange import corim_from_manifest
-from casemate.policy.hostpolicy import reference_from_log
 from casemate.policy.language import parse_policy
-from casemate.policy.references import REFERENCE_LEVEL
+from casemate.policy.rimreference import blank, inspected
 from casemate.policy.signedtext import join_signed
 from casemate.policy.trust import subject_of
 
@@ -132,15 +130,7 @@ def make_reference(options: argparse.Namespace) -> int:
         vendor, build = ", ".join(rim.creators)[:256], rim.version or build
     else:
         log = parse(data)
-    wrong = [one for one in review(log) if one.code not in WARNINGS]
-    if wrong:
-        raise FormatError(f"{wrong[0].component}: {wrong[0].reason}", code=wrong[0].code)
-    name = _needed(options.name, "the reference")
-    level = REFERENCE_LEVEL.value
-    base = Manifest(name, vendor, level, build, int(now.timestamp()), now, (), (), {})
-    made = reference_from_log(log, base)
-    if not made.algorithms or incomplete_banks(log) & set(made.algorithms):
-        raise FormatError("the log has no whole bank that is strong enough", code="log-bank")
+    made = inspected(log, blank(_needed(options.name, "the reference"), vendor, build, now))
     body = write_body(made)
     key, chain = _signer(options)
     signature = sign_detached(body, chain[0], key, chain[1:], signing_time=now)

@@ -258,7 +258,7 @@ class _Judge:
             return ()
         for bank in self._banks:
             ones = b"\xff" * ALGORITHMS[bank].size
-            if any(self._quoted[bank][pcr] == ones for pcr in DRTM_PCRS):
+            if any(self._quoted[bank].get(pcr) == ones for pcr in DRTM_PCRS):
                 return (
                     Finding(
                         "drtm-missing",

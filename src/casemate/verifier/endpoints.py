@@ -49,7 +49,8 @@ def _evidence(service: Service, call: Call) -> object:
     number = call.query.get("round", "")
     with service.database.transaction() as step:
         which = number_of(number)
-        against = call.query.get("against", "")
+        other = number_of(call.query.get("against-round", ""))
+        against = views.Against(call.query.get("against", ""), other)
         return views.evidence(step, service.book, call.path["name"], which, against)
 
 
@@ -193,7 +194,10 @@ def _put_user(service: Service, call: Call) -> object:
         role = Role(call.body["role"])
     except ValueError:
         raise FormatError(f"roles are: {', '.join(Role)}", code="role") from None
-    service.people.put(call.path["name"], role, call.body["password"], call.name)
+    if password := call.body.get("password", ""):
+        service.people.put(call.path["name"], role, password, call.name)
+    else:
+        service.people.set_role(call.path["name"], role, call.name)
     return {"name": call.path["name"], "role": role.value}
 
 
@@ -283,7 +287,12 @@ _NEW_HOST: Final = {
     "cadence": Field(float, "seconds between two rounds", required=False),
 }
 _LOGIN: Final = {"user": Field(str, "name"), "password": Field(str, "password")}
-_USER: Final = {"role": Field(str, ", ".join(Role)), "password": Field(str, "password")}
+_USER: Final = {
+    "role": Field(str, ", ".join(Role)),
+    "password": Field(
+        str, "password; a user who is there keeps theirs unless given", required=False
+    ),
+}
 _CLEAR: Final = {"why": Field(str, "why the failure is over")}
 _POLICY: Final = {"policy": Field(str, "name of a policy"), **_WHY}
 _VALUES: Final = {
@@ -300,7 +309,8 @@ ENDPOINTS: Final = (
     Endpoint("DELETE", _HOST, "Forget a host", _remove, Role.ADMINISTRATOR, fields=_WHY),
     Endpoint("GET", _HOST + "/evidence", "A round in full: quotes, PCRs, every event", _evidence,
              query={"round": "number of the round; the last unless given",
-                    "against": "a host to compare the log with, instead of the reference"}),
+                    "against": "a host to compare the log with, instead of the reference",
+                    "against-round": "the round of that host; the last unless given"}),
     Endpoint("POST", _HOST + "/approve", "Approve a host, or its new TPM as a second person",
              _approve, Role.OPERATOR, fields=_WHY),
     Endpoint("POST", _HOST + "/propose", "Propose the TPM that the host has now", _propose,
@@ -312,8 +322,9 @@ ENDPOINTS: Final = (
              Role.RELYING_PARTY, query={"nonce": "goes into the token"}),
     Endpoint("GET", API + "/keys", "Keys that check tokens", _keys, role=None),
     Endpoint("GET", API + "/references", "References, newest first", _references),
-    Endpoint("POST", API + "/references", "Add a signed reference", _add_reference, Role.OPERATOR,
-             raw=MAX_SIZE, query={"overlap": "hours that the one before still counts"}),
+    Endpoint("POST", API + "/references", "Add a signed reference, or a RIM with its log",
+             _add_reference, Role.OPERATOR, raw=MAX_SIZE,
+             query={"overlap": "hours that the one before still counts"}),
     Endpoint("POST", API + "/rehearsal", "Who would fail by this reference? Nobody is asked",
              _rehearse, Role.OPERATOR, raw=MAX_SIZE),
     Endpoint("DELETE", API + "/references/{identifier}", "End a reference now", _withdraw,

@@ -1,42 +1,30 @@
-"""The pages: the same views and the same actions as the REST interface, for a browser.
+"""The pages: the same views as the REST interface has, for a browser.
 
-A session cookie shows pages; whatever changes something is a form with the session's secret in it.
+A session cookie shows pages; whatever changes something is a form (``forms``).
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
-from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from casemate.errors import (
-    ArgumentError,
-    CasemateError,
-    LoginError,
-    NotAuthenticatedError,
-    NotFoundError,
-    PermissionDeniedError,
-)
+from casemate.errors import CasemateError, LoginError, NotAuthenticatedError
 from casemate.policy.statemachine import State
 from casemate.verifier import alarmstore, rulestore, views
+from casemate.verifier.forms import Forms, check_csrf, read_form
 from casemate.verifier.oidc import LIFETIME
 from casemate.verifier.people import Role, Who
 from casemate.verifier.service import Service
-from casemate.verifier.web import COOKIE, HEADERS, number_of, read_body
+from casemate.verifier.web import COOKIE, HEADERS, number_of, status_of
 
 SIGNING_IN = "__Host-casemate-signing-in"
 """Ties the way to the OpenID provider and back to one browser."""
-
-FORM_LIMIT = 16 << 10
-"""Bytes of a form: a password or a reason."""
-
 
 HOSTS_SHOWN = 200
 """Hosts of one page."""
@@ -81,18 +69,7 @@ class Pages:
     def __init__(self, service: Service, look: Look) -> None:
         self._service = service
         self._look = look
-        enrolment, rules = service.enrolment, service.rules
-        self._actions: dict[str, Callable[[str, str, Mapping[str, str]], object]] = {
-            "attest": lambda name, who, _: enrolment.again(name, who),
-            "approve": lambda name, who, form: enrolment.approve(name, who, _why(form)),
-            "clear": lambda name, who, form: enrolment.clear(name, who, _why(form)),
-            "propose": lambda name, who, form: enrolment.propose(name, who, _why(form)),
-            # What the page showed, whatever the host has shown since.
-            "approve-values": lambda name, who, form: rules.approve_values(
-                name, who, _round(form), _why(form)
-            ),
-            "assign": lambda name, who, form: rules.assign(name, form.get("policy", ""), who),
-        }
+        self._forms = Forms(service, self._html, self._refusal)
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -105,12 +82,12 @@ class Pages:
             Route("/assets/{name}", self._asset),
             Route("/", self._page(self._fleet)),
             Route("/hosts/{name}", self._page(self._host)),
-            Route("/hosts/{name}/{action}", self._act, methods=["POST"]),
-            Route("/verifiers/{name}/forget", self._forget, methods=["POST"]),
             Route("/references", self._page(self._references)),
             Route("/policies", self._page(self._policies)),
             Route("/alarms", self._page(self._alarms)),
             Route("/audit", self._page(self._audit)),
+            Route("/users", self._page(self._users)),
+            *self._forms.routes(),
         ]
 
     def _html(self, name: str, values: Mapping[str, Any], status: int = 200) -> Response:
@@ -136,9 +113,8 @@ class Pages:
         return handle
 
     def _refusal(self, error: CasemateError, who: Who, back: str) -> Response:
-        status = 404 if isinstance(error, NotFoundError) else 409
         values = {"who": who, "page": "", "error": asdict(error.finding()), "back": back}
-        return self._html("error", values, status)
+        return self._html("error", values, status_of(error))
 
     def _fleet(self, request: Request, _who: Who) -> dict[str, Any]:
         with self._service.database.transaction() as step:
@@ -169,16 +145,20 @@ class Pages:
             "at": at,
         }
 
-    def _host(self, request: Request, who: Who) -> dict[str, Any]:
+    def _host(self, request: Request, _who: Who) -> dict[str, Any]:
         name, number = request.path_params["name"], request.query_params.get("round", "")
         which = number_of(number)
         with self._service.database.transaction() as step:
             host = views.host(step, name)
             known = host["rounds"] or which is not None
-            book, against = self._service.book, request.query_params.get("against", "")
+            query = request.query_params
+            other = views.Against(
+                query.get("against", ""), number_of(query.get("against-round", ""))
+            )
             found, log = None, None
             if known:
-                found, log = views.evidence_in_parts(step, book, name, which, against)
+                book = self._service.book
+                found, log = views.evidence_in_parts(step, book, name, which, other)
             policies = sorted({one.name for one in rulestore.policies(step)})
         return {
             "page": "host",
@@ -188,7 +168,6 @@ class Pages:
             "pcr": number_of(request.query_params.get("pcr", "")),
             "start": number_of(request.query_params.get("from", "")) or 0,
             "policies": policies,
-            "can_act": who.role in {Role.OPERATOR, Role.ADMINISTRATOR},
         }
 
     def _references(self, _request: Request, _who: Who) -> dict[str, Any]:
@@ -199,14 +178,18 @@ class Pages:
         with self._service.database.transaction() as step:
             return {"page": "policies", "view": views.policies(step)}
 
-    def _alarms(self, _request: Request, who: Who) -> dict[str, Any]:
+    def _alarms(self, _request: Request, _who: Who) -> dict[str, Any]:
         with self._service.database.transaction() as step:
             found = alarmstore.alarms(step, standing=False)
-        return {
-            "page": "alarms",
-            "alarms": [asdict(one) for one in found],
-            "can_act": who.role in {Role.OPERATOR, Role.ADMINISTRATOR},
-        }
+        return {"page": "alarms", "alarms": [asdict(one) for one in found]}
+
+    def _users(self, _request: Request, who: Who) -> dict[str, Any]:
+        who.need(Role.ADMINISTRATOR)
+        users = [
+            {"name": one.name, "role": one.role, "single": not one.hash}
+            for one in self._service.people.all()
+        ]
+        return {"page": "users", "users": users, "roles": list(Role)}
 
     def _audit(self, _request: Request, _who: Who) -> dict[str, Any]:
         view = views.audit_log(self._service.database, self._service.audit)
@@ -256,10 +239,9 @@ class Pages:
 
     async def _login(self, request: Request) -> Response:
         try:
-            form = await _form(request)
-            handle = await run_in_threadpool(
-                self._service.people.login, form.get("user", ""), form.get("password", "")
-            )
+            form = await read_form(request)
+            user, password = form.text("user"), form.secret("password")
+            handle = await run_in_threadpool(self._service.people.login, user, password)
         except CasemateError as error:
             status = 401 if isinstance(error, LoginError) else 400
             return self._login_form(error.reason, status)
@@ -270,45 +252,14 @@ class Pages:
     async def _logout(self, request: Request) -> Response:
         handle = request.cookies.get(COOKIE, "")
         try:
-            await self._checked(request)
+            form = await read_form(request)
+            check_csrf(await run_in_threadpool(self._service.people.check, handle), form)
         except CasemateError:
             return RedirectResponse("/login", 303, dict(HEADERS))
         await run_in_threadpool(self._service.people.logout, handle)
         answer = RedirectResponse("/login", 303, dict(HEADERS))
         answer.delete_cookie(COOKIE, secure=True, path="/")
         return answer
-
-    async def _act(self, request: Request) -> Response:
-        action = self._actions.get(request.path_params["action"])
-        return await self._do(request, action, f"/hosts/{quote(request.path_params['name'])}")
-
-    async def _forget(self, request: Request) -> Response:
-        def forget(name: str, who: str, form: Mapping[str, str]) -> None:
-            self._service.forget_verifier(name, who, _why(form))
-
-        return await self._do(request, forget, "/alarms")
-
-    async def _do(
-        self,
-        request: Request,
-        action: Callable[[str, str, Mapping[str, str]], object] | None,
-        back: str,
-    ) -> Response:
-        name = request.path_params["name"]
-        try:
-            who, form = await self._checked(request)
-        except NotAuthenticatedError:
-            return RedirectResponse("/login", 303, dict(HEADERS))
-        except CasemateError as error:
-            return Response(error.reason, 403, dict(HEADERS), "text/plain")
-        try:
-            who.need(Role.OPERATOR)
-            if action is None:
-                raise NotFoundError("There is no such action.")
-            await run_in_threadpool(action, name, who.name, form)
-        except CasemateError as error:
-            return await run_in_threadpool(self._refusal, error, who, back)
-        return RedirectResponse(back, 303, dict(HEADERS))
 
     async def _asset(self, request: Request) -> Response:
         try:
@@ -317,28 +268,3 @@ class Pages:
             return Response("There is no such file.", 404, dict(HEADERS), "text/plain")
         headers = {**HEADERS, "cache-control": "max-age=3600"}
         return Response(data, 200, headers, "text/css; charset=utf-8")
-
-    async def _checked(self, request: Request) -> tuple[Who, dict[str, str]]:
-        """Return who sent a form that this session's page made."""
-        form = await _form(request)
-        handle = request.cookies.get(COOKIE, "")
-        who = await run_in_threadpool(self._service.people.check, handle)
-        if not hmac.compare_digest(form.get("csrf", "").encode(), who.csrf.encode()):
-            raise PermissionDeniedError("This form is not of this session.", privilege="csrf")
-        return who, form
-
-
-def _round(form: Mapping[str, str]) -> int:
-    number = number_of(form.get("round", ""))
-    if number is None:
-        raise ArgumentError("which round was looked at is not said", argument="round")
-    return number
-
-
-def _why(form: Mapping[str, str]) -> str:
-    return form.get("why", "")
-
-
-async def _form(request: Request) -> dict[str, str]:
-    data = (await read_body(request, FORM_LIMIT)).decode("utf-8", "replace")
-    return {key: values[0] for key, values in parse_qs(data, max_num_fields=16).items()}

@@ -8,6 +8,7 @@ import secrets
 import threading
 from dataclasses import astuple, dataclass
 from enum import StrEnum
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
@@ -18,6 +19,7 @@ from casemate.errors import (
     LoginError,
     NotAuthenticatedError,
     PermissionDeniedError,
+    StateError,
 )
 from casemate.machine.fleet import Person
 from casemate.verifier import audit
@@ -62,9 +64,13 @@ class Who:
     role: Role
     csrf: str
 
+    def may(self, role: Role | str) -> bool:
+        """Tell whether this person has at least a role."""
+        return _RANK[self.role] >= _RANK[Role(role)]
+
     def need(self, role: Role) -> None:
         """Check that this person has at least a role. Raises PermissionDeniedError."""
-        if _RANK[self.role] < _RANK[role]:
+        if not self.may(role):
             raise PermissionDeniedError(
                 f"{self.name} is {self.role.value}; this needs {role.value}",
                 privilege=role.value,
@@ -80,29 +86,61 @@ class People:
         self._hasher = hasher or PasswordHasher()
         self._places = threading.BoundedSemaphore(WAITING)
         self._hashing = threading.BoundedSemaphore(HASHING)
-        self._decoy = self._hasher.hash(secrets.token_urlsafe(16))
+        hasher = self._hasher
+        self._decoy = _decoy(hasher.time_cost, hasher.memory_cost, hasher.parallelism)
 
     def put(self, name: str, role: Role, password: str, who: str) -> None:
-        """Add a person, or give another role and password. Raises ArgumentError."""
+        """Add a person, or give another role and password.
+
+        Raises:
+            ArgumentError: the name, or the password, is none.
+            StateError: ``last-administrator``.
+        """
         if not _NAME.fullmatch(name):
             raise ArgumentError("a user name is like anna or anna@example.org", argument="name")
-        if len(password) < SHORTEST:
-            raise ArgumentError(
-                f"a password has at least {SHORTEST} characters", argument="password"
-            )
-        person = Person(name, role.value, self._hasher.hash(password), 0, 0.0)
+        person = Person(name, role.value, self._hashed(password), 0, 0.0)
         with self._database.exclusive("audit") as step:
+            if role is not Role.ADMINISTRATOR:
+                _keep_one(step, name)
             step.run("DELETE FROM person WHERE name=?", name)
             step.run("DELETE FROM session WHERE person=?", name)
             step.run("INSERT INTO person VALUES (?,?,?,?,?)", *astuple(person))
             audit.append(step, who, "put-user", name, role.value)
 
-    def remove(self, name: str, who: str) -> None:
-        """Remove a person and end their sessions. Raises ArgumentError."""
+    def set_role(self, name: str, role: Role, who: str) -> None:
+        """Give a person another role; their sessions end.
+
+        Raises:
+            ArgumentError: there is no such person.
+            StateError: ``last-administrator``.
+        """
         with self._database.exclusive("audit") as step:
-            if not step.run("DELETE FROM person WHERE name=?", name):
-                raise ArgumentError(f"there is no user {name}", argument="name", component=name)
-            step.run("DELETE FROM session WHERE person=?", name)
+            if role is not Role.ADMINISTRATOR:
+                _keep_one(step, name)
+            count = step.run("UPDATE person SET role=? WHERE name=?", role.value, name)
+            _changed(step, name, count)
+            audit.append(step, who, "set-role", name, role.value)
+
+    def set_password(self, name: str, password: str, who: str) -> None:
+        """Give a person another password; their sessions end. Raises ArgumentError."""
+        hashed = self._hashed(password)
+        with self._database.exclusive("audit") as step:
+            count = step.run(
+                "UPDATE person SET hash=?, failures=0, locked_until=0 WHERE name=?", hashed, name
+            )
+            _changed(step, name, count)
+            audit.append(step, who, "set-password", name)
+
+    def remove(self, name: str, who: str) -> None:
+        """Remove a person and end their sessions.
+
+        Raises:
+            ArgumentError: there is no such person.
+            StateError: ``last-administrator``.
+        """
+        with self._database.exclusive("audit") as step:
+            _keep_one(step, name)
+            _changed(step, name, step.run("DELETE FROM person WHERE name=?", name))
             audit.append(step, who, "remove-user", name)
 
     def all(self) -> list[Person]:
@@ -185,11 +223,43 @@ class People:
                 step.run("UPDATE person SET locked_until=? WHERE name=?", until, name)
         return str(row[1])
 
+    def _hashed(self, password: str) -> str:
+        if len(password) < SHORTEST:
+            raise ArgumentError(
+                f"a password has at least {SHORTEST} characters", argument="password"
+            )
+        return self._hasher.hash(password)
+
     def _verify(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password)
         except (VerifyMismatchError, VerificationError, InvalidHashError):
             return False
+
+
+@cache
+def _decoy(passes: int, memory: int, lanes: int) -> str:
+    """Return the hash of a password that nobody has: who does not exist takes as long to refuse."""
+    return PasswordHasher(passes, memory, lanes).hash(secrets.token_urlsafe(16))
+
+
+def _keep_one(step: Transaction, name: str) -> None:
+    """Refuse to go on where a person is the only administrator."""
+    rows = step.all("SELECT name FROM person WHERE role=?", Role.ADMINISTRATOR.value)
+    if [str(row[0]) for row in rows] == [name]:
+        raise StateError(
+            f"{name} is the only administrator",
+            code="last-administrator",
+            component=name,
+            remedy="Make another administrator first.",
+        )
+
+
+def _changed(step: Transaction, name: str, count: int) -> None:
+    """End the sessions of a person who was changed. Raises ArgumentError: there was none."""
+    if not count:
+        raise ArgumentError(f"there is no user {name}", argument="name", component=name)
+    step.run("DELETE FROM session WHERE person=?", name)
 
 
 def _opened(step: Transaction, name: str) -> str:

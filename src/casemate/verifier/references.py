@@ -17,6 +17,11 @@ from casemate.machine.fleet import StoredReference
 from casemate.policy.levels import Level
 from casemate.policy.newimage import UPDATED
 from casemate.policy.references import verify_reference
+from casemate.policy.rimreference import (
+    accept_rim_reference,
+    is_rim_reference,
+    parse_rim_reference,
+)
 from casemate.policy.tpmidentity import load_ek_roots
 from casemate.policy.trust import TrustStore, trust_from_files
 from casemate.verifier import audit, rulestore
@@ -90,13 +95,11 @@ class ReferenceBook:
         """Verify a signed reference and put it in force; those before it run out.
 
         Raises:
-            FormatError, SignatureError: as ``parse_manifest`` and ``verify_reference`` say.
+            FormatError, SignatureError, DigestError: as ``parse_manifest`` and
+                ``verify_reference`` say, or ``accept_rim_reference``.
             VerificationError: ``reference-rollback``: older than one that is in force.
         """
-        signed = parse_manifest(body)
-        signer = verify_reference(signed, self._anchors.trust(), self._clock())
-        manifest = signed.manifest
-        identifier = hashlib.sha256(signed.body).hexdigest()
+        identifier, manifest, signer = _read(body, self._anchors.trust(), self._clock())
         with self._database.exclusive("audit") as step:
             now = step.now()
             known = rulestore.references(step, whole=False)
@@ -135,9 +138,8 @@ class ReferenceBook:
 
     def check(self, body: bytes) -> Candidate:
         """Verify a signed reference without putting it in force; raises as ``add``."""
-        signed = parse_manifest(body)
-        verify_reference(signed, self._anchors.trust(), self._clock())
-        return Candidate(hashlib.sha256(signed.body).hexdigest(), signed.manifest)
+        identifier, manifest, _ = _read(body, self._anchors.trust(), self._clock())
+        return Candidate(identifier, manifest)
 
     def withdraw(self, identifier: str, who: str, why: str) -> StoredReference:
         """End a reference at once; ``identifier`` may be shortened. Raises NotFoundError."""
@@ -192,11 +194,19 @@ def profile_line(profile: str) -> str:
 def _verified(body: bytes, trust: TrustStore, now: datetime) -> Manifest | None:
     """Return the manifest; None where the store holds what this verifier's anchors do not back."""
     try:
-        signed = parse_manifest(body)
-        verify_reference(signed, trust, now)
+        return _read(body, trust, now)[1]
     except CasemateError:
         return None
-    return signed.manifest
+
+
+def _read(body: bytes, trust: TrustStore, now: datetime) -> tuple[str, Manifest, str]:
+    """Verify a signed manifest, or a RIM; return identifier, what it says, and its signer."""
+    if is_rim_reference(body):
+        rim = parse_rim_reference(body)
+        return (rim.identifier, *accept_rim_reference(rim, trust, now))
+    signed = parse_manifest(body)
+    signer = verify_reference(signed, trust, now)
+    return hashlib.sha256(signed.body).hexdigest(), signed.manifest, signer
 
 
 def find(step: Transaction, identifier: str) -> StoredReference:

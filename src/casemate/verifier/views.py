@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from casemate.calls import evidence as wire
@@ -27,6 +27,18 @@ from casemate.verifier.references import ReferenceBook
 View = dict[str, Any]
 Later = Callable[[], View]
 """Works out a part of a view; it asks the store nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """A host whose log another is compared with, and the round of it; none: the last."""
+
+    host: str = ""
+    round: int | None = None
+
+
+REFERENCE = Against()
+"""Compare with the reference."""
 
 EVENTS_SHOWN = 10_000
 """Events of one page; a log that has more is shown up to there, and says so."""
@@ -85,11 +97,11 @@ def evidence(
     book: ReferenceBook,
     name: str,
     number: int | None = None,
-    against: str = "",
+    against: Against = REFERENCE,
 ) -> View:
     """Return a round in full: result, quotes, and the log event by event.
 
-    With ``against`` the log is compared with that host's last one instead of the reference.
+    With ``against`` the log is compared with that host's instead of the reference.
 
     Raises:
         NotFoundError: no such round, or its evidence was thinned out.
@@ -103,7 +115,7 @@ def evidence_in_parts(
     book: ReferenceBook,
     name: str,
     number: int | None = None,
-    against: str = "",
+    against: Against = REFERENCE,
 ) -> tuple[View, Later]:
     """Return what ``evidence`` does, but for the log, and what reads that: it can be long."""
     store.get_host(step, name)
@@ -116,7 +128,8 @@ def evidence_in_parts(
         **_round(one),
         "result": json.loads(one.result) if one.result else None,
         "quotes": [],
-        "against": against,
+        "against": against.host,
+        "againstRound": against.round,
     }
     if not one.evidence:
         return value, lambda: dict(_NO_EVENTS)
@@ -127,7 +140,7 @@ def evidence_in_parts(
         reason = error.reason
         return value, lambda: {**_NO_EVENTS, "unreadable": reason}
     reference = _reference(step, book, one.reference)
-    if against:
+    if against.host:
         reference = _as_reference(step, against, reference)
     return value, lambda: _events(reply.log, reference)
 
@@ -261,15 +274,18 @@ def _reference(step: Transaction, book: ReferenceBook, identifier: str) -> Manif
     return book.manifest(step, identifier) if identifier else None
 
 
-def _as_reference(step: Transaction, name: str, base: Manifest | None) -> Manifest:
-    """Return a host's last log as if it were a reference."""
+def _as_reference(step: Transaction, against: Against, base: Manifest | None) -> Manifest:
+    """Return a host's log as if it were a reference."""
+    name = against.host
     store.get_host(step, name)
-    last = store.latest_round(step, name)
+    last = store.latest_round(step, name, against.round)
     if last is None or not last.evidence or base is None:
+        which = "" if against.round is None else f" in round {against.round}"
         raise NotFoundError(
-            f"there is nothing of {name} to compare with",
+            f"there is nothing of {name}{which} to compare with",
             component=name,
-            remedy="Attest both hosts first, with a reference in force.",
+            remedy="Attest both hosts first, with a reference in force, and choose a round whose "
+            "evidence is kept.",
         )
     log = eventlog.parse(wire.decode(EvidenceReply, last.evidence).log)
     return reference_from_log(log, base)
