@@ -178,7 +178,7 @@ class Web:
 
     def connection(self, source: str = "127.0.0.1") -> ssl.SSLSocket:
         """Return a connection with TLS on which nothing was sent yet."""
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a default one reads all CAs
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         address = (self.client.base_url.host, self.client.base_url.port or 0)
         plain = socket.create_connection(address, timeout=120, source_address=(source, 0))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from tests.verifier.conftest import Engine
 
 from casemate.calls import evidence as wire
-from casemate.calls.messages import Quote
+from casemate.calls.messages import EvidenceReply, Quote
 from casemate.errors import (
     AppraisalError,
+    BusyError,
     CasemateError,
     FormatError,
     NotAuthenticatedError,
@@ -23,9 +26,10 @@ from casemate.testing.minifleet import HonestHost
 from casemate.testing.smallhost import SmallHost, SmallImage
 from casemate.verifier import rulestore, store
 from casemate.verifier.enrol import Wanted, token_digest
-from casemate.verifier.intake import Intake
+from casemate.verifier.intake import HEAVY_THREADS, Intake
+from casemate.verifier.ledger import Finished
 from casemate.verifier.reading import Reader
-from casemate.verifier.rounds import Answer, Arrival
+from casemate.verifier.rounds import HEAVY, Answer, Arrival, Begun
 
 
 @dataclass
@@ -185,6 +189,115 @@ def test_intake_answers_all_that_come_at_once(engine: Engine, hosts: Hosts) -> N
         intake.close()
     assert all(isinstance(one, Answer) and one.state == "trusted" for one in answers)
     assert isinstance(refused, NotAuthenticatedError)
+
+
+def heavy(host: Pusher) -> Arrival:
+    """Evidence with a list that takes long to judge."""
+    (_, asked) = host.engine.rounds.ask(host.secret)
+    assert asked is not None
+    reply = replace(host.host.evidence(asked), measurements=bytes(HEAVY))
+    return Arrival(host.secret, asked.nonce, wire.encode(reply))
+
+
+def test_heavy_evidence_holds_up_nobody_elses_round(
+    engine: Engine, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = hosts(HEAVY_THREADS + 5)
+    heavies, quick = fleet[: HEAVY_THREADS + 1], fleet[HEAVY_THREADS + 1 :]
+    judged, begun, go_on = engine.rounds._appraised, threading.Semaphore(0), threading.Event()
+
+    def appraised(attempt: Any, body: bytes) -> Finished:
+        if len(body) > HEAVY:  # it takes as long as all the others
+            begun.release()
+            assert go_on.wait(600)
+        return judged(attempt, body)
+
+    monkeypatch.setattr(engine.rounds, "_appraised", appraised)
+    intake = Intake(engine.rounds)
+    lots = [[one.arrival() for one in quick] for _ in range(2)]
+    large = [heavy(one) for one in heavies]
+
+    async def together() -> None:
+        # In one lot with the others, and all the threads that judge such evidence are taken.
+        slow = [asyncio.ensure_future(intake.push(one)) for one in large]
+        for lot in lots:
+            answers = await asyncio.gather(*map(intake.push, lot))
+            assert {one.state.value for one in answers} == {"trusted"}
+        for _ in range(HEAVY_THREADS):
+            assert await asyncio.to_thread(begun.acquire, timeout=600)
+        assert not any(one.done() for one in slow)
+        # One of a host at a time: who floods gets nobody else's turn.
+        with pytest.raises(BusyError):
+            await intake.push(heavy(heavies[0]))
+        go_on.set()
+        assert len(await asyncio.gather(*slow)) == len(heavies)
+
+    try:
+        asyncio.run(together())
+    finally:
+        go_on.set()
+        intake.close()
+    assert [one.rounds() for one in fleet] == [1] * len(heavies) + [2] * len(quick)
+
+
+def test_more_heavy_evidence_than_there_is_room_for_comes_again(
+    engine: Engine, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casemate.verifier.intake.HEAVY_BYTES", HEAVY)
+    one, other = hosts(2)
+    go_on = threading.Event()
+    finish = engine.rounds.finish
+
+    def finished(begun: Sequence[Begun]) -> list[Answer | CasemateError]:
+        if begun:
+            assert go_on.wait(600)
+        return finish(begun)
+
+    monkeypatch.setattr(engine.rounds, "finish", finished)
+    intake = Intake(engine.rounds)
+    first, second = heavy(one), heavy(other)
+
+    async def together() -> None:
+        begun = asyncio.ensure_future(intake.push(first))
+        while not intake._weights:  # noqa: ASYNC110  # nobody tells of it
+            await asyncio.sleep(0.01)
+        with pytest.raises(BusyError) as caught:
+            await intake.push(second)
+        assert caught.value.code == "heavy-evidence"
+        go_on.set()
+        await begun
+        assert await intake.push(second)  # its nonce is still good
+
+    try:
+        asyncio.run(together())
+    finally:
+        go_on.set()
+        intake.close()
+
+
+def test_short_body_that_goes_on_with_a_long_list_is_heavy_too(
+    engine: Engine, hosts: Hosts
+) -> None:
+    (one,) = hosts(1)
+    engine.rounds.take_in([heavy(one)])
+    (_, asked) = engine.rounds.ask(one.secret)
+    assert asked is not None
+    reply = replace(one.host.evidence(asked), measurements=bytes(HEAVY) + b"more")
+    for size, code in ((HEAVY, ""), (100, ""), (2 * HEAVY, "send-whole")):
+        body = wire.continued(reply, size)
+        if code:
+            body = wire.continued(replace(reply, measurements=bytes(size)), size)
+        (begun,) = engine.rounds.begin([Arrival(one.secret, asked.nonce, body)])
+        assert isinstance(begun, Begun)
+        assert begun.heavy
+        assert begun.body == body  # nothing was read for it yet
+    (refused,) = engine.rounds.finish([begun])
+    assert isinstance(refused, NotFoundError)
+    assert refused.code == "send-whole"
+    body = wire.continued(reply, HEAVY)
+    good(engine.rounds.take_in([Arrival(one.secret, asked.nonce, body)])[0])
+    with engine.database.transaction() as step:
+        assert wire.decode(EvidenceReply, store.last_evidence(step, one.name)) == reply
 
 
 def test_part_that_was_sent_before_need_not_be_sent_again(engine: Engine, hosts: Hosts) -> None:

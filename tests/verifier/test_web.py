@@ -24,7 +24,7 @@ from casemate.testing.minifleet import HonestHost, MiniFleet
 from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk
 from casemate.ui.verifier import render
-from casemate.verifier import app, store, views
+from casemate.verifier import connections, store, views
 from casemate.verifier.endpoints import ENDPOINTS
 from casemate.verifier.enrol import Wanted
 
@@ -393,19 +393,19 @@ def test_a_page_begins_before_its_log_is_read(web: Web, fleet: Callable[[int], M
 
 
 def test_idle_connections_end_sooner_where_there_are_many() -> None:
-    protocol = app.KeepAlive()
+    protocol = connections.KeepAlive()
     protocol.connections = set()
     protocol.timeout_keep_alive = 5
-    assert protocol.timeout_keep_alive == app.KEEP_ALIVE_SECONDS
-    protocol.connections = set(range(app.CONNECTION_LIMIT // 2 + 1))
-    assert protocol.timeout_keep_alive == app.BUSY_KEEP_ALIVE_SECONDS
+    assert protocol.timeout_keep_alive == connections.KEEP_ALIVE_SECONDS
+    protocol.connections = set(range(connections.CONNECTION_LIMIT // 2 + 1))
+    assert protocol.timeout_keep_alive == connections.BUSY_KEEP_ALIVE_SECONDS
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /login HTTP/1.1\r\nhost: a\r\nx"])
 def test_connection_that_never_sends_a_whole_head_is_ended(
     web: Web, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(app.Punctual, "limit", 0.2)
+    monkeypatch.setattr(connections.Punctual, "limit", 0.2)
     with web.connection() as stranger:
         stranger.sendall(sent)
         assert stranger.recv(1) == b""
@@ -419,6 +419,6 @@ def test_second_request_that_is_never_finished_ends_its_connection(
         answer = b""
         while not answer.endswith(b"There is no such file."):
             answer += stranger.recv(4096)
-        monkeypatch.setattr(app.Punctual, "limit", 0.2)
+        monkeypatch.setattr(connections.Punctual, "limit", 0.2)
         stranger.sendall(b"GET /login")
         assert stranger.recv(1) == b""

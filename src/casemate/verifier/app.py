@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import ssl
@@ -17,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from casemate.calls.verdict import finding_json
 from casemate.errors import CasemateError, LimitError, NotFoundError
 from casemate.verifier.bus import Handler
+from casemate.verifier.connections import CONNECTION_LIMIT, Server, make_protocol
 from casemate.verifier.endpoints import AGENT, API, ENDPOINTS
 from casemate.verifier.enrol import token_digest
 from casemate.verifier.openapi import describe
@@ -40,18 +39,6 @@ _LOG = logging.getLogger("verifier.web")
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites: forward secrecy and authenticated encryption only."""
-
-CONNECTION_LIMIT = 2000
-"""Connections and requests at once; more are answered 503 at once."""
-
-KEEP_ALIVE_SECONDS = 150
-"""Idle time of a connection: more than twice the usual cadence, so that a host greets TLS once."""
-
-BUSY_KEEP_ALIVE_SECONDS = 5
-"""The same where half of ``CONNECTION_LIMIT`` is taken: idle ones must not keep others out."""
-
-HEAD_SECONDS = 20.0
-"""How long a new connection may stay silent, or the head of a request may take once it began."""
 
 GARBAGE = 20_000
 """New objects between two looks for cycles; evidence makes none."""
@@ -126,71 +113,6 @@ def bus_handler(service: Service) -> Handler:
     return handle
 
 
-class KeepAlive:
-    """Lets an HTTP protocol of uvicorn's end idle connections sooner where there are many."""
-
-    connections: set[object]
-
-    @property
-    def timeout_keep_alive(self) -> int:
-        """Seconds from a response to the end of the connection."""
-        crowded = len(self.connections) > CONNECTION_LIMIT // 2
-        return BUSY_KEEP_ALIVE_SECONDS if crowded else KEEP_ALIVE_SECONDS
-
-    @timeout_keep_alive.setter
-    def timeout_keep_alive(self, _configured: int) -> None:
-        """Leave it: what is configured is the same for all."""
-
-
-class Punctual(asyncio.Protocol):
-    """Makes an HTTP protocol of uvicorn's hang up on requests that do not begin, or not get on."""
-
-    limit = HEAD_SECONDS
-    _late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start to wait for the first request."""
-        super().connection_made(transport)
-        self._await_head(transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Take in bytes; whole heads become requests."""
-        super().data_received(data)
-        if not self._idle():
-            self._arrived()
-        elif self._late is None:
-            self._await_head(vars(self)["transport"])
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
-        self._arrived()
-        super().connection_lost(exc)
-
-    def _idle(self) -> bool:
-        cycle = vars(self).get("cycle")
-        return cycle is None or bool(cycle.response_complete)
-
-    def _await_head(self, transport: asyncio.BaseTransport) -> None:
-        if not transport.is_closing():
-            loop = asyncio.get_running_loop()
-            self._late = loop.call_later(self.limit, self._hang_up, transport)
-
-    def _arrived(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _hang_up(self, transport: asyncio.BaseTransport) -> None:
-        self._late = None
-        if self._idle() and not transport.is_closing():
-            transport.close()
-
-
-def _protocol() -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol: httptools where it is installed, at half the cost of a request."""
-    return type("Protocol", (KeepAlive, Punctual, AutoHTTPProtocol), {})
-
-
 def make_server(app: ASGIApp, certificate: Path, key: Path) -> uvicorn.Server:
     """Return the HTTPS server; run it on a listening socket."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -199,7 +121,7 @@ def make_server(app: ASGIApp, certificate: Path, key: Path) -> uvicorn.Server:
     context.load_cert_chain(certificate, key)
     config = uvicorn.Config(
         app,
-        http=_protocol(),
+        http=make_protocol(),
         ws="none",
         loop="auto",
         lifespan="off",
@@ -212,4 +134,4 @@ def make_server(app: ASGIApp, certificate: Path, key: Path) -> uvicorn.Server:
     )
     config.load()
     config.ssl = context
-    return uvicorn.Server(config)
+    return Server(config)

@@ -197,7 +197,7 @@ class Forms:
                 cookie = request.cookies.get(COOKIE, "")
                 who = await run_in_threadpool(self._service.people.check, cookie)
             except NotAuthenticatedError:
-                return RedirectResponse("/login", 303, dict(HEADERS))
+                return unread(RedirectResponse("/login", 303, dict(HEADERS)), None)
             path = request.path_params
             back = action.back.format(**{key: quote(value, "") for key, value in path.items()})
             form: Form | None = None
@@ -207,10 +207,7 @@ class Forms:
                 check_csrf(who, form)
                 result = await run_in_threadpool(action.do, Asked(who.name, path, form))
             except CasemateError as error:
-                refusal = await run_in_threadpool(self._refuse, error, who, back)
-                if form is None:  # the rest of the body is not waited for
-                    refusal.headers["connection"] = "close"
-                return refusal
+                return unread(await run_in_threadpool(self._refuse, error, who, back), form)
             if isinstance(result, Shown):
                 values = {"who": who, "back": back, **result.values}
                 return await run_in_threadpool(self._show, result.page, values)
@@ -353,6 +350,13 @@ async def read_form(request: Request, limit: int = FORM_LIMIT) -> Form:
     except ValueError as error:
         raise FormatError("a form with too many fields", code="form-malformed") from error
     return Form({key: Part(found[0].encode("utf-8", "replace")) for key, found in values.items()})
+
+
+def unread(answer: Response, form: Form | None) -> Response:
+    """End the connection after an answer where the form was not read, whose rest may never come."""
+    if form is None:
+        answer.headers["connection"] = "close"
+    return answer
 
 
 def check_csrf(who: Who, form: Form) -> None:

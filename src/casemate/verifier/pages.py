@@ -17,7 +17,7 @@ from starlette.routing import Route
 from casemate.errors import CasemateError, LoginError, NotAuthenticatedError
 from casemate.policy.statemachine import State
 from casemate.verifier import alarmstore, rulestore, views
-from casemate.verifier.forms import Forms, check_csrf, read_form
+from casemate.verifier.forms import Form, Forms, check_csrf, read_form, unread
 from casemate.verifier.oidc import LIFETIME
 from casemate.verifier.people import Role, Who
 from casemate.verifier.service import Service
@@ -238,24 +238,26 @@ class Pages:
         return answer
 
     async def _login(self, request: Request) -> Response:
+        form: Form | None = None
         try:
             form = await read_form(request)
             user, password = form.text("user"), form.secret("password")
             handle = await run_in_threadpool(self._service.people.login, user, password)
         except CasemateError as error:
             status = 401 if isinstance(error, LoginError) else 400
-            return self._login_form(error.reason, status)
+            return unread(self._login_form(error.reason, status), form)
         answer = RedirectResponse("/", 303, dict(HEADERS))
         answer.set_cookie(COOKIE, handle, secure=True, httponly=True, samesite="strict", path="/")
         return answer
 
     async def _logout(self, request: Request) -> Response:
         handle = request.cookies.get(COOKIE, "")
+        form: Form | None = None
         try:
             form = await read_form(request)
             check_csrf(await run_in_threadpool(self._service.people.check, handle), form)
         except CasemateError:
-            return RedirectResponse("/login", 303, dict(HEADERS))
+            return unread(RedirectResponse("/login", 303, dict(HEADERS)), form)
         await run_in_threadpool(self._service.people.logout, handle)
         answer = RedirectResponse("/login", 303, dict(HEADERS))
         answer.delete_cookie(COOKIE, secure=True, path="/")

@@ -48,6 +48,9 @@ Half a nonce's life: a host that quotes at once, and is changed before it sends,
 round after, and that is within the cadence that hosts have by default.
 """
 
+HEAVY = 256 << 10
+"""Bytes of evidence that is judged by itself: firmware logs have 20 to 60 KiB, IMA lists more."""
+
 ClientMaker = Callable[[str], HostClient]
 
 
@@ -78,6 +81,28 @@ class Arrival:
     secret: str
     nonce: bytes
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Evidence that answers a question of ours; a ``heavy`` one is not whole before it is judged.
+
+    ``weight`` is how many bytes are to be judged.
+    """
+
+    attempt: _Attempt
+    body: bytes
+    weight: int
+
+    @property
+    def host(self) -> str:
+        """The name of whose evidence it is."""
+        return self.attempt.host.name
+
+    @property
+    def heavy(self) -> bool:
+        """Whether others should not wait for its verdict."""
+        return self.weight > HEAVY
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,34 +188,59 @@ class Rounds:
         AppraisalError (the nonce is not this host's, spent, or too old), NotFoundError (a part of
         the evidence was not sent), HostError (the store).
         """
-        answers: list[Answer | CasemateError | None] = [None] * len(arrivals)
-        attempts: dict[int, _Attempt] = {}
-        bodies: dict[int, bytes] = {}
+        begun = self.begin(arrivals)
+        answers = iter(self.finish([one for one in begun if isinstance(one, Begun)]))
+        return [next(answers) if isinstance(one, Begun) else one for one in begun]
+
+    def begin(self, arrivals: Sequence[Arrival]) -> list[Begun | CasemateError]:
+        """Find out whose evidence it is, and whether it answers a question of ours."""
+        begun: list[Begun | CasemateError] = []
         with self._database.transaction() as step:
             hosts = {
                 one.host.token: one
                 for one in store.currents(step, "token", [a.secret for a in arrivals if a.secret])
             }
             spent = store.spent_nonces(step, [one.nonce for one in arrivals])
-            for n, arrival in enumerate(arrivals):
+            for arrival in arrivals:
                 try:
                     attempt = self._begun(step, hosts.get(arrival.secret), arrival, spent)
-                    last = partial(store.last_evidence, step, attempt.host.name)
-                    bodies[n] = self._reader.whole(arrival.body, last)
-                    attempts[n] = attempt
+                    weight = _weight(step, attempt.host.name, arrival.body)
+                    one = Begun(attempt, arrival.body, weight)
+                    begun.append(one if one.heavy else self._whole(step, one))
                 except CasemateError as error:
-                    answers[n] = error
+                    begun.append(error)
+        return begun
+
+    def finish(self, begun: Sequence[Begun]) -> list[Answer | CasemateError]:
+        """Judge evidence, and write it down in one transaction."""
+        answers: list[Answer | CasemateError | None] = [None] * len(begun)
         judged: dict[int, Entry] = {}
-        for n, attempt in attempts.items():
-            if attempt.version == attempt.asked:
-                finished = self._appraised(attempt, bodies[n])
-                judged[n] = Entry(attempt.host, attempt.version, finished)
-            else:  # it could not know for what it would be judged
+        for n, one in enumerate(begun):
+            attempt = one.attempt
+            if attempt.version != attempt.asked:  # it could not know for what it would be judged
                 answers[n] = Answer(State(attempt.host.state), attempt.host.verdict, 0.0)
+                continue
+            try:
+                finished = self._appraised(attempt, self._completed(one).body)
+            except CasemateError as error:
+                answers[n] = error
+                continue
+            judged[n] = Entry(attempt.host, attempt.version, finished)
         written = self._ledger.write(list(judged.values()))
         for (n, entry), done in zip(judged.items(), written, strict=True):
             answers[n] = done if isinstance(done, CasemateError) else self._answer(entry, done)
-        return [self._with_next(attempts.get(n), one) for n, one in enumerate(answers) if one]
+        pairs = zip(begun, answers, strict=True)
+        return [_with_next(one.attempt, answer) for one, answer in pairs if answer]
+
+    def _completed(self, begun: Begun) -> Begun:
+        if not begun.heavy:
+            return begun
+        with self._database.transaction() as step:
+            return self._whole(step, begun)
+
+    def _whole(self, step: Transaction, begun: Begun) -> Begun:
+        last = partial(store.last_evidence, step, begun.attempt.host.name)
+        return replace(begun, body=self._reader.whole(begun.body, last))
 
     def _begun(
         self, step: Transaction, found: store.Current | None, arrival: Arrival, spent: set[bytes]
@@ -221,13 +271,6 @@ class Rounds:
     def _answer(self, entry: Entry, done: Done) -> Answer:
         wait = 0.0 if done.again else self._ledger.pause(entry.host)
         return Answer(done.state, done.sentence, wait)
-
-    def _with_next(
-        self, attempt: _Attempt | None, answer: Answer | CasemateError
-    ) -> Answer | CasemateError:
-        if attempt is None or not attempt.upcoming or isinstance(answer, CasemateError):
-            return answer
-        return replace(answer, asked=_request(replace(attempt, nonce=attempt.upcoming)))
 
     def _pull_once(self, host: FleetHost, client: HostClient) -> Done:
         with self._database.transaction() as step:
@@ -352,6 +395,20 @@ _FAULT = Finding(
     "the verifier failed while it judged this host; the host was not appraised",
     "Look at the verifier's log; the host is asked again by itself.",
 )
+
+
+def _weight(step: Transaction, host: str, body: bytes) -> int:
+    """Return how many bytes are to be read and judged; what a body goes on with has to be read."""
+    lacks = wire.continues(body)
+    if lacks is None:
+        return len(body)
+    return len(body) + max(lacks[0], store.last_evidence_size(step, host))
+
+
+def _with_next(attempt: _Attempt, answer: Answer | CasemateError) -> Answer | CasemateError:
+    if not attempt.upcoming or isinstance(answer, CasemateError):
+        return answer
+    return replace(answer, asked=_request(replace(attempt, nonce=attempt.upcoming)))
 
 
 def _request(attempt: _Attempt) -> Quote:

@@ -356,6 +356,14 @@ def last_evidence(step: Transaction, host: str) -> bytes:
     return last.evidence if last else b""
 
 
+def last_evidence_size(step: Transaction, host: str) -> int:
+    """Return how many bytes of the store a host's last evidence takes."""
+    row = step.one(
+        "SELECT length(evidence) FROM round WHERE host=? ORDER BY number DESC LIMIT 1", host
+    )
+    return int(row[0]) if row else 0
+
+
 def _round(row: Sequence[object]) -> Round:
     number, host, time, outcome, state, reference, policy, millis, nonce, result, evidence = row
     return Round(

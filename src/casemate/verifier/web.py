@@ -111,7 +111,7 @@ class Field:
 class Endpoint:
     """A line of the route table; ``role`` None: anybody; ``agent``: a pushing host's agent.
 
-    ``together`` does the same as ``handler`` for requests that come at once; large ones go alone.
+    ``together`` does the same as ``handler`` for requests that come at once.
     """
 
     method: str
@@ -217,7 +217,7 @@ def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
             small = _announced(request) <= BODY_LIMIT
             who = None if small else await run_in_threadpool(checked, request)
             raw = await read_body(request, limit)
-            if small and endpoint.together is not None:
+            if endpoint.together is not None:
                 secret = token_digest(bearer(request))
                 call = Call(request.path_params, request.query_params, {}, raw, None, secret)
                 answer = await endpoint.together(service, call)
