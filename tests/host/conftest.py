@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,4 +158,8 @@ def host(built: Path, tmp_path: Path) -> Iterator[TestHost]:
     made = TestHost(home)
     yield made
     assert made.casemate("down", "--force")[0] == 0, made.output
-    assert left_behind(home) == []
+    # What was killed may take a moment to end.
+    deadline = time.monotonic() + 60
+    while left := left_behind(home):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

@@ -36,7 +36,7 @@ def test_after_a_kill_down_leaves_nothing_and_up_works_again(host: TestHost, vic
     os.kill(host.child(victim), signal.SIGKILL)
     time.sleep(0.3)
     assert host.casemate("down", "--force")[0] == 0
-    assert left_behind(host.home) == []
+    until(lambda: left_behind(host.home) == [])
     assert host.up("--no-demo")["attestation"] == "trusted"
 
 

@@ -7,13 +7,14 @@ import contextlib
 import mmap
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from casemate.errors import Finding
 from casemate.kernel import auditor as a
-from casemate.kernel.processes import Process, process, processes
+from casemate.kernel.processes import Process, age, process, processes, read_texts
 from casemate.machine import domains
 from casemate.machine.planaudit import UID_BASE
 from casemate.machine.processplan import APP_UID, HOSTD_UID, TPM_UID
@@ -124,11 +125,12 @@ def test_a_measured_violation_has_a_bounded_length():
 
 
 def test_processes_are_read_and_those_that_ended_are_not_there():
-    child = subprocess.Popen(["/bin/sleep", "9"])
+    child = subprocess.Popen(["/bin/sleep", "999"])
     try:
         found = process(child.pid)
         assert found is not None
         assert (found.parent, found.uid) == (os.getpid(), os.getuid())
+        assert 0 <= age(found) < 600
         assert child.pid in {one.pid for one in processes()}
     finally:
         child.kill()
@@ -137,8 +139,27 @@ def test_processes_are_read_and_those_that_ended_are_not_there():
     child.wait()
 
 
+def test_a_process_that_is_about_to_begin_its_program_is_judged_afterwards(monkeypatch):
+    child = subprocess.Popen(["/bin/sleep", "999"])
+    try:
+        seen = process(child.pid)
+        assert seen is not None
+        shown = replace(read_texts(child.pid), auxv=bytes(64))
+        monkeypatch.setattr(a, "read_texts", lambda _pid: shown)
+        auditor = a.Auditor(lambda: (), no_measure, no_stop)
+        subject = a.Subject(seen, "x", domains.APP)
+        assert auditor.audit(subject) is None
+        monkeypatch.setattr(a, "age", lambda _process: a.BEGIN_SECONDS)
+        report = auditor.audit(subject)
+        assert report is not None
+        assert "process-random-addresses" in {finding.code for finding in report.findings}
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_a_process_that_is_started_to_be_measured_is_no_intruder():
-    child = subprocess.Popen(["/bin/sleep", "9"])
+    child = subprocess.Popen(["/bin/sleep", "999"])
     try:
         auditor = a.Auditor(lambda: (), no_measure, no_stop)
         assert child.pid in {one.process.pid for one in auditor.subjects()}

@@ -22,7 +22,7 @@ from casemate.errors import CasemateError, Finding
 from casemate.kernel.boot.visor import LAYERS
 from casemate.kernel.cells.manager import CellState
 from casemate.kernel.layers import LIVE
-from casemate.kernel.processes import Process, namespaces, processes, read_texts
+from casemate.kernel.processes import Process, age, namespaces, processes, read_texts
 from casemate.kernel.roots import VISOR, visor_root
 from casemate.kernel.sys import spawn
 from casemate.kernel.sys.views import view_of
@@ -44,6 +44,9 @@ EVERY_SECONDS: Final = 5.0
 """Between two looks at all processes: a look takes about a millisecond a process."""
 NEW_SECONDS: Final = 0.5
 """Between two looks for processes that were started."""
+BEGIN_SECONDS: Final = 30.0
+"""Within which a new process has begun its program, however busy the machine is: amid that Linux
+shows its memory and not yet where it begins."""
 AGAIN_SECONDS: Final = 0.05
 """Until a violation is looked at again: a process that is just being started has none by then."""
 CODE_PLACES: Final = (
@@ -179,13 +182,15 @@ class Auditor:
         return tuple(found)
 
     def audit(self, subject: Subject) -> ProcessReport | None:
-        """Judge one process; None when it is gone.
+        """Judge one process; None when it is gone, or only about to begin its program.
 
         Raises:
             CasemateError: it cannot be judged.
         """
         texts = read_texts(subject.process.pid)
         if texts is None or subject.domain is None:
+            return None
+        if not any(texts.auxv) and age(subject.process) < BEGIN_SECONDS:
             return None
         return audit_process(texts, self._expected(subject, subject.domain))
 

@@ -21,8 +21,8 @@ from casemate.policy.hardeningreport import EntropyRow
 from casemate.policy.processaudit import bases, parse_auxv, parse_maps
 
 AT_ONCE: Final = 2
-START_SECONDS: Final = 10.0
-"""Until a program has mapped its libraries; it takes some milliseconds."""
+START_SECONDS: Final = 30.0
+"""Until a program has mapped its libraries: some milliseconds, where nothing else is to do."""
 LAUNCH_LIMIT: Final = 1024
 _PAUSE: Final = 0.0005
 _CONTROL: Final = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,11 @@ def process(pid: int, proc: Path = Path("/proc")) -> Process | None:
     if fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
         return None
     return Process(pid, int(fields[1]), uid, int(fields[19]))
+
+
+def age(one: Process) -> float:
+    """Return for how many seconds a process has been there."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - one.began / os.sysconf("SC_CLK_TCK")
 
 
 def read_texts(pid: int, proc: Path = Path("/proc")) -> ProcessTexts | None:
