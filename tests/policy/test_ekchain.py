@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from casemate.errors import AppraisalError, CasemateError, FormatError, SignatureError
 from casemate.formats import der
+from casemate.formats.certificates import load_certificate
 from casemate.formats.ekcert import normalise, parse_lenient, verify_issued_by
 from casemate.policy.ekchain import EkStore, check_ek_certificate, revoked_by
+from casemate.policy.tpmidentity import load_ek_roots
 from casemate.testing import ekcerts
 from casemate.testing.ekcerts import NOW
 
@@ -47,6 +50,105 @@ def test_certificates_as_vendors_ship_them_are_accepted(shape: str) -> None:
     verdict = check_ek_certificate(made.nv, STORE, NOW, ek=made.key.public_key())
     assert verdict.certificate.raw == made.der
     assert verdict.root is not None
+
+
+STRINGS = st.sampled_from(
+    [(0x0C, "utf-8"), (0x13, "ascii"), (0x16, "ascii"), (0x1A, "ascii"), (0x14, "latin-1"),
+     (0x1C, "utf-32-be"), (0x1E, "utf-16-be")]
+)  # fmt: skip
+FLAGS = st.sampled_from([None, b"\0", b"\xff", b"\1"])
+_OTHER = der.write_tlv(0x0C, b"Maker")
+_MAKER = der.write_tlv(der.SEQUENCE, bytes.fromhex("0603550403") + _OTHER)
+OTHER_NAMES = st.sampled_from(
+    [
+        b"",
+        der.write_tlv(0x82, b"tpm.example.org"),
+        der.write_tlv(0xA0, bytes.fromhex("06082b06010505070803") + der.write_tlv(0xA0, _OTHER)),
+        der.write_tlv(0xA4, der.write_tlv(der.SEQUENCE, der.write_tlv(der.SET, _MAKER))),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.builds(
+        ekcerts.Odd,
+        serial=st.integers(-(1 << 159), 1 << 159),
+        criticals=st.tuples(FLAGS, FLAGS, FLAGS),
+        strings=st.tuples(STRINGS, STRINGS, STRINGS),
+        one_set=st.booleans(),
+        more_names=OTHER_NAMES,
+        header=st.booleans(),
+        after=st.sampled_from([b"", b"\xff" * 300, b"\0" * 300]),
+    )
+)
+def test_certificates_that_look_wrong_and_are_right_are_accepted(how: ekcerts.Odd) -> None:
+    made = ekcerts.odd(ROOT, how)
+    verdict = check_ek_certificate(made.nv, STORE, NOW, ek=made.key.public_key())
+    assert verdict.root is not None
+    assert verdict.certificate.tpm == dict(ekcerts.TPM.values())
+    assert verdict.certificate.serial == how.serial
+    assert verdict.certificate.raw == made.der
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ekcerts.Odd(strings=((0x02, "utf-8"),)),
+        ekcerts.Odd(strings=((0x04, "utf-8"),)),
+        ekcerts.Odd(after=b"\xff\0"),
+        ekcerts.Odd(after=b"\xff" * 20 + b"more"),
+        ekcerts.Odd(header=True, after=b"\0\xff"),
+        ekcerts.Odd(after=b"\xff" * (16 << 10)),
+    ],
+)
+def test_what_no_vendor_makes_is_refused(how: ekcerts.Odd) -> None:
+    made = ekcerts.odd(ROOT, how)
+    assert _code(made.nv) in {"ek-profile", "ek-malformed", "limit"}
+
+
+def test_ca_is_one_whatever_it_writes_for_true() -> None:
+    ca = ekcerts.ek(ROOT, shape="ca").der
+    true = bytes.fromhex("0101ff")
+    place = ca.index(true, ca.index(bytes.fromhex("0603551d13")) + 8)
+    bent = ca[: place + 2] + b"\1" + ca[place + 3 :]
+    assert parse_lenient(bent).is_ca
+    assert _code(bent) == "ek-profile"
+
+
+def test_larger_curves_are_taken_for_the_key_and_for_its_authority() -> None:
+    large = ekcerts.authority("P-384", key=ec.generate_private_key(ec.SECP384R1()))
+    store = EkStore((parse_lenient(large.der),))
+    key = ec.generate_private_key(ec.SECP384R1())
+    made = ekcerts.odd(large, ekcerts.Odd(serial=-5), key=key)
+    assert check_ek_certificate(made.nv, store, NOW, ek=key.public_key()).root is not None
+    other = ec.generate_private_key(ec.SECP384R1()).public_key()
+    assert _code(made.nv, store, ek=other) == "ek-mismatch"
+
+
+def test_signatures_that_no_maker_gives_are_refused_and_say_so() -> None:
+    root = ekcerts.authority("RSA root", key=rsa.generate_private_key(65537, 2048))
+    store = EkStore((parse_lenient(root.der),))
+    assert check_ek_certificate(ekcerts.ek(root).der, store, NOW).root is not None
+    for shape in ("pss", "pss-bare"):  # without parameters it would be SHA-1
+        assert _code(ekcerts.ek(root, shape=shape).der, store) == "weak-algorithm"
+
+
+def test_roots_are_pinned_as_their_makers_ship_them() -> None:
+    strange = [ekcerts.odd(ROOT, ekcerts.Odd(serial=n)).der for n in (-7, 0)]
+    strange.append(ekcerts.ek(ROOT, shape="unsorted").der)
+    for one in strange:
+        with pytest.raises(FormatError):
+            load_certificate(one)
+    pem = b"".join(
+        b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(one) + b"-----END CERTIFICATE-----\n"
+        for one in strange
+    )
+    assert [one.raw for one in load_ek_roots([ROOT.der, b"# two\n" + pem])] == [ROOT.der, *strange]
+    for bad in (b"", b"text", pem[:200], ROOT.der[:-1], pem.replace(b"\nMII", b"\nM!I")):
+        with pytest.raises(FormatError) as caught:
+            load_ek_roots([bad])
+        assert caught.value.code == "ek-roots"
 
 
 def test_oaep_marked_keys_are_rsa_keys() -> None:

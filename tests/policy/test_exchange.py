@@ -34,6 +34,7 @@ from casemate.formats.eventtypes import EV_EVENT_TAG
 from casemate.formats.manifest import ComponentRef, ExpectedEvent, Manifest
 from casemate.formats.rim import check_support, parse_rim, support_log
 from casemate.policy.exchange import (
+    PROFILE,
     accept_corim,
     accept_rim,
     compare_with_corim,
@@ -176,11 +177,31 @@ def test_any_damage_is_read_or_refused(data: st.DataObject) -> None:
 
 def test_signed_manifests_count_and_their_signer_is_named() -> None:
     corim, subject = accept_corim(SIGNED, TRUST, NOW)
-    assert corim == GOOD
+    assert corim == FIT
     assert "certified" in subject
 
 
-SIGNED = _sign(write_corim(GOOD))
+_TRIPLE = GOOD.comids[0].references[0]
+FIT = replace(
+    GOOD,
+    profile=PROFILE,
+    comids=(
+        replace(
+            GOOD.comids[0],
+            references=(
+                replace(
+                    _TRIPLE,
+                    measurements=(
+                        _TRIPLE.measurements[0],
+                        Measurement("pcrs", registers={7: (("sha256", VALUE),)}),
+                    ),
+                ),
+            ),
+        ),
+    ),
+)
+"""What says something definite about hosts of one kind."""
+SIGNED = _sign(write_corim(FIT))
 
 
 def _code(data: bytes, trust: TrustStore = TRUST, now: datetime = NOW) -> str:
@@ -190,15 +211,15 @@ def _code(data: bytes, trust: TrustStore = TRUST, now: datetime = NOW) -> str:
 
 
 def test_unsigned_forged_expired_and_empty_manifests_are_refused() -> None:
-    assert _code(write_corim(GOOD)) == "signature-missing"
-    assert _code(_sign(write_corim(GOOD), "community")) == "signer-untrusted"
+    assert _code(write_corim(FIT)) == "signature-missing"
+    assert _code(_sign(write_corim(FIT), "community")) == "signer-untrusted"
     assert _code(SIGNED, TrustStore()) == "signer-untrusted"
     assert _code(SIGNED, now=NOW + timedelta(days=2)) == "reference-expired"
-    assert _code(_sign(write_corim(GOOD), content_type="text/plain")) == "corim-malformed"
-    nothing = replace(GOOD, comids=(replace(GOOD.comids[0], references=()),))
+    assert _code(_sign(write_corim(FIT), content_type="text/plain")) == "corim-malformed"
+    nothing = replace(FIT, comids=(replace(FIT.comids[0], references=()),))
     assert _code(_sign(write_corim(nothing))) in {"reference-empty", "corim-malformed"}
     parts = decode_cbor(SIGNED, what="x").value
-    other = [parts[0], {}, write_corim(replace(GOOD, id="other")), parts[3]]
+    other = [parts[0], {}, write_corim(replace(FIT, id="other")), parts[3]]
     assert _code(encode_cbor(cbor2.CBORTag(18, other))) == "signature-invalid"
     unnamed = [b"", {}, parts[2], parts[3]]
     assert _code(encode_cbor(cbor2.CBORTag(18, unnamed))) == "corim-malformed"
@@ -206,6 +227,95 @@ def test_unsigned_forged_expired_and_empty_manifests_are_refused() -> None:
     refused = encode_cbor(cbor2.CBORTag(18, [critical, {}, parts[2], parts[3]]))
     with pytest.raises(FormatError):
         parse_sign1(refused)
+
+
+def test_profiles_that_are_not_known_are_refused_whatever_they_are_written_as() -> None:
+    assert accept_corim(_sign(_raw()), TRUST, NOW)[0].profile == ""
+    assert accept_corim(_sign(_raw({3: PROFILE})), TRUST, NOW)[0].profile == PROFILE
+    for profile in (
+        "http://example.com/psa/iot/1",
+        cbor2.CBORTag(32, "http://example.com/tpm"),
+        cbor2.CBORTag(111, bytes.fromhex("6086480186f84d010f06")),
+        bytes(16),
+        7,
+    ):
+        assert _code(_sign(_raw({3: profile}))) == "reference-profile", profile
+    for profile in (None, [], {}, 1.5, True):
+        assert _code(_sign(_raw({3: profile}))) == "corim-malformed", profile
+
+
+def test_tags_may_be_left_out_or_wrapped_and_mean_the_same() -> None:
+    plain = parse_corim(_raw())
+    bare = decode_cbor(_raw(), what="x").value
+    wrapped = cbor2.CBORTag(500, cbor2.CBORTag(501, bare))
+    for value in (bare, wrapped):
+        assert parse_corim(encode_cbor(value)) == plain
+        assert accept_corim(_sign(encode_cbor(value)), TRUST, NOW)[0] == plain
+    # A reference value that is alone may stand without its list.
+    alone = {1: {0: "id"}, 4: {0: [[{0: {1: "ACME"}}, {0: "key", 1: {2: [[1, VALUE]]}}]]}}
+    tagged = [cbor2.CBORTag(506, encode_cbor(alone))]
+    assert parse_corim(encode_cbor({0: "c", 1: tagged})) == plain
+    # Tags of other kinds say nothing that is compared; one without a tag could be anything.
+    assert parse_corim(encode_cbor({0: "c", 1: [*tagged, cbor2.CBORTag(505, b"\0")]})).others == 1
+    for other in (encode_cbor(alone), alone, cbor2.CBORTag(506, alone)):
+        assert _code(_sign(encode_cbor({0: "c", 1: [other]}))) == "corim-malformed"
+    assert _code(_sign(encode_cbor(cbor2.CBORTag(502, bare)))) == "corim-malformed"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ({0: {1: "ACME", 2: "A"}}, {0: {1: "ACME", 2: "A"}}, ""),
+        ({0: {1: "ACME", 3: 0}}, {0: {1: "ACME", 3: 1}}, ""),
+        ({0: {1: "ACME", 4: 0}}, {0: {1: "ACME", 4: 9}}, ""),
+        ({0: {1: "ACME", 2: "A"}}, {0: {1: "ACME", 2: "B"}}, "reference-environments"),
+        ({0: {1: "ACME"}}, {0: {0: bytes(16)}}, "reference-environments"),
+        ({0: {1: "ACME"}, 1: b"1"}, {0: {1: "ACME"}, 1: b"2"}, "reference-environments"),
+        ({0: {1: "ACME"}, 2: b"1"}, {0: {1: "ACME"}}, "reference-environments"),
+    ],
+)
+def test_values_of_one_machine_are_never_taken_for_anothers(
+    first: dict[int, Any], second: dict[int, Any], code: str
+) -> None:
+    values = [{0: "key", 1: {2: [[1, VALUE]]}}]
+    one = {1: {0: "id"}, 4: {0: [[first, values], [second, values]]}}
+    two = [{1: {0: f"id {n}"}, 4: {0: [[env, values]]}} for n, env in enumerate((first, second))]
+    for comids in ([one], two):
+        tags = [cbor2.CBORTag(506, encode_cbor(comid)) for comid in comids]
+        data = _sign(encode_cbor({0: "c", 1: tags}))
+        if code:
+            assert _code(data) == code
+        else:
+            accept_corim(data, TRUST, NOW)
+
+
+DIGEST = {2: [[1, VALUE]]}
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (DIGEST | {0: {0: "1.0"}, 1: 3, 11: "boot"}, ""),
+        (DIGEST | {1: cbor2.CBORTag(553, 3), 4: cbor2.CBORTag(560, b"raw")}, ""),
+        ({4: cbor2.CBORTag(560, b"raw")}, "reference-uncompared"),
+        ({1: 3}, "reference-uncompared"),
+        (DIGEST | {3: {0: True}}, "reference-uncompared"),
+        (DIGEST | {4: cbor2.CBORTag(563, [b"raw", b"\xff\0\xff"])}, "reference-uncompared"),
+        (DIGEST | {4: b"raw", 5: b"\xff\0\xff"}, "reference-uncompared"),
+        (DIGEST | {13: [b"key"]}, "reference-uncompared"),
+        (DIGEST | {99: 1}, "reference-uncompared"),
+        ({14: {"PCR7": [[1, VALUE]]}}, "reference-uncompared"),
+        (DIGEST | {4: cbor2.CBORTag(563, [b"raw"])}, "corim-malformed"),
+        (DIGEST | {4: cbor2.CBORTag(563, b"raw")}, "reference-uncompared"),
+        (DIGEST | {4: cbor2.CBORTag(563, ["raw", b""])}, "corim-malformed"),
+    ],
+)
+def test_values_that_nobody_compares_are_not_passed_over(value: dict[int, Any], code: str) -> None:
+    data = _sign(_raw(meas=[{0: "key", 1: DIGEST}, {0: "other", 1: value}]))
+    if code:
+        assert _code(data) == code
+    else:
+        accept_corim(data, TRUST, NOW)
 
 
 def test_every_algorithm_of_cose_that_we_take() -> None:

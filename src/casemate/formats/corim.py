@@ -31,6 +31,9 @@ _TAG_OID: Final = 111
 _TAG_UEID: Final = 550
 _TAG_SVN: Final = frozenset({552, 553})
 _TAG_BYTES: Final = 560
+_TAG_MASKED: Final = 563
+_READ: Final = frozenset({0, 1, 2, 4, 11, 14})
+"""Keys of measured values: version, svn, digests, raw, name, integrity registers."""
 _UUID_SIZE: Final = 16
 MAX_MEASUREMENTS: Final = 100_000
 """Measurements of one CoRIM."""
@@ -60,7 +63,8 @@ class Environment:
 class Measurement:
     """Expected values of one thing.
 
-    ``registers`` maps a PCR (or name) to its digests.
+    ``registers`` maps a PCR (or name) to its digests. ``others`` are the keys of values that are
+    not read: flags, masks, addresses, keys.
     """
 
     key: str
@@ -70,6 +74,7 @@ class Measurement:
     svn: int | None = None
     raw: bytes | None = None
     registers: Mapping[int | str, Digests] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +260,7 @@ def _measurement(body: Mapping[Any, Any]) -> Measurement:
         else None,
         _raw(raw),
         registers,
+        (*(str(one) for one in values if one not in _READ), *_masked(raw)),
     )
     if not found.digests and not registers and found.raw is None and found.svn is None:
         raise _bad(f"the reference value {key[:64]!r} has no digest", "reference-incomplete")
@@ -265,9 +271,15 @@ def _raw(value: object) -> bytes | None:
     if value is None:
         return None
     content = value.value if isinstance(value, cbor2.CBORTag) else value
+    if _masked(value) and isinstance(content, list | tuple) and len(content) == 2:  # noqa: PLR2004  # value and mask
+        content = content[0]
     if not isinstance(content, bytes):
         raise _bad("a raw value is no bytes")
     return content
+
+
+def _masked(value: object) -> tuple[str, ...]:
+    return ("mask",) if isinstance(value, cbor2.CBORTag) and value.tag == _TAG_MASKED else ()
 
 
 def _register(value: object) -> int | str:

@@ -38,6 +38,16 @@ _BASIC_CONSTRAINTS: Final = "2.5.29.19"
 _ALTERNATIVE_NAME: Final = "2.5.29.17"
 _EXTENDED_USAGE: Final = "2.5.29.37"
 _KEY_USAGE: Final = "2.5.29.15"
+_STRINGS: Final[Mapping[int, str]] = {
+    0x0C: "utf-8",
+    0x13: "utf-8",
+    0x16: "utf-8",
+    0x1A: "utf-8",
+    0x14: "latin-1",
+    0x1C: "utf-32-be",
+    0x1E: "utf-16-be",
+}
+"""UTF8, Printable, IA5, Visible, T61, Universal and BMP strings: vendors use what they like."""
 _RSA: Final = bytes.fromhex("06092a864886f70d010101")
 _OAEP: Final = bytes.fromhex("06092a864886f70d010107")
 _HEADER: Final = 7
@@ -214,9 +224,14 @@ def _extensions(parts: list[Tlv]) -> dict[str, Extension]:
             oid = oid_text(name.expect(der.OBJECT_ID).content)
             if oid in found:
                 raise _bad(f"the extension {oid} comes twice")
-            critical = bool(middle) and middle[0].content == b"\xff"
+            critical = bool(middle) and _true(middle[0])
             found[oid] = Extension(critical, value.expect(der.OCTET_STRING).content)
     return found
+
+
+def _true(item: Tlv) -> bool:
+    """Tell whether a BOOLEAN is true: for DER that is FF alone, for some vendors anything."""
+    return bool(item.content.strip(b"\0"))
 
 
 def _is_ca(extensions: Mapping[str, Extension]) -> bool:
@@ -224,7 +239,7 @@ def _is_ca(extensions: Mapping[str, Extension]) -> bool:
     if found is None:
         return False
     items = read_tlv(found.value).expect(der.SEQUENCE).items()
-    authority = bool(items) and items[0].tag == der.BOOLEAN and items[0].content == b"\xff"
+    authority = bool(items) and items[0].tag == der.BOOLEAN and _true(items[0])
     usage = extensions.get(_KEY_USAGE)
     if usage is None:
         return authority
@@ -265,8 +280,9 @@ def _tpm_attributes(name: Tlv) -> dict[str, str]:
         for pair in group.expect(der.SET).items():
             oid, value = pair.expect(der.SEQUENCE).items()
             key = _TPM_ATTRIBUTES.get(oid_text(oid.expect(der.OBJECT_ID).content))
-            if key is not None:
-                result[key] = value.content.decode("utf-8", "replace")
+            encoding = _STRINGS.get(value.tag)
+            if key is not None and encoding is not None:
+                result[key] = value.content.decode(encoding, "replace")
     return result
 
 

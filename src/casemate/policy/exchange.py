@@ -7,6 +7,7 @@ component, while it is valid, and when it says something definite.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -75,7 +76,10 @@ def accept_corim(data: bytes, trust: TrustStore, now: datetime) -> tuple[Corim, 
     Raises:
         SignatureError: ``signature-missing``, ``signature-invalid``, ``signer-missing``, or as
             ``verify_signer`` says.
-        FormatError: ``reference-expired``, ``reference-empty``, or as ``parse_corim`` says.
+        FormatError: ``reference-expired``, ``reference-empty``, ``reference-profile`` (of a
+            profile that is not known here), ``reference-environments`` (about several kinds of
+            machines), ``reference-uncompared`` (a value that is not compared here), or as
+            ``parse_corim`` says.
     """
     try:
         message = parse_sign1(data)
@@ -91,7 +95,26 @@ def accept_corim(data: bytes, trust: TrustStore, now: datetime) -> tuple[Corim, 
     begins, ends = corim.not_before or now, corim.not_after or now
     if not begins <= now <= ends:
         raise _refused("it is not valid now", "reference-expired")
+    _check_definite(corim)
     return corim, subject
+
+
+def _check_definite(corim: Corim) -> None:
+    """Refuse what would count for less, or for more, than it says."""
+    # A profile gives the values their meaning: who does not know it must not use them.
+    if corim.profile not in {"", PROFILE}:
+        raise _refused(f"its profile {corim.profile[:64]!r} is not known here", "reference-profile")
+    triples = [triple for comid in corim.comids for triple in comid.references]
+    kinds = {replace(triple.environment, layer=None, index=None) for triple in triples}
+    if len(kinds) > 1:
+        reason = "it is about several kinds of machines, and the hosts of a policy are of one"
+        raise _refused(reason, "reference-environments")
+    for one in (one for triple in triples for one in triple.measurements):
+        named = any(isinstance(key, str) for key in one.registers)
+        if one.others or named or not (one.digests or one.registers):
+            raise _refused(
+                f"it says of {one.key[:64]!r} what is not compared here", "reference-uncompared"
+            )
 
 
 def _verify(message: Sign1, trust: TrustStore, now: datetime) -> str:

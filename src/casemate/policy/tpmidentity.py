@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from casemate.errors import AppraisalError, Finding, FormatError
-from casemate.formats.certificates import load_certificate
 from casemate.formats.ekcert import EK_USAGE as EK_USAGE_OID
 from casemate.formats.ekcert import LenientCertificate, name_text, parse_lenient
 from casemate.formats.tpm import (
@@ -56,14 +57,17 @@ class TpmIdentity:
     warnings: tuple[Finding, ...] = ()
 
 
-def load_ek_roots(files: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
-    """Read pinned certificates, PEM or DER. Raises FormatError (``ek-roots``)."""
-    roots: list[x509.Certificate] = []
+def load_ek_roots(files: Iterable[bytes]) -> tuple[LenientCertificate, ...]:
+    """Read pinned certificates, PEM or DER, as makers of TPMs ship them.
+
+    Raises:
+        FormatError: ``ek-roots``.
+    """
+    roots: list[LenientCertificate] = []
     for data in files:
         try:
-            pems = [] if data.startswith(b"\x30") else x509.load_pem_x509_certificates(data)
-            ders = [pem.public_bytes(serialization.Encoding.DER) for pem in pems] or [data]
-            roots += map(load_certificate, ders)
+            found = [] if data.startswith(b"\x30") else list(map(_der, _PEM.findall(data)))
+            roots += map(_usable, found or [data])
         except (ValueError, FormatError) as error:
             raise FormatError(
                 f"a pinned EK root is no certificate that can be used: {error}",
@@ -72,6 +76,20 @@ def load_ek_roots(files: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
                 remedy="Put only certificates of TPM makers into that directory.",
             ) from error
     return tuple(roots)
+
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----")
+
+
+def _usable(der: bytes) -> LenientCertificate:
+    """Read a certificate with a key that we can use. Raises FormatError."""
+    root = parse_lenient(der)
+    root.public_key.public_bytes(*_SPKI)
+    return root
+
+
+def _der(text: bytes) -> bytes:
+    return base64.b64decode(b"".join(text.split()), validate=True)
 
 
 def check_identity(

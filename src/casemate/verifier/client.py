@@ -20,8 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cryptography import x509
-
 from casemate.calls import evidence as wire
 from casemate.calls.messages import (
     ActivateCredential,
@@ -39,6 +37,7 @@ from casemate.errors import (
     NotFoundError,
     VerificationError,
 )
+from casemate.formats.ekcert import LenientCertificate
 from casemate.formats.manifest import Manifest, parse_manifest
 from casemate.formats.text import escape
 from casemate.formats.tpm import ENTROPY_SIZE
@@ -85,7 +84,7 @@ class Trusted:
 
     reference: Manifest
     signer: str
-    ek_roots: tuple[x509.Certificate, ...]
+    ek_roots: tuple[LenientCertificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +294,7 @@ def attest_once(host: str, port: int, trusted: Trusted, now: datetime | None = N
 
 
 def prove_identity(
-    client: HostClient, roots: Sequence[x509.Certificate], now: datetime
+    client: HostClient, roots: Sequence[LenientCertificate], now: datetime
 ) -> tuple[TpmIdentity, IdentityReply]:
     """Ask a host who its TPM is, and let it prove that EK and AK are of one TPM.
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-
 from casemate.errors import CasemateError, NotFoundError, VerificationError
+from casemate.formats.ekcert import LenientCertificate
 from casemate.formats.manifest import Manifest, parse_manifest
 from casemate.machine.fleet import StoredReference
 from casemate.policy.levels import Level
@@ -58,7 +57,7 @@ class Anchors:
         found = [(path.name, path.stat()) for path in sorted((self.place / "ek").glob("*"))]
         return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
 
-    def ek_roots(self) -> tuple[x509.Certificate, ...]:
+    def ek_roots(self) -> tuple[LenientCertificate, ...]:
         """Return the pinned makers of TPMs. Raises FormatError."""
         files = sorted((self.place / "ek").glob("*"))
         return load_ek_roots(
