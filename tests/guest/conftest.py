@@ -47,8 +47,6 @@ from casemate.policy.appraise import Appraisal
 from casemate.policy.banks import mark_tried
 from casemate.policy.levels import Level
 
-SILENCE = 600.0
-"""Seconds without a word: what an emulated machine on a busy one never needs."""
 MODULE_SIGNED = b"~Module signature appended~\n"
 LAYOUT = Layout(efi=64, bank=192, datastore=64)
 
@@ -117,7 +115,7 @@ class Trial:
         if not self.machine.running():
             self.machine.start()
         told = []
-        for fact in self.machine.told(SILENCE):
+        for fact in self.machine.told():
             told.append(fact)
             if fact["stage"] in stages:
                 break
@@ -127,7 +125,7 @@ class Trial:
         """Start the machine where it is off, and return what it told until ready or refused."""
         if not self.machine.running():
             self.machine.start()
-        return list(self.machine.told(SILENCE))
+        return list(self.machine.told())
 
     def console(self, words: str, seconds: float, after: int = 0) -> str:
         """Wait until the console says something after so many characters; return all it said."""

@@ -23,9 +23,9 @@ from casemate.image import tools
 from casemate.image.debian import Packages
 from casemate.image.secureboot import OVMF_CODE
 
-SILENCE: Final = 180.0
-"""Seconds without a word on the console after which the boot is taken to hang; firmware alone takes
-20 under emulation."""
+SILENCE: Final = 600.0
+"""Seconds without a word on the console after which the boot is taken to hang: a stage takes 20
+under emulation, and 200 on a machine that is busy. Who does not want to wait presses Ctrl-C."""
 POLL: Final = 0.1
 CONTROL_SECONDS: Final = 20.0
 """For QEMU to answer; it draws the screen meanwhile."""
