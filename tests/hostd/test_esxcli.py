@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from casemate.calls.admin import SetOption
+from casemate.calls.encryption import RecoveryList, RecoveryReply, RecoveryRotate
 from casemate.calls.messages import Empty, PowerOff
 from casemate.calls.software import BootOptionSet, SoftwareChange
 from casemate.hostd.objects.fixed import EXECUTER, TYPE_MANAGER
@@ -138,6 +139,26 @@ def test_what_is_changed_is_asked_of_the_kernel_as_the_session(play: Callable[..
         assert len([one for one in host.kernel.asked[before:] if isinstance(one, kinds)]) == len(
             kinds
         )
+
+    play(story)
+
+
+def test_the_recovery_key_of_the_state_is_told_to_who_may_change_the_host_alone(
+    play: Callable[..., None],
+) -> None:
+    """A machine that boots by itself has no command line: the API is where its owner asks."""
+
+    async def story(host) -> None:
+        key = RecoveryReply("6ba7b810-9dad-11d1-80b4-00c04fd430c8", "111111-222222")
+        for kind, command in ((RecoveryList, "list"), (RecoveryRotate, "rotate")):
+            host.kernel.answer(kind, lambda _: key)
+            told = await esxcli(host.root, f"system settings encryption recovery {command}")
+            assert key.key in told
+            before = len(host.kernel.asked)
+            told = await esxcli(host.reader, f"system settings encryption recovery {command}")
+            assert "Permission" in told
+            assert key.key not in told
+            assert not [one for one in host.kernel.asked[before:] if isinstance(one, kind)]
 
     play(story)
 

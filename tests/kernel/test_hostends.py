@@ -81,6 +81,28 @@ def test_agents_are_started_anew_and_others_go_on() -> None:
     assert os.waitstatus_to_exitcode(status) == 42
 
 
+def test_a_service_starts_once_what_it_waits_for_is_there(tmp_path: Path) -> None:
+    place, (read_end, write_end) = tmp_path / "socket", os.pipe()
+    pid = os.fork()
+    if pid == 0:
+
+        def start(name: bytes) -> int:
+            number = child()
+            os.write(write_end, name)
+            return number
+
+        console = Service("console", lambda: start(b"c"), wanted=place.exists)
+        Init([console, Service("kernel", lambda: start(b"k"))]).run()
+        os._exit(0)
+    assert os.read(read_end, 1) == b"k"
+    place.touch()
+    assert os.read(read_end, 1) == b"c"
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
+    os.close(read_end)
+    os.close(write_end)
+
+
 @pytest.mark.host
 @pytest.mark.usefixtures("root_only")
 def test_first_words_are_for_the_console_alone(tmp_path: Path) -> None:

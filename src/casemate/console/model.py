@@ -268,7 +268,7 @@ def _confirm(console: Console, key: str) -> tuple[Console, Action | None]:
 
 
 def _log(console: Console, key: str) -> tuple[Console, Action | None]:
-    if key == "escape":
+    if key in {"escape", "q", "Q"}:
         return _to(console, Page.LOGS), None
     if key in {"r", "R"}:
         return console, Action(Kind.READ_LOG, (console.log,))

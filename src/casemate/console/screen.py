@@ -39,7 +39,7 @@ _TITLES: Final = {
 _HINTS: Final = {
     Page.PLATE: "<F2> Customize System/View Logs      <F12> Shut Down/Restart",
     Page.MENU: "<Up/Down> Select   <Enter> Open   <F12> Shut Down/Restart   <Esc> Back",
-    Page.LOG: "<Up/Down/PageUp/PageDown> Scroll   <R> Read again   <Esc> Back",
+    Page.LOG: "<Up/Down/PageUp/PageDown> Scroll   <R> Read again   <Q> or <Esc> Back",
     Page.LOGIN: "<Tab> Next   <Enter> OK   <Esc> Cancel",
     Page.PASSWORD: "<Tab> Next   <Enter> OK   <Esc> Cancel",
     Page.NETWORK: "<Tab> Next   <Enter> OK   <Esc> Cancel",

@@ -34,6 +34,9 @@ BACKOFF_START = 0.2
 BACKOFF_LIMIT = 10.0
 """Seconds between restarts of a process that keeps dying: doubled each time, up to the limit."""
 
+LOOK_SECONDS = 0.5
+"""Between two looks whether a service that waits for something can start."""
+
 STEADY_SECONDS = 60.0
 """A process that ran this long died of something new: its back-off starts again."""
 
@@ -44,12 +47,13 @@ _log = logging.getLogger("init")
 class Service:
     """A process to be kept running; ``start`` forks it and returns its pid.
 
-    An ``agent`` may be restarted when somebody asks for it.
+    An ``agent`` may be restarted when somebody asks for it. It starts once it is ``wanted``.
     """
 
     name: str
     start: Callable[[], int]
     agent: bool = False
+    wanted: Callable[[], bool] = lambda: True
     pid: int = 0
     started: float = 0.0
     backoff: float = BACKOFF_START
@@ -89,7 +93,10 @@ class Init:
     def _start_due(self, now: float) -> None:
         for service in self.services:
             if not service.pid and now >= service.due:
-                self._start(service, now)
+                if service.wanted():
+                    self._start(service, now)
+                else:
+                    service.due = now + LOOK_SECONDS
 
     def _start(self, service: Service, now: float) -> None:
         service.started = now

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,8 +33,6 @@ from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
 from casemate.machine.processplan import CONSOLE, HOSTD, INIT, KERNEL, TERMINALS, ProcessPlan
 
-CONSOLE_DELAY = 10.0
-"""Seconds that kernel and hostd have the processors to themselves."""
 TRIAL_SECONDS = 600
 """Until a machine's boot must be complete; a bank that does not get there is not booted again."""
 
@@ -171,7 +168,7 @@ def _serve(settings: Settings) -> bool:
             Service(
                 f"console-{name}",
                 partial(start_console, home, name),
-                due=time.monotonic() + CONSOLE_DELAY,
+                wanted=home.calls_socket.exists,  # until then it could only wait
             )
             for name in TERMINALS
             if Path("/dev", name).is_char_device()

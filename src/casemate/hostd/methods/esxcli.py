@@ -9,7 +9,12 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from casemate.calls.admin import SetOption
-from casemate.calls.encryption import EncryptionGet, EncryptionSet
+from casemate.calls.encryption import (
+    EncryptionGet,
+    EncryptionSet,
+    RecoveryList,
+    RecoveryRotate,
+)
 from casemate.calls.esxcli.table import add_namespaces
 from casemate.calls.esxcli.tree import Running
 from casemate.calls.maintenance import EnterMaintenance, ExitMaintenance
@@ -66,6 +71,8 @@ _ASKED = (
     ModuleLoad,
     ModuleSet,
     PowerOff,
+    RecoveryList,
+    RecoveryRotate,
     RemovePortGroup,
     RemoveSwitch,
     SetOption,
