@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from tests.host.conftest import TestHost
 
 LIBRARY = Path("/usr/share/gocode/src/github.com/vmware/govmomi")
-STEPS = 83
+STEPS = 86
 
 pytestmark = [
     pytest.mark.host,

@@ -309,6 +309,34 @@ def test_objects_enter_and_leave_a_view(play: Callable[..., None]) -> None:
     play(story)
 
 
+@pytest.mark.parametrize(
+    ("container", "recursive", "direct"),
+    [
+        ('"Folder">ha-folder-root', ["1", "2"], []),
+        ('"Folder">ha-folder-vm', ["1", "2"], ["1", "2"]),
+        ('"Folder">ha-folder-host', ["1", "2"], []),
+        ('"Folder">ha-folder-datastore', [], []),
+        ('"ComputeResource">ha-compute-res', ["1", "2"], []),
+        ('"ResourcePool">ha-root-pool', ["1", "2"], ["1", "2"]),
+        ('"HostSystem">ha-host', ["1", "2"], ["1", "2"]),
+    ],
+)
+def test_a_vm_is_in_its_folder_its_pool_and_on_the_host(
+    container: str, recursive: list[str], direct: list[str], play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        for whole, wanted in (("true", recursive), ("false", direct)):
+            inner = f"<container type={container}</container><type>VirtualMachine</type>"
+            made = await host.root.call(
+                "CreateContainerView", VIEWS, f"{inner}<recursive>{whole}</recursive>"
+            )
+            view = MoRef("ContainerView", re.search(r">(session\[[^<]*)<", made.text)[1])
+            got = await host.root.call("Fetch", view, "<prop>view</prop>")
+            assert sorted(re.findall(r'type="VirtualMachine"[^>]*>(\d+)<', got.text)) == wanted
+
+    play(story)
+
+
 def test_tasks_of_a_list_leave_when_they_are_forgotten(play: Callable[..., None]) -> None:
     async def story(host) -> None:
         tasks = [fake_task("a"), fake_task("b")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from casemate.hostd.reader import Reader
+from casemate.hostd.wellknown import HOST
 from casemate.hostd.world import World
 from casemate.vim25 import types
 from casemate.vim25.values import MoRef, Value
@@ -63,21 +64,18 @@ class ContainerView:
         )
 
     def _inside(self, ref: MoRef) -> bool:
-        above = self._above(ref)
-        return self._container in (above if self._recursive else above[:1])
+        left, above = self._around(ref), set[MoRef]()
+        while left and self._container not in above:
+            above.update(left)
+            left = [more for one in left for more in self._around(one)] if self._recursive else []
+        return self._container in above
 
-    def _above(self, ref: MoRef) -> list[MoRef]:
-        found: list[MoRef] = []
-        step = self._world.parent(ref)
-        while step is not None:
-            found.append(step)
-            step = self._world.parent(step)
+    def _around(self, ref: MoRef) -> list[MoRef]:
+        """Return what an entity is in: a VM in its pool and on the host, beside its folder."""
+        parent = self._world.parent(ref)
+        found = [parent] if parent is not None else []
         if ref.type == "VirtualMachine" and (vm := self._world.vms.get(ref.value)):
-            # A pool contains its VMs, though the folder is their parent.
-            pool: MoRef | None = MoRef("ResourcePool", vm.pool)
-            while pool is not None and pool.type == "ResourcePool":
-                found.append(pool)
-                pool = self._world.parent(pool)
+            found += [MoRef("ResourcePool", vm.pool), HOST]
         return found
 
 

@@ -337,6 +337,22 @@ func (t *trip) machines() {
 		disks := devices.SelectByType((*types.VirtualDisk)(nil))
 		return t.vm.RemoveDevice(ctx, false, disks[len(disks)-1])
 	})
+	t.step("add USB controllers", func() error {
+		yes := true
+		usb := &types.VirtualUSBController{AutoConnectDevices: &yes, EhciEnabled: &yes}
+		xhci := &types.VirtualUSBXHCIController{AutoConnectDevices: &yes}
+		xhci.Key = -1
+		return t.vm.AddDevice(ctx, usb, xhci)
+	})
+	t.step("change the video card", func() error {
+		devices, err := t.vm.Device(ctx)
+		if err != nil {
+			return err
+		}
+		card := devices.SelectByType((*types.VirtualMachineVideoCard)(nil))[0].(*types.VirtualMachineVideoCard)
+		card.VideoRamSizeInKB = 32 << 10
+		return t.vm.EditDevice(ctx, card)
+	})
 	t.step("rename", func() error { return t.task(t.vm.Rename(ctx, name+"-2")) })
 	t.step("rename back", func() error { return t.task(t.vm.Rename(ctx, name)) })
 	t.step("power on", func() error { return t.task(t.vm.PowerOn(ctx)) })
@@ -353,6 +369,18 @@ func (t *trip) machines() {
 	})
 	t.step("reset", func() error { return t.task(t.vm.Reset(ctx)) })
 	t.step("power off", func() error { return t.task(t.vm.PowerOff(ctx)) })
+	t.step("remove USB controllers", func() error {
+		devices, err := t.vm.Device(ctx)
+		if err != nil {
+			return err
+		}
+		usb := devices.SelectByType((*types.VirtualUSBController)(nil))
+		usb = append(usb, devices.SelectByType((*types.VirtualUSBXHCIController)(nil))...)
+		if err := want(len(usb) == 2, "two USB controllers"); err != nil {
+			return err
+		}
+		return t.vm.RemoveDevice(ctx, false, usb...)
+	})
 	t.step("wait for a state", func() error {
 		return t.vm.WaitForPowerState(ctx, types.VirtualMachinePowerStatePoweredOff)
 	})
