@@ -25,13 +25,20 @@ from pyVmomi import vim
 from rich.console import Console
 
 from casemate.cli.machine import follow
-from casemate.formats import vmx
+from casemate.formats import vmdk, vmx
 from casemate.image.cpio import Entry, program, write_cpio
 from casemate.image.debian import Packages
-from casemate.image.demo import MODULES, first_root, kernel_release
+from casemate.image.demo import (
+    MBR,
+    MODULES,
+    SECTOR,
+    boot_files,
+    first_root,
+    kernel_release,
+    write_disk,
+)
 from casemate.image.vm import Hardware, Machine
 
-MIB = 1 << 20
 MEMORY = 2048
 """MiB of the machine."""
 FILLED = 0.7
@@ -55,16 +62,22 @@ FILL = {
 }
 
 
-def guest_root(packages: Packages, release: str, fill: str) -> bytes:
-    """Return the guest's first root."""
+def boot_disk(fill: str) -> bytes:
+    """Return a disk that boots Linux, which fills its memory and lives."""
+    packages = Packages()
 
     def entries() -> Iterator[Entry]:
+        release = kernel_release(packages)
         for entry in first_root(packages, release, (*MODULES, "drivers/block/virtio_blk.ko")):
             if entry.path != "init":
                 yield entry
         yield program("init", INIT.replace("%FILL%", fill).encode())
 
-    return write_cpio(entries())
+    with tempfile.TemporaryDirectory() as scratch:
+        disk = Path(scratch, "disk")
+        files = {**boot_files(packages), "root.img": write_cpio(entries())}
+        write_disk(disk, files, (packages.root / MBR).read_bytes())
+        return disk.read_bytes()
 
 
 class Guests:
@@ -72,15 +85,7 @@ class Guests:
 
     def __init__(self, host: Host, port: int, size: int) -> None:
         self._host, self._port, self.size = host, port, size
-        packages = Packages()
-        release = kernel_release(packages)
-        self._kernel = (packages.root / f"boot/vmlinuz-{release}").read_bytes()
-        count = int(size * FILLED)
-        self._roots = {
-            name: guest_root(packages, release, fill.replace("%COUNT%", str(count)))
-            for name, fill in FILL.items()
-        }
-        self.vms: dict[str, Any] = {name: self._add(name, count) for name in FILL}
+        self.vms: dict[str, Any] = {name: self._add(name, int(size * FILLED)) for name in FILL}
 
     def said(self, name: str) -> bytes:
         """Return what a guest wrote to its serial port."""
@@ -109,15 +114,18 @@ class Guests:
         rows = (
             *(("config.version", "8"), ("virtualHW.version", "21"), ("displayName", name)),
             *(("guestOS", "other6xlinux-64"), ("firmware", "bios"), ("numvcpus", "1")),
-            *(("memSize", str(self.size)), ("virtio0.present", "TRUE")),
+            *(("memSize", str(self.size)), ("sata0.present", "TRUE"), ("virtio0.present", "TRUE")),
+            *(("sata0:0.present", "TRUE"), ("sata0:0.fileName", "boot.vmdk")),
             *(("virtio0:0.present", "TRUE"), ("virtio0:0.fileName", "content.vmdk")),
-            *(("casemate.kernel", "kernel"), ("casemate.initrd", "root.img")),
-            ("casemate.append", "console=ttyS0 quiet panic=-1"),
             *(("serial0.present", "TRUE"), ("serial0.fileType", "file")),
             ("serial0.fileName", "serial.log"),
         )
-        self._host.upload(f"{name}/kernel", self._kernel)
-        self._host.upload(f"{name}/root.img", self._roots[name])
+        flat = boot_disk(FILL[name].replace("%COUNT%", str(count)))
+        disk = vmdk.Vmdk(
+            vmdk.CreateType.MONOLITHIC_FLAT, "boot-flat.vmdk", len(flat) // SECTOR, adapter="ide"
+        )
+        self._host.upload(f"{name}/boot-flat.vmdk", flat)
+        self._host.upload(f"{name}/boot.vmdk", vmdk.write(disk))
         self._host.upload(f"{name}/{name}.vmx", vmx.write(vmx.Vmx(rows)))
         return self._host.register(name)
 
@@ -132,14 +140,9 @@ def until(true: Callable[[], bool], what: str, seconds: float) -> float:
     return time.monotonic() - began
 
 
-def free(system: Any) -> int:  # noqa: ANN401
-    """Return how much memory of a host nothing uses; MiB."""
-    return system.hardware.memorySize // MIB - system.summary.quickStats.overallMemoryUsage
-
-
 def experiment(host: Host, port: int) -> None:
     """Tell the story; raises SystemExit where it goes another way."""
-    began, room = time.monotonic(), free(host.system)
+    began, room = time.monotonic(), host.free()
     guests = Guests(host, port, int(room / 1.5) // 8 * 8)
     print(
         f"the machine has {MEMORY} MiB, {room} of them free; two guests of {guests.size} MiB,"
@@ -150,7 +153,7 @@ def experiment(host: Host, port: int) -> None:
     def row(mark: str) -> dict[str, int]:
         found = guests.ballooned()
         print(
-            f"    {time.monotonic() - began:8.0f}{free(host.system):10}{found['busy']:14}"
+            f"    {time.monotonic() - began:8.0f}{host.free():10}{found['busy']:14}"
             f"{found['idle']:14}  {mark}",
             flush=True,
         )

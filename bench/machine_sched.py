@@ -107,6 +107,26 @@ class Host:
         WaitForTask(task)
         return task.info.result
 
+    def free(self) -> int:
+        """Return how much memory the machine could hand out at its last sample; MiB."""
+        manager = self.si.content.perfManager
+        (counter,) = (
+            one.key
+            for one in manager.perfCounter
+            if (one.groupInfo.key, one.nameInfo.key) == ("mem", "consumed")
+            and one.rollupType == "average"
+        )
+        spec = vim.PerformanceManager.QuerySpec(
+            entity=self.system,
+            metricId=[vim.PerformanceManager.MetricId(counterId=counter, instance="")],
+            intervalId=SAMPLE,
+            maxSample=1,
+        )
+        found = []
+        while not found or not found[0].value:
+            found = manager.QueryPerf([spec])
+        return int(self.system.hardware.memorySize >> 20) - int(found[0].value[0].value[-1] >> 10)
+
     def pool(self, name: str) -> Any:  # noqa: ANN401
         """Make a pool with normal shares and nothing reserved."""
         given = vim.ResourceAllocationInfo(
