@@ -65,7 +65,7 @@ class Host:
         power = VmPower(context)
         self.handlers = {
             **power.handlers(),
-            **Vms(context).handlers(),
+            **Vms(context, lambda *_: None).handlers(),
             **Snapshots(context, power, Guests(context)).handlers(),
         }
 

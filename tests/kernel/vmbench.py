@@ -118,14 +118,14 @@ class Host:
         """Answer requests out of these rooms."""
         self.context = context
         self.power = VmPower(context)
-        self.vms = vms = Vms(context)
+        self.vms = vms = Vms(context, lambda *_: None)
         datastores = Datastores(self.inventory, self.tasks, lambda *_: None)
         self.guests = Guests(context)
         self.handlers: dict[type, Any] = {
             **self.guests.handlers(),
             **self.power.handlers(),
             **vms.handlers(),
-            **Ova(context, vms).handlers(),
+            **Ova(context, vms, lambda *_: None).handlers(),
             **Snapshots(context, self.power, self.guests).handlers(),
             **datastores.handlers(),
             **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),

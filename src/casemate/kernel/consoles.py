@@ -134,8 +134,8 @@ class Consoles:
         self,
         context: VmContext,
         ticks: Callable[[], float],
-        check: Callable[[Session, str, object], None] = lambda *_: None,
-        alive: Callable[[str], bool] = lambda _: True,
+        check: Callable[[Session, str, object], None],
+        alive: Callable[[str], bool],
     ) -> None:
         self._context = context
         self._check = check

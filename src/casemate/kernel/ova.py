@@ -49,7 +49,7 @@ class Ova:
         self,
         context: VmContext,
         vms: Vms,
-        check: Callable[[Session, str, object], None] = lambda *_: None,
+        check: Callable[[Session, str, object], None],
     ) -> None:
         self._context = context
         self._vms = vms

@@ -71,7 +71,7 @@ class Vms:
     def __init__(
         self,
         context: VmContext,
-        check: Callable[[Session, str, object], None] = lambda *_: None,
+        check: Callable[[Session, str, object], None],
     ) -> None:
         self._context = context
         self._check = check
