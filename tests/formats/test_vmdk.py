@@ -14,6 +14,7 @@ from casemate.formats import vmdk
 from casemate.formats.vmdk import CreateType, Vmdk
 
 HEAD = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+SPLIT = HEAD + 'createType="twoGbMaxExtentSparse"\n'
 VMFS = HEAD + 'createType="vmfs"\n'
 DELTA = HEAD + 'createType="custom"\nparentFileNameHint="{parent}"\nRW 9 QCOW2 "a.qcow2"\n'
 DISKS = st.builds(
@@ -85,7 +86,11 @@ def test_a_path_is_refused(name):
         ),
         (HEAD + 'createType="vmfsPassthroughRawDeviceMap"\n', NotSupportedError, "vmdk-type"),
         (HEAD + 'createType="fullDevice"\nRW 63 FLAT "/dev/sda" 0', NotSupportedError, "vmdk-type"),
-        (HEAD + 'createType="twoGbMaxExtentSparse"\n', NotSupportedError, "vmdk-type"),
+        (SPLIT, FormatError, "vmdk-malformed"),
+        (SPLIT + 'RW 9 SPARSE "a"\nRW 9 SPARSE "a"', FormatError, "vmdk-malformed"),
+        (SPLIT + 'RW 9 SPARSE "a"\nRW 9 SPARSE "../b"', FormatError, "vmdk-path"),
+        (SPLIT + 'RW 9 SPARSE "a"\nRW 9 FLAT "b" 0', FormatError, "vmdk-malformed"),
+        (SPLIT.replace("parentCID=ffffffff", "parentCID=1"), NotSupportedError, "vmdk-parent"),
         (HEAD + 'createType="streamOptimized"\nRW 9 SPARSE "a"', FormatError, "vmdk-malformed"),
         (HEAD + 'createType="custom"\nRW 9 QCOW2 "a"', FormatError, "vmdk-path"),
         (DELTA.format(parent="../up.vmdk"), FormatError, "vmdk-path"),

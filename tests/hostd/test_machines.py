@@ -11,7 +11,7 @@ import pytest
 
 from casemate.calls import pools, vms
 from casemate.hostd import vmspec
-from casemate.machine.facts import PowerState
+from casemate.machine.facts import DatastoreFact, PowerState
 from casemate.machine.governance import PermissionFact, RoleFact
 from casemate.testing.fakefacts import fake_vm
 from casemate.testing.fakekernel import READER
@@ -19,6 +19,9 @@ from casemate.vim25.faults import FaultError
 from casemate.vim25.values import MoRef, Obj
 
 VM = MoRef("VirtualMachine", "1")
+DISK_RIGHTS = tuple(
+    f"VirtualMachine.Config.{name}" for name in ("AddNewDisk", "AddExistingDisk", "Settings")
+)
 FOLDER = MoRef("Folder", "ha-folder-vm")
 ROOT_POOL = MoRef("ResourcePool", "ha-root-pool")
 POOL = '<pool type="ResourcePool">ha-root-pool</pool>'
@@ -315,22 +318,82 @@ def test_cores_of_a_socket_are_set_shown_and_have_to_divide_the_vcpus(
     play(story)
 
 
-def test_a_disk_of_another_directory_is_refused_and_not_mistaken_for_one_s_own(
+NEW_DISK = (
+    "<spec><deviceChange><operation>add</operation>{files}"
+    '<device xsi:type="VirtualDisk"><key>-1</key>'
+    '<backing xsi:type="VirtualDiskFlatVer2BackingInfo"><fileName>{path}</fileName>'
+    "<diskMode>persistent</diskMode></backing><controllerKey>1000</controllerKey>"
+    "<unitNumber>{unit}</unitNumber><capacityInKB>1024</capacityInKB></device></deviceChange></spec>"
+)
+
+
+def test_a_disk_lies_in_the_vm_s_directory_or_elsewhere_and_is_shown_where_it_is(
     play: Callable[..., None],
 ) -> None:
     async def story(host) -> None:
-        spec = (
-            "<spec><deviceChange><operation>add</operation>"
-            '<device xsi:type="VirtualDisk"><key>-1</key>'
-            '<backing xsi:type="VirtualDiskFlatVer2BackingInfo"><fileName>{path}</fileName>'
-            "<diskMode>persistent</diskMode></backing><controllerKey>1000</controllerKey>"
-            "<unitNumber>3</unitNumber><capacityInKB>0</capacityInKB></device></deviceChange></spec>"
+        host.kernel.state(DatastoreFact("second-id", "second", "/vmfs/second", 1 << 40, 1 << 39))
+        create = "<fileOperation>create</fileOperation>"
+        for unit, (files, path, name, wanted) in enumerate(
+            (
+                ("", "[datastore1] vm1/extra.vmdk", "extra.vmdk", ""),
+                ("", "[second] other/extra.vmdk", "/vmfs/volumes/second/other/extra.vmdk", ""),
+                (create, "[datastore1] vm1/new.vmdk", "", "new.vmdk"),
+                (create, "[second] a/new.vmdk", "", "/vmfs/volumes/second/a/new.vmdk"),
+                (create, "[second]", "", "[second]"),
+                (create, "[datastore1]", "", ""),
+            ),
+            8,
+        ):
+            spec = NEW_DISK.format(files=files, path=path, unit=unit)
+            await finished(host, await host.root.call("ReconfigVM_Task", VM, spec))
+            asked = [one for one in host.kernel.asked if isinstance(one, vms.ReconfigureVm)][-1]
+            made = asked.config.disks[-1]
+            assert (made.file_name, made.wanted) == (name, wanted)
+        shown = await host.root.call("Fetch", VM, "<prop>config</prop>")
+        assert "<fileName>[second] other/extra.vmdk</fileName>" in shown.text
+        assert '<datastore type="Datastore">second-id</datastore>' in shown.text
+        for name in ("datastore", "storage", "layoutEx", "layout"):
+            shown = await host.root.call("Fetch", VM, f"<prop>{name}</prop>")
+            where = "second-id" if name in {"datastore", "storage"} else "[second] other/extra.vmdk"
+            assert where in shown.text, name
+        store = MoRef("Datastore", "second-id")
+        assert ">1<" in (await host.root.call("Fetch", store, "<prop>vm</prop>")).text
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("[nothing] a/b.vmdk", "InvalidDatastore"),
+        ("[second] ../b.vmdk", "InvalidDatastorePath"),
+        ("[second] a/b.vmdk", "NoPermission"),
+        ("[datastore1] a/b.vmdk", "NoPermission"),
+    ],
+)
+def test_a_disk_elsewhere_takes_privileges_on_its_datastore(
+    path: str, fault: str, play: Callable[..., None]
+) -> None:
+    async def story(host) -> None:
+        host.kernel.state(
+            DatastoreFact("second-id", "second", "/vmfs/second", 1 << 40, 1 << 39),
+            RoleFact(20, "disks", ("System.View", "System.Read", *DISK_RIGHTS)),
+            RoleFact(21, "looks", ("System.View", "System.Read", "Datastore.Browse")),
+            PermissionFact("Folder", "ha-folder-root", READER, 21, propagate=True),
+            PermissionFact("VirtualMachine", "1", READER, 20, propagate=True),
         )
-        other = spec.format(path="[datastore1] other/extra.vmdk")
-        assert (await host.root.call("ReconfigVM_Task", VM, other)).fault == "NotSupported"
-        own = spec.format(path="[datastore1] vm1/extra.vmdk")
-        await finished(host, await host.root.call("ReconfigVM_Task", VM, own))
-        assert host.kernel.vm("1").config.disks[-1].file_name == "extra.vmdk"
+        for files in ("", "<fileOperation>create</fileOperation>"):
+            lacking = "AllocateSpace" if files else "FileManagement"
+            spec = NEW_DISK.format(files=files, path=path, unit=9)
+            for _ in range(10_000):
+                reply = await host.reader.call("ReconfigVM_Task", VM, spec)
+                if "VirtualMachine.Config" not in reply.text:
+                    break
+                await asyncio.sleep(0.005)
+            assert reply.fault == fault
+            if fault == "NoPermission":
+                assert f"Datastore.{lacking}" in reply.text
+        assert not [one for one in host.kernel.asked if isinstance(one, vms.ReconfigureVm)]
 
     play(story)
 

@@ -122,8 +122,8 @@ def test_a_delta_that_a_guest_may_write_to_is_never_taken_for_unused(tmp_path: P
     with VmDirectory(tmp_path) as directory:
         directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
         delta = directory.make_delta(spec("base.vmdk"))
-        (below,) = disks.resolve(directory.fd, (spec("base.vmdk"),))
-        (above,) = disks.resolve(directory.fd, (spec(delta),))
+        (below,) = disks.resolve(directory, (spec("base.vmdk"),))
+        (above,) = disks.resolve(directory, (spec(delta),))
         with pytest.raises(HostError) as caught:
             asyncio.run(blocks.put_on_top(Deaf(), directory, [(below, above)]))  # type: ignore[arg-type]
         assert caught.value.code == blocks.UNCERTAIN

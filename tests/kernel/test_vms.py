@@ -403,7 +403,7 @@ def test_a_disk_is_written_by_one_vm_only(on):
         (place / "two-flat.vmdk").unlink()
         (place / "two-flat.vmdk").hardlink_to(host.datastore / "one/one-flat.vmdk")
         await host.ask(m.PowerOn("", first))
-        with pytest.raises(RefusedTaskError, match="file-in-use"):
+        with pytest.raises(RefusedTaskError, match="file-locked"):
             await host.ask(m.PowerOn("", second))
         await host.ask(m.PowerOff("", first))
         await host.ask(m.PowerOn("", second))

@@ -46,12 +46,18 @@ def config(**changes: str):
     return vm_config(Vmx(tuple(entries.items())), PATH)
 
 
-def test_the_image_of_a_cd_may_lie_elsewhere_on_a_datastore_and_nothing_else_may():
+def test_disks_and_images_lie_elsewhere_on_a_datastore_and_nowhere_else():
     image = "/vmfs/volumes/datastore1/iso/debian.iso"
-    vm = vm_config(Vmx(tuple({**WHOLE, "ide1:0.fileName": image}.items())), PATH)
-    assert vm.disks[0].file_name == image
+    data = "/vmfs/volumes/datastore2/demo/demo.vmdk"
+    files = {"ide1:0.fileName": image, "scsi0:0.fileName": data}
+    vm = vm_config(Vmx(tuple({**WHOLE, **files}.items())), PATH)
+    assert [disk.file_name for disk in vm.disks] == [image, data]
+    own = {"scsi0:0.fileName": "/vmfs/volumes/datastore1/demo/demo.vmdk"}
+    assert vm_config(Vmx(tuple({**WHOLE, **own}.items())), PATH) == config()
     for slot, name in (
-        ("scsi0:0", "/vmfs/volumes/datastore1/other/demo.vmdk"),
+        ("scsi0:0", "/vmfs/volumes/datastore1/demo/../../etc/demo.vmdk"),
+        ("scsi0:0", "/vmfs/devices/disks/demo.vmdk"),
+        ("scsi0:0", "/vmfs/volumes/datastore1/other/demo.txt"),
         ("ide1:0", "/etc/debian.iso"),
         ("ide1:0", "/vmfs/volumes/datastore1/../debian.iso"),
         ("ide1:0", "/vmfs/volumes/datastore1"),

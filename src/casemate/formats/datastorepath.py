@@ -67,6 +67,33 @@ def in_volume(name: str) -> tuple[str, str] | None:
     return found if found == (datastore, path) and path else None
 
 
+def beside(file: str, name: str) -> str:
+    """Return a file in the folder of another, named as that one is: in full, or plainly."""
+    return file[: file.rfind("/") + 1] + name
+
+
+def full(name: str, vmx_path: str) -> str:
+    """Return the full name of a VM's file; one beside a .vmx without datastore stays plain."""
+    return name if "/" in name else _home(vmx_path) + name
+
+
+def local(name: str, vmx_path: str) -> str:
+    """Return how a VM names a file: plainly what is beside its .vmx, all else in full."""
+    home = _home(vmx_path)
+    inside = name.removeprefix(home)
+    return inside if home and "/" not in inside else name
+
+
+def _home(vmx_path: str) -> str:
+    """Return what full names of the files beside a .vmx begin with; empty: it is none."""
+    if not vmx_path.endswith(".vmx"):
+        return ""
+    try:
+        return beside(volume_file(*parse(vmx_path)), "")
+    except DatastorePathError:
+        return ""
+
+
 def show(datastore: str, path: str) -> str:
     """Return the datastore path of a path below a datastore."""
     return f"[{datastore}] {path}" if path else f"[{datastore}]"

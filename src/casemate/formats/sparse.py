@@ -91,16 +91,17 @@ def read_sparse(file: Read, file_size: int, below: Read = nothing) -> Read:
         FormatError: It is none, or its tables lead out of it.
     """
     described = vmdk.parse(file(0, vmdk.SIZE_LIMIT))
-    fields = _VMDK.unpack_from(file(0, SECTOR).ljust(SECTOR, b"\0"))
-    if fields[9] == _AT_END:
-        fields = _VMDK.unpack_from(file(file_size - _FOOTER, SECTOR).ljust(SECTOR, b"\0"))
-    magic, _, flags, _, grain, _, _, per_table, _, directory = fields[:10]
-    if magic != b"KDMV" or directory == _AT_END:
-        raise _wrong("vmdk", "its directory is nowhere")
-    sensible = _GRAIN_RANGE[0] <= grain <= _GRAIN_RANGE[1] and not grain & (grain - 1)
-    if not sensible or not _TABLE_RANGE[0] <= per_table <= _TABLE_RANGE[1]:
-        raise _wrong("vmdk", "its grains or tables have senseless sizes")
-    needed = -(-described.sectors // (grain * per_table))
+    return read_extent(file, file_size, described.sectors, below)
+
+
+def read_extent(file: Read, file_size: int, sectors: int, below: Read = nothing) -> Read:
+    """Return what reads ``sectors`` of a sparse extent, which has no descriptor inside.
+
+    Raises:
+        FormatError: It is none, or of another size, or its tables lead out of it.
+    """
+    flags, grain, per_table, directory = _header(file, file_size, sectors)
+    needed = -(-sectors // (grain * per_table))
     tables = _numbers(file(directory * SECTOR, needed * 4), needed, "I", "vmdk")
 
     @lru_cache(_TABLES)
@@ -123,10 +124,26 @@ def read_sparse(file: Read, file_size: int, below: Read = nothing) -> Read:
             raise _wrong("vmdk", "a grain is larger packed than not")
         packed = file(at * SECTOR + _MARKER.size, size)
         # The last grain of a disk may have no more than the disk.
-        least = min(grain * SECTOR, described.capacity - number * grain * SECTOR)
+        least = min(grain * SECTOR, sectors * SECTOR - number * grain * SECTOR)
         return _unpacked(packed, grain * SECTOR, zlib.MAX_WBITS, "vmdk", least)
 
-    return _by_units(described.capacity, grain * SECTOR, unit, below)
+    return _by_units(sectors * SECTOR, grain * SECTOR, unit, below)
+
+
+def _header(file: Read, file_size: int, sectors: int) -> tuple[int, int, int, int]:
+    """Return flags, sectors of a grain, entries of a table, and the sector of the directory."""
+    fields = _VMDK.unpack_from(file(0, SECTOR).ljust(SECTOR, b"\0"))
+    if fields[9] == _AT_END:
+        fields = _VMDK.unpack_from(file(file_size - _FOOTER, SECTOR).ljust(SECTOR, b"\0"))
+    magic, _, flags, capacity, grain, _, _, per_table, _, directory = fields[:10]
+    if magic != b"KDMV" or directory == _AT_END:
+        raise _wrong("vmdk", "its directory is nowhere")
+    if capacity != sectors:
+        raise _wrong("vmdk", f"it has {capacity} sectors, not {sectors}")
+    sensible = _GRAIN_RANGE[0] <= grain <= _GRAIN_RANGE[1] and not grain & (grain - 1)
+    if not sensible or not _TABLE_RANGE[0] <= per_table <= _TABLE_RANGE[1]:
+        raise _wrong("vmdk", "its grains or tables have senseless sizes")
+    return flags, grain, per_table, directory
 
 
 def _by_units(capacity: int, size: int, unit: Callable[[int], bytes | None], below: Read) -> Read:

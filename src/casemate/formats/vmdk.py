@@ -1,11 +1,12 @@
 """VMDK descriptors: which files make up a virtual disk.
 
-Disks in one extent are read: createType ``monolithicFlat`` (extent type FLAT) and ``vmfs`` (VMFS)
+Disks in one extent are used: createType ``monolithicFlat`` (extent type FLAT) and ``vmfs`` (VMFS)
 as plain sectors; ``monolithicSparse`` and ``streamOptimized`` (SPARSE), where the descriptor lies
 inside of the disk's one file; and ``custom`` with an extent of type QCOW2: this project's deltas,
 whose parent the descriptor names and the QCOW2 file never does. A descriptor comes from strangers
 and names files that a privileged process will open, so it may name nothing but plain files in its
 own directory: no path, no device (raw device mappings), and no parent but a delta's.
+``twoGbMaxExtentSparse`` and ``twoGbMaxExtentFlat``, in many extents, are read to be copied.
 
 Source: "Virtual Disk Format 5.0" (VMware, 2011).
 """
@@ -49,6 +50,8 @@ class CreateType(StrEnum):
     MONOLITHIC_SPARSE = "monolithicSparse"
     STREAM_OPTIMIZED = "streamOptimized"
     DELTA = "custom"
+    SPLIT_SPARSE = "twoGbMaxExtentSparse"
+    SPLIT_FLAT = "twoGbMaxExtentFlat"
 
 
 _EXTENT_TYPES: Final = {
@@ -57,8 +60,20 @@ _EXTENT_TYPES: Final = {
     CreateType.MONOLITHIC_SPARSE: "SPARSE",
     CreateType.STREAM_OPTIMIZED: "SPARSE",
     CreateType.DELTA: "QCOW2",
+    CreateType.SPLIT_SPARSE: "SPARSE",
+    CreateType.SPLIT_FLAT: "FLAT",
 }
 _INSIDE: Final = frozenset({CreateType.MONOLITHIC_SPARSE, CreateType.STREAM_OPTIMIZED})
+_SPLIT: Final = frozenset({CreateType.SPLIT_SPARSE, CreateType.SPLIT_FLAT})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the extents of a disk in many: ``sectors`` of it, from ``offset`` on in its file."""
+
+    name: str
+    sectors: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,8 @@ class Vmdk:
     """A disk of ``sectors`` of 512 bytes; a flat one's from sector ``offset`` on in ``extent``.
 
     ``extent`` is the plain name of a file in the descriptor's directory; a sparse disk's is empty,
-    for it is the file that the descriptor lies in. ``parent`` is the plain name of the disk below
+    for it is the file that the descriptor lies in, and that of a disk in many extents, which are
+    ``parts``. ``parent`` is the plain name of the disk below
     a delta, and ``parent_cid`` its content id.
     """
 
@@ -80,13 +96,21 @@ class Vmdk:
     ddb: tuple[tuple[str, str], ...] = ()
     parent: str = ""
     parent_cid: str = _NO_PARENT
+    parts: tuple[Part, ...] = ()
 
     @property
     def format(self) -> str:
-        """How the extent is read: ``raw``, ``vmdk`` (sparse) or ``qcow2``."""
+        """How the extent is read: ``raw``, ``vmdk`` (sparse), ``qcow2``, or ``split``: in many."""
+        if self.create_type in _SPLIT:
+            return "split"
         if self.create_type in _INSIDE:
             return "vmdk"
         return "qcow2" if self.create_type is CreateType.DELTA else "raw"
+
+    @property
+    def extents(self) -> tuple[str, ...]:
+        """The other files of the disk."""
+        return (self.extent,) if self.extent else tuple(part.name for part in self.parts)
 
     @property
     def capacity(self) -> int:
@@ -109,7 +133,8 @@ def parse(data: bytes) -> Vmdk:
     """
     if data.startswith(_SPARSE_MAGIC):
         return _sparse(data)
-    disk = _text(data)
+    # qemu-img fills its descriptors up with zeros.
+    disk = _text(data.rstrip(b"\0"))
     if disk.create_type in _INSIDE:
         raise _malformed(f"a {disk.create_type} disk has its descriptor inside")
     return disk
@@ -174,6 +199,8 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
             remedy="Convert it to a flat disk: vmkfstools -i, or qemu-img convert -f vmdk -O raw.",
         ) from None
     parent = _parent(entries, create_type)
+    if create_type in _SPLIT:
+        return _described(entries, create_type, parts=_parts(create_type, extents))
     if len(extents) != 1:
         raise NotSupportedError(
             f"a disk of {len(extents)} extents cannot be used",
@@ -181,7 +208,29 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
             code="vmdk-extents",
             remedy="Convert it to a disk in one file.",
         )
-    access, sectors, kind, name, offset = extents[0].groups()
+    part, read_only = _part(create_type, extents[0])
+    return _described(
+        entries,
+        create_type,
+        parts=(part,),
+        read_only=read_only,
+        parent=parent,
+    )
+
+
+def _parts(create_type: CreateType, extents: list[re.Match[str]]) -> tuple[Part, ...]:
+    """Read the extents of a disk in many."""
+    found = tuple(_part(create_type, extent)[0] for extent in extents)
+    if not found or len({part.name for part in found}) != len(found):
+        raise _malformed("it has no extents, or one twice")
+    if sum(part.sectors for part in found) > CAPACITY_LIMIT:
+        raise LimitError("a disk of over 62 TiB is out of range", component="vmdk")
+    return found
+
+
+def _part(create_type: CreateType, extent: re.Match[str]) -> tuple[Part, bool]:
+    """Check one extent; tells whether it may only be read."""
+    access, sectors, kind, name, offset = extent.groups()
     if kind != _EXTENT_TYPES[create_type]:
         raise _malformed(f"a {create_type} disk cannot have an extent of type {kind}")
     if access == "NOACCESS":
@@ -190,15 +239,27 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
         raise _outside(name)
     if not 0 < int(sectors) <= CAPACITY_LIMIT or int(offset or 0) > CAPACITY_LIMIT:
         raise LimitError(f"a disk of {sectors} sectors is out of range", component="vmdk")
+    return Part(name, int(sectors), int(offset or 0)), access == "RDONLY"
+
+
+def _described(
+    entries: dict[str, str],
+    create_type: CreateType,
+    *,
+    parts: tuple[Part, ...],
+    read_only: bool = False,
+    parent: str = "",
+) -> Vmdk:
+    """Put together what was read."""
     adapter = entries.get("ddb.adapterType", "lsilogic")
     if adapter not in _ADAPTERS:
         raise _malformed(f"its adapter is {adapter[:40]!r}")
     return Vmdk(
         create_type=create_type,
-        extent="" if create_type in _INSIDE else name,
-        sectors=int(sectors),
-        offset=int(offset or 0),
-        read_only=access == "RDONLY",
+        extent="" if create_type in _INSIDE | _SPLIT else parts[0].name,
+        sectors=sum(part.sectors for part in parts),
+        offset=0 if create_type in _SPLIT else parts[0].offset,
+        read_only=read_only,
         cid=entries.get("CID", "fffffffe"),
         adapter=adapter,
         ddb=tuple(
@@ -208,6 +269,7 @@ def _disk(entries: dict[str, str], extents: list[re.Match[str]]) -> Vmdk:
         ),
         parent=parent,
         parent_cid=entries.get("parentCID", _NO_PARENT),
+        parts=parts if create_type in _SPLIT else (),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from casemate.calls.files import DeleteFile, SearchFiles
 from casemate.formats import datastorepath
 from casemate.hostd import peripheralspec, serialspec
 from casemate.hostd.objects.devices import (
@@ -26,6 +27,13 @@ from casemate.vim25.values import MoRef, Obj
 
 SCSI_SELF = 7
 """The unit of a SCSI controller itself: no disk sits there."""
+
+_DISC = (SearchFiles.privilege,)
+"""Privileges on the datastore of an image outside of the VM's directory."""
+_DISK = (SearchFiles.privilege, DeleteFile.privilege)
+"""... of a disk, which its guest writes."""
+_NEW = ("Datastore.AllocateSpace", DeleteFile.privilege)
+"""... of a disk that is made."""
 
 _FILE_BACKINGS = frozenset(
     {
@@ -140,9 +148,9 @@ class Devices:
             backing = device.get("backing")
             path = text(backing.get("fileName")) if isinstance(backing, Obj) else ""
             thin = backing.get("thinProvisioned") if isinstance(backing, Obj) else None
-            name = "" if files == "create" else self._own_disk(path)
+            name = "" if files == "create" else self._file(path, _DISK)
             if files not in {"", "create"} or not (name or files == "create"):
-                raise unsupported("A disk is created, or its file is in the VM's directory.")
+                raise unsupported("A disk is created, or there is a file of it.")
             self._right("AddNewDisk" if files == "create" else "AddExistingDisk")
             kind = name.rpartition(".")[2] if name else "vmdk"
             form = {"qcow2": "qcow2", "img": "raw"}.get(kind, "vmdk")
@@ -158,6 +166,8 @@ class Devices:
             del self._disks[place]
             if files == "destroy":
                 self._change.destroy.append(disk.file_name)
+                if found := datastorepath.in_volume(disk.file_name):
+                    self._elsewhere(found[0], _DISK)
             return
         capacity = _capacity(device, disk.capacity)
         if capacity < disk.capacity:
@@ -195,7 +205,7 @@ class Devices:
         return replace(disk, iops=limit, bps=-1)
 
     def _cdrom(self, operation: str, device: Obj) -> None:
-        image = self._image(path) if (path := _disc(device)) else ""
+        image = self._file(path, _DISC) if (path := _disc(device)) else ""
         if operation == "add":
             controller, unit = self._slot(device)
             self._right("AddRemoveDevice")
@@ -236,38 +246,40 @@ class Devices:
             self._drives.append(DriveSpec(controller, unit))
 
     def _new_disk(self, path: str) -> str:
-        """Return the name that a new disk is to have; empty: the host chooses one."""
-        name = path.rpartition("/")[2]
-        if not name.endswith(".vmdk"):
-            return ""
+        """Return the name that a new disk is to have; the host chooses where it is none."""
+        if not path.startswith("["):
+            return path if path.endswith(".vmdk") else ""
         config = self._change.config
-        folder = path.rpartition("/")[0].partition("]")[2].strip()
-        place = config.vmx_path.partition("]")[2].strip(" /")
+        datastore, below = datastorepath.parse(path)
+        own, _, place = config.vmx_path.removeprefix("[").partition("]")
+        if not below.endswith(".vmdk"):
+            if datastore == own:
+                return ""
+            self._elsewhere(datastore, _NEW)
+            return f"[{datastore}]"
+        folder, _, name = below.rpartition("/")
+        place = place.strip(" /")
         if place.endswith(".vmx"):
             place = place.rpartition("/")[0]
-        if folder not in {place, place or config.name}:
-            raise unsupported("A disk lies in its VM's directory.")
-        return name
+        if datastore == own and folder in {place, place or config.name}:
+            return name
+        self._elsewhere(datastore, _NEW)
+        return datastorepath.volume_file(datastore, below)
 
-    def _own_disk(self, path: str) -> str:
-        """Return the name of a disk that is there already, in the VM's directory."""
-        own = self._change.config.vmx_path.rpartition("/")[0]
-        if path.startswith("[") and path.rpartition("/")[0].replace("] ", "]") != own.replace(
-            "] ", "]"
-        ):
-            raise unsupported("A disk lies in its VM's directory: move or copy it there first.")
-        return _file_in(path)
-
-    def _image(self, path: str) -> str:
-        """Return the name of a CD's image: a file of the VM's directory, or any of a datastore."""
+    def _file(self, path: str, privileges: tuple[str, ...]) -> str:
+        """Return the name of a disk or an image that is there: of a datastore in full."""
         if not path.startswith("["):
             return path
         datastore, below = datastorepath.parse(path)
-        own = self._change.config.vmx_path.rpartition("/")[0]
-        if own and own == path.rpartition("/")[0]:
-            return below.rpartition("/")[2]
-        self._change.images.add(datastore)
-        return datastorepath.volume_file(datastore, below)
+        name = datastorepath.volume_file(datastore, below)
+        name = datastorepath.local(name, self._change.config.vmx_path)
+        if "/" in name:
+            self._elsewhere(datastore, privileges)
+        return name
+
+    def _elsewhere(self, datastore: str, privileges: tuple[str, ...]) -> None:
+        """Note what a file outside of the VM's directory takes."""
+        self._change.elsewhere |= {(datastore, one) for one in privileges}
 
     def _nic(self, operation: str, device: Obj) -> None:
         if operation == "add":
@@ -331,7 +343,7 @@ def _check_backing(device: Obj) -> None:
     """Raise FaultError for a disk that is no file: a device of the host, a disk of another kind."""
     backing = device.get("backing")
     if isinstance(backing, Obj) and backing.type not in _FILE_BACKINGS:
-        raise unsupported("Disks of this host are files: FlatVer2, in the VM's directory.")
+        raise unsupported("Disks of this host are files: FlatVer2, on a datastore.")
 
 
 def _shares(info: object, before: int) -> int:
@@ -391,8 +403,3 @@ def _connected(device: Obj, *, before: bool) -> bool:
 
 def _model(device: Obj) -> str:
     return nic_models()[device.type]
-
-
-def _file_in(path: str) -> str:
-    """Return the name of a file in a VM's directory from its datastore path."""
-    return path.partition("] ")[2].rpartition("/")[2] if path.startswith("[") else path

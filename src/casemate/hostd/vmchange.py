@@ -15,13 +15,14 @@ CONFIG = "VirtualMachine.Config."
 class Change:
     """What a spec asks for: the new configuration, files to remove, the rights it takes.
 
-    ``images`` names the datastores that images of CDs are taken from.
+    ``elsewhere`` names the datastores of files outside of the VM's directory, each with a privilege
+    that it takes there.
     """
 
     config: VmConfig
     destroy: list[str] = field(default_factory=list)
     privileges: set[str] = field(default_factory=set)
-    images: set[str] = field(default_factory=set)
+    elsewhere: set[tuple[str, str]] = field(default_factory=set)
 
 
 def unsupported(reason: str) -> FaultError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from casemate.calls.messages import BankValues, FactReply
 from casemate.errors import NotFoundError
+from casemate.formats.datastorepath import in_volume
 from casemate.hostd.wellknown import (
     ACCESS_MANAGER,
     ADVANCED_OPTIONS,
@@ -290,7 +291,7 @@ class World:
 
     def _around(self, vm: VmFact) -> Iterator[MoRef]:
         yield MoRef("ResourcePool", vm.pool)
-        if (datastore := self.datastore_of(vm)) is not None:
+        for datastore in self.datastores_of(vm):
             yield MoRef("Datastore", datastore.datastore)
         for nic in vm.config.nics:
             yield network_ref(nic.network)
@@ -340,6 +341,14 @@ class World:
             return found
         named = (one for one in self.datastores.values() if one.name == vm.datastore)
         return next(named, None)
+
+    def datastores_of(self, vm: VmFact) -> tuple[DatastoreFact, ...]:
+        """Return the VM's own datastore, and those of its disks and discs elsewhere."""
+        found = {} if (own := self.datastore_of(vm)) is None else {own.name: own}
+        names = {away[0] for disk in vm.config.disks if (away := in_volume(disk.file_name))}
+        if names - found.keys():
+            found |= {one.name: one for one in self.datastores.values() if one.name in names}
+        return tuple(found.values())
 
     def entity_name(self, ref: MoRef) -> str | None:
         """Return the name of a managed entity, or None when it does not exist."""

@@ -221,7 +221,7 @@ def life_of_vms(
         return key == LOCAL_ROOT.key or stream.fact("SessionFact", key) is not None
 
     kernel.add(Leases(context, vms, time.monotonic, alive).handlers())
-    kernel.add(Snapshots(context, power, guests).handlers())
+    kernel.add(Snapshots(context, power, guests, kernel.check).handlers())
     kernel.add(Consoles(context, time.monotonic, kernel.check, alive).handlers())
     kernel.watch(switching.findings)
     kernel.cells.wire(switching.connect)

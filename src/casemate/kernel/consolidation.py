@@ -9,6 +9,7 @@ from typing import Final
 
 from casemate.errors import CasemateError
 from casemate.formats import vmdk, vmx
+from casemate.formats.datastorepath import beside, full, in_volume, local
 from casemate.formats.vmdk import CreateType
 from casemate.formats.vmx import Vmx
 from casemate.kernel.cells import blocks, disks
@@ -105,13 +106,13 @@ class Consolidation:
             await self._context.cells.power_on(fact.vm, alone, directory.path, run=False)
             try:
                 qmp = await self._context.cells.control(fact.vm, Operation.CONSOLIDATE)
-                chain = disks.resolve(directory.fd, (spec,))[0].layers
+                chain = disks.resolve(directory, (spec,))[0].layers
                 await blocks.merge(qmp, directory, chain, 0, report)
             finally:
                 await self._context.cells.power_off(fact.vm)
             return True
-        merged = disks.resolve(directory.fd, (spec,))[0].file_name
-        for source in disks.resolve(directory.fd, written(fact.config)):
+        merged = disks.resolve(directory, (spec,))[0].file_name
+        for source in disks.resolve(directory, written(fact.config)):
             names = [layer.file_name for layer in source.layers]
             if merged in names:
                 qmp = await self._context.cells.control(fact.vm, Operation.CONSOLIDATE)
@@ -126,8 +127,9 @@ class Consolidation:
         """Name the lower disk wherever the merged one was named."""
         for name, lower in parents.items():
             if lower == step.name:
-                described = disks.describe(directory.fd, name)
-                directory.write(name, vmdk.write(replace(described, parent=step.into)))
+                described = disks.describe(directory, name)
+                into = step.into.rpartition("/")[2]
+                directory.write(name, vmdk.write(replace(described, parent=into)))
                 parents[name] = step.into
         renamed = tuple(
             replace(
@@ -152,7 +154,7 @@ class Consolidation:
 def consolidation_steps(
     directory: VmDirectory, fact: VmFact, others: Iterable[VmFact]
 ) -> tuple[_Graph, tuple[Drop | Merge, ...]]:
-    """Plan the consolidation of a VM's disks; what other VMs in its directory use stays.
+    """Plan the consolidation of a VM's disks; what other VMs in their folders use stays.
 
     Args:
         directory: Of the VM.
@@ -163,14 +165,16 @@ def consolidation_steps(
         FormatError: The list of its snapshots, or a file of another VM, cannot be read.
     """
     others = tuple(others)
-    for one in (fact, *others):
-        check_book(directory, one)
+    check_book(directory, fact)
+    for other in others:
+        check_book(directory, other, seen_from=fact)
     current = {disk.file_name for disk in written(fact.config)}
     pinned = {name for one in fact.snapshots for _, name in one.disks}
     for other in others:
         tops = {disk.file_name for disk in other.config.disks}
         tops |= {name for one in other.snapshots for _, name in one.disks}
-        pinned |= {layer for top in tops for layer in directory.chain(top)}
+        ours = {local(full(top, other.config.vmx_path), fact.config.vmx_path) for top in tops}
+        pinned |= {layer for top in ours for layer in directory.chain(top)}
     pinned |= strangers(directory, (fact, *others))
     graph = _graph(directory, current | pinned)
     steps = plan_consolidation(graph.parents, pinned | graph.frozen, current)
@@ -178,20 +182,30 @@ def consolidation_steps(
 
 
 def _graph(directory: VmDirectory, tops: set[str]) -> _Graph:
-    """Find all disks below ``tops``, and all deltas in the directory above those."""
+    """Find all disks below ``tops``, and all deltas above those.
+
+    What nobody here knows is a leftover in the VM's directory, and a stranger's elsewhere.
+    """
     parents: dict[str, str] = {}
     frozen: set[str] = set()
-    strays = {name for name in directory.names() if _DELTA.fullmatch(name)}
     bases = {lowest for top in tops for *_, lowest in (tuple(directory.chain(top)),)}
+    known = {layer for top in tops for layer in directory.chain(top)}
+    near = set(directory.names())
+    for base in {beside(base, ""): base for base in bases if in_volume(base)}.values():
+        near |= set(directory.names_beside(base))
+    strays = {name for name in near if _DELTA.fullmatch(name)}
     for top in sorted(tops | strays):
         chain = tuple(directory.chain(top))
         if not chain or chain[-1] not in bases:
             continue
+        if in_volume(top):
+            frozen |= set(chain) - known
         for name, lower in zip(chain, (*chain[1:], ""), strict=True):
             parents[name] = lower
             if name.endswith(".vmdk"):
-                described = disks.describe(directory.fd, name)
-                if described.create_type is CreateType.STREAM_OPTIMIZED or described.read_only:
+                described = disks.describe(directory, name)
+                sealed = described.create_type is CreateType.STREAM_OPTIMIZED or described.parts
+                if sealed or described.read_only:
                     frozen.add(name)
     return _Graph(parents, frozenset(frozen))
 

@@ -19,6 +19,7 @@ from casemate.errors import CasemateError, LimitError
 from casemate.formats import datastorepath, vmdk
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import disks
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.fileguard import FileGuard, Places
 from casemate.kernel.tasks import Job, Tasks
 from casemate.kernel.volume import Volume
@@ -249,7 +250,8 @@ def _search(
             if wanted.pattern and not wanted.match(entry.name):
                 continue
             found += 1
-            files.append(_with_disk(handle, entry) if request.disks else entry)
+            folder = VmDirectory(volume.path, handle)
+            files.append(_with_disk(folder, entry) if request.disks else entry)
         waiting += [one for one in reversed(below) if _not_too_deep(one)]
         yield c.FolderEntry(path, tuple(files))
 
@@ -258,7 +260,7 @@ def _not_too_deep(path: str) -> bool:
     return path.count("/") < datastorepath.DEPTH_LIMIT
 
 
-def _with_disk(folder: int, entry: c.FileEntry) -> c.FileEntry:
+def _with_disk(folder: VmDirectory, entry: c.FileEntry) -> c.FileEntry:
     """Add what the descriptor of a disk says; other files are as they are."""
     name = entry.name.lower()
     # What a guest writes is never taken for a descriptor.
@@ -266,7 +268,7 @@ def _with_disk(folder: int, entry: c.FileEntry) -> c.FileEntry:
         return entry
     try:
         described = disks.describe(folder, entry.name)
-        taken = disks.taken(folder, described.extent) if described.extent else entry.size
+        taken = sum(disks.taken(folder, extent) for extent in described.extents) or entry.size
     except CasemateError:
         return entry
     told = dict(described.ddb)

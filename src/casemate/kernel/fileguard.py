@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from casemate.errors import CasemateError, FileLockedError
+from casemate.formats.datastorepath import in_volume
 from casemate.kernel.cells.directory import VmDirectory
-from casemate.kernel.vmfiles import owned_files
+from casemate.kernel.vmfiles import disks_of_snapshots, owned_files
 from casemate.machine.facts import DatastoreFact, PowerState, VmFact
 
 Refuse = Callable[[VmFact, Path], None]
@@ -58,7 +60,7 @@ class FileGuard:
             shown: Its datastore path.
         """
         for fact, directory in self._homes():
-            _refuse(place, shown, fact, directory)
+            self._refuse(place, shown, fact, directory)
 
     def held(self, wanted: Sequence[tuple[Path, str]]) -> AbstractContextManager[None]:
         """Keep files from becoming a VM's while they are changed: (place, datastore path) each.
@@ -69,9 +71,40 @@ class FileGuard:
 
         def refuse(fact: VmFact, directory: Path) -> None:
             for place, shown in wanted:
-                _refuse(place, shown, fact, directory)
+                self._refuse(place, shown, fact, directory)
 
         return self._places.guarded(refuse)
+
+    def _refuse(self, place: Path, shown: str, fact: VmFact, directory: Path) -> None:
+        if directory == place or place in directory.parents:
+            raise _locked(shown, fact)
+        if directory == place.parent and place.name in self._files(directory, fact):
+            raise _locked(shown, fact)
+        if self._uses(directory, fact, place):
+            raise _locked(shown, fact)
+
+    def _uses(self, directory: Path, fact: VmFact, place: Path) -> bool:
+        """Tell whether a VM has a file outside of its directory there, or in the folder there."""
+        if not any("/" in name for name in _tops(fact)):
+            return False
+        known = _identity(place)
+        roots = {one.name: one.path for one in self._places.datastores()}
+        for name in self._files(directory, fact):
+            found = in_volume(name)
+            if found is None or found[0] not in roots:
+                continue
+            file = Path(roots[found[0]], found[1])
+            if place == file or place in file.parents or (known and known == _identity(file)):
+                return True
+        return False
+
+    def _files(self, directory: Path, fact: VmFact) -> set[str]:
+        volumes = next((Path(one.path).parent for one in self._places.datastores()), None)
+        try:
+            with VmDirectory(directory, volumes=volumes) as opened:
+                return owned_files(opened, fact, media=fact.power is not PowerState.POWERED_OFF)
+        except CasemateError:
+            return set()
 
     def _homes(self) -> Iterator[tuple[VmFact, Path]]:
         for fact in self._places.vms():
@@ -81,19 +114,19 @@ class FileGuard:
                 continue
 
 
-def _refuse(place: Path, shown: str, fact: VmFact, directory: Path) -> None:
-    if directory == place or place in directory.parents:
-        raise _locked(shown, fact)
-    if directory == place.parent and place.name in _files(directory, fact):
-        raise _locked(shown, fact)
+def _tops(fact: VmFact) -> Iterator[str]:
+    """Yield the disks that a VM and its snapshots name."""
+    yield from (disk.file_name for disk in fact.config.disks)
+    yield from disks_of_snapshots(fact)
 
 
-def _files(directory: Path, fact: VmFact) -> set[str]:
+def _identity(place: Path) -> tuple[int, int] | None:
+    """Return what tells a file from all others, whatever it is called; None: there is none."""
     try:
-        with VmDirectory(directory) as opened:
-            return owned_files(opened, fact, media=fact.power is not PowerState.POWERED_OFF)
-    except CasemateError:
-        return set()
+        found = place.lstat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _locked(shown: str, fact: VmFact) -> FileLockedError:

@@ -25,6 +25,7 @@ from casemate.errors import (
 from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Session
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.manager import Cells
+from casemate.kernel.elsewhere import demand_elsewhere
 from casemate.kernel.home import CONSOLE_UID, HOSTD_UID
 from casemate.kernel.inventory import BROWSE, ROOT_POOL, Destination, Inventory
 from casemate.kernel.leftovers import tidy
@@ -35,6 +36,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Job, Tasks, Work
 from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vmfiles import disks_of_snapshots
 from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import resting_state
@@ -244,8 +246,14 @@ class Kernel:
             self._inventory.demand_pool(pool)
         self._check(session, BROWSE, self._inventory.place_of(request.path))
 
+        def allow(fact: VmFact) -> None:
+            # Who wrote its files may have named disks of others.
+            demand_elsewhere(
+                self._check, self._inventory, session, fact.config, more=disks_of_snapshots(fact)
+            )
+
         async def work(_: Job) -> str:
-            return self._inventory.register(request.path, pool)
+            return self._inventory.register(request.path, pool, allow)
 
         self._inventory.resolve(request.path)
         task = self._tasks.start(

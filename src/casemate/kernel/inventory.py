@@ -17,7 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from casemate.errors import ArgumentError, CasemateError, DuplicateNameError, NotFoundError
+from casemate.errors import (
+    ArgumentError,
+    CasemateError,
+    DatastorePathError,
+    DuplicateNameError,
+    NotFoundError,
+)
 from casemate.formats import vmx
 from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
@@ -67,7 +73,7 @@ class Inventory:
     def __init__(self, store: Store, stream: FactStream, volumes: Path, host_uuid: str) -> None:
         self._store = store
         self._stream = stream
-        self._volumes = volumes
+        self.volumes = volumes
         self._host_uuid = host_uuid
         self._vms: dict[str, VmFact] = {}
         # Threads change files while VMs are registered.
@@ -91,7 +97,7 @@ class Inventory:
 
     def refresh_datastores(self) -> None:
         """Publish size and free space of every datastore."""
-        for place in sorted(p for p in self._volumes.iterdir() if p.is_dir()):
+        for place in sorted(p for p in self.volumes.iterdir() if p.is_dir()):
             space = os.statvfs(place)
             self._stream.publish(
                 DatastoreFact(
@@ -122,6 +128,11 @@ class Inventory:
         """Return all datastores."""
         return tuple(fact for fact in self._stream.facts() if isinstance(fact, DatastoreFact))
 
+    def demand_datastore(self, name: str) -> None:
+        """Raise DatastorePathError where no datastore has the name."""
+        if not any(fact.name == name for fact in self.datastores()):
+            raise DatastorePathError(f"there is no datastore {name[:80]!r}", file=f"[{name[:80]}]")
+
     def make_datastore(self, name: str) -> str:
         """Make an empty datastore and return its id.
 
@@ -132,7 +143,7 @@ class Inventory:
         if not _DATASTORE.fullmatch(name):
             raise ArgumentError(f"{name[:80]!r} is not the name of a datastore", argument="name")
         try:
-            (self._volumes / name).mkdir(mode=0o755)
+            (self.volumes / name).mkdir(mode=0o755)
         except FileExistsError:
             reason = f"there is a datastore {name} already"
             raise ArgumentError(reason, argument="name") from None
@@ -175,15 +186,20 @@ class Inventory:
         if pool != ROOT_POOL and self._stream.fact("PoolFact", pool) is None:
             raise NotFoundError(f"there is no pool {pool[:40]!r}", component=pool[:40])
 
-    def register(self, path: str, pool: str = ROOT_POOL) -> str:
-        """Register the VM of a .vmx file and return its id. Raises our errors; then nothing is."""
+    def register(
+        self, path: str, pool: str = ROOT_POOL, allow: Callable[[VmFact], None] = lambda _: None
+    ) -> str:
+        """Register the VM of a .vmx file and return its id. Raises our errors; then nothing is.
+
+        ``allow`` is shown what is to be registered, and refuses by raising.
+        """
         self.demand_pool(pool)
         if any(stored.vmx_path == path for stored in self._store.vms()):
             raise ArgumentError(f"{path} is registered already", argument="path", component=path)
         with self._changes:
-            return self._register(path, pool)
+            return self._register(path, pool, allow)
 
-    def _register(self, path: str, pool: str) -> str:
+    def _register(self, path: str, pool: str, allow: Callable[[VmFact], None]) -> str:
         config = self._read(path)
         if any(fact.config.uuid == config.uuid for fact in self._vms.values()):
             raise ArgumentError(
@@ -193,6 +209,7 @@ class Inventory:
             )
         self.demand_name(config.name)
         fact = self._fact("", config, pool)
+        allow(fact)
         for refuse in self._refusing:
             refuse(fact, self.directory(fact))
         number = self._store.add_vm(path, pool)
@@ -219,6 +236,18 @@ class Inventory:
         finally:
             with self._changes:
                 self._refusing.remove(refuse)
+
+    @contextmanager
+    def admitting(self, fact: VmFact) -> Iterator[None]:
+        """Let a VM come to have files that nobody changes meanwhile, and keep it so till it has.
+
+        Raises:
+            FileLockedError: One is being changed.
+        """
+        with self._changes:
+            for refuse in self._refusing:
+                refuse(fact, self.directory(fact))
+            yield
 
     def demand_name(self, name: str, vm: str = "") -> None:
         """Raise DuplicateNameError where another VM than ``vm`` has the name."""
@@ -266,12 +295,12 @@ class Inventory:
                 argument="path",
                 component=path,
             )
-        place = self._volumes / found[1]
+        place = self.volumes / found[1]
         for part in parts:
             if place.is_symlink():
                 break
             place /= part
-        if place.is_symlink() or not place.resolve().is_relative_to(self._volumes.resolve()):
+        if place.is_symlink() or not place.resolve().is_relative_to(self.volumes.resolve()):
             raise ArgumentError(f"{path} leads out of the datastore", argument="path")
         return place
 
@@ -287,7 +316,8 @@ class Inventory:
             config = vm_config(vmx.parse(file.read(VMX_LIMIT + 1)), path)
         # As VMware's own: without one it follows from the machine and the place of the file.
         own = str(uuid.uuid5(uuid.UUID(self._host_uuid), path))
-        disks = _with_capacities(place.parent, config.disks)
+        with VmDirectory(place.parent, volumes=self.volumes) as directory:
+            disks = _with_capacities(directory, config.disks)
         return replace(config, uuid=config.uuid or own, disks=disks)
 
     def _snapshots(self, path: str) -> tuple[tuple[SnapshotSpec, ...], int]:
@@ -327,15 +357,14 @@ class Inventory:
         )
 
 
-def _with_capacities(place: Path, specs: tuple[DiskSpec, ...]) -> tuple[DiskSpec, ...]:
+def _with_capacities(directory: VmDirectory, specs: tuple[DiskSpec, ...]) -> tuple[DiskSpec, ...]:
     """Fill in the sizes of disks; one that is missing or broken keeps 0 until power-on tells."""
     found = []
-    with VmDirectory(place) as directory:
-        for spec in specs:
-            try:
-                found += [source.disk for source in disks.resolve(directory.fd, (spec,))]
-            except CasemateError:
-                found.append(spec)
+    for spec in specs:
+        try:
+            found += [source.disk for source in disks.resolve(directory, (spec,))]
+        except CasemateError:
+            found.append(spec)
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ from casemate.calls import leases as c
 from casemate.calls.files import WriteReply
 from casemate.calls.messages import Empty
 from casemate.errors import (
+    ArgumentError,
     CancelledError,
     FormatError,
     NotFoundError,
@@ -101,6 +102,10 @@ class Leases:
         with self._room():
             pool = self._vms.demand_pool(session, request.into)
             self._vms.demand_space(session, request.config.vmx_path)
+            if any(disk.kind == "disk" and disk.file_name for disk in request.config.disks):
+                # An import that ends early takes all its disks with it.
+                raise ArgumentError("an imported VM has new disks", argument="importSpec")
+            self._vms.demand_files(session, request.config)
             vm = await self._vms.create(request.config, thin=request.thin, pool=pool)
             fact = self._context.inventory.vm(vm)
             try:
@@ -212,7 +217,7 @@ class Leases:
         lease.running.add(disk.file_name)
         try:
             with self._context.open(self._context.inventory.vm(vm)) as directory:
-                yield directory, disks.resolve(directory.fd, (disk,))[0]
+                yield directory, disks.resolve(directory, (disk,))[0]
         finally:
             lease.running.discard(disk.file_name)
             lease.until = self._ticks() + LEASE_SECONDS
@@ -329,7 +334,8 @@ class _Exporting(Transfer):
         """See ``Transfer.run``."""
         opened = self._leases.opened(self._request.vm, self._lease, self._disk)
         with opened as (directory, source):
-            pieces = packed(directory, source, self._disk.file_name, lambda _: None)
+            name = self._disk.file_name.rpartition("/")[2]
+            pieces = packed(directory, source, name, lambda _: None)
             loop = asyncio.get_running_loop()
             piece = await _outlasting(loop.run_in_executor(self._leases.workers, next, pieces, b""))
             reply(Empty())

@@ -111,7 +111,7 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
 
     The disks are packed twice: their sizes and digests come before them.
     """
-    sources = disks.resolve(directory.fd, tuple(d for d in config.disks if d.kind == "disk"))
+    sources = disks.resolve(directory, tuple(d for d in config.disks if d.kind == "disk"))
     step = job.counter(2 * sum(source.disk.capacity for source in sources))
     names = [f"{place.stem}-disk{number}.vmdk" for number in range(1, len(sources) + 1)]
     digests: dict[str, bytes] = {}
@@ -248,7 +248,7 @@ class _Archive:
             raise FormatError(
                 f"{disk.file_name} is not as large as the descriptor says", code="ova-malformed"
             )
-        extent = disks.resolve(target.fd, (spec,))[0].file_name
+        extent = disks.resolve(target, (spec,))[0].file_name
         handle = target.open_file(extent, os.O_RDWR)
         try:
             for offset, data in streamvmdk.grains(read):

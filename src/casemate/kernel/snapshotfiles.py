@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from casemate.errors import FormatError
 from casemate.formats import vmx
+from casemate.formats.datastorepath import full, local
 from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.inventory import VMX_LIMIT
@@ -26,11 +27,20 @@ def slot_of(disk: DiskSpec) -> str:
     return f"{disk.controller}:{disk.unit}"
 
 
-def make_deltas(directory: VmDirectory, config: VmConfig) -> dict[str, str]:
-    """Make an empty delta above every disk; returns the deltas by what lies below."""
+def make_deltas(
+    directory: VmDirectory, config: VmConfig, *, running: bool = False
+) -> dict[str, str]:
+    """Make an empty delta above every disk; returns the deltas by what lies below.
+
+    Raises:
+        FileLockedError: Another VM writes to a disk; ``running``: this one may.
+        CasemateError: A disk is not in order, or there is no space.
+    """
     made: dict[str, str] = {}
     try:
         for disk in written(config):
+            if not running:
+                directory.demand_unused(disks.resolve(directory, (disk,))[0].file_name)
             made[disk.file_name] = directory.make_delta(disk)
     except BaseException:
         for name in made.values():
@@ -66,9 +76,13 @@ def last_number(directory: VmDirectory, fact: VmFact) -> int:
     return max(highest, book.last_number(vmx.parse(directory.read(name, VMX_LIMIT))))
 
 
-def check_book(directory: VmDirectory, fact: VmFact) -> None:
-    """Raise FormatError where the list cannot be read: nobody knows which disks are needed then."""
-    name = f"{stem(fact.config)}.vmsd"
+def check_book(directory: VmDirectory, fact: VmFact, *, seen_from: VmFact | None = None) -> None:
+    """Raise FormatError where the list cannot be read: nobody knows which disks are needed then.
+
+    ``seen_from`` is the VM whose directory it is, if another's.
+    """
+    name = full(f"{stem(fact.config)}.vmsd", fact.config.vmx_path)
+    name = local(name, (seen_from or fact).config.vmx_path)
     if directory.exists(name):
         try:
             book.snapshots_of(vmx.parse(directory.read(name, VMX_LIMIT)))

@@ -20,6 +20,7 @@ from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks, disks, memory
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.consolidation import Consolidation, Report, consolidation_steps, untold
+from casemate.kernel.elsewhere import Check, demand_elsewhere
 from casemate.kernel.guests import Guests
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import VMX_LIMIT
@@ -54,8 +55,15 @@ from casemate.machine.vmxwrite import vmx_of
 class Snapshots:
     """Handlers of the requests about snapshots."""
 
-    def __init__(self, context: VmContext, power: VmPower, guests: Guests) -> None:
+    def __init__(
+        self,
+        context: VmContext,
+        power: VmPower,
+        guests: Guests,
+        check: Check = lambda *_: None,
+    ) -> None:
         self._context = context
+        self._check = check
         self._power = power
         self._guests = guests
         self._consolidation = Consolidation(context)
@@ -134,7 +142,7 @@ class Snapshots:
             state = directory.read(state_name(fact.config, snapshot.number), VMX_LIMIT)
             old = vmx.parse(state)
             config = with_saved_memory(vm_config(old, fact.config.vmx_path), "")
-            disks.resolve(directory.fd, config.disks)
+            disks.resolve(directory, config.disks)
             if fact.power is not PowerState.POWERED_OFF:
                 await self._power.power_off(fact)
                 fact = self._context.inventory.vm(fact.vm)
@@ -176,14 +184,15 @@ class Snapshots:
 
     async def _put_deltas(self, directory: VmDirectory, fact: VmFact) -> None:
         """Put a delta on every disk, first in the file, then under the guest."""
-        deltas = await asyncio.to_thread(make_deltas, directory, fact.config)
+        running = fact.power is PowerState.POWERED_ON
+        deltas = await asyncio.to_thread(make_deltas, directory, fact.config, running=running)
         config = renamed_disks(fact.config, deltas)
         try:
             self._context.rewrite(directory, fact, config)
-            if fact.power is PowerState.POWERED_ON:
+            if running:
                 qmp = await self._context.cells.control(fact.vm, Operation.CREATE_SNAPSHOT)
-                below = disks.resolve(directory.fd, written(fact.config))
-                above = disks.resolve(directory.fd, written(config))
+                below = disks.resolve(directory, written(fact.config))
+                above = disks.resolve(directory, written(config))
                 pairs = tuple(zip(below, above, strict=True))
                 if pairs:
                     await blocks.put_on_top(qmp, directory, pairs)
@@ -237,7 +246,14 @@ class Snapshots:
 
     async def _revert(self, request: c.RevertToSnapshot, session: Session) -> TaskReply:
         fact = self._context.demand(request.vm, Operation.REVERT)
-        book.find(fact.snapshots, request.snapshot or fact.current_snapshot, fact.config.name)
+        number = request.snapshot or fact.current_snapshot
+        book.find(fact.snapshots, number, fact.config.name)
+        with self._context.open(fact) as directory:
+            state = vmx.parse(directory.read(state_name(fact.config, number), VMX_LIMIT))
+        # Who wrote that file may have named disks that nobody was asked for.
+        wanted = vm_config(state, fact.config.vmx_path)
+        inventory = self._context.inventory
+        demand_elsewhere(self._check, inventory, session, wanted, fact.config)
 
         async def work(fact: VmFact) -> str:
             await self.revert(fact, request.snapshot)

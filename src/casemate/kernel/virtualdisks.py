@@ -179,7 +179,7 @@ class VirtualDisks:
                 volume.folder(folder) as directory,
                 volume.faults(volume.shown(request.path)),
             ):
-                told = dict(disks.describe(directory.fd, name).ddb)
+                told = dict(disks.describe(directory, name).ddb)
                 if _UUID not in told:
                     raise FileError("this disk has no UUID", file=volume.shown(request.path))
                 return c.UuidReply(told[_UUID])
@@ -194,7 +194,7 @@ class VirtualDisks:
                 volume.folder(folder) as directory,
                 volume.faults(volume.shown(request.path)),
             ):
-                top = disks.resolve(directory.fd, (_spec(name, 0, ""),))[0]
+                top = disks.resolve(directory, (_spec(name, 0, ""),))[0]
                 layers = tuple(
                     c.DiskLayer(
                         volume.shown(f"{folder}/{layer.disk.file_name}".lstrip("/")),
@@ -240,7 +240,13 @@ class VirtualDisks:
         path, to_path = request.path, request.to_path
         (folder, name), (to_folder, to_name) = _split(path), _split(to_path)
         with volume.folder(folder) as directory, volume.faults(volume.shown(path)):
-            described = disks.describe(directory.fd, name)
+            described = disks.describe(directory, name)
+        if described.parts:
+            raise NotSupportedError(
+                f"{path} is a disk in several files, which is copied and not moved",
+                component=path,
+                remedy="Copy it with CopyVirtualDisk_Task: the copy is one flat file.",
+            )
         if not described.extent:
             volume.move(path, target, to_path, force=False)
             return
@@ -305,8 +311,8 @@ def _found(
     folder, name = _split(path)
     with volume.folder(folder) as directory:
         with volume.faults(volume.shown(path)):
-            source = disks.resolve(directory.fd, (_spec(name, 0, ""),))[0]
-            if disks.describe(directory.fd, name).adapter == "ide":
+            source = disks.resolve(directory, (_spec(name, 0, ""),))[0]
+            if disks.describe(directory, name).adapter == "ide":
                 source = replace(source, disk=replace(source.disk, controller="ide0"))
         if source.backing is not None and not deltas:
             raise NotSupportedError(f"{path} is the delta of a snapshot", component=path)
@@ -318,7 +324,7 @@ def _kind(source: DiskSource) -> str:
 
 
 def _is_thin(directory: VmDirectory, source: DiskSource) -> bool:
-    told = dict(disks.describe(directory.fd, source.disk.file_name).ddb)
+    told = dict(disks.describe(directory, source.disk.file_name).ddb)
     return source.format != "raw" or told.get(_THIN) == "1"
 
 

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from casemate.calls.messages import TaskReply
 from casemate.formats import vmx
+from casemate.formats.datastorepath import beside, full
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks
 from casemate.kernel.cells.directory import VmDirectory
@@ -125,15 +126,16 @@ class VmContext:
 
     def open(self, fact: VmFact) -> VmDirectory:
         """Open a VM's directory; to be closed by ``with``."""
-        return VmDirectory(self.inventory.directory(fact))
+        return VmDirectory(self.inventory.directory(fact), volumes=self.inventory.volumes)
 
     def neighbours(self, fact: VmFact) -> tuple[VmFact, ...]:
-        """Return the other VMs whose files are in a VM's directory."""
-        place = self.inventory.directory(fact)
+        """Return the other VMs that have files in the folders where a VM has some."""
+        place, places = self.inventory.directory(fact), folders(fact)
         return tuple(
             other
             for other in self.inventory.vms()
-            if other.vm != fact.vm and self.inventory.directory(other) == place
+            if other.vm != fact.vm
+            and (self.inventory.directory(other) == place or places & folders(other))
         )
 
     def read_vmx(self, directory: VmDirectory, fact: VmFact) -> vmx.Vmx:
@@ -218,6 +220,14 @@ class VmContext:
         """Take down that a VM runs."""
         self.store.set_running(int(fact.vm), running=True)
         self.inventory.update(running(self.inventory.vm(fact.vm), state))
+
+
+def folders(fact: VmFact) -> frozenset[str]:
+    """Return the folders of a VM's files, each as its files' full names begin."""
+    path = fact.config.vmx_path
+    names = {disk.file_name for disk in fact.config.disks if disk.kind == "disk"}
+    names |= {name for one in fact.snapshots for _, name in one.disks}
+    return frozenset(beside(full(name, path), "") for name in {file_name(fact.config), *names})
 
 
 def running(fact: VmFact, state: CellState) -> VmFact:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from casemate.errors import ArgumentError, FilePresentError, HostError
+from casemate.errors import ArgumentError, FileMissingError, FilePresentError, HostError
+from casemate.formats.datastorepath import full, in_volume, local, show, volume_file
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
+from casemate.kernel.cells import disks, layers
 from casemate.kernel.cells.directory import VmDirectory, exists_already, make_directory
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.sys.files import write_all
+from casemate.kernel.sys.libc import from_os_error, is_errno
 from casemate.kernel.vmcontext import instance_entry, new_uuid, stem, with_addresses
 from casemate.machine.facts import DiskSpec, VmConfig
+from casemate.machine.planstorage import DiskSource
 from casemate.machine.vmconfig import INSTANCE_UUID, vm_config, with_saved_memory
 from casemate.machine.vmxwrite import BASE_ENTRIES, vmx_of
 
 _UNUSUAL: Final = re.compile(r"[^A-Za-z0-9 ._()+@=,-]|^[. ]+|[. ]+$")
 _PLACE: Final = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\] *([^\x00-\x1f]{0,255})")
+_STORE: Final = re.compile(r"\[([A-Za-z0-9_.-]{1,42})\]")
 _COPIES: Final = 100
+# Bytes of a disk that is copied through its layers at once.
+_PIECE: Final = 1 << 20
 # Characters of a VM's name that the names of its files begin with.
 _STEM_LIMIT: Final = 60
 _VMX: Final = ".vmx"
@@ -49,8 +60,11 @@ def check_made(config: VmConfig) -> None:
     if (len(read.disks), len(read.drives)) != (len(config.disks), len(config.drives)):
         raise ArgumentError("a disk is in a slot that there is not", argument="deviceChange")
     for disk in config.disks:
-        good = is_plain_name(disk.wanted) and disk.wanted.endswith(f".{_suffix(disk)}")
+        good = is_plain_name(disk.wanted) or in_volume(disk.wanted) is not None
+        good = good and disk.wanted.endswith(f".{_suffix(disk)}")
         if disk.wanted and not (good and not disk.wanted.endswith("-flat.vmdk")):
+            if _STORE.fullmatch(disk.wanted):
+                continue
             raise ArgumentError(
                 f"{disk.wanted[:80]!r} is not a name for a disk", argument="deviceChange"
             )
@@ -69,35 +83,144 @@ def grown_disks(before: VmConfig, after: VmConfig) -> tuple[tuple[DiskSpec, int]
 
 
 def takes_space(before: VmConfig, after: VmConfig) -> bool:
-    """Tell whether a change makes a disk, or makes one larger."""
-    return not all(disk.file_name for disk in after.disks) or bool(grown_disks(before, after))
+    """Tell whether a change makes a disk in the VM's directory, or makes one there larger."""
+    made = [disk.wanted for disk in after.disks if not disk.file_name]
+    grown = [disk.file_name for disk, _ in grown_disks(before, after)]
+    return not all("/" in name or name.startswith("[") for name in (*made, *grown))
 
 
 def make_disks(
-    directory: VmDirectory, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool
+    directory: VmDirectory,
+    config: VmConfig,
+    undo: contextlib.ExitStack,
+    had: tuple[DiskSpec, ...] = (),
+    *,
+    thin: bool,
 ) -> tuple[DiskSpec, ...]:
-    """Make the disks that have no file yet, and return all of them with their files."""
+    """Make the disks that have no file yet, and return all of them with their files.
+
+    Raises:
+        FileMissingError: A disk that lies elsewhere, and that the VM did not have, is not there.
+        CasemateError: A disk cannot be made so, or is none.
+    """
     made = []
+    known = {disk.file_name for disk in had}
     for disk in config.disks:
         if disk.file_name:
+            if disk in disks_elsewhere(config) and disk.file_name not in known:
+                with _faults(disk.file_name):
+                    disks.resolve(directory, (disk,))
             made.append(disk)
             continue
-        name = _wanted_name(directory, config, disk)
-        directory.make_disk(name, disk, thin=thin and disk.thin)
+        name = _wanted_name(directory, config, disk, undo)
+        with _faults(name):
+            directory.make_disk(name, disk, thin=thin and disk.thin)
         for part in directory.files_of(name):
-            undo.callback(remove_file, directory.path, part)
+            undo.callback(remove_file, directory.path, part, directory.volumes)
         made.append(replace(disk, file_name=name, wanted=""))
     return tuple(made)
 
 
-def _wanted_name(directory: VmDirectory, config: VmConfig, disk: DiskSpec) -> str:
+@contextlib.contextmanager
+def _faults(name: str) -> Iterator[None]:
+    """Say of a file elsewhere that it, or its folder, is not there."""
+    try:
+        yield
+    except HostError as error:
+        found = in_volume(name)
+        if found is None or not is_errno(error, errno.ENOENT):
+            raise
+        shown = show(*found)
+        raise FileMissingError(f"{shown} was not found", file=shown) from error
+
+
+def disks_elsewhere(config: VmConfig) -> tuple[DiskSpec, ...]:
+    """Return the disks of a VM that do not lie in its directory."""
+    return tuple(disk for disk in config.disks if disk.kind == "disk" and "/" in disk.file_name)
+
+
+def with_disks_here(
+    source: VmDirectory,
+    target: VmDirectory,
+    config: VmConfig,
+    undo: contextlib.ExitStack,
+    step: Callable[[int], None],
+) -> VmConfig:
+    """Copy the disks that lie elsewhere into a VM's directory, as the guest sees them.
+
+    Args:
+        source: What their names are looked up from.
+        target: The directory.
+        config: What the VM is made of.
+        undo: Gets what removes the copies.
+        step: Is told of every further bytes; what it raises ends the copying.
+
+    Returns:
+        The configuration with the copies.
+    """
+    copies = {}
+    for disk in disks_elsewhere(config):
+        found = disks.resolve(source, (disk,))[0]
+        name = _free_name(target, stem(config), "vmdk")
+        made = replace(disk, file_name=name, format="vmdk", capacity=found.disk.capacity)
+        target.make_disk(name, made, thin=True)
+        for part in target.files_of(name):
+            undo.callback(remove_file, target.path, part)
+        _fill(source, found, target, disks.resolve(target, (made,))[0].file_name, step)
+        copies[disk] = made
+    return replace(config, disks=tuple(copies.get(disk, disk) for disk in config.disks))
+
+
+def _fill(
+    source: VmDirectory,
+    found: DiskSource,
+    target: VmDirectory,
+    extent: str,
+    step: Callable[[int], None],
+) -> None:
+    """Write a disk's content into an empty extent."""
+    handle = target.open_file(extent, os.O_RDWR)
+    try:
+        with layers.opened(source, found) as whole:
+            for offset in range(0, found.disk.capacity, _PIECE):
+                data = whole(offset, min(_PIECE, found.disk.capacity - offset))
+                step(len(data))
+                if any(data):
+                    write_all(handle, data, offset)
+        os.fsync(handle)
+    except OSError as error:
+        raise from_os_error(f"cannot write {extent}", error, component=extent) from error
+    finally:
+        os.close(handle)
+
+
+def _wanted_name(
+    directory: VmDirectory, config: VmConfig, disk: DiskSpec, undo: contextlib.ExitStack
+) -> str:
     """Return the name for a new disk: the one asked for, or a free one."""
     if not disk.wanted:
         return _free_name(directory, stem(config), _suffix(disk))
-    if directory.exists(disk.wanted):
-        path = f"{config.vmx_path.rpartition('/')[0]}/{disk.wanted}"
+    if store := _STORE.fullmatch(disk.wanted):
+        folder = _folder_on(store[1], directory, undo)
+        return local(_free_name(directory, folder + stem(config), _suffix(disk)), config.vmx_path)
+    wanted = local(disk.wanted, config.vmx_path)
+    if directory.exists(wanted):
+        path = show(*(in_volume(full(wanted, config.vmx_path)) or ("", wanted)))
         raise FilePresentError(f"{path} exists already", file=path)
-    return disk.wanted
+    return wanted
+
+
+def _folder_on(datastore: str, directory: VmDirectory, undo: contextlib.ExitStack) -> str:
+    """Return how names begin in the folder for a VM's disks on a datastore, made if it is not."""
+    if directory.volumes is None:
+        raise ArgumentError(f"there is no datastore {datastore!r}", argument="deviceChange")
+    name = directory.path.name
+    with VmDirectory(directory.volumes / datastore) as store:
+        if not store.exists(name):
+            place = store.path / name
+            make_directory(place)
+            undo.callback(_remove_directory, place)
+    return volume_file(datastore, f"{name}/")
 
 
 def _free_name(directory: VmDirectory, beginning: str, suffix: str) -> str:
@@ -121,9 +244,9 @@ def stem_of(name: str) -> str:
     return made
 
 
-def remove_file(place: Path, name: str) -> None:
-    """Remove a file of a directory, on the way back from a failure."""
-    with contextlib.suppress(HostError), VmDirectory(place) as directory:
+def remove_file(place: Path, name: str, volumes: Path | None = None) -> None:
+    """Remove a VM's file, on the way back from a failure."""
+    with contextlib.suppress(HostError), VmDirectory(place, volumes=volumes) as directory:
         directory.remove(name)
 
 

@@ -224,6 +224,6 @@ def _is_frozen(directory: VmDirectory, name: str) -> bool:
     if not name.lower().endswith(".vmdk"):
         return False
     try:
-        return disks.describe(directory.fd, name).create_type is CreateType.STREAM_OPTIMIZED
+        return disks.describe(directory, name).create_type is CreateType.STREAM_OPTIMIZED
     except CasemateError:
         return False

@@ -17,11 +17,14 @@ from casemate.errors import (
     StateError,
 )
 from casemate.formats import vmx
+from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks
+from casemate.kernel.cells import disks as disks_of
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.hotplug import Hotplug
+from casemate.kernel.elsewhere import demand_elsewhere, used_by_others
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import ALLOCATE, ROOT_POOL, Destination
 from casemate.kernel.longwork import in_own_thread
@@ -34,22 +37,18 @@ from casemate.kernel.vmcontext import (
     stem,
     with_addresses,
 )
-from casemate.kernel.vmfiles import (
-    OWN_SUFFIXES,
-    destroy_files,
-    owned_files,
-    serial_files,
-    strangers,
-)
+from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files, serial_files
 from casemate.kernel.vmmaking import (
     check_made,
     choose_place,
     complete,
+    disks_elsewhere,
     grown_disks,
     make_disks,
     remove_file,
     stem_of,
     takes_space,
+    with_disks_here,
 )
 from casemate.machine.diskmodes import changes_mode, is_forgetful
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
@@ -135,14 +134,30 @@ class Vms:
 
     async def remove(self, fact: VmFact) -> None:
         """Forget a powered-off VM and remove the files that it owns."""
-        place = self._context.inventory.directory(fact)
-        shared = self._shared_files(fact)
-        self._context.inventory.unregister(fact.vm)
-        await asyncio.to_thread(destroy_files, place, fact, shared)
+        shared = used_by_others(self._context, fact)
+        with self._context.open(fact) as directory:
+            self._context.inventory.unregister(fact.vm)
+            await asyncio.to_thread(destroy_files, directory, fact, shared)
+
+    def demand_files(
+        self,
+        session: Session,
+        config: VmConfig,
+        before: VmConfig | None = None,
+        more: tuple[str, ...] = (),
+    ) -> None:
+        """Raise unless the session may use the files outside of the VM's directory that come.
+
+        Raises:
+            DatastorePathError, PermissionDeniedError: As ``demand_elsewhere`` says.
+        """
+        inventory = self._context.inventory
+        demand_elsewhere(self._check, inventory, session, config, before, more)
 
     async def _create(self, request: c.CreateVm, session: Session) -> TaskReply:
         config = complete(request.config)
         check_made(config)
+        self.demand_files(session, config)
         self._context.inventory.demand_name(config.name)
         check_addresses(config, replace(config, nics=()))
         pool = self.demand_pool(session, request.into)
@@ -214,6 +229,7 @@ class Vms:
             )
         check_made(config)
         check_addresses(config, fact.config)
+        self.demand_files(session, config, fact.config, request.destroy)
 
         async def work(fact: VmFact) -> str:
             if fact.config != request.before:
@@ -230,10 +246,15 @@ class Vms:
         if fact.power is PowerState.POWERED_ON and change is not None:
             config = grown(fact.config, config, change)
         # Refused, if it is, before anything changes.
-        shared = self._shared_files(fact) if request.destroy else set()
+        shared = used_by_others(self._context, fact) if request.destroy else set()
         with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
-            disks = await asyncio.to_thread(make_disks, directory, config, undo, thin=request.thin)
+            had = fact.config.disks
+            disks = await asyncio.to_thread(
+                make_disks, directory, config, undo, had, thin=request.thin
+            )
             for spec, capacity in grown_disks(fact.config, config):
+                if fact.power is not PowerState.POWERED_ON:
+                    directory.demand_unused(disks_of.resolve(directory, (spec,))[0].file_name)
                 source = await asyncio.to_thread(directory.extend, spec, capacity)
                 if fact.power is PowerState.POWERED_ON:
                     qmp = await self._context.cells.control(fact.vm, Operation.EXTEND_DISK)
@@ -248,18 +269,26 @@ class Vms:
             kept = {disk.file_name for disk in disks}
             gone = {disk.file_name for disk in fact.config.disks} - kept
             before = fact
-            fact = self._context.rewrite(directory, fact, replace(config, disks=disks))
+            config = replace(config, disks=disks)
+            with self._context.inventory.admitting(replace(fact, config=config)):
+                fact = self._context.rewrite(directory, fact, config)
             if fact.power is PowerState.POWERED_ON:
                 await self._plug_in(directory, before, fact)
             # The file names the new disks from here on, and a guest may have them.
             undo.pop_all()
             if fact.power is PowerState.POWERED_ON:
                 await self._share_disks(before, fact)
-            needed = owned_files(directory, fact) | shared
-            for name in gone & set(request.destroy):
-                for layer in tuple(directory.chain(name)):
-                    for part in set(directory.files_of(layer)) - needed:
-                        directory.remove(part)
+            self._remove_disks(directory, fact, gone & set(request.destroy), shared)
+
+    def _remove_disks(
+        self, directory: VmDirectory, fact: VmFact, names: set[str], shared: set[str]
+    ) -> None:
+        """Remove the files of disks that a VM had, but for those that are somebody's still."""
+        needed = owned_files(directory, fact) | shared
+        for name in names:
+            for layer in tuple(directory.chain(name)):
+                for part in set(directory.files_of(layer)) - needed:
+                    directory.remove(part)
 
     async def _plug_in(self, directory: VmDirectory, before: VmFact, fact: VmFact) -> None:
         """Let a running VM have the hardware that its file names by now, or name the old again."""
@@ -293,7 +322,9 @@ class Vms:
         """Make directory, disks and file; ``undo`` gets what removes them. Returns the path."""
         path = choose_place(self._context.inventory, config, undo)
         config = replace(config, vmx_path=path)
-        with VmDirectory(self._context.inventory.resolve(path).parent) as directory:
+        inventory = self._context.inventory
+        place = inventory.resolve(path).parent
+        with VmDirectory(place, volumes=inventory.volumes) as directory:
             if directory.exists(file_name(config)):
                 raise HostError(f"{path} exists already", code="host-eexist", component=path)
             disks = make_disks(directory, config, undo, thin=thin)
@@ -304,7 +335,10 @@ class Vms:
         return path
 
     def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack, job: Job) -> str:
-        """Copy a VM's files; disks with deltas are copied with what lies below."""
+        """Copy a VM's files; disks with deltas are copied with what lies below.
+
+        Of a disk that lies elsewhere the copy has one of its own, as the guest sees it.
+        """
         datastore = fact.config.vmx_path.partition("]")[0] + "]"
         kept = tuple(e for e in fact.config.extra if e[0].lower() not in _NOT_COPIED)
         config = replace(
@@ -328,8 +362,10 @@ class Vms:
             # ports write of its own.
             skipped = {own.removesuffix(_VMX) + suffix for suffix in OWN_SUFFIXES}
             skipped |= set(serial_files(fact.config))
-            parts = [part for part in sorted(files - skipped) if source.exists(part)]
-            step = job.counter(sum(source.size(part) for part in parts))
+            here = {name for name in files - skipped if is_plain_name(name)}
+            parts = [part for part in sorted(here) if source.exists(part)]
+            away = sum(disk.capacity for disk in disks_elsewhere(config))
+            step = job.counter(sum(source.size(part) for part in parts) + away)
             for part in parts:
                 undo.callback(remove_file, target.path, part)
                 source.copy(part, target, part, step)
@@ -337,25 +373,11 @@ class Vms:
             if source.exists(nvram):
                 undo.callback(remove_file, target.path, stem(config) + ".nvram")
                 source.copy(nvram, target, stem(config) + ".nvram")
+            config = with_disks_here(source, target, config, undo, step)
             made = vmx_of(config, self._context.read_vmx(source, fact))
             undo.callback(remove_file, target.path, file_name(config))
             target.make(file_name(config), [(0, vmx.write(made))])
         return path
-
-    def _shared_files(self, fact: VmFact) -> set[str]:
-        """Return the files in a VM's directory that belong to other VMs too.
-
-        Raises:
-            FormatError: What another VM there needs cannot be told.
-        """
-        found: set[str] = set()
-        with self._context.open(fact) as directory:
-            others = self._context.neighbours(fact)
-            for other in others:
-                found |= owned_files(directory, other, media=True)
-            for name in strangers(directory, (fact, *others)):
-                found |= set(directory.files_of(name))
-        return found
 
 
 def _changed(fact: VmFact) -> StateError:

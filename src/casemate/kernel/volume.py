@@ -21,7 +21,6 @@ from typing import Final, Self
 from casemate.calls.files import FileEntry
 from casemate.errors import (
     FileError,
-    FileLockedError,
     FileMissingError,
     FilePresentError,
     HostError,
@@ -278,8 +277,6 @@ class Volume:
             return FilePresentError(f"{shown} exists already", file=shown)
         if is_errno(error, errno.ENOSPC) or is_errno(error, errno.EDQUOT):
             return SpaceError("the datastore is full", file=shown, datastore=self.name)
-        if error.code == "file-in-use":
-            return FileLockedError(f"{shown} is in use", file=shown)
         return FileError(f"{shown}: {error.reason}", file=shown)
 
     def _open_folder(self, names: tuple[str, ...]) -> int:
@@ -325,7 +322,7 @@ def _rename(folder: int, name: str, goal: Place, *, force: bool) -> None:
 
 
 def _unused(place: Place) -> None:
-    """Raise FileLockedError or HostError when a running VM has the file."""
+    """Raise FileLockedError when a running VM has the file."""
     handle = open_beneath(place.folder, place.name, os.O_RDONLY | os.O_NONBLOCK)
     try:
         lock(handle, place.shown, exclusive=True)

@@ -104,12 +104,15 @@ class ComponentFact:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """A disk of a VM: its file relative to the VM's directory, and how it is attached.
+    """A disk of a VM: its file, and how it is attached.
 
+    A file of the VM's directory has a plain name, another one is named in full:
+    ``/vmfs/volumes/datastore1/shared/data.vmdk``.
     ``iops``: so many requests a second at most, ``bps``: so many bytes; -1: no limit. VMware's
     entry says one of them. ``shares`` weigh it against others' where the host's Linux does that;
     a thousand are normal. ``mode`` is one of ``machine.diskmodes``. ``uuid`` (hexadecimal digits)
-    and ``thin`` are what its descriptor says. ``wanted`` is the name for one that is to be made.
+    and ``thin`` are what its descriptor says. ``wanted`` is the name for one that is to be made,
+    or a datastore where the host chooses one: ``[datastore1]``.
     """
 
     file_name: str

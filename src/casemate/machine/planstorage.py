@@ -20,6 +20,7 @@ FIRST_FD: Final = 10
 _FILE_SIZE_LEAST: Final = 64 << 20
 # How many times its size at power-on a disk may reach under a running guest.
 _GROWTH: Final = 2
+_SPLIT: Final = "split"
 _LAYERED: Final = frozenset({"qcow2", "vmdk"})
 _AHCI_PORTS: Final = 6
 _SCSI_DEVICES: Final = {
@@ -33,10 +34,10 @@ _SCSI_DEVICES: Final = {
 class DiskSource:
     """Where a disk's sectors are: ``size`` bytes from ``offset`` on in ``file_name``.
 
-    ``format`` is ``raw``, ``qcow2`` or ``vmdk`` (sparse), stated by configuration and never found
-    by probing. ``backing`` is what lies below a delta: read, never written. ``whole``: the file has
-    these sectors and nothing else, so that it can grow. ``scratch``: it is no file of the
-    VM's, but a delta that ends with the cell.
+    ``format`` is ``raw``, ``qcow2``, ``vmdk`` (sparse) or ``split`` (in many files), stated by
+    configuration and never found by probing. ``backing`` is what lies below a delta: read, never
+    written. ``whole``: the file has these sectors and nothing else, so that it can grow.
+    ``scratch``: it is no file of the VM's, but a delta that ends with the cell.
     """
 
     disk: DiskSpec
@@ -159,10 +160,23 @@ def block_node(source: DiskSource, fds: dict[str, int]) -> dict[str, object]:
             below = replace(source.backing, read_only=True)
             description["backing"] = block_node(below, fds)
     else:
+        check_offered(source)
+    return description
+
+
+def check_offered(source: DiskSource) -> None:
+    """Raise NotSupportedError for a disk that no guest can be given."""
+    if source.format == _SPLIT:
+        raise NotSupportedError(
+            f"{source.file_name} is a disk in several files, which can only be copied",
+            code="disk-split",
+            component=source.file_name,
+            remedy="Copy it with CopyVirtualDisk_Task, and use the copy, which is one flat file.",
+        )
+    if source.format not in {"raw", *_LAYERED}:
         raise NotSupportedError(
             f"disks of format {source.format[:40]!r} are not offered", component=source.file_name
         )
-    return description
 
 
 def _disk_device(disk: DiskSpec, tail: str, bus: str, ports: Iterator[int]) -> str:

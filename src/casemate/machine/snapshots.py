@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from casemate.errors import ArgumentError, FormatError, NotFoundError
+from casemate.formats.datastorepath import in_volume
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.machine.facts import SnapshotSpec
@@ -137,8 +138,8 @@ def _snapshot(values: Mapping[str, str], prefix: str) -> SnapshotSpec:
     for at in range(_number(values, f"{prefix}.numdisks", _DISK_LIMIT)):
         slot = values.get(f"{prefix}.disk{at}.node", "")
         name = values.get(f"{prefix}.disk{at}.filename", "")
-        if not slot or not is_plain_name(name):
-            raise _wrong(f"{prefix}.disk{at} is not a file of the VM's own directory")
+        if not slot or not (is_plain_name(name) or in_volume(name)):
+            raise _wrong(f"{prefix}.disk{at} is on no datastore")
         disks.append((slot, name))
     high = _number(values, f"{prefix}.createtimehigh", 1 << _HALF)
     low = _number(values, f"{prefix}.createtimelow", 1 << _HALF)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from casemate.errors import ArgumentError, LimitError
-from casemate.formats.datastorepath import in_volume
+from casemate.formats.datastorepath import in_volume, local
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.machine import serialports
@@ -84,8 +84,8 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
         disks are 0 until their descriptors are read.
 
     Raises:
-        ArgumentError: A value is out of range, names a file outside of the VM's directory, or
-            takes protection from the guest; ``argument`` is the entry's name.
+        ArgumentError: A value is out of range, names a file that is on no datastore, or takes
+            protection from the guest; ``argument`` is the entry's name.
         LimitError: A number of more than 18 digits.
     """
     entries = _Entries(vmx.lowered())
@@ -102,7 +102,7 @@ def vm_config(vmx: Vmx, vmx_path: str) -> VmConfig:
     guest = entries.take("guestos") or "otherguest"
     if not _GUEST.fullmatch(guest):
         raise entries.wrong("guestos", f"{guest!r} is not a guest id")
-    slots = _slots(entries)
+    slots = _slots(entries, vmx_path)
     return VmConfig(
         name=name,
         uuid=_uuid(entries),
@@ -225,7 +225,7 @@ def _uuid(entries: _Entries) -> str:
     return "-".join(parts)
 
 
-def _slots(entries: _Entries) -> list[DiskSpec | DriveSpec]:
+def _slots(entries: _Entries, vmx_path: str) -> list[DiskSpec | DriveSpec]:
     """Collect disks, CD images and empty drives in order of bus, controller and unit."""
     found: list[DiskSpec | DriveSpec] = []
     for bus, (controllers, units) in _BUSES.items():
@@ -237,18 +237,20 @@ def _slots(entries: _Entries) -> list[DiskSpec | DriveSpec]:
                 if model not in _SCSI_MODELS:
                     raise entries.wrong(f"{controller}.virtualdev", f"no controller {model[:40]!r}")
             for unit in range(units):
-                one = _slot(entries, controller, unit)
+                one = _slot(entries, controller, unit, vmx_path)
                 if one is not None:
                     found.append(one)
     return found
 
 
-def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec | None:
+def _slot(
+    entries: _Entries, controller: str, unit: int, vmx_path: str
+) -> DiskSpec | DriveSpec | None:
     """Read one slot; None where it is empty."""
     slot = f"{controller}:{unit}"
     if not entries.flag(f"{slot}.present"):
         return None
-    file_name = entries.take(f"{slot}.filename")
+    file_name = local(entries.take(f"{slot}.filename"), vmx_path)
     device_type = entries.take(f"{slot}.devicetype").lower()
     kind = _DISK_KINDS.get(device_type)
     if kind is None or kind == "raw":
@@ -256,12 +258,9 @@ def _slot(entries: _Entries, controller: str, unit: int) -> DiskSpec | DriveSpec
     connected = entries.flag(f"{slot}.startconnected", default=True)
     if kind == "host-cdrom" or (kind == "cdrom" and not connected):
         return DriveSpec(controller, unit)
-    # A guest cannot write to the image of a CD, so that may lie anywhere on a datastore.
-    elsewhere = kind == "cdrom" and in_volume(file_name)
-    if not elsewhere and not is_plain_name(file_name):
-        raise entries.wrong(
-            f"{slot}.filename", f"{file_name[:80]!r} is not a file of the VM's own directory"
-        )
+    if not in_volume(file_name) and not is_plain_name(file_name):
+        why = f"{file_name[:80]!r} is neither a file of the VM's own directory nor on a datastore"
+        raise entries.wrong(f"{slot}.filename", why)
     iops, bps = _limits(entries, slot) if kind == "disk" else (-1, -1)
     return DiskSpec(
         file_name=file_name,

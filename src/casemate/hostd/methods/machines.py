@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from casemate.calls import pools, vms
-from casemate.calls.files import SearchFiles
 from casemate.calls.messages import Empty, TaskReply
 from casemate.hostd.objects import vmsettings
 from casemate.hostd.objects.snapshots import number_of, snapshot_vm
@@ -40,18 +39,18 @@ def _vm(context: Context) -> VmFact:
 
 async def _create_in(context: Context, pool: MoRef) -> Value:
     change = created(_spec(context, "config"), context.replica.world.port_groups)
-    _allow_images(context, change)
+    _allow_elsewhere(context, change)
     request = vms.CreateVm(context.who.handle, change.config, why=WHY, into=pool.value)
     return task(await context.link.ask(request, TaskReply))
 
 
-def _allow_images(context: Context, change: Change) -> None:
-    """Raise FaultError unless the session may look into the datastores that CDs come from."""
-    for name in sorted(change.images):
+def _allow_elsewhere(context: Context, change: Change) -> None:
+    """Raise FaultError unless the session may use the files outside of the VM's directory."""
+    for name, privilege in sorted(change.elsewhere):
         found = [f for f in context.replica.world.datastores.values() if f.name == name]
         if not found:
             raise FaultError(Obj("InvalidDatastore", name=name), f"There is no datastore {name}.")
-        context.reader.allow(MoRef("Datastore", found[0].datastore), SearchFiles.privilege)
+        context.reader.allow(MoRef("Datastore", found[0].datastore), privilege)
 
 
 async def _create(context: Context) -> Value:
@@ -67,7 +66,7 @@ async def _reconfigure_as(context: Context, change: Change) -> Value:
     # Of a spec that changes nothing the kernel is asked as well.
     for privilege in sorted({*change.privileges, vms.ReconfigureVm.privilege}):
         context.reader.allow(context.this, privilege)
-    _allow_images(context, change)
+    _allow_elsewhere(context, change)
     request = vms.ReconfigureVm(
         context.who.handle,
         context.this.value,
@@ -292,7 +291,8 @@ MACHINE_METHODS = (
         _reconfigure,
         (vms.ReconfigureVm,),
         rule="VirtualMachine.Config.Settings, and a VirtualMachine.Config privilege per change; "
-        "Datastore.AllocateSpace where a disk is made or grows",
+        "Datastore.AllocateSpace where a disk is made or grows; on the datastore of a file outside "
+        "of its directory: Datastore.Browse, and for a disk Datastore.FileManagement",
     ),
     Served(
         "ManagedEntity",

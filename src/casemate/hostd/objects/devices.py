@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 
 from casemate.formats.datastorepath import in_volume, show
 from casemate.machine import peripherals, serialports
@@ -216,14 +217,22 @@ def disk_key(disk: DiskSpec | DriveSpec) -> int:
     return bus.disk_key + bus.slots * number + disk.unit
 
 
+def path_of(file_name: str, directory: str) -> str:
+    """Return the datastore path of a VM's file; ``directory`` is its own, with a slash."""
+    elsewhere = in_volume(file_name)
+    return show(*elsewhere) if elsewhere else f"{directory}{file_name}"
+
+
 def _disk(
-    disk: DiskSpec, number: int, directory: str, datastore: MoRef | None, vm: str = ""
+    disk: DiskSpec,
+    number: int,
+    directory: str,
+    datastores: Mapping[str, MoRef],
+    vm: str,
 ) -> Obj:
     bus, controller = _bus(disk.controller)
-    path = f"{directory}{disk.file_name}"
-    if elsewhere := in_volume(disk.file_name):
-        path = show(*elsewhere)
-        datastore = datastore if path.startswith(directory.partition("]")[0] + "]") else None
+    path = path_of(disk.file_name, directory)
+    datastore = datastores.get(path.partition("]")[0].removeprefix("["))
     if disk.kind == "cdrom":
         return Obj(
             "VirtualCdrom",
@@ -374,16 +383,21 @@ def devices(
     *,
     running: bool = False,
     vm: str = "",
+    datastores: Mapping[str, MoRef] = MappingProxyType({}),
 ) -> tuple[Obj, ...]:
     """Return all devices; ``directory`` is the VM's as a datastore path that ends in a slash.
 
-    ``vm`` is its id, which the names of its disks' objects begin with.
+    ``vm`` is its id, which the names of its disks' objects begin with; ``datastores`` are those of
+    its disks by name, its own is ``datastore``.
     """
+    known = {**datastores}
+    if datastore is not None:
+        known[directory.partition("]")[0].removeprefix("[")] = datastore
     drives: list[Obj] = []
     counts: dict[str, int] = {}
     for disk in config.disks:
         counts[disk.kind] = counts.get(disk.kind, 0) + 1
-        drives.append(_disk(disk, counts[disk.kind], directory, datastore, vm))
+        drives.append(_disk(disk, counts[disk.kind], directory, known, vm))
     first = counts.get("cdrom", 0) + 1
     drives += [_drive(drive, number) for number, drive in enumerate(config.drives, first)]
     nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]

@@ -29,6 +29,7 @@ _BACKINGS: Final = {
     "custom": "VirtualDiskSparseVer2BackingInfo",
     "monolithicSparse": "VirtualDiskSparseVer2BackingInfo",
     "streamOptimized": "VirtualDiskSparseVer2BackingInfo",
+    "twoGbMaxExtentSparse": "VirtualDiskSparseVer2BackingInfo",
 }
 _FLAT: Final = "VirtualDiskFlatVer2BackingInfo"
 _KIB: Final = 1024

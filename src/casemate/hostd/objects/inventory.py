@@ -225,7 +225,7 @@ def _datastore_vms(scope: Scope, key: str) -> Value:
     return tuple(
         MoRef("VirtualMachine", vm.vm)
         for vm in world.vms.values()
-        if world.datastore_of(vm) == held
+        if held in world.datastores_of(vm)
     )
 
 

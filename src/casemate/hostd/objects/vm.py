@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from casemate.formats.datastorepath import in_volume
 from casemate.hostd.objects import guest
 from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
 from casemate.hostd.objects.bootoptions import boot_options
-from casemate.hostd.objects.devices import devices
+from casemate.hostd.objects.devices import devices, path_of
 from casemate.hostd.objects.guestos import full_name, guest_id
 from casemate.hostd.objects.inventory import allocation
 from casemate.hostd.objects.vmdefaults import (
@@ -215,7 +216,17 @@ def vm_config(scope: Scope, key: str) -> Obj:
             numCPU=config.cpus,
             numCoresPerSocket=cores_per_socket(config),
             memoryMB=config.memory_mib,
-            device=devices(config, directory, _datastore(scope, vm), running=_on(vm), vm=key),
+            device=devices(
+                config,
+                directory,
+                _datastore(scope, vm),
+                running=_on(vm),
+                vm=key,
+                datastores={
+                    one.name: MoRef("Datastore", one.datastore)
+                    for one in scope.world.datastores_of(vm)
+                },
+            ),
         ),
         cpuAllocation=allocation(config.cpu_allocation),
         memoryAllocation=allocation(config.memory_allocation),
@@ -264,11 +275,14 @@ def _power_ops(config: VmConfig) -> Obj:
 
 
 def _datastore_urls(scope: Scope, vm: VmFact) -> Value:
-    found = scope.world.datastore_of(vm)
-    if found is None:
-        return ()
-    url = f"/vmfs/volumes/{found.datastore}"
-    return (Obj("VirtualMachineConfigInfoDatastoreUrlPair", name=found.name, url=url),)
+    return tuple(
+        Obj(
+            "VirtualMachineConfigInfoDatastoreUrlPair",
+            name=found.name,
+            url=f"/vmfs/volumes/{found.datastore}",
+        )
+        for found in scope.world.datastores_of(vm)
+    )
 
 
 def _resource_config(scope: Scope, key: str) -> Obj:
@@ -291,7 +305,7 @@ def _layout(scope: Scope, key: str) -> Obj:
             Obj(
                 "VirtualMachineFileLayoutDiskLayout",
                 key=2000 + number,
-                diskFile=(f"{_directory(scope, vm)}{disk.file_name}",),
+                diskFile=(path_of(disk.file_name, _directory(scope, vm)),),
             )
             for number, disk in enumerate(drives)
         ),
@@ -312,18 +326,24 @@ def _layout_ex(scope: Scope, key: str) -> Obj:
 
 def _storage(scope: Scope, key: str) -> Obj:
     vm = _vm(scope, key)
-    size = sum(disk.capacity for disk in vm.config.disks)
-    usage = Obj(
-        "VirtualMachineUsageOnDatastore",
-        datastore=_datastore(scope, vm),
-        committed=size,
-        uncommitted=0,
-        unshared=size,
-    )
-    known = usage.get("datastore") is not None
+    own = scope.world.datastore_of(vm)
+    sizes = {one.name: 0 for one in scope.world.datastores_of(vm)}
+    for disk in vm.config.disks:
+        away = in_volume(disk.file_name)
+        name = away[0] if away else own.name if own else ""
+        sizes[name] = sizes.get(name, 0) + disk.capacity
     return Obj(
         "VirtualMachineStorageInfo",
-        perDatastoreUsage=(usage,) if known else (),
+        perDatastoreUsage=tuple(
+            Obj(
+                "VirtualMachineUsageOnDatastore",
+                datastore=MoRef("Datastore", one.datastore),
+                committed=sizes[one.name],
+                uncommitted=0,
+                unshared=sizes[one.name],
+            )
+            for one in scope.world.datastores_of(vm)
+        ),
         timestamp=_stamp(scope),
     )
 
@@ -334,8 +354,8 @@ def _networks(scope: Scope, key: str) -> Value:
 
 
 def _datastores(scope: Scope, key: str) -> Value:
-    found = _datastore(scope, _vm(scope, key))
-    return () if found is None else (found,)
+    found = scope.world.datastores_of(_vm(scope, key))
+    return tuple(MoRef("Datastore", one.datastore) for one in found)
 
 
 VM_GETTERS: Getters = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casemate.hostd.objects.devices import disk_key
+from casemate.hostd.objects.devices import disk_key, path_of
 from casemate.hostd.objects.snapshots import snapshot_ref
 from casemate.machine.facts import DiskSpec, PowerState, VmFact
 from casemate.vim25.values import Obj
@@ -84,7 +84,9 @@ def file_infos(vm: VmFact, vmx_path: str, directory: str) -> tuple[Obj, ...]:
     """Return VirtualMachineFileLayoutExFileInfo of the .vmx file (key 0) and of the disks."""
     sizes = {disk.file_name: disk.capacity for disk in _drives(vm)}
     named = [(vmx_path, "config", 0)]
-    named += [(directory + name, "diskDescriptor", sizes.get(name, 0)) for name in _files(vm)]
+    named += [
+        (path_of(name, directory), "diskDescriptor", sizes.get(name, 0)) for name in _files(vm)
+    ]
     return tuple(
         Obj(
             "VirtualMachineFileLayoutExFileInfo",

@@ -1,4 +1,4 @@
-"""The directory of a VM: its files are opened, made and removed without following any link."""
+"""A VM's files: in its directory or elsewhere on datastores, and no link to them is followed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Final, Self
 
 from casemate.errors import ArgumentError, CasemateError, HostError
 from casemate.formats import qcow2, vmdk
+from casemate.formats.datastorepath import beside, in_volume
 from casemate.formats.vmdk import CreateType, Vmdk, is_plain_name
 from casemate.kernel.cells import disks
-from casemate.kernel.sys.files import copy_data, open_beneath, open_directory
+from casemate.kernel.sys.files import copy_data, lock, open_beneath, open_directory
 from casemate.kernel.sys.libc import from_os_error, is_errno
 from casemate.machine.facts import DiskSpec
-from casemate.machine.planstorage import DiskSource
+from casemate.machine.planstorage import DiskSource, check_offered
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _FILE_MODE: Final = 0o600
@@ -27,10 +28,15 @@ _NAMES: Final = 1000
 
 
 class VmDirectory:
-    """An open directory of a VM; a context manager. ``fd`` is its descriptor if it is open."""
+    """An open directory of a VM; a context manager. ``fd`` is its descriptor if it is open.
 
-    def __init__(self, path: Path, fd: int | None = None) -> None:
+    Names are plain ones. Where ``volumes``, which holds the datastores, is told, a disk may be
+    named in full too: ``/vmfs/volumes/datastore1/shared/data.vmdk``.
+    """
+
+    def __init__(self, path: Path, fd: int | None = None, *, volumes: Path | None = None) -> None:
         self.path = path
+        self.volumes = volumes
         self.fd = open_directory(path) if fd is None else fd
 
     def __enter__(self) -> Self:
@@ -42,14 +48,28 @@ class VmDirectory:
     def exists(self, name: str) -> bool:
         """Tell whether there is anything of this name."""
         try:
-            os.stat(_plain(name), dir_fd=self.fd, follow_symlinks=False)
+            with self._at(name) as (folder, plain):
+                os.stat(plain, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
+            return False
+        except HostError as error:
+            if not is_errno(error, errno.ENOENT):
+                raise
             return False
         return True
 
     def names(self) -> tuple[str, ...]:
         """Return what is in the directory."""
         return tuple(sorted(entry.name for entry in self.path.iterdir()))
+
+    def names_beside(self, name: str) -> tuple[str, ...]:
+        """Return what is in the folder of a file, named as that one is. Raises HostError."""
+        with self._at(name) as (folder, _):
+            handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                return tuple(beside(name, one) for one in sorted(os.listdir(handle)))  # noqa: PTH208  (a descriptor, not a path)
+            finally:
+                os.close(handle)
 
     def read(self, name: str, limit: int) -> bytes:
         """Return a regular file's content, at most ``limit`` bytes and one more.
@@ -66,15 +86,18 @@ class VmDirectory:
         Raises:
             HostError: It cannot be written.
         """
-        scratch = f".{_plain(name)}.new"
         try:
-            self.remove(scratch)
-            with os.fdopen(open_beneath(self.fd, scratch, _NEW, mode=_FILE_MODE), "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(scratch, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-            self._sync_names()
+            with self._at(name) as (folder, plain):
+                scratch = f".{plain}.new"
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(scratch, dir_fd=folder)
+                handle = open_beneath(folder, scratch, _NEW, mode=_FILE_MODE)
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.rename(scratch, plain, src_dir_fd=folder, dst_dir_fd=folder)
+                _sync_names(folder)
         except OSError as error:
             raise from_os_error(f"cannot write {name}", error, component=name) from error
 
@@ -84,19 +107,20 @@ class VmDirectory:
         Raises:
             HostError: It exists, or there is no space; then nothing of it stays.
         """
-        handle = open_beneath(self.fd, _plain(name), _NEW, mode=_FILE_MODE)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.truncate(size)
-                for offset, data in pieces:
-                    stream.seek(offset)
-                    stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            self._sync_names()
-        except OSError as error:
-            self.remove(name)
-            raise from_os_error(f"cannot make {name}", error, component=name) from error
+        with self._at(name) as (folder, plain):
+            handle = open_beneath(folder, plain, _NEW, mode=_FILE_MODE)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.truncate(size)
+                    for offset, data in pieces:
+                        stream.seek(offset)
+                        stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                _sync_names(folder)
+            except OSError as error:
+                os.unlink(plain, dir_fd=folder)
+                raise from_os_error(f"cannot make {name}", error, component=name) from error
 
     def open_new(self, name: str) -> int:
         """Return a descriptor of a new empty file, for reading and writing."""
@@ -134,8 +158,14 @@ class VmDirectory:
 
     def remove(self, name: str) -> None:
         """Remove a file or link; nothing to do where there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_plain(name), dir_fd=self.fd)
+        try:
+            with self._at(name) as (folder, plain):
+                os.unlink(plain, dir_fd=folder)
+        except FileNotFoundError:
+            return
+        except HostError as error:
+            if not is_errno(error, errno.ENOENT):
+                raise
 
     def size(self, name: str) -> int:
         """Return a regular file's size."""
@@ -174,6 +204,14 @@ class VmDirectory:
             except BaseException:
                 target.remove(new_name)
                 raise
+
+    def demand_unused(self, name: str) -> None:
+        """Raise FileLockedError if a running VM writes to a file."""
+        handle = self._open(name, os.O_RDONLY)
+        try:
+            lock(handle, name, exclusive=False)
+        finally:
+            os.close(handle)
 
     def sync(self, name: str) -> None:
         """Return once a regular file's content is on the disk. Raises HostError."""
@@ -215,7 +253,7 @@ class VmDirectory:
         extent = f"{name.removesuffix('.vmdk')}-flat.vmdk"
         described = Vmdk(
             CreateType.MONOLITHIC_FLAT,
-            extent,
+            extent.rpartition("/")[2],
             disk.capacity // vmdk.SECTOR,
             adapter="ide" if disk.controller.startswith("ide") else "lsilogic",
             ddb=(
@@ -238,24 +276,25 @@ class VmDirectory:
             raise
 
     def make_delta(self, disk: DiskSpec) -> str:
-        """Make an empty delta above a disk and return the name of its descriptor.
+        """Make an empty delta above a disk, beside it, and return the name of its descriptor.
 
         Raises:
             CasemateError: The disk below is not in order, or there is no space.
         """
-        source = disks.resolve(self.fd, (disk,))[0]
+        source = disks.resolve(self, (disk,))[0]
+        check_offered(source)
         stem = disk.file_name.rpartition(".")[0]
         head, _, number = stem.rpartition("-")
         name = self.free_name(head if number.isdigit() and head else stem, ".vmdk")
         extent = f"{name.removesuffix('.vmdk')}-delta.qcow2"
         cid = "fffffffe"
         if disk.format == "vmdk":
-            cid = disks.describe(self.fd, disk.file_name).cid
+            cid = disks.describe(self, disk.file_name).cid
         described = Vmdk(
             CreateType.DELTA,
-            extent,
+            extent.rpartition("/")[2],
             source.disk.capacity // vmdk.SECTOR,
-            parent=disk.file_name,
+            parent=disk.file_name.rpartition("/")[2],
             parent_cid=cid,
         )
         self.make(extent, qcow2.empty(source.disk.capacity))
@@ -268,7 +307,7 @@ class VmDirectory:
         Raises:
             CasemateError: It has deltas or is sparse, shall become smaller, or space lacks.
         """
-        source = disks.resolve(self.fd, (disk,))[0]
+        source = disks.resolve(self, (disk,))[0]
         if capacity < source.disk.capacity or capacity % vmdk.SECTOR:
             raise ArgumentError(
                 f"a disk of {source.disk.capacity} bytes cannot get {capacity}",
@@ -289,7 +328,7 @@ class VmDirectory:
         finally:
             os.close(handle)
         if disk.format == "vmdk":
-            described = disks.describe(self.fd, disk.file_name)
+            described = disks.describe(self, disk.file_name)
             larger = replace(described, sectors=capacity // vmdk.SECTOR)
             self.write(disk.file_name, vmdk.write(larger))
         return source
@@ -299,16 +338,17 @@ class VmDirectory:
         if not name.lower().endswith(".vmdk"):
             return (name,)
         try:
-            described = disks.describe(self.fd, name)
+            described = disks.describe(self, name)
         except CasemateError:
             return (name,)
-        return (name, described.extent) if described.extent else (name,)
+        return (name, *(beside(name, extent) for extent in described.extents))
 
     def parent_of(self, name: str) -> str:
         """Return the disk below a delta, or nothing."""
         if not name.lower().endswith(".vmdk"):
             return ""
-        return disks.describe(self.fd, name).parent
+        parent = disks.describe(self, name).parent
+        return beside(name, parent) if parent else ""
 
     def chain(self, name: str) -> Iterator[str]:
         """Yield a disk and what lies below it, as far as it is in order."""
@@ -328,20 +368,40 @@ class VmDirectory:
         finally:
             os.close(handle)
 
-    def _sync_names(self) -> None:
-        """Return once what was made or renamed here is on the disk. Raises OSError."""
-        handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+    @contextlib.contextmanager
+    def _at(self, name: str) -> Iterator[tuple[int, str]]:
+        """Open the folder that a file is in, if it is another; gives the file's plain name too."""
+        found = in_volume(name)
+        if self.volumes is None or found is None:
+            yield self.fd, _plain(name)
+            return
+        folder, _, plain = "/".join(found).rpartition("/")
+        volumes = open_directory(self.volumes)
         try:
-            os.fsync(handle)
+            handle = open_beneath(volumes, folder, os.O_RDONLY | os.O_DIRECTORY)
+        finally:
+            os.close(volumes)
+        try:
+            yield handle, plain
         finally:
             os.close(handle)
 
     def _open(self, name: str, flags: int) -> int:
-        handle = open_beneath(self.fd, _plain(name), flags | os.O_NONBLOCK)
+        with self._at(name) as (folder, plain):
+            handle = open_beneath(folder, plain, flags | os.O_NONBLOCK)
         if stat.S_ISREG(os.fstat(handle).st_mode):
             return handle
         os.close(handle)
         raise HostError(f"{name} is not a regular file", code="disk-kind", component=name)
+
+
+def _sync_names(folder: int) -> None:
+    """Return once what was made or renamed in a folder is on the disk. Raises OSError."""
+    handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def new_uuid() -> str:

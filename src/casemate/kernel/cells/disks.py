@@ -1,17 +1,15 @@
-"""Finds where the sectors of a VM's disks are, in the VM's own directory and nowhere else."""
+"""Finds where the sectors of a VM's disks are: beside their descriptors and nowhere else."""
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
-from casemate.errors import FormatError, HostError
+from casemate.errors import FormatError
 from casemate.formats import qcow2, vmdk
-from casemate.formats.datastorepath import in_volume
-from casemate.kernel.sys.files import open_beneath
+from casemate.formats.datastorepath import beside, in_volume
 from casemate.kernel.sys.libc import from_os_error
 from casemate.machine.facts import DiskSpec
 from casemate.machine.planstorage import DiskSource
@@ -20,15 +18,23 @@ from casemate.machine.vmconfig import DISK_FORMATS
 CHAIN_LIMIT: Final = 32
 """Deltas above a disk: as many snapshots as ESXi lets a VM have."""
 _SECTOR: Final = 512
+_EXTENTS: Final = frozenset({*DISK_FORMATS, "raw"})
 _NO_DIGIT: Final = re.compile(r"[^0-9A-Fa-f]")
 _UUID_DIGITS: Final = 32
 
 
-def resolve(directory: int, disks: tuple[DiskSpec, ...]) -> tuple[DiskSource, ...]:
+class Files(Protocol):
+    """Where the files of disks are looked up: a ``VmDirectory``."""
+
+    def open_file(self, name: str, flags: int = os.O_RDONLY) -> int:
+        """Return a descriptor of a regular file. Raises HostError."""
+
+
+def resolve(directory: Files, disks: tuple[DiskSpec, ...]) -> tuple[DiskSource, ...]:
     """Read the descriptors and sizes of disks.
 
     Args:
-        directory: Descriptor of the VM's directory.
+        directory: Of the VM.
         disks: As configured.
 
     Returns:
@@ -42,7 +48,7 @@ def resolve(directory: int, disks: tuple[DiskSpec, ...]) -> tuple[DiskSource, ..
     return tuple(_source(directory, disk) for disk in disks)
 
 
-def describe(directory: int, name: str) -> vmdk.Vmdk:
+def describe(directory: Files, name: str) -> vmdk.Vmdk:
     """Read the descriptor of a .vmdk file, which a sparse disk has inside.
 
     Raises:
@@ -51,16 +57,16 @@ def describe(directory: int, name: str) -> vmdk.Vmdk:
     return vmdk.parse(_read(directory, name, vmdk.SIZE_LIMIT))
 
 
-def taken(directory: int, name: str) -> int:
+def taken(directory: Files, name: str) -> int:
     """Return the bytes that a file takes on its file system. Raises HostError."""
-    descriptor = _open_regular(directory, name)
+    descriptor = directory.open_file(name)
     try:
         return os.fstat(descriptor).st_blocks * _SECTOR
     finally:
         os.close(descriptor)
 
 
-def _source(directory: int, disk: DiskSpec, above: frozenset[str] = frozenset()) -> DiskSource:
+def _source(directory: Files, disk: DiskSpec, above: frozenset[str] = frozenset()) -> DiskSource:
     """Find one disk; ``above`` are the deltas that led to it."""
     if disk.file_name in above or len(above) > CHAIN_LIMIT:
         raise FormatError(
@@ -74,7 +80,7 @@ def _source(directory: int, disk: DiskSpec, above: frozenset[str] = frozenset())
     return _plain(directory, disk, disk.file_name, disk.format)
 
 
-def _described(directory: int, disk: DiskSpec, above: frozenset[str]) -> DiskSource:
+def _described(directory: Files, disk: DiskSpec, above: frozenset[str]) -> DiskSource:
     """Follow a descriptor."""
     described = describe(directory, disk.file_name)
     entries = dict(described.ddb)
@@ -84,29 +90,41 @@ def _described(directory: int, disk: DiskSpec, above: frozenset[str]) -> DiskSou
         uuid=_NO_DIGIT.sub("", entries.get("ddb.uuid", ""))[:_UUID_DIGITS],
         thin=entries.get("ddb.thinProvisioned") == "1",
     )
-    if described.format == "qcow2":
-        below = replace(disk, file_name=described.parent, format=format_of(described.parent))
-        backing = _source(directory, below, above | {disk.file_name})
-        return replace(
-            _plain(directory, disk, described.extent, "qcow2"), disk=disk, backing=backing
+    extent = beside(disk.file_name, described.extent)
+    for name in described.extents:
+        if name.rpartition(".")[2].lower() in _EXTENTS:
+            continue
+        # What a guest writes must not be a file that says what its VM, or another, is made of.
+        raise FormatError(
+            f"the extent {name} is not a disk's by its name",
+            component=disk.file_name,
+            code="vmdk-path",
+            remedy="Give the extent a name that ends in .vmdk, and name that in the descriptor.",
         )
+    if described.format == "qcow2":
+        lower = beside(disk.file_name, described.parent)
+        below = replace(disk, file_name=lower, format=format_of(lower))
+        backing = _source(directory, below, above | {disk.file_name})
+        return replace(_plain(directory, disk, extent, "qcow2"), disk=disk, backing=backing)
     if described.format == "vmdk":
         frozen = described.create_type is vmdk.CreateType.STREAM_OPTIMIZED
         return DiskSource(disk, disk.file_name, described.capacity, read_only=frozen, format="vmdk")
+    if described.format == "split":
+        return DiskSource(disk, disk.file_name, described.capacity, read_only=True, format="split")
     begin = described.offset * vmdk.SECTOR
     return DiskSource(
         disk=disk,
-        file_name=described.extent,
+        file_name=extent,
         size=described.capacity,
         offset=begin,
         read_only=described.read_only,
-        whole=not begin and _size(directory, described.extent) == described.capacity,
+        whole=not begin and _size(directory, extent) == described.capacity,
     )
 
 
-def _plain(directory: int, disk: DiskSpec, name: str, kind: str) -> DiskSource:
+def _plain(directory: Files, disk: DiskSpec, name: str, kind: str) -> DiskSource:
     """Take a file that has no descriptor: plain sectors or QCOW2."""
-    if in_volume(name):
+    if disk.kind == "cdrom" and in_volume(name):
         # Looked up when the cell gets it; its size is what it is then.
         return DiskSource(replace(disk, capacity=0), name, 0, whole=True)
     if kind == "qcow2":
@@ -131,9 +149,9 @@ def format_of(name: str) -> str:
     return kind
 
 
-def _read(directory: int, name: str, limit: int) -> bytes:
+def _read(directory: Files, name: str, limit: int) -> bytes:
     """Read a small regular file, at most one byte over ``limit``."""
-    descriptor = _open_regular(directory, name)
+    descriptor = directory.open_file(name)
     with os.fdopen(descriptor, "rb") as stream:
         try:
             return stream.read(limit + 1)
@@ -141,18 +159,9 @@ def _read(directory: int, name: str, limit: int) -> bytes:
             raise from_os_error(f"cannot read {name}", error, component=name) from error
 
 
-def _size(directory: int, name: str) -> int:
-    descriptor = _open_regular(directory, name)
+def _size(directory: Files, name: str) -> int:
+    descriptor = directory.open_file(name)
     try:
         return os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
-
-
-def _open_regular(directory: int, name: str) -> int:
-    """Open a regular file for reading, without waiting for the other end of a pipe."""
-    descriptor = open_beneath(directory, name, os.O_RDONLY | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise HostError(f"{name} is not a regular file", code="disk-kind", component=name)

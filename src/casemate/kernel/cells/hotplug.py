@@ -155,7 +155,7 @@ class Hotplug:
 
     async def remove(self, disk: DiskSpec) -> None:
         """Detach a disk; what the guest has in its caches is lost, as when a cable is pulled."""
-        source = disks.resolve(self._directory.fd, (disk,))[0]
+        source = disks.resolve(self._directory, (disk,))[0]
         await self._qmp.execute("device_del", id=device_id(disk))
         await self._close(source)
 
@@ -200,7 +200,7 @@ class Hotplug:
     def _resolved(self, held: Held) -> DiskSource | None:
         if isinstance(held, DriveSpec):
             return None
-        return disks.resolve(self._directory.fd, (held,))[0]
+        return disks.resolve(self._directory, (held,))[0]
 
     async def add_cpus(self, count: int) -> None:
         """Add vCPUs, the next ones of the board.
@@ -256,7 +256,7 @@ class Hotplug:
 
     async def _open(self, disk: DiskSpec) -> DiskSource:
         """Hand a disk with all its layers over to QEMU."""
-        source = disks.resolve(self._directory.fd, (disk,))[0]
+        source = disks.resolve(self._directory, (disk,))[0]
         fds: dict[str, int] = {}
         try:
             for layer in source.layers:

@@ -13,13 +13,13 @@ import socket
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from casemate.errors import FormatError, HostError
 from casemate.formats import qcow2
-from casemate.formats.datastorepath import in_volume
+from casemate.formats.datastorepath import in_volume, show
 from casemate.kernel.cells.cgroups import attach_self
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.files import lock, open_beneath, open_directory, write_all
@@ -174,13 +174,13 @@ def _sethostname(name: bytes) -> None:
         raise from_os_error("cannot set the name of the cell", error) from error
 
 
-def _open(directory: int, passed: PassedFile) -> int:
-    """Open a disk: a regular file, long enough, in the VM's directory."""
+def _open(directory: int, path: str, passed: PassedFile, shown: str) -> int:
+    """Open a disk: a regular file, long enough, below a directory."""
     flags = os.O_RDWR if passed.writable else os.O_RDONLY
-    descriptor = open_beneath(directory, passed.file_name, flags | os.O_NONBLOCK)
+    descriptor = open_beneath(directory, path, flags | os.O_NONBLOCK)
     try:
         _check_disk(descriptor, passed)
-        lock(descriptor, passed.file_name, exclusive=passed.writable)
+        lock(descriptor, shown, exclusive=passed.writable)
     except BaseException:
         os.close(descriptor)
         raise
@@ -201,26 +201,27 @@ def _open_scratch(directory: int, passed: PassedFile) -> int:
 
 
 def open_disk(directory: int, volumes: Path | None, passed: PassedFile) -> int:
-    """Open a disk of a VM's directory, or the image of a CD anywhere on a datastore, and lock it.
+    """Open a disk or the image of a CD, in the VM's directory or on a datastore, and lock it.
+
+    The lock is on the file, whatever it is called: two VMs never write to one.
 
     Raises:
         CasemateError: It is missing, in use, a link, no regular file, or too short.
     """
     if passed.scratch:
         return _open_scratch(directory, passed)
-    image = in_volume(passed.file_name)
-    if image is None:
-        return _open(directory, passed)
-    datastore, path = image
-    if volumes is None or passed.writable or not path:
+    elsewhere = in_volume(passed.file_name)
+    if elsewhere is None:
+        return _open(directory, passed.file_name, passed, passed.file_name)
+    if volumes is None:
         raise HostError(
-            f"{passed.file_name} is not an image for reading",
+            f"{passed.file_name} is on no datastore of this host",
             code="disk-kind",
             component=passed.file_name,
         )
     place = open_directory(volumes)
     try:
-        return _open(place, replace(passed, file_name=f"{datastore}/{path}"))
+        return _open(place, "/".join(elsewhere), passed, show(*elsewhere))
     finally:
         os.close(place)
 

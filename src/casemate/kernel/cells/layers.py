@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
 from casemate.errors import NotSupportedError
-from casemate.formats.sparse import Read, nothing, read_qcow2, read_sparse
+from casemate.formats.datastorepath import beside
+from casemate.formats.sparse import Read, nothing, read_extent, read_qcow2, read_sparse
+from casemate.formats.vmdk import SECTOR, CreateType, Part
+from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.sys.files import lock
 from casemate.machine.planstorage import DiskSource
@@ -41,12 +46,61 @@ def _reader(directory: VmDirectory, source: DiskSource, files: contextlib.ExitSt
             return _plain(read, source)
         case "qcow2":
             return read_qcow2(read, below)
+        case "split":
+            return _split(directory, source, files)
         case "vmdk":
             return read_sparse(read, os.fstat(handle).st_size, below)
         case _:
             raise NotSupportedError(
                 f"a disk of format {source.format[:40]!r} is not read", component=source.file_name
             )
+
+
+def _split(directory: VmDirectory, source: DiskSource, files: contextlib.ExitStack) -> Read:
+    """Return what reads a disk in many extents, one of which is open at a time."""
+    described = disks.describe(directory, source.file_name)
+    ends = list(itertools.accumulate(part.sectors * SECTOR for part in described.parts))
+    opened = files.enter_context(contextlib.ExitStack())
+    present: tuple[int, Read] = (-1, nothing)
+
+    def part(number: int) -> Read:
+        nonlocal present
+        if present[0] != number:
+            opened.close()
+            one = described.parts[number]
+            name = beside(source.file_name, one.name)
+            handle = directory.open_file(name)
+            opened.callback(os.close, handle)
+            lock(handle, name, exclusive=False)
+            present = (number, _extent(handle, one, described.create_type))
+        return present[1]
+
+    def read(offset: int, size: int) -> bytes:
+        end = min(offset + size, described.capacity)
+        found = bytearray()
+        while offset < end:
+            number = bisect.bisect_right(ends, offset)
+            begin = ends[number] - described.parts[number].sectors * SECTOR
+            amount = min(end, ends[number]) - offset
+            found += part(number)(offset - begin, amount)
+            offset += amount
+        return bytes(found)
+
+    return read
+
+
+def _extent(handle: int, part: Part, kind: CreateType) -> Read:
+    """Return what reads one extent of many."""
+
+    def sparse(offset: int, size: int) -> bytes:
+        return os.pread(handle, size, offset)
+
+    def flat(offset: int, size: int) -> bytes:
+        return os.pread(handle, size, part.offset * SECTOR + offset).ljust(size, b"\0")
+
+    if kind is CreateType.SPLIT_FLAT:
+        return flat
+    return read_extent(sparse, os.fstat(handle).st_size, part.sectors)
 
 
 def _plain(file: Read, source: DiskSource) -> Read:

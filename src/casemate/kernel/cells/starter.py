@@ -17,8 +17,8 @@ from casemate.kernel.cells import channels, disks, jail, runstate
 from casemate.kernel.cells.cell import Cell, CellEvent
 from casemate.kernel.cells.cgroups import Cgroups
 from casemate.kernel.cells.console import last_line
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.probe import Accelerator
-from casemate.kernel.sys.files import open_directory
 from casemate.kernel.sys.spawn import Child, kill, wait_gone
 from casemate.machine import serialports
 from casemate.machine.cellplan import CellPlan
@@ -72,8 +72,7 @@ class Starter:
         """Carry out the power-on, each step with its undo."""
         directory = self._cells_dir / vm
         with contextlib.ExitStack() as undo:
-            place = open_directory(vm_dir)
-            undo.callback(os.close, place)
+            place = undo.enter_context(VmDirectory(vm_dir, volumes=self._volumes))
             sources = disks.resolve(place, config.disks)
             host = HostSide(
                 self._accelerator.name,

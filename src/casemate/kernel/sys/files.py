@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from casemate.errors import HostError
+from casemate.errors import FileLockedError
 from casemate.kernel.sys.libc import LIBC, SYS_OPENAT2, check, from_os_error, syscall
 
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -74,15 +74,14 @@ def lock(descriptor: int, name: str, *, exclusive: bool) -> None:
     """Lock an open file for as long as any copy of this descriptor is open, in any process.
 
     Raises:
-        HostError: ``file-in-use``: somebody else uses it.
+        FileLockedError: Somebody else uses it.
     """
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise HostError(
+        raise FileLockedError(
             f"{name} is in use by another VM",
-            code="file-in-use",
-            component=name,
+            file=name,
             remedy="Power off the VM that uses it, or detach it there.",
         ) from None
     except OSError as error:

@@ -1,0 +1,93 @@
+"""Files of VMs outside of their directories: who may name them, and who uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from casemate.calls.files import DeleteFile
+from casemate.formats.datastorepath import full, in_volume, local
+from casemate.formats.datastorepath import parse as parse_path
+from casemate.kernel.accounts import Session
+from casemate.kernel.inventory import ALLOCATE, BROWSE, Inventory
+from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vmfiles import owned_files, strangers
+from casemate.kernel.vmmaking import grown_disks
+from casemate.machine.facts import VmConfig, VmFact
+
+Check = Callable[[Session, str, object], None]
+"""Raises where a session lacks a privilege on what it is told."""
+_LOOKS: Final = (BROWSE,)
+_WRITES: Final = (BROWSE, DeleteFile.privilege)
+_MAKES: Final = (ALLOCATE, DeleteFile.privilege)
+
+
+def files_elsewhere(config: VmConfig) -> dict[str, tuple[str, ...]]:
+    """Return what is named in full, or shall be made so, each with the privileges that it takes.
+
+    A guest reads a CD, and what it writes to a disk changes a file of the datastore.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for disk in config.disks:
+        name = disk.file_name or disk.wanted
+        if "/" in name or name.startswith("["):
+            uses = _LOOKS if disk.kind == "cdrom" else _WRITES
+            found[name] = uses if disk.file_name else _MAKES
+    return found
+
+
+def demand_elsewhere(
+    check: Check,
+    inventory: Inventory,
+    session: Session,
+    config: VmConfig,
+    before: VmConfig | None = None,
+    more: tuple[str, ...] = (),
+) -> None:
+    """Raise unless a session may have a VM use the files elsewhere that it did not before.
+
+    Args:
+        check: Raises where a session lacks a privilege on a datastore.
+        inventory: Knows the datastores.
+        session: Who wants it.
+        config: What the VM is to be made of.
+        before: What it was made of.
+        more: Names of other files that are written or removed.
+
+    Raises:
+        DatastorePathError: There is no such datastore.
+        PermissionDeniedError: The session lacks a privilege.
+    """
+    known = files_elsewhere(before) if before else {}
+    wanted = files_elsewhere(config)
+    wanted |= {name: _WRITES for name in more if in_volume(name)}
+    larger = grown_disks(before, config) if before else ()
+    wanted |= {disk.file_name: _MAKES for disk, _ in larger if "/" in disk.file_name}
+    for name, privileges in sorted(wanted.items()):
+        if known.get(name) == privileges and name not in more:
+            continue
+        found = in_volume(name)
+        datastore = found[0] if found else parse_path(name)[0]
+        inventory.demand_datastore(datastore)
+        for privilege in privileges:
+            check(session, privilege, inventory.place_of(f"[{datastore}]"))
+
+
+def used_by_others(context: VmContext, fact: VmFact) -> set[str]:
+    """Return the files that other VMs use in the folders of this one's, as this one names them.
+
+    Raises:
+        FormatError: What another VM there, which is not registered, needs cannot be told.
+    """
+    return set(_used(context, fact))
+
+
+def _used(context: VmContext, fact: VmFact) -> Iterator[str]:
+    others = context.neighbours(fact)
+    for other in others:
+        with context.open(other) as directory:
+            for name in owned_files(directory, other, media=True):
+                yield local(full(name, other.config.vmx_path), fact.config.vmx_path)
+    with context.open(fact) as directory:
+        for name in strangers(directory, (fact, *others)):
+            yield from directory.files_of(name)

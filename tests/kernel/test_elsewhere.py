@@ -1,0 +1,145 @@
+"""Who may have a VM use files outside of its directory; what names them cannot be slipped in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from casemate.errors import CasemateError, DatastorePathError, PermissionDeniedError
+from casemate.formats.datastorepath import beside, full, local
+from casemate.kernel.accounts import LOCAL_ROOT, Session
+from casemate.kernel.elsewhere import demand_elsewhere
+from casemate.kernel.inventory import Inventory
+from casemate.kernel.store import Store
+from casemate.kernel.stream import FactStream
+from casemate.machine.facts import DiskSpec, VmConfig, VmFact
+
+UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+DATA = "/vmfs/volumes/second/shared/data.vmdk"
+IMAGE = "/vmfs/volumes/second/iso/tools.iso"
+LOOK, WRITE, SPACE = "Datastore.Browse", "Datastore.FileManagement", "Datastore.AllocateSpace"
+
+
+class Rights:
+    """Somebody with some privileges on the datastore ``second``."""
+
+    def __init__(self, inventory: Inventory, *given: str) -> None:
+        self.store = inventory.place_of("[second]")
+        self.given = given
+        self.asked: list[str] = []
+
+    def check(self, _: Session, privilege: str, what: object) -> None:
+        self.asked.append(privilege)
+        if what != self.store or privilege not in self.given:
+            raise PermissionDeniedError("no", privilege=privilege)
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Iterator[Inventory]:
+    for name in ("datastore1/one", "second/shared"):
+        (tmp_path / "volumes" / name).mkdir(parents=True)
+    store = Store(tmp_path / "casemate.db")
+    made = Inventory(store, FactStream(), tmp_path / "volumes", UUID)
+    made.publish_all(1000, 1000)
+    yield made
+    store.close()
+
+
+def disk(name: str = "", kind: str = "disk", wanted: str = "") -> DiskSpec:
+    form = "raw" if kind == "cdrom" else "vmdk"
+    return DiskSpec(name, kind, form, 512, "ide0", 0, wanted=wanted)
+
+
+def config(*disks: DiskSpec) -> VmConfig:
+    return VmConfig("one", "", "[datastore1] one/one.vmx", "other", 1, 16, "bios", disks=disks)
+
+
+@pytest.mark.parametrize(
+    ("one", "needed"),
+    [
+        (disk(DATA), (LOOK, WRITE)),
+        (disk(wanted=DATA), (SPACE, WRITE)),
+        (disk(wanted="[second]"), (SPACE, WRITE)),
+        (disk(IMAGE, "cdrom"), (LOOK,)),
+        (disk("one.vmdk"), ()),
+        (disk(wanted="one.vmdk"), ()),
+    ],
+)
+def test_each_file_elsewhere_takes_what_its_guest_does_with_it(inventory, one, needed):
+    demand_elsewhere(Rights(inventory, *needed).check, inventory, LOCAL_ROOT, config(one))
+    for lacking in needed:
+        left = Rights(inventory, *(set(needed) - {lacking}))
+        with pytest.raises(PermissionDeniedError) as refused:
+            demand_elsewhere(left.check, inventory, LOCAL_ROOT, config(one))
+        assert refused.value.privilege == lacking
+
+
+def test_what_a_vm_has_already_takes_nothing_until_it_is_removed_with_its_file(inventory):
+    nobody, before = Rights(inventory), config(disk(DATA))
+    demand_elsewhere(nobody.check, inventory, LOCAL_ROOT, before, before)
+    demand_elsewhere(nobody.check, inventory, LOCAL_ROOT, config(), before, ("one.vmdk",))
+    with pytest.raises(PermissionDeniedError):
+        demand_elsewhere(nobody.check, inventory, LOCAL_ROOT, config(), before, (DATA,))
+    larger = config(replace(disk(DATA), capacity=1024))
+    with pytest.raises(PermissionDeniedError) as refused:
+        demand_elsewhere(nobody.check, inventory, LOCAL_ROOT, larger, before)
+    assert refused.value.privilege == SPACE
+    # What it read as a disc it does not write as a disk.
+    image = IMAGE.replace(".iso", ".img")
+    with pytest.raises(PermissionDeniedError):
+        demand_elsewhere(
+            nobody.check,
+            inventory,
+            LOCAL_ROOT,
+            config(disk(image)),
+            config(disk(image, "cdrom")),
+        )
+
+
+def test_a_datastore_that_is_not_there_is_said_so(inventory):
+    wanted = config(disk("/vmfs/volumes/third/a/data.vmdk"))
+    with pytest.raises(DatastorePathError, match="third"):
+        demand_elsewhere(lambda *_: None, inventory, LOCAL_ROOT, wanted)
+
+
+def test_a_registered_file_names_no_disk_that_its_asker_may_not_use(inventory, tmp_path):
+    place = tmp_path / "volumes/datastore1/one"
+    (place / "one.vmx").write_text(
+        'displayName = "one"\nguestOS = "other"\nide0:0.present = "TRUE"\n'
+        f'ide0:0.fileName = "{DATA}"\n'
+    )
+    nobody, seen = Rights(inventory), []
+
+    def allow(fact: VmFact) -> None:
+        seen.append(fact.config.disks[0].file_name)
+        demand_elsewhere(nobody.check, inventory, LOCAL_ROOT, fact.config)
+
+    with pytest.raises(PermissionDeniedError):
+        inventory.register("[datastore1] one/one.vmx", allow=allow)
+    assert (inventory.vms(), seen) == ((), [DATA])
+
+
+@pytest.mark.parametrize("name", ["a.vmdk", DATA, "/vmfs/volumes/datastore1/one/a.vmdk"])
+def test_a_file_has_one_name_in_a_vm_and_one_in_full(name):
+    path = "[datastore1] one/one.vmx"
+    known = local(name, path)
+    assert local(full(known, path), path) == known
+    assert full(known, path).startswith("/vmfs/volumes/")
+    assert beside(known, "b") == local(beside(full(name, path), "b"), path)
+
+
+@pytest.mark.parametrize("path", ["[datastore1]", "[datastore1] one", "one/one.vmx", "../one.vmx"])
+def test_nothing_is_beside_a_file_that_is_not_there_yet(path):
+    name = "/vmfs/volumes/datastore1/a.vmdk"
+    assert local(name, path) == name
+    assert full("a.vmdk", path) == "a.vmdk"
+
+
+def test_an_unknown_privilege_is_no_privilege(inventory):
+    with pytest.raises(CasemateError):
+        demand_elsewhere(
+            Rights(inventory, "Datastore").check, inventory, LOCAL_ROOT, config(disk(DATA))
+        )
