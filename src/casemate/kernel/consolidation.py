@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +24,7 @@ from casemate.kernel.snapshotfiles import (
     written,
 )
 from casemate.kernel.vmcontext import VmContext
-from casemate.kernel.vmfiles import state_name, strangers
+from casemate.kernel.vmfiles import disks_of_snapshots, state_name, strangers
 from casemate.machine.chains import Drop, Merge, plan_consolidation
 from casemate.machine.facts import Allocation, DiskSpec, PowerState, VmFact
 from casemate.machine.power import Operation
@@ -63,8 +63,10 @@ class Consolidation:
     def __init__(self, context: VmContext) -> None:
         self._context = context
 
-    async def run(self, fact: VmFact, report: Report = untold) -> None:
+    async def run(self, fact: VmFact, report: Report = untold, had: Collection[str] = ()) -> None:
         """Make the chains of disks as short as the snapshots allow.
+
+        ``had`` are deltas that the VM had, which go if nobody needs them.
 
         Raises:
             CasemateError: A merge failed, or ``report`` ended it; the disks are as the guest wrote
@@ -72,7 +74,7 @@ class Consolidation:
         """
         with self._context.open(fact) as directory:
             others = self._context.neighbours(fact)
-            graph, steps = consolidation_steps(directory, fact, others)
+            graph, steps = consolidation_steps(directory, fact, others, had)
             parents = dict(graph.parents)
             for number, step in enumerate(steps):
                 if isinstance(step, Drop):
@@ -152,7 +154,10 @@ class Consolidation:
 
 
 def consolidation_steps(
-    directory: VmDirectory, fact: VmFact, others: Iterable[VmFact]
+    directory: VmDirectory,
+    fact: VmFact,
+    others: Iterable[VmFact],
+    had: Collection[str] = (),
 ) -> tuple[_Graph, tuple[Drop | Merge, ...]]:
     """Plan the consolidation of a VM's disks; what other VMs in their folders use stays.
 
@@ -160,6 +165,7 @@ def consolidation_steps(
         directory: Of the VM.
         fact: The VM.
         others: The other registered VMs there; those that are not are found by their files.
+        had: Deltas that the VM had.
 
     Raises:
         FormatError: The list of its snapshots, or a file of another VM, cannot be read.
@@ -176,12 +182,18 @@ def consolidation_steps(
         ours = {local(full(top, other.config.vmx_path), fact.config.vmx_path) for top in tops}
         pinned |= {layer for top in ours for layer in directory.chain(top)}
     pinned |= strangers(directory, (fact, *others))
-    graph = _graph(directory, current | pinned)
+    graph = _graph(directory, current | pinned, set(had))
     steps = plan_consolidation(graph.parents, pinned | graph.frozen, current)
     return graph, steps
 
 
-def _graph(directory: VmDirectory, tops: set[str]) -> _Graph:
+def layers_of(directory: VmDirectory, fact: VmFact) -> frozenset[str]:
+    """Return the disks and deltas that a VM's snapshots are of or need."""
+    tops = {disk.file_name for disk in written(fact.config)} | {*disks_of_snapshots(fact)}
+    return frozenset(layer for top in tops for layer in directory.chain(top))
+
+
+def _graph(directory: VmDirectory, tops: set[str], had: set[str]) -> _Graph:
     """Find all disks below ``tops``, and all deltas above those.
 
     What nobody here knows is a leftover in the VM's directory, and a stranger's elsewhere.
@@ -189,17 +201,17 @@ def _graph(directory: VmDirectory, tops: set[str]) -> _Graph:
     parents: dict[str, str] = {}
     frozen: set[str] = set()
     bases = {lowest for top in tops for *_, lowest in (tuple(directory.chain(top)),)}
-    known = {layer for top in tops for layer in directory.chain(top)}
+    known = had | {layer for top in tops for layer in directory.chain(top)}
     near = set(directory.names())
     for base in {beside(base, ""): base for base in bases if in_volume(base)}.values():
         near |= set(directory.names_beside(base))
     strays = {name for name in near if _DELTA.fullmatch(name)}
-    for top in sorted(tops | strays):
+    for top in sorted(tops | strays | had):
         chain = tuple(directory.chain(top))
         if not chain or chain[-1] not in bases:
             continue
-        if in_volume(top):
-            frozen |= set(chain) - known
+        if in_volume(top) and top not in known:
+            frozen |= set(chain)
         for name, lower in zip(chain, (*chain[1:], ""), strict=True):
             parents[name] = lower
             if name.endswith(".vmdk"):

@@ -19,7 +19,13 @@ from casemate.formats import vmx
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks, disks, memory
 from casemate.kernel.cells.directory import VmDirectory
-from casemate.kernel.consolidation import Consolidation, Report, consolidation_steps, untold
+from casemate.kernel.consolidation import (
+    Consolidation,
+    Report,
+    consolidation_steps,
+    layers_of,
+    untold,
+)
 from casemate.kernel.elsewhere import Check, demand_elsewhere
 from casemate.kernel.guests import Guests
 from casemate.kernel.host import Handler
@@ -146,6 +152,7 @@ class Snapshots:
             if fact.power is not PowerState.POWERED_OFF:
                 await self._power.power_off(fact)
                 fact = self._context.inventory.vm(fact.vm)
+            had = layers_of(directory, fact)
             deltas = await asyncio.to_thread(make_deltas, directory, config)
             config = renamed_disks(config, deltas)
             if snapshot.memory:
@@ -155,7 +162,7 @@ class Snapshots:
             write_book(directory, fact, fact.snapshots, snapshot.number, last)
             fact = self._context.inventory.reread(fact.vm)
             others = self._context.neighbours(fact)
-            for step in consolidation_steps(directory, fact, others)[1]:
+            for step in consolidation_steps(directory, fact, others, had)[1]:
                 if isinstance(step, Drop):
                     drop(directory, step.name)
         if snapshot.memory:
@@ -172,6 +179,7 @@ class Snapshots:
                 book.find(fact.snapshots, number, fact.config.name)
                 below = book.below(fact.snapshots, number)
                 gone = below if children else frozenset({number})
+            had = layers_of(directory, fact)
             kept, current = book.without(fact.snapshots, fact.current_snapshot, gone)
             write_book(directory, fact, kept, current, last_number(directory, fact))
             for snapshot in fact.snapshots:
@@ -180,7 +188,7 @@ class Snapshots:
                     if snapshot.memory:
                         directory.remove(memory_name(fact.config, snapshot))
             fact = self._context.inventory.reread(fact.vm)
-        await self._consolidation.run(fact, report)
+        await self._consolidation.run(fact, report, had)
 
     async def _put_deltas(self, directory: VmDirectory, fact: VmFact) -> None:
         """Put a delta on every disk, first in the file, then under the guest."""
