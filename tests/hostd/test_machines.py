@@ -161,6 +161,24 @@ def test_disks_grow_leave_and_go() -> None:
         vmspec.changed(disk_change("remove"), replace(config, disks=()), ())
 
 
+def test_a_controller_is_removed_by_its_key_and_the_ide_ones_stay() -> None:
+    config = fake_vm(1).config
+
+    def removed(kind: str, key: int) -> vmspec.Change:
+        device = Obj(kind, key=key, busNumber=1)
+        item = Obj("VirtualDeviceConfigSpec", operation="remove", device=device)
+        spec = Obj("VirtualMachineConfigSpec", deviceChange=(item,))
+        return vmspec.changed(spec, config, ())
+
+    change = removed("ParaVirtualSCSIController", 1001)
+    assert (change.unplug, change.config) == (["scsi1"], config)
+    assert change.privileges == {"VirtualMachine.Config.AddRemoveDevice"}
+    with pytest.raises(FaultError, match="IDE"):
+        removed("VirtualIDEController", 201)
+    with pytest.raises(FaultError, match="controller"):
+        removed("ParaVirtualSCSIController", 77)
+
+
 def test_a_disk_never_sits_where_its_controller_does() -> None:
     config = replace(fake_vm(1).config, disks=())
     for number in range(8):

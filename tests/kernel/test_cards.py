@@ -19,7 +19,7 @@ from casemate.machine.hotnotes import added
 from casemate.machine.power import Operation
 
 from .realguest import write_guest
-from .vmbench import Host, RefusedTaskError, make, printed
+from .vmbench import Host, RefusedTaskError, disk, make, printed
 
 CONSENT = "casemate.kernel.cells.hotplug.CONSENT"
 CARD = NicSpec("", "VM Network", "vmxnet3")
@@ -162,6 +162,16 @@ def test_linux_lets_go_of_its_cards_and_wakes_up_without_them(vmhost, monkeypatc
         assert await cards(host, vm) == set()
         await change(host, vm, nics=(CARD,))
         assert await cards(host, vm) == {"card-0"}
+        boot = host.vm(vm).config.disks
+        await change(host, vm, disks=(*boot, disk(controller="scsi1")))
+        await change(host, vm, disks=boot)
+        before = host.vm(vm).config
+        assert added(before).controllers == {"scsi1"}
+        await host.ask(c.ReconfigureVm("", vm, before, before, unplug=("scsi1",)))
+        assert added(host.vm(vm).config).devices == ("ethernet0",)
+        await host.ask(c.SuspendVm("", vm))
+        await host.ask(m.PowerOn("", vm))
+        assert await host.cells.status(vm) == "running"
         await host.ask(m.PowerOff("", vm))
         await taps(wires, 0)
         await switching.close()

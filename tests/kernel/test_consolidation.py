@@ -147,3 +147,21 @@ def test_what_is_made_in_a_directory_is_on_the_disk_with_its_name(
         assert synced[2:] == [".new.new", tmp_path.name]
         directory.copy("new", directory, "copy")
         assert synced[4:] == ["copy"]
+
+
+def test_elsewhere_only_what_a_vm_had_is_dropped_and_nothing_a_stranger_needs_is_merged(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "second/shared").mkdir(parents=True)
+    (tmp_path / "one").mkdir()
+    base = "/vmfs/volumes/second/shared/base.vmdk"
+    with VmDirectory(tmp_path / "one", volumes=tmp_path) as directory:
+        directory.make_disk(base, spec(base), thin=True)
+        former, ours = (directory.make_delta(spec(base)) for _ in range(2))
+        fact = vm("1", ours)
+        assert consolidation_steps(directory, fact, ())[1] == ()
+        _, steps = consolidation_steps(directory, fact, (), {former})
+        assert steps == (Drop(former), Merge(ours, base))
+        above = directory.make_delta(spec(former))
+        assert consolidation_steps(directory, fact, (), {former})[1] == ()
+        assert consolidation_steps(directory, fact, (vm("2", above),), {former})[1] == ()

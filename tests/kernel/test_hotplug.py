@@ -8,7 +8,7 @@ import pytest
 
 from casemate.calls import messages as m
 from casemate.calls import vms as c
-from casemate.errors import PowerStateError
+from casemate.errors import NotSupportedError, PowerStateError, StateError
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, PowerState
 from casemate.machine.hotnotes import added
@@ -278,5 +278,42 @@ def test_cards_and_controllers_come_to_a_running_vm_and_stay_through_sleep(on):
         assert added(host.vm(vm).config).devices == ("ethernet0", "ethernet1")
         await host.ask(m.PowerOff("", vm))
         await switching.close()
+
+    on(body)
+
+
+def test_a_vm_wakes_up_with_controllers_that_no_disk_is_on_any_more(on, monkeypatch):
+    monkeypatch.setattr("casemate.kernel.cells.hotplug.CONSENT", 1.0)
+
+    async def body(host: Host) -> None:
+        disks = (disk(), disk(controller="scsi0"))
+        vm = await make(host, disks=disks, extra=(("scsi1.virtualDev", "pvscsi"),))
+        await host.ask(m.PowerOn("", vm))
+        await printed(host, vm)
+        boot, data = host.vm(vm).config.disks
+        await change(host, vm, disks=(boot, data, disk(controller="scsi1")))
+        await change(host, vm, disks=(boot,))
+        assert added(host.vm(vm).config).controllers == {"scsi0", "scsi1"}
+        for _ in range(2):
+            await host.ask(c.SuspendVm("", vm))
+            await host.ask(m.PowerOn("", vm))
+            assert await host.cells.status(vm) == "running"
+        await change(host, vm, disks=(boot, data))
+        assert await drives(host, vm) == {"ide0-0", "scsi0-0"}
+        assert added(host.vm(vm).config).kept == ()
+        before = host.vm(vm).config
+        for name, error in (("scsi0", StateError), ("scsi2", NotSupportedError)):
+            with pytest.raises(error):
+                await host.ask(c.ReconfigureVm("", vm, before, before, unplug=(name,)))
+        # Nobody lets go of anything in a guest without an operating system.
+        with pytest.raises(RefusedTaskError) as raised:
+            await host.ask(c.ReconfigureVm("", vm, before, before, unplug=("scsi1",)))
+        assert raised.value.fault.fault == "Timedout"
+        assert host.vm(vm).config == before
+        await host.ask(m.PowerOff("", vm))
+        await host.ask(c.ReconfigureVm("", vm, before, before, unplug=("scsi1",)))
+        await host.ask(m.PowerOn("", vm))
+        assert added(host.vm(vm).config).controllers == frozenset()
+        await host.ask(m.PowerOff("", vm))
 
     on(body)

@@ -121,6 +121,36 @@ def test_the_last_card_goes_if_it_is_in_a_port_which_the_next_one_comes_to() -> 
     assert hot_change(config, replace(alone, cpus=3)) is None
 
 
+def test_a_controller_goes_from_its_port_when_nothing_is_on_it() -> None:
+    data = replace(DATA, controller="scsi1")
+    config = with_added(replace(HOT, disks=(BOOT, data)), Added((), ("ethernet0", "scsi1")))
+    alone = replace(config, disks=(BOOT,))
+    assert hot_change(config, config, ("scsi1",)) is None
+    change = hot_change(config, alone, ("scsi1",))
+    assert change == HotChange(removed=(data,), unplugged=("scsi1",))
+    assert added(grown(config, alone, change)) == Added((), ("ethernet0",))
+    left = grown(config, alone, hot_change(config, alone) or HotChange())
+    assert added(left).controllers == {"scsi1"}
+    assert hot_change(left, left, ("scsi1",)) == HotChange(unplugged=("scsi1",))
+    # One thing at a time is asked of the guest, and nothing beside it that cannot be taken back.
+    assert hot_change(left, replace(left, nics=left.nics[:-1]), ("scsi1",)) is None
+    assert hot_change(left, replace(left, cpus=3), ("scsi1",)) is None
+    for board in ("scsi0", "scsi2", "ide0"):
+        assert hot_change(left, left, (board,)) is None
+
+
+def test_the_board_s_controller_is_noted_while_nothing_is_on_it() -> None:
+    config = replace(HOT, disks=(BOOT, replace(DATA, controller="scsi2")))
+    bare = replace(config, disks=(BOOT,))
+    change = hot_change(config, bare)
+    assert change is not None
+    left = grown(config, bare, change)
+    assert (added(left).kept, added(left).controllers) == (("scsi2",), {"scsi2"})
+    again = hot_change(left, replace(left, disks=config.disks))
+    assert again == HotChange(added=(config.disks[1],))
+    assert added(grown(left, replace(left, disks=config.disks), again)) == Added()
+
+
 def test_a_port_at_the_end_that_is_free_needs_no_note() -> None:
     what = Added((), ("ethernet0", "ethernet1"))
     assert with_devices(what, (), ("ethernet1",)) == Added((), ("ethernet0",))
@@ -134,7 +164,7 @@ def test_a_port_at_the_end_that_is_free_needs_no_note() -> None:
     st.lists(st.sampled_from(["ethernet1", "scsi1", "ethernet9"]), unique=True, max_size=4),
 )
 def test_a_note_is_read_back_and_counts_once(memory: list[int], devices: list[str]) -> None:
-    what = Added(tuple(memory), tuple(devices))
+    what = Added(tuple(memory), tuple(devices), ("scsi0", "scsi3"))
     config = replace(VM, memory_mib=sum(memory) + 256)
     noted = with_added(config, what)
     assert added(noted) == what

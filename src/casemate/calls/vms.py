@@ -32,9 +32,10 @@ class ReconfigureVm:
     """Change what a VM is made of, from ``before`` (refused when it changed since) to ``config``.
 
     Disks without a file name are made, larger ones extended, absent ones detached; files of
-    detached disks that ``destroy`` names are removed. A running VM takes what ``machine.hotplug``
-    says (disks on SCSI, other discs, vCPUs, memory), larger disks, and the values that need no new
-    hardware: name, annotation, allocations, extra entries.
+    detached disks that ``destroy`` names are removed. ``unplug`` names a SCSI controller without
+    disks that a running VM is to let go of; one that is off has none. A running VM takes what
+    ``machine.hotplug`` says (disks on SCSI, other discs, vCPUs, memory), larger disks, and the
+    values that need no new hardware: name, annotation, allocations, extra entries.
     """
 
     session: str
@@ -44,6 +45,7 @@ class ReconfigureVm:
     destroy: tuple[str, ...] = ()
     thin: bool = True
     why: str = ""
+    unplug: tuple[str, ...] = ()
     reply: ClassVar = TaskReply
     privilege: ClassVar[str] = "VirtualMachine.Config.Settings"
 

@@ -69,8 +69,8 @@ class Devices:
         pairs = [(text(c.get("operation")), text(c.get("fileOperation")), c) for c in changes]
         for operation, _, item in pairs:
             device = _device(item)
-            if device.type in controller_types() and operation == "add":
-                self._add_controller(device)
+            if device.type in controller_types():
+                self._controller(operation, device)
         for operation, files, item in pairs:
             device = _device(item)
             if device.type in controller_types():
@@ -111,11 +111,27 @@ class Devices:
     def _right(self, name: str) -> None:
         self._change.privileges.add(CONFIG + name)
 
+    def _controller(self, operation: str, device: Obj) -> None:
+        if operation == "add":
+            self._add_controller(device)
+        elif operation == "remove":
+            self._remove_controller(device)
+
     def _add_controller(self, device: Obj) -> None:
         bus = controller_types()[device.type]
         place = number(device.get("busNumber"), 0)
         self._controllers[number(device.get("key"), 0)] = f"{bus}{place}"
         self._right("AddRemoveDevice")
+
+    def _remove_controller(self, device: Obj) -> None:
+        name = controller_of(number(device.get("key"), 0))
+        if name is None:
+            raise faults.invalid_argument("config.deviceChange.device.key", "No such controller.")
+        if name.startswith("ide"):
+            raise unsupported("Every VM has its two IDE controllers.")
+        self._right("AddRemoveDevice")
+        if name.startswith("scsi"):
+            self._change.unplug.append(name)
 
     def _slot(self, device: Obj) -> tuple[str, int]:
         key = number(device.get("controllerKey"), 0)

@@ -16,13 +16,14 @@ class Change:
     """What a spec asks for: the new configuration, files to remove, the rights it takes.
 
     ``elsewhere`` names the datastores of files outside of the VM's directory, each with a privilege
-    that it takes there.
+    that it takes there. ``unplug`` names controllers that are removed.
     """
 
     config: VmConfig
     destroy: list[str] = field(default_factory=list)
     privileges: set[str] = field(default_factory=set)
     elsewhere: set[tuple[str, str]] = field(default_factory=set)
+    unplug: list[str] = field(default_factory=list)
 
 
 def unsupported(reason: str) -> FaultError:

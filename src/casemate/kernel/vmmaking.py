@@ -11,7 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from casemate.errors import ArgumentError, FileMissingError, FilePresentError, HostError
+from casemate.errors import (
+    ArgumentError,
+    FileMissingError,
+    FilePresentError,
+    HostError,
+    NotSupportedError,
+    StateError,
+)
 from casemate.formats.datastorepath import full, in_volume, local, show, volume_file
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
@@ -21,7 +28,8 @@ from casemate.kernel.inventory import Inventory
 from casemate.kernel.sys.files import write_all
 from casemate.kernel.sys.libc import from_os_error, is_errno
 from casemate.kernel.vmcontext import instance_entry, new_uuid, stem, with_addresses
-from casemate.machine.facts import DiskSpec, VmConfig
+from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
+from casemate.machine.hotnotes import added
 from casemate.machine.planstorage import DiskSource
 from casemate.machine.vmconfig import INSTANCE_UUID, vm_config, with_saved_memory
 from casemate.machine.vmxwrite import BASE_ENTRIES, vmx_of
@@ -80,6 +88,30 @@ def grown_disks(before: VmConfig, after: VmConfig) -> tuple[tuple[DiskSpec, int]
         for disk in before.disks
         if (capacity := sizes.get(disk.file_name, 0)) and capacity != disk.capacity
     )
+
+
+def unplugged(fact: VmFact, config: VmConfig, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the controllers that a VM is to let go of; of one that is off they go by themselves.
+
+    Raises:
+        StateError: Something is on one.
+        NotSupportedError: One is the board's, of a VM that is not off.
+    """
+    for name in names:
+        if any(one.controller == name for one in config.slots):
+            raise StateError(
+                f"something is on the controller {name}",
+                code="controller-used",
+                component=fact.config.name,
+                remedy="Remove its disks and drives first, or with it.",
+            )
+        if fact.power is not PowerState.POWERED_OFF and name not in added(fact.config).devices:
+            raise NotSupportedError(
+                f"the controller {name} is the board's, which lets none go while the VM runs",
+                component=fact.config.name,
+                remedy="Power the VM off: it starts without the controller then.",
+            )
+    return () if fact.power is PowerState.POWERED_OFF else names
 
 
 def takes_space(before: VmConfig, after: VmConfig) -> bool:

@@ -48,6 +48,7 @@ from casemate.kernel.vmmaking import (
     remove_file,
     stem_of,
     takes_space,
+    unplugged,
     with_disks_here,
 )
 from casemate.machine.diskmodes import changes_mode, is_forgetful
@@ -211,9 +212,9 @@ class Vms:
         if fact.power is not PowerState.POWERED_OFF:
             # What came while it runs is nobody's to write: a saved memory needs it.
             config = with_added(config, added(fact.config))
-        if hot_change(fact.config, config) is None or (
-            fact.power is PowerState.SUSPENDED and (hot_change(fact.config, config) != HotChange())
-        ):
+        unplug = unplugged(fact, config, request.unplug)
+        change = hot_change(fact.config, config, unplug)
+        if change is None or (fact.power is PowerState.SUSPENDED and change != HotChange()):
             next_state(Operation.RECONFIGURE, fact.power, component=fact.config.name)
         elif fact.power is PowerState.SUSPENDED and grown_disks(fact.config, config):
             next_state(Operation.EXTEND_DISK, fact.power, component=fact.config.name)
@@ -242,7 +243,8 @@ class Vms:
     async def _change(self, fact: VmFact, config: VmConfig, request: c.ReconfigureVm) -> None:
         """Make, extend and remove disks, and write the file between, so that it is never wrong."""
         self._context.admit(fact, config)
-        change = hot_change(fact.config, config)
+        unplug = unplugged(fact, config, request.unplug)
+        change = hot_change(fact.config, config, unplug)
         if fact.power is PowerState.POWERED_ON and change is not None:
             config = grown(fact.config, config, change)
         # Refused, if it is, before anything changes.
@@ -273,7 +275,7 @@ class Vms:
             with self._context.inventory.admitting(replace(fact, config=config)):
                 fact = self._context.rewrite(directory, fact, config)
             if fact.power is PowerState.POWERED_ON:
-                await self._plug_in(directory, before, fact)
+                await self._plug_in(directory, before, fact, unplug)
             # The file names the new disks from here on, and a guest may have them.
             undo.pop_all()
             if fact.power is PowerState.POWERED_ON:
@@ -290,9 +292,11 @@ class Vms:
                 for part in set(directory.files_of(layer)) - needed:
                     directory.remove(part)
 
-    async def _plug_in(self, directory: VmDirectory, before: VmFact, fact: VmFact) -> None:
+    async def _plug_in(
+        self, directory: VmDirectory, before: VmFact, fact: VmFact, unplug: tuple[str, ...]
+    ) -> None:
         """Let a running VM have the hardware that its file names by now, or name the old again."""
-        change = hot_change(before.config, fact.config)
+        change = hot_change(before.config, fact.config, unplug)
         if change is None or change == HotChange():
             return
         cells = self._context.cells

@@ -16,6 +16,8 @@ MEMORY: Final = "casemate.hotMemory"
 """The MiB of each module, with + between."""
 DEVICES: Final = "casemate.hotDevices"
 """Each device, ``ethernet1`` or ``scsi2``, in the order of its port, with + between."""
+KEPT: Final = "casemate.hotKept"
+"""Each SCSI controller that no disk is on any more and that no port has, with + between."""
 MODULES: Final = 16
 """Modules that can come: the board's sockets."""
 STEP_MIB: Final = 128
@@ -28,15 +30,26 @@ FREE: Final = "free"
 """A port that a device was taken from, before others."""
 _SIZE: Final = re.compile(r"[0-9]{1,8}")
 _DEVICE: Final = re.compile(r"ethernet[0-9]|scsi[0-3]|free")
-_NAMES: Final = (MEMORY.lower(), DEVICES.lower())
+_BOARD: Final = re.compile(r"scsi[0-3]")
+_CONTROLLERS: Final = 4
+_NAMES: Final = (MEMORY.lower(), DEVICES.lower(), KEPT.lower())
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """MiB of the modules of memory that came, and the devices."""
+    """MiB of the modules of memory that came, the devices, and what stays without a disk.
+
+    ``kept`` are SCSI controllers of the board: it takes none and lets none go while the VM runs.
+    """
 
     memory: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """The SCSI controllers that are there whether a disk is on them or not."""
+        return frozenset(one for one in (*self.devices, *self.kept) if _BOARD.fullmatch(one))
 
 
 def added(config: VmConfig) -> Added:
@@ -48,7 +61,12 @@ def added(config: VmConfig) -> Added:
         memory = ()
     devices = _words(entries.get(DEVICES.lower(), "").lower(), _DEVICE, PORTS)
     named = [one for one in devices if one != FREE]
-    return Added(memory, devices if len(set(named)) == len(named) else ())
+    kept = _words(entries.get(KEPT.lower(), "").lower(), _BOARD, _CONTROLLERS)
+    return Added(
+        memory,
+        devices if len(set(named)) == len(named) else (),
+        kept if len(set(kept)) == len(kept) else (),
+    )
 
 
 def at_start(cards: int) -> Added:
@@ -66,7 +84,7 @@ def with_devices(what: Added, come: tuple[str, ...], gone: tuple[str, ...]) -> A
             ports.append(one)
     while ports and ports[-1] == FREE:
         ports.pop()
-    return Added(what.memory, tuple(ports))
+    return Added(what.memory, tuple(ports), what.kept)
 
 
 def free_ports(what: Added) -> int:
@@ -78,7 +96,7 @@ def with_added(config: VmConfig, what: Added) -> VmConfig:
     """Return the configuration that says this."""
     others = tuple(entry for entry in config.extra if entry[0].lower() not in _NAMES)
     sizes = "+".join(str(size) for size in what.memory)
-    said = ((MEMORY, sizes), (DEVICES, "+".join(what.devices)))
+    said = ((MEMORY, sizes), (DEVICES, "+".join(what.devices)), (KEPT, "+".join(what.kept)))
     extra = (*others, *(entry for entry in said if entry[1]))
     return config if extra == config.extra else replace(config, extra=extra)
 

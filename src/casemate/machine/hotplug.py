@@ -33,7 +33,7 @@ class HotChange:
     """vCPUs, MiB and disks that come, disks that go, and what CD drives hold before and after.
 
     ``cards`` are the numbers of network cards that come, ``controllers`` names of SCSI controllers,
-    ``card_gone`` is the number of the one card that goes.
+    ``card_gone`` is the number of the one card that goes, ``unplugged`` names the one controller.
     """
 
     cpus: int = 0
@@ -44,6 +44,7 @@ class HotChange:
     removed: tuple[DiskSpec, ...] = ()
     swapped: tuple[tuple[Held, Held], ...] = ()
     card_gone: int | None = None
+    unplugged: tuple[str, ...] = ()
 
 
 def takes_cpus(config: VmConfig) -> bool:
@@ -80,12 +81,13 @@ def most_cpus(config: VmConfig) -> int:
     return max(config.cpus, HOT_CPUS)
 
 
-def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
+def hot_change(before: VmConfig, after: VmConfig, unplug: tuple[str, ...] = ()) -> HotChange | None:
     """Return what has to be done to a running VM; None: it takes only some of it, or nothing.
 
     Disks come to and go from SCSI controllers; those and network cards come while a port is free.
-    The last card goes if it is in a port, and neither vCPUs nor memory come with that: what the
-    guest may refuse is asked before what cannot be taken back.
+    The last card goes if it is in a port, so does a controller that ``unplug`` names and that no
+    disk is on; one of them at a time, and neither vCPUs nor memory come with that: what the guest
+    may refuse is asked before what cannot be taken back.
     """
     regrouped = cores_per_socket(before) != cores_per_socket(after)
     altered = regrouped or shown_to_guest(before) != shown_to_guest(after)
@@ -104,9 +106,11 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
     if memory < 0 or memory % STEP_MIB or (memory and not takes_memory(before)):
         return None
     disks = _disks_change(before, after)
-    if disks is None or (gone and (cpus or memory)):
+    asked = len(gone) + len(unplug)
+    held = not set(unplug) <= set(known.devices) - _used(after)
+    if disks is None or held or asked > 1 or (asked and (cpus or memory)):
         return None
-    present = {one.controller for one in before.slots} | set(known.devices)
+    present = _used(before) | known.controllers
     controllers = tuple(sorted({disk.controller for disk in disks.added} - present))
     if len(cards) + len(controllers) > free_ports(known):
         return None
@@ -117,7 +121,13 @@ def hot_change(before: VmConfig, after: VmConfig) -> HotChange | None:
         cards=cards,
         controllers=controllers,
         card_gone=kept if gone else None,
+        unplugged=unplug,
     )
+
+
+def _used(config: VmConfig) -> set[str]:
+    """Return the controllers that something is on."""
+    return {one.controller for one in config.slots}
 
 
 def _disks_change(before: VmConfig, after: VmConfig) -> HotChange | None:
@@ -155,8 +165,10 @@ def grown(before: VmConfig, after: VmConfig, change: HotChange) -> VmConfig:
     memory = (change.memory_mib,) if change.memory_mib else ()
     come = (*change.controllers, *(f"ethernet{card}" for card in change.cards))
     gone = () if change.card_gone is None else (f"ethernet{change.card_gone}",)
-    ports = with_devices(known, come, gone)
-    return with_added(after, Added((*known.memory, *memory), ports.devices))
+    ports = with_devices(known, come, (*gone, *change.unplugged))
+    board = {one for one in _used(before) if one.startswith("scsi")} | set(known.kept)
+    kept = tuple(sorted(board - set(known.devices) - _used(after)))
+    return with_added(after, Added((*known.memory, *memory), ports.devices, kept))
 
 
 def _by_slot(config: VmConfig) -> dict[tuple[str, int], Held]:

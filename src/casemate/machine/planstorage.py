@@ -64,20 +64,23 @@ def storage(
     came: Added,
 ) -> Iterator[str]:
     """Disks and CD images, each file an open descriptor in an fd set of its own; empty drives."""
-    controllers: set[str] = set()
     ports = iter(range(_AHCI_PORTS))
     for file_name, fd in fds.items():
         yield from ("-add-fd", f"fd={fd},set={fd - FIRST_FD},opaque={node_name(file_name)}")
+    # As many, in the same order, as the guest fell asleep with.
+    found = {source.disk.controller for source in disks} | {one.controller for one in drives}
+    for name in sorted(one for one in found | came.controllers if one.startswith("scsi")):
+        port = port_of(name, came)
+        place = f",bus={port}" if port else ""
+        yield from ("-device", f"{controller_device(name, extra)},id={name}{place}")
     indices = boot_indices([source.disk for source in disks], extra)
     for index, source in zip(indices, disks, strict=True):
         yield from ("-blockdev", as_json(block_node(source, fds)))
         bus = source.disk.controller.rstrip("0123456789")
-        yield from _controller(source.disk.controller, controllers, extra, came)
         tail = f"drive={node_name(source.file_name)},bootindex={index}"
         yield from ("-device", _disk_device(source.disk, tail, bus, ports))
     for drive in drives:
         bus = drive.controller.rstrip("0123456789")
-        yield from _controller(drive.controller, controllers, extra, came)
         disk = DiskSpec("", "cdrom", "raw", 0, drive.controller, drive.unit)
         yield from ("-device", _disk_device(disk, "", bus, ports))
 
@@ -94,16 +97,6 @@ def forgetting(source: DiskSource) -> DiskSource:
         backing=replace(source, read_only=True),
         scratch=True,
     )
-
-
-def _controller(name: str, known: set[str], extra: dict[str, str], came: Added) -> Iterator[str]:
-    """A SCSI controller, before the first disk on it."""
-    if not name.startswith("scsi") or name in known:
-        return
-    known.add(name)
-    port = port_of(name, came)
-    place = f",bus={port}" if port else ""
-    yield from ("-device", f"{controller_device(name, extra)},id={name}{place}")
 
 
 def controller_device(name: str, extra: dict[str, str]) -> str:

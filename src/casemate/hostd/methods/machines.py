@@ -74,6 +74,7 @@ async def _reconfigure_as(context: Context, change: Change) -> Value:
         change.config,
         tuple(change.destroy),
         why=WHY,
+        unplug=tuple(change.unplug),
     )
     return task(await context.link.ask(request, TaskReply))
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from casemate.formats.datastorepath import in_volume, show
 from casemate.machine import peripherals, serialports
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, SerialSpec, VmConfig
+from casemate.machine.hotnotes import added
 from casemate.machine.vmconfig import DISK_SHARES
 from casemate.vim25.values import MoRef, Obj, Value
 
@@ -183,7 +184,7 @@ def _info(label: str, summary: str | None = None) -> Obj:
     return Obj("Description", label=label, summary=summary or label)
 
 
-def _controllers(config: VmConfig) -> Iterator[Obj]:
+def _controllers(config: VmConfig, *, running: bool) -> Iterator[Obj]:
     # The first SCSI controller is there before the first disk: clients look for a place to put it.
     # So are the IDE controllers, which every VM has: clients put CD drives there.
     found = {
@@ -191,6 +192,8 @@ def _controllers(config: VmConfig) -> Iterator[Obj]:
         _bus("ide1"),
         _bus("scsi0"),
         *(_bus(one.controller) for one in config.slots),
+        # What a running VM has in a port stays there when its last disk goes.
+        *(_bus(name) for name in (added(config).controllers if running else ())),
     }
     used = sorted(found, key=lambda b: b[0].key + b[1])
     for bus, number in used:
@@ -402,6 +405,6 @@ def devices(
     drives += [_drive(drive, number) for number, drive in enumerate(config.drives, first)]
     nics = [_nic(nic, number, running=running) for number, nic in enumerate(config.nics)]
     ports = [_serial(port, directory, datastore, running=running) for port in config.serials]
-    controllers = (*_usb(config), *_controllers(config))
+    controllers = (*_usb(config), *_controllers(config, running=running))
     found = (*_fixed(config), *controllers, *drives, *nics, *ports)
     return (_pci(found), *found)

@@ -33,7 +33,7 @@ from casemate.machine.planstorage import (
 # Seconds for QEMU to let go of a disk whose device is gone, and between tries.
 _LET_GO: Final = 5.0
 CONSENT: Final = 20.0
-"""Seconds for a guest to let go of a network card: Linux takes one, a busy one some more."""
+"""Seconds for a guest to let go of a card or controller: Linux takes one, a busy one more."""
 _PAUSE: Final = 0.05
 # A guest that closes its drive while the disc is changed does so once or twice.
 _TRAY_TRIES: Final = 3
@@ -78,6 +78,8 @@ class Hotplug:
             for disk in change.removed:
                 await self.remove(disk)
                 undo.push_async_callback(self.add, disk)
+            for name in change.unplugged:
+                await self.release(name, f"SCSI controller {name}", name)
             if change.card_gone is not None:
                 await self.release_card(change.card_gone)
             undo.pop_all()
@@ -127,19 +129,27 @@ class Hotplug:
             TimedOutError: The guest does not; the card stays until it does.
             HostError: QEMU cannot be asked.
         """
-        card = card_id(number)
-        # QEMU refuses to ask a guest that it has asked already; whether the card goes then counts.
+        await self.release(card_id(number), f"network card {number}", f"ethernet{number}")
+        await self._qmp.execute("netdev_del", id=netdev(number))
+
+    async def release(self, device: str, what: str, component: str) -> None:
+        """Take a device out of its port, which its guest has to let go of.
+
+        Raises:
+            TimedOutError: The guest does not; the device stays until it does.
+            HostError: QEMU cannot be asked.
+        """
+        # QEMU refuses to ask a guest that it has asked already; whether it goes then counts.
         with contextlib.suppress(HostError):
-            await self._qmp.execute("device_del", id=card)
+            await self._qmp.execute("device_del", id=device)
         for _ in range(int(CONSENT / _PAUSE)):
-            if card not in await self._devices():
-                await self._qmp.execute("netdev_del", id=netdev(number))
+            if device not in await self._devices():
                 return
             await asyncio.sleep(_PAUSE)
         raise TimedOutError(
-            f"the guest does not let go of network card {number}, which stays",
+            f"the guest does not let go of {what}, which stays",
             code="card-held",
-            component=f"ethernet{number}",
+            component=component,
             remedy="Let the guest's system end its use, or power the VM off; then try again.",
         )
 
