@@ -94,7 +94,9 @@ def test_a_guest_boots_from_a_disk_on_another_datastore_with_snapshots_and_all(o
         await host.ask(c.CreateSnapshot("", vm, "later"))
         await host.ask(c.RemoveSnapshot("", vm, 1))
         await counts(host, vm, 3)
+        host.cells.console_log(vm).unlink(missing_ok=True)
         await host.ask(m.PowerOn("", vm))
+        await printed(host, vm, b"4\n")
         await host.ask(c.RemoveSnapshot("", vm, 0))
         await host.ask(m.PowerOff("", vm))
         assert shared(host) == ["data-flat.vmdk", "data.vmdk"]
