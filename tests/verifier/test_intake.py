@@ -25,11 +25,11 @@ from casemate.errors import (
 from casemate.testing.minifleet import HonestHost
 from casemate.testing.smallhost import SmallHost, SmallImage
 from casemate.verifier import rulestore, store
+from casemate.verifier.attempts import HEAVY, Answer, Arrival, Begun
 from casemate.verifier.enrol import Wanted, token_digest
 from casemate.verifier.intake import HEAVY_THREADS, Intake
 from casemate.verifier.ledger import Finished
 from casemate.verifier.reading import Reader
-from casemate.verifier.rounds import HEAVY, Answer, Arrival, Begun
 
 
 @dataclass

@@ -88,6 +88,7 @@ def _references(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--overlap", type=int, default=24, help="hours that the one before still counts (24)"
     )
     reference.add_argument("--why", default="", help="reason, for the audit log")
+    verifierpolicy.add_rim_arguments(reference)
     reference.set_defaults(func=_reference)
 
 
@@ -244,10 +245,10 @@ def _reference(options: argparse.Namespace) -> int:
         elif not options.what:
             raise ArgumentError(f"name what to {options.change}", argument="what")
         elif options.change == "check":
-            told = session.ask("POST", "/rehearsal", raw=verifierpolicy.read(Path(options.what)))
+            told = session.ask("POST", "/rehearsal", raw=verifierpolicy.read_reference(options))
             return _rehearsed(told, as_json=options.json)
         elif options.change == "add":
-            raw = verifierpolicy.read(Path(options.what))
+            raw = verifierpolicy.read_reference(options)
             query = {"overlap": str(options.overlap)}
             told = session.ask("POST", "/references", query=query, raw=raw)
         else:

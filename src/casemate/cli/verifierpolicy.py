@@ -28,7 +28,12 @@ from casemate.formats.text import escape
 from casemate.formats.xmldsig import verify_enveloped
 from casemate.policy.exchange import corim_from_manifest
 from casemate.policy.language import parse_policy
-from casemate.policy.rimreference import blank, inspected
+from casemate.policy.rimreference import (
+    RimReference,
+    blank,
+    inspected,
+    write_rim_reference,
+)
 from casemate.policy.signedtext import join_signed
 from casemate.policy.trust import subject_of
 
@@ -139,6 +144,27 @@ def make_reference(options: argparse.Namespace) -> int:
     if signer and not options.json:
         print(f"RIM signed by: {escape(signer)}")
     return _written(options, source.with_name(source.name + ".reference.json"), file)
+
+
+def add_rim_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what makes a reference of a RIM and the log it lists."""
+    parser.add_argument("--rim", type=Path, help="the signed RIM (swidtag) that lists the log WHAT")
+    parser.add_argument("--name", default="", help="with --rim: image profile it is for")
+    parser.add_argument("--rim-signature", type=Path, help="its signature beside it, PEM")
+    parser.add_argument("--rim-signer", type=Path, help="PEM certificate of who signed inside it")
+
+
+def read_reference(options: argparse.Namespace) -> bytes:
+    """Return a signed reference, or what makes one of a RIM and its log."""
+    source = Path(_needed(options.what, "a file"))
+    if options.rim is None:
+        return read(source)
+    beside = (options.rim_signature, options.rim_signer)
+    signature, signer = (read(path) if path else b"" for path in beside)
+    now = datetime.now(UTC).replace(microsecond=0)
+    name = _needed(options.name, "the image profile: --name")
+    rim, log = read(options.rim), read_log(source)
+    return write_rim_reference(RimReference(name, now, rim, source.name, log, signature, signer))
 
 
 def _rim_signer(manifest: bytes, certificate: Path | None, *, signed: bool) -> str:

@@ -18,11 +18,11 @@ from casemate.machine.fleet import FleetHost, Mode
 from casemate.policy import language
 from casemate.policy.runtimefile import MAX_SIZE as RUNTIME_SIZE
 from casemate.verifier import metrics, views
+from casemate.verifier.attempts import Answer, Arrival
 from casemate.verifier.enrol import CADENCE, Wanted
 from casemate.verifier.people import Role
 from casemate.verifier.records import values_to
 from casemate.verifier.rehearsal import rehearse, rehearse_policy
-from casemate.verifier.rounds import Answer, Arrival
 from casemate.verifier.service import Service
 from casemate.verifier.web import DIGITS, Call, Endpoint, Field, number_of
 

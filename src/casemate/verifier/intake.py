@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from casemate.errors import BusyError, CasemateError, HostError
-from casemate.verifier.rounds import Answer, Arrival, Begun, Rounds
+from casemate.verifier.attempts import Answer, Arrival, Begun
+from casemate.verifier.rounds import Rounds
 
 _LOG = logging.getLogger("verifier.intake")
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -24,9 +24,18 @@ from casemate.policy.appraise import Appraisal, Verdict
 from casemate.policy.statemachine import Outcome, Result, Settings, State
 from casemate.policy.tpmidentity import TpmIdentity, check_identity
 from casemate.verifier import nonces, store
+from casemate.verifier.attempts import (
+    Answer,
+    Arrival,
+    Attempt,
+    Begun,
+    request_of,
+    weight_of,
+    with_next,
+)
 from casemate.verifier.client import HostClient, RefusedError, prove_identity
 from casemate.verifier.database import Database, Transaction
-from casemate.verifier.judge import NO_REFERENCE, Assigned, Candidate, Judge, Judged
+from casemate.verifier.judge import NO_REFERENCE, Judge, Judged
 from casemate.verifier.ledger import Done, Entry, Finished, Ledger
 from casemate.verifier.reading import Read, Reader
 from casemate.verifier.records import claim_of, moment, read_claim, read_clock, write_claim
@@ -48,71 +57,7 @@ Half a nonce's life: a host that quotes at once, and is changed before it sends,
 round after, and that is within the cadence that hosts have by default.
 """
 
-HEAVY = 256 << 10
-"""Bytes of evidence that is judged by itself: firmware logs have 20 to 60 KiB, IMA lists more."""
-
 ClientMaker = Callable[[str], HostClient]
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """What a round begins with.
-
-    ``now`` is the store's clock at ``started``; ``begun`` is when the nonce was issued, under the
-    version ``asked`` of the rules; ``upcoming`` is the nonce of the next round, if it goes along.
-    """
-
-    host: FleetHost
-    version: int
-    candidates: tuple[Candidate, ...]
-    assigned: Assigned | None
-    nonce: bytes
-    now: datetime
-    started: float
-    begun: datetime
-    asked: int = 0
-    upcoming: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """What an agent sent; ``secret`` is the digest of its secret."""
-
-    secret: str
-    nonce: bytes
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """Evidence that answers a question of ours; a ``heavy`` one is not whole before it is judged.
-
-    ``weight`` is how many bytes are to be judged.
-    """
-
-    attempt: _Attempt
-    body: bytes
-    weight: int
-
-    @property
-    def host(self) -> str:
-        """The name of whose evidence it is."""
-        return self.attempt.host.name
-
-    @property
-    def heavy(self) -> bool:
-        """Whether others should not wait for its verdict."""
-        return self.weight > HEAVY
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How a round ended for its agent: ``wait`` seconds, then answer ``asked``, or ask for it."""
-
-    state: State
-    verdict: str
-    wait: float
-    asked: Quote | None = None
 
 
 class Rounds:
@@ -172,7 +117,7 @@ class Rounds:
             if found.host.state == State.PENDING:
                 return found.host, None
             nonce = self._nonces.issue(step, found.host.name, found.version)
-            return found.host, _request(self._attempt(step, found, nonce))
+            return found.host, request_of(self._attempt(step, found, nonce))
 
     def push(self, secret: str, nonce: bytes, body: bytes) -> Answer:
         """Take in what a host's agent sent; raises what ``take_in`` returns as an error."""
@@ -204,7 +149,7 @@ class Rounds:
             for arrival in arrivals:
                 try:
                     attempt = self._begun(step, hosts.get(arrival.secret), arrival, spent)
-                    weight = _weight(step, attempt.host.name, arrival.body)
+                    weight = weight_of(step, attempt.host.name, arrival.body)
                     one = Begun(attempt, arrival.body, weight)
                     begun.append(one if one.heavy else self._whole(step, one))
                 except CasemateError as error:
@@ -230,7 +175,7 @@ class Rounds:
         for (n, entry), done in zip(judged.items(), written, strict=True):
             answers[n] = done if isinstance(done, CasemateError) else self._answer(entry, done)
         pairs = zip(begun, answers, strict=True)
-        return [_with_next(one.attempt, answer) for one, answer in pairs if answer]
+        return [with_next(one.attempt, answer) for one, answer in pairs if answer]
 
     def _completed(self, begun: Begun) -> Begun:
         if not begun.heavy:
@@ -244,7 +189,7 @@ class Rounds:
 
     def _begun(
         self, step: Transaction, found: store.Current | None, arrival: Arrival, spent: set[bytes]
-    ) -> _Attempt:
+    ) -> Attempt:
         if found is None:
             raise NotAuthenticatedError("No agent has this secret.")
         read = self._nonces.read(step, arrival.nonce, found.host.name)
@@ -256,7 +201,7 @@ class Rounds:
             upcoming = self._nonces.issue(step, found.host.name, found.version)
         return replace(attempt, begun=read.issued, asked=read.version, upcoming=upcoming)
 
-    def _appraised(self, attempt: _Attempt, body: bytes) -> Finished:
+    def _appraised(self, attempt: Attempt, body: bytes) -> Finished:
         identity: TpmIdentity | None = None
         try:
             identity = self._identity(attempt.host)
@@ -282,7 +227,7 @@ class Rounds:
         identity: TpmIdentity | None = None
         body, claim = b"", ""
         try:
-            body = wire.encode(client.evidence(_request(attempt)))
+            body = wire.encode(client.evidence(request_of(attempt)))
             reply = self._reader.read(body)
             with self._database.transaction() as step:
                 self._nonces.read(step, nonce, host.name)
@@ -309,13 +254,13 @@ class Rounds:
             raise done
         return done
 
-    def _attempt(self, step: Transaction, found: store.Current, nonce: bytes) -> _Attempt:
+    def _attempt(self, step: Transaction, found: store.Current, nonce: bytes) -> Attempt:
         host, version, now = found.host, found.version, moment(step.now())
         candidates = self._book.in_force(step, host.profile, version)
         assigned = self._rules.of(step, found)
-        return _Attempt(host, version, candidates, assigned, nonce, now, time.perf_counter(), now)
+        return Attempt(host, version, candidates, assigned, nonce, now, time.perf_counter(), now)
 
-    def _judged(self, attempt: _Attempt, read: Read, identity: TpmIdentity) -> Judged:
+    def _judged(self, attempt: Attempt, read: Read, identity: TpmIdentity) -> Judged:
         host, evidence, nonce = attempt.host, read.evidence, attempt.nonce
         if not attempt.candidates and attempt.assigned is None:
             return Judged(Appraisal(Verdict.UNDECIDED, (NO_REFERENCE,)), "")
@@ -327,9 +272,7 @@ class Rounds:
             )
         return self._judge.judge(evidence, attempt.candidates, identity, nonce, previous, read.key)
 
-    def _finished(
-        self, attempt: _Attempt, judged: Judged, body: bytes, claim: str = ""
-    ) -> Finished:
+    def _finished(self, attempt: Attempt, judged: Judged, body: bytes, claim: str = "") -> Finished:
         findings = judged.appraisal.findings
         kind = _OUTCOMES[judged.appraisal.verdict] if _FAULT not in findings else Outcome.FAULT
         codes = frozenset(finding.code for finding in findings)
@@ -395,31 +338,6 @@ _FAULT = Finding(
     "the verifier failed while it judged this host; the host was not appraised",
     "Look at the verifier's log; the host is asked again by itself.",
 )
-
-
-def _weight(step: Transaction, host: str, body: bytes) -> int:
-    """Return how many bytes are to be read and judged; what a body goes on with has to be read."""
-    lacks = wire.continues(body)
-    if lacks is None:
-        return len(body)
-    return len(body) + max(lacks[0], store.last_evidence_size(step, host))
-
-
-def _with_next(attempt: _Attempt, answer: Answer | CasemateError) -> Answer | CasemateError:
-    if not attempt.upcoming or isinstance(answer, CasemateError):
-        return answer
-    return replace(answer, asked=_request(replace(attempt, nonce=attempt.upcoming)))
-
-
-def _request(attempt: _Attempt) -> Quote:
-    """Return what to ask a host for, so that its policy or each reference can be applied."""
-    candidates, nonce = attempt.candidates, attempt.nonce
-    if attempt.assigned is not None:
-        rules = attempt.assigned.rules
-        return Quote(nonce, rules.policy.banks, rules.pcrs)
-    banks = dict.fromkeys(bank for one in candidates for bank in one.manifest.algorithms)
-    pcrs = sorted({pcr for one in candidates for pcr in one.manifest.indexes})
-    return Quote(nonce, tuple(banks) or ("sha256",), tuple(pcrs) or tuple(range(24)))
 
 
 def _refused(error: Exception) -> Appraisal:
