@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode, encode_request
 from casemate.calls.files import CHUNK_LIMIT
 from casemate.calls.messages import Empty, FactReply, Refusal, Subscribe
+from casemate.calls.modules import ModuleList, ModuleLoad, ModuleSet
+from casemate.calls.software import AcceptanceSet, DepotList, SoftwareChange, SoftwareValidate
 from casemate.calls.vmconsole import OpenConsole
 from casemate.calls.vocabulary import REQUESTS
 from casemate.errors import CasemateError, FormatError
@@ -22,7 +24,15 @@ from casemate.machine.facts import FaultFact
 R = TypeVar("R")
 
 ANSWER_SECONDS = 60.0
-"""How long a request may take: the slowest (a quote over several banks) needs some seconds."""
+"""How long a request may take: a quote over several banks needs some seconds."""
+
+WRITING_SECONDS = 900.0
+"""How long one may take for which all of an image is read, or written: gigabytes at times."""
+
+_WRITING: Final = (
+    *(SoftwareChange, SoftwareValidate, AcceptanceSet, DepotList),
+    *(ModuleList, ModuleLoad, ModuleSet),
+)
 
 SETTLE_SECONDS = 600.0
 """How long a file may take to be on the disk when all of it has been sent."""
@@ -183,9 +193,10 @@ class SocketLink(KernelLink):
         number = self._number
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
+        limit = WRITING_SECONDS if isinstance(request, _WRITING) else ANSWER_SECONDS
         try:
             writer.write(encode_request(number, request))
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(limit):
                 await writer.drain()
                 reply = await answer
         except (OSError, TimeoutError) as error:
