@@ -64,8 +64,8 @@ def test_a_machine_that_went_off_is_told_with_the_words_of_qemu(tmp_path: Path) 
 
 
 def test_a_terminal_that_connects_is_shown_the_last_screen(tmp_path: Path) -> None:
-    machine = On(tmp_path, b"old\x1b[2Jolder\x1b[2J\x1b[Hnew")
-    assert machine.last_screen() == b"\x1b[2J\x1b[Hnew"
+    machine = On(tmp_path, b"old\x1b[2Jolder\x1b[2J\x1b[Hnew\r\n" + START)
+    assert machine.last_screen() == b"\x1b[2J\x1b[Hnew\r\n"
     machine.say(b"x" * (1 << 20))
     assert set(machine.last_screen()) == {ord("x")}
     machine.serial.unlink()

@@ -41,6 +41,7 @@ SHOWN: Final = 200
 """Characters of a machine's last words that go into our sentence."""
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;=?]*[A-Za-z]|[^ -~]")
 _CLEAR: Final = b"\x1b[2J"
+_FACTS: Final = re.compile(rb'(?m)^\{"stage"[^\n]*\n')
 _BAR: Final = re.compile(rb" +([a-z]+) +\[#*\.*\] +([0-9]+)%")
 """What an installer shows while it works."""
 SERIAL_LIMIT: Final = 16 << 20
@@ -214,7 +215,7 @@ class Machine:
         """Return what a terminal must be sent to show what the serial console last showed."""
         size = self.serial.stat().st_size if self.serial.exists() else 0
         said = self._said(max(size - LAST_SCREEN, 0))
-        return said[max(said.rfind(_CLEAR), 0) :]
+        return _FACTS.sub(b"", said[max(said.rfind(_CLEAR), 0) :])
 
     def _read(self) -> bytes:
         data = self._said(self._heard)

@@ -227,12 +227,12 @@ def _key(
         f"Undo the change and restart, or give the recovery key {record.recovery_id}:",
     )
     question = "\n\n" + "\n\n".join(map(folded, told)) + "\n   > "
-    for _ in range(ATTEMPTS):
+    for left in reversed(range(ATTEMPTS)):
         try:
             recovery = sealing.parse_recovery(ask(question))
             return sealing.unwrap(record.box, recovery, record.recovery_id, record.nonce), True
         except CasemateError as error:
-            question = f"{folded(f'{error.reason} {error.remedy}')}\n   > "
+            question = f"\n{folded(f'{error.reason} Try again, {left} times at most.')}\n   > "
     raise BootError(
         reason,
         code="state-sealed",
