@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium here"),
 ]
 
+PATIENCE = 100.0
 PAGES = {
     "host": "fake.example",
     "vms": "Virtual machines",
@@ -147,15 +148,18 @@ def fills_the_screen_and_comes_back(page: Browser, screen: FakeScreen) -> None:
     # As a person does: nothing else may fill the screen.
     page.press("Enter")
     canvas = "document.querySelector('canvas')"
-    page.until(f"document.fullscreenElement === {canvas} && document.activeElement === {canvas}")
+    page.until(
+        f"document.fullscreenElement === {canvas} && document.activeElement === {canvas}",
+        PATIENCE,
+    )
     keep(page, "console-full")
     page.press("q")
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + PATIENCE
     while (ord("q"), False) not in screen.keys:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     page.run("document.exitFullscreen()")
-    page.until("document.fullscreenElement === null")
+    page.until("document.fullscreenElement === null", PATIENCE)
 
 
 def connects_again(page: Browser, host: HostSimulator) -> None:
@@ -163,14 +167,14 @@ def connects_again(page: Browser, host: HostSimulator) -> None:
     hidden = "document.querySelector('[data-method=ConnectAgain]').hidden"
     assert page.run(hidden) is True
     host.run_in_kernel_loop(screen.hang_up)
-    page.until(f"{hidden} === false")
+    page.until(f"{hidden} === false", PATIENCE)
     assert "closed" in str(page.run("document.querySelector('#console-state').innerText"))
     keep(page, "console-closed")
     page.run("document.querySelector('[data-method=ConnectAgain]').click()")
-    page.until(f"document.querySelector('canvas')?.dataset.drawn === 'yes' && {hidden}")
+    page.until(f"document.querySelector('canvas')?.dataset.drawn === 'yes' && {hidden}", PATIENCE)
     page.run("document.querySelector('canvas').focus()")
     page.press("w")
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + PATIENCE
     while (ord("w"), False) not in screen.keys:
         assert time.monotonic() < deadline
         time.sleep(0.02)

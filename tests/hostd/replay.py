@@ -24,6 +24,7 @@ _ROLE = re.compile(r"(<roleId>)(\d+)(?=</roleId>)")
 _DEVICE_KEY = re.compile(
     r'(<[^<>]*type="(?:VirtualMachineBootOptions)?(\w+)"[^<>]*><(?:key|deviceKey)>)(\d+)(?=</)'
 )
+_CONTROLLER_KEY = re.compile(r"(<controllerKey>)(\d+)(?=</)")
 _DEVICE = re.compile(r'<VirtualDevice [^<>]*type="(\w+)"[^<>]*><key>(\d+)</key>')
 _VERSION = re.compile(r"<version>([^<]*)</version>")
 _FAMILIES = {
@@ -154,6 +155,7 @@ class Player:
         body = _ROLE.sub(lambda m: m[1] + self._id("role", m[2])[1], body)
         if "ReconfigVM_Task" in body:
             body = _DEVICE_KEY.sub(self._device, body)
+            body = _CONTROLLER_KEY.sub(self._controller, body)
         return self._said(body)
 
     def _reference(self, found: re.Match[str]) -> str:
@@ -165,6 +167,12 @@ class Player:
         wanted = {_FAMILIES.get(found[2], found[2])}
         like = (key for kind, key in self._devices if _FAMILIES.get(kind, kind) in wanted)
         return found[1] + next(like, found[3])
+
+    def _controller(self, found: re.Match[str]) -> str:
+        """A controller with another number than here is the one for disks."""
+        known = {key for _, key in self._devices}
+        disks = (key for kind, key in self._devices if kind == "ParaVirtualSCSIController")
+        return found[1] + (found[2] if found[2] in known else next(disks, found[2]))
 
     def _id(self, kind: str, value: str) -> tuple[str, str]:
         return self.ids.get((kind, value), (kind, value))
