@@ -209,7 +209,8 @@ def _controllers(config: VmConfig, *, running: bool) -> Iterator[Obj]:
             "device": attached,
         }
         if bus.type == "ParaVirtualSCSIController":
-            yield Obj(bus.type, **common, sharedBus="noSharing", scsiCtlrUnitNumber=7)
+            scsi: dict[str, Value] = {"sharedBus": "noSharing", "scsiCtlrUnitNumber": 7}
+            yield Obj(bus.type, **common, hotAddRemove=True, **scsi)
         else:
             yield Obj(bus.type, **common)
 

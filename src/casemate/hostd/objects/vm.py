@@ -8,7 +8,7 @@ from casemate.hostd.objects.base import Getters, Scope, entity, flags, moment
 from casemate.hostd.objects.bootoptions import boot_options
 from casemate.hostd.objects.devices import devices, path_of
 from casemate.hostd.objects.guestos import full_name, guest_id
-from casemate.hostd.objects.inventory import allocation
+from casemate.hostd.objects.inventory import MIB, allocation
 from casemate.hostd.objects.vmdefaults import (
     FLAGS,
     TOOLS_CONFIG,
@@ -93,6 +93,7 @@ def runtime(scope: Scope, key: str) -> Obj:
         question=_question(vm),
         maxCpuUsage=scope.world.host.cpu_mhz * vm.config.cpus if _on(vm) else None,
         maxMemoryUsage=vm.config.memory_mib if _on(vm) else None,
+        memoryOverhead=vm.usage.overhead_mib * MIB if _on(vm) else None,
         numMksConnections=0,
         recordReplayState="inactive",
         paused=False,
@@ -138,6 +139,10 @@ def _quick_stats(vm: VmFact) -> Obj:
         distributedMemoryEntitlement=usage.memory_entitlement_mib,
         staticCpuEntitlement=usage.cpu_static_mhz,
         staticMemoryEntitlement=usage.memory_static_mib,
+        # No page of a VM is another's, or kept in fewer bytes.
+        privateMemory=vm.host_memory_mib,
+        sharedMemory=0,
+        compressedMemory=0,
         balloonedMemory=usage.ballooned_mib,
         consumedOverheadMemory=usage.overhead_mib,
         uptimeSeconds=vm.uptime_seconds,
@@ -369,6 +374,7 @@ VM_GETTERS: Getters = {
         "poweredOffSnapshotsSupported",
         "memorySnapshotsSupported",
         "revertToSnapshotSupported",
+        secureBootSupported=True,
     ),
     "config": vm_config,
     "layout": _layout,
