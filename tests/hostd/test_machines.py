@@ -11,8 +11,10 @@ import pytest
 
 from casemate.calls import pools, vms
 from casemate.hostd import vmspec
-from casemate.machine.facts import DatastoreFact, PowerState
+from casemate.hostd.objects.vmdefaults import file_infos
+from casemate.machine.facts import DatastoreFact, PowerState, SnapshotSpec
 from casemate.machine.governance import PermissionFact, RoleFact
+from casemate.machine.vmconfig import with_saved_memory
 from casemate.testing.fakefacts import fake_vm
 from casemate.testing.fakekernel import READER
 from casemate.vim25.faults import FaultError
@@ -52,6 +54,23 @@ async def finished(host, reply) -> str:
             return info.text
         await asyncio.sleep(0.005)
     raise AssertionError
+
+
+def test_the_layout_names_what_a_vm_is_made_of_and_no_swap_file() -> None:
+    vm = fake_vm(1)
+    config = with_saved_memory(replace(vm.config, firmware="efi"), "vm1-0123.vmss")
+    snapshot = SnapshotSpec(1, 0, "one", "", 0.0, memory=False)
+    vm = replace(vm, config=config, snapshots=(snapshot,))
+    found = file_infos(vm, "[datastore1] vm1/vm1.vmx", "[datastore1] vm1/")
+    kinds = [(one.get("type"), str(one.get("name")).rpartition("/")[2]) for one in found]
+    assert kinds[0] == ("config", "vm1.vmx")
+    assert kinds[1] == ("diskDescriptor", "vm1.vmdk")
+    assert kinds[2:] == [
+        ("nvram", "vm1.nvram"),
+        ("snapshotList", "vm1.vmsd"),
+        ("suspend", "vm1-0123.vmss"),
+    ]
+    assert [one.get("key") for one in found] == list(range(len(found)))
 
 
 def test_a_task_can_be_read_as_soon_as_it_is_answered(play: Callable[..., None]) -> None:
