@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 import time
@@ -311,3 +312,18 @@ def test_a_head_that_comes_too_late_is_no_answer(
             asked.identity()
     finally:
         asked.close()
+
+
+def test_a_host_that_says_nothing_is_given_up_when_all_its_time_is_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        # Each answer alone might take longer than this test.
+        asked = client.HostClient("127.0.0.1", port, timeout=3600.0)
+        try:
+            asked.within(0.2)
+            for _ in range(3):
+                with pytest.raises(HostError) as caught:
+                    asked.identity()
+                assert caught.value.code == "unreachable"
+        finally:
+            asked.close()

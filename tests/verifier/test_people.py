@@ -56,6 +56,7 @@ def test_guesses_that_come_at_once_are_as_many_as_one_by_one(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(people, "WAITING", 100)
+    monkeypatch.setattr(people, "OF_ONE", 100)
     monkeypatch.setattr(people, "HASHING", 100)
     hasher = Slow()
     known = made(database, hasher)
@@ -87,6 +88,31 @@ def test_more_log_ins_than_can_be_looked_at_are_told_to_wait(
     hasher.meanwhile = another
     assert known.check(known.login("anna", PASSWORD)).name == "anna"
     assert known.check(known.login("anna", PASSWORD)).name == "anna"
+
+
+def test_one_address_takes_not_all_places(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "HASHING", 100)
+    hasher = Slow()
+    known = made(database, hasher)
+    # Of IPv6 a whole /64 is one asker.
+    addresses = [f"2001:db8::{number:x}" for number in range(3)]
+
+    def meanwhile() -> None:
+        if len(hasher.looked) < people.OF_ONE:
+            with pytest.raises(LoginError):
+                known.login("nobody", "guess", addresses[len(hasher.looked)])
+        else:
+            hasher.meanwhile = lambda: None
+            with pytest.raises(BusyError):
+                known.login("nobody", "guess", addresses[-1])
+            assert known.check(known.login("anna", PASSWORD, "192.0.2.1")).name == "anna"
+
+    hasher.meanwhile = meanwhile
+    with pytest.raises(LoginError):
+        known.login("nobody", "guess", addresses[0])
+    assert len(hasher.looked) == people.OF_ONE + 1
 
 
 def test_a_good_password_ends_the_count(database: Database) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import math
 import secrets
 import socket
 import ssl
@@ -171,10 +172,15 @@ class HostClient:
     def __init__(self, host: str, port: int, *, timeout: float = TIMEOUT) -> None:
         self._name = f"{host}:{port}"
         self._timeout = timeout
+        self._over = math.inf
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # see the module's first words
         self._connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+
+    def within(self, seconds: float) -> None:
+        """Have all answers from now on within so many seconds together."""
+        self._over = time.monotonic() + seconds
 
     def close(self) -> None:
         """Close the connection."""
@@ -201,7 +207,7 @@ class HostClient:
         return self._ask(EvidenceReply, "POST", wire.EVIDENCE_PATH, wire.encode(request))
 
     def _ask(self, kind: type[M], method: str, path: str, body: bytes | None) -> M:
-        deadline = time.monotonic() + self._timeout
+        deadline = min(time.monotonic() + self._timeout, self._over)
         while True:
             try:
                 status, wait, data = self._exchange(method, path, body, deadline)
@@ -224,8 +230,12 @@ class HostClient:
     ) -> tuple[int, float, bytes]:
         """Return status, seconds that the host asks to wait, and body of one answer."""
         headers = {"content-type": "application/json"} if body else {}
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer takes too long")
+        self._connection.timeout = left
         if self._connection.sock is not None:
-            self._connection.sock.settimeout(self._timeout)
+            self._connection.sock.settimeout(left)
         self._connection.response_class = _responses_until(deadline)
         self._connection.request(method, path, body, headers)
         response = self._connection.getresponse()

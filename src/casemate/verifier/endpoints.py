@@ -32,7 +32,8 @@ _WHY: Final = {"why": Field(str, "reason, for the audit log", required=False)}
 
 
 def _login(service: Service, call: Call) -> object:
-    return {"session": service.people.login(call.body["user"], call.body["password"])}
+    user, password = call.body["user"], call.body["password"]
+    return {"session": service.people.login(user, password, call.peer)}
 
 
 def _fleet(service: Service, _call: Call) -> object:

@@ -61,11 +61,15 @@ RACES = 8
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a round ended: the host's state, and whether it should be asked again at once."""
+    """How a round ended: the host's state, and whether it should be asked again at once.
+
+    ``silent``: the host gave no answer.
+    """
 
     state: State
     again: bool
     sentence: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +326,7 @@ class Ledger:
             if taken.alarm:
                 self._raise(step, host.name, after.state, after.verdict)
             self.count("silent")
-            return Done(taken.record.state, again=False, sentence=after.verdict)
+            return Done(taken.record.state, again=False, sentence=after.verdict, silent=True)
 
     def conflict(self, host: FleetHost, identity: TpmIdentity) -> Done:
         """Latch a host whose name another TPM uses."""

@@ -21,7 +21,7 @@ from casemate.verifier.forms import Form, Forms, check_csrf, read_form, unread
 from casemate.verifier.oidc import LIFETIME
 from casemate.verifier.people import Role, Who
 from casemate.verifier.service import Service
-from casemate.verifier.web import COOKIE, HEADERS, number_of, status_of
+from casemate.verifier.web import COOKIE, HEADERS, number_of, peer_of, status_of
 
 SIGNING_IN = "__Host-casemate-signing-in"
 """Ties the way to the OpenID provider and back to one browser."""
@@ -242,7 +242,8 @@ class Pages:
         try:
             form = await read_form(request)
             user, password = form.text("user"), form.secret("password")
-            handle = await run_in_threadpool(self._service.people.login, user, password)
+            login = self._service.people.login
+            handle = await run_in_threadpool(login, user, password, peer_of(request))
         except CasemateError as error:
             status = 401 if isinstance(error, LoginError) else 400
             return unread(self._login_form(error.reason, status), form)

@@ -6,6 +6,9 @@ import hashlib
 import re
 import secrets
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from enum import StrEnum
 from functools import cache
@@ -22,6 +25,7 @@ from casemate.errors import (
     StateError,
 )
 from casemate.machine.fleet import Person
+from casemate.policy.quotas import peer_of_address
 from casemate.verifier import audit
 from casemate.verifier.database import Database, Transaction
 
@@ -34,8 +38,11 @@ LONGEST_SECONDS = 12 * 3600.0
 FREE_FAILURES, LOCK_SECONDS, LOCK_LIMIT = 5, 15.0, 900.0
 """Wrong passwords in a row before a lock; the first lock, doubled each time; the longest."""
 
-HASHING, WAITING = 2, 8
-"""Passwords looked at side by side, 64 MiB each, and those in turn: anybody may send one."""
+HASHING, WAITING, OF_ONE = 2, 16, 2
+"""Passwords looked at side by side, 64 MiB each, those in turn, and of those one peer's.
+
+Anybody may send one: nobody alone takes all places.
+"""
 
 SHORTEST = 12
 """Characters of a password."""
@@ -84,7 +91,8 @@ class People:
     def __init__(self, database: Database, hasher: PasswordHasher | None = None) -> None:
         self._database = database
         self._hasher = hasher or PasswordHasher()
-        self._places = threading.BoundedSemaphore(WAITING)
+        self._held: Counter[str] = Counter()
+        self._turn = threading.Lock()
         self._hashing = threading.BoundedSemaphore(HASHING)
         hasher = self._hasher
         self._decoy = _decoy(hasher.time_cost, hasher.memory_cost, hasher.parallelism)
@@ -148,27 +156,37 @@ class People:
         with self._database.transaction() as step:
             return [Person(*row) for row in step.all("SELECT * FROM person ORDER BY name")]
 
-    def login(self, name: str, password: str) -> str:
-        """Open a session and return its handle.
+    def login(self, name: str, password: str, peer: str = "") -> str:
+        """Open a session and return its handle; ``peer`` is the address of who asks.
 
         Raises:
             LoginError: whatever was wrong.
-            BusyError: too many try at once.
+            BusyError: too many try at once, from this address or from all.
         """
-        if not self._places.acquire(blocking=False):
-            raise BusyError("Too many log in at once.", code="too-many-logins")
-        try:
+        with self._place(peer_of_address(peer)):
             # Counted before the password is looked at: guesses at once are as many as one by one.
             hashed = self._counted(name)
             with self._hashing:
                 good = self._verify(self._decoy if hashed is None else hashed, password)
-        finally:
-            self._places.release()
         if hashed is None or not good:
             raise LoginError(_WRONG, component=name)
         with self._database.exclusive("audit") as step:
             step.run("UPDATE person SET failures=0, locked_until=0 WHERE name=?", name)
             return _opened(step, name)
+
+    @contextmanager
+    def _place(self, asker: str) -> Iterator[None]:
+        """Hold one of the places of those who log in. Raises BusyError."""
+        with self._turn:
+            if self._held[asker] >= OF_ONE or self._held.total() >= WAITING:
+                raise BusyError("Too many log in at once.", code="too-many-logins")
+            self._held[asker] += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._held[asker] -= 1
+                self._held += Counter()
 
     def admit(self, name: str, role: Role) -> str:
         """Open a session for somebody whom another has logged in, with the role of today.

@@ -47,6 +47,9 @@ _LOG = logging.getLogger("verifier.rounds")
 IDENTITIES = 1 << 15
 """Proven identities remembered: some 4 KiB each."""
 
+ROUND_SECONDS = 45.0
+"""Seconds for all answers of one round, with its repetitions: twice that is less than a lease."""
+
 MAKERS_SECONDS = 10.0
 """How soon a maker of TPMs counts that was pinned, or does not that was taken away."""
 
@@ -86,9 +89,13 @@ class Rounds:
         self._looked = -MAKERS_SECONDS
         self._turn = threading.Lock()
 
-    def pull(self, host: FleetHost) -> Done:
-        """Do a whole round with a leased host, asking again where only time was at fault."""
+    def pull(self, host: FleetHost, seconds: float = ROUND_SECONDS) -> Done:
+        """Do a whole round with a leased host, asking again where only time was at fault.
+
+        All its answers have ``seconds`` together.
+        """
         client = self._connect(host.address)
+        client.within(seconds)
         try:
             done = self._pull_once(host, client)
             for _ in range(Settings().retries):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from casemate.errors import CasemateError
 from casemate.machine.fleet import FleetHost
@@ -19,7 +21,7 @@ from casemate.verifier.alarmstore import DEAD_SECONDS, VERIFIER_DEAD
 from casemate.verifier.database import Database
 from casemate.verifier.ledger import Ledger
 from casemate.verifier.outbox import Notice
-from casemate.verifier.rounds import Rounds
+from casemate.verifier.rounds import ROUND_SECONDS, Rounds
 
 _LOG = logging.getLogger("verifier.scheduler")
 
@@ -29,11 +31,46 @@ LEASE_SECONDS = 120.0
 THREADS = 32
 """Rounds side by side: they mostly wait for TPMs."""
 
+SILENT_THREADS = 8
+"""Rounds side by side with hosts that gave no answer the last time: those hold up no others."""
+
+SILENT_SECONDS = 10.0
+"""Seconds for all answers of such a host: one that is there again has answered in two."""
+
+PUT_OFF_SECONDS = 10.0
+"""Until such a host is looked at again where others like it are in its way."""
+
 PAUSE = 0.25
 """Seconds between two looks for due hosts."""
 
 HOUSEKEEPING = 2.0
 """Seconds between heartbeats, and between two looks for what has expired."""
+
+
+class _Lane:
+    """Some rounds side by side; as many more may wait for their turn."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._running: dict[str, Future[None]] = {}
+
+    def room(self) -> int:
+        """Return how many rounds may be added."""
+        self._running = {name: one for name, one in self._running.items() if not one.done()}
+        return 2 * self._threads - len(self._running)
+
+    def add(self, name: str, work: Callable[[], None]) -> None:
+        """Add the round of a host."""
+        self._running[name] = self._pool.submit(work)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a host's round runs or waits."""
+        return name in self._running and not self._running[name].done()
+
+    def close(self) -> None:
+        """Finish what runs."""
+        self._pool.shutdown(wait=True)
 
 
 class Scheduler:
@@ -48,8 +85,8 @@ class Scheduler:
         self._ledger = ledger
         self._notifier = notifier
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="round")
-        self._running: dict[str, Future[None]] = {}
+        self._lane, self._aside = _Lane(THREADS, "round"), _Lane(SILENT_THREADS, "silent")
+        self._silent: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._kept = 0.0
         self._started = time.time()
@@ -62,7 +99,8 @@ class Scheduler:
         """Finish the running rounds and give the leases back."""
         self._stop.set()
         self._thread.join()
-        self._pool.shutdown(wait=True)
+        self._lane.close()
+        self._aside.close()
         with self._database.transaction() as step:
             store.release(step, self.name)
             alarmstore.stop_worker(step, self.name)
@@ -80,17 +118,25 @@ class Scheduler:
             self._stop.wait(0.01 if leased else PAUSE)
 
     def _lease(self) -> int:
-        self._running = {name: one for name, one in self._running.items() if not one.done()}
-        room = min(store.LEASE_BATCH, 2 * THREADS - len(self._running))
+        room, aside = min(store.LEASE_BATCH, self._lane.room()), self._aside.room()
         if room <= 0:
             return 0
         hosts = store.lease_due(self._database, self.name, LEASE_SECONDS, room)
-        self._running |= {host.name: self._pool.submit(self._one, host) for host in hosts}
+        for host in hosts:
+            if host.name not in self._silent:
+                self._lane.add(host.name, partial(self._one, host, ROUND_SECONDS))
+            elif aside > 0:
+                aside -= 1
+                self._aside.add(host.name, partial(self._one, host, SILENT_SECONDS))
+            else:
+                with self._database.transaction() as step:
+                    store.put_off(step, self.name, host.name, PUT_OFF_SECONDS)
         return len(hosts)
 
-    def _one(self, host: FleetHost) -> None:
+    def _one(self, host: FleetHost, seconds: float) -> None:
         try:
-            done = self._rounds.pull(host)
+            done = self._rounds.pull(host, seconds)
+            (self._silent.add if done.silent else self._silent.discard)(host.name)
             _LOG.info("%s: %s: %s", host.name, done.state.value, done.sentence)
         except CasemateError as error:
             _LOG.warning("%s: %s", host.name, error.reason)
@@ -106,7 +152,7 @@ class Scheduler:
             alarmstore.beat(step, self.name, self._started)
             nonces.forget(step)
             for name in store.leased(step, self.name):
-                if name not in self._running or self._running[name].done():
+                if not (self._lane.has(name) or self._aside.has(name)):
                     store.release(step, self.name, name)  # its round ended without the store
             for name in alarmstore.silent_workers(step, DEAD_SECONDS):
                 store.release(step, name)  # should it live, what it writes of them is not taken

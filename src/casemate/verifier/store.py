@@ -286,6 +286,16 @@ def release(step: Transaction, owner: str, name: str | None = None) -> None:
         step.run(sql + " AND name=?", owner, name)
 
 
+def put_off(step: Transaction, owner: str, name: str, seconds: float) -> None:
+    """Give back the lease of a host, which is due again in so many seconds."""
+    step.run(
+        "UPDATE host SET lease_owner='', lease_until=0, next_due=? WHERE lease_owner=? AND name=?",
+        step.now() + seconds,
+        owner,
+        name,
+    )
+
+
 def due_now(step: Transaction, name: str | None = None) -> int:
     """Make one host, or all, due at once; those that push come by themselves."""
     if name is None:  # rows of pushing hosts are written many at a time: no lock waits for another

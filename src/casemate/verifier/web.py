@@ -83,6 +83,7 @@ class Call:
     """One request, read and checked; ``who`` unless anybody may ask.
 
     ``secret`` is the digest of what an agent showed: the handler asks the store whose it is.
+    ``peer`` is the address that the request came from.
     """
 
     path: Mapping[str, str]
@@ -91,6 +92,7 @@ class Call:
     raw: bytes = b""
     who: Who | None = None
     secret: str = ""
+    peer: str = ""
 
     @property
     def name(self) -> str:
@@ -207,7 +209,8 @@ def serve(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
             who = checked(request)
         body = {} if endpoint.raw else read_fields(raw, endpoint.fields)
         secret = token_digest(bearer(request)) if endpoint.agent else ""
-        call = Call(request.path_params, dict(request.query_params), body, raw, who, secret)
+        query, peer = dict(request.query_params), peer_of(request)
+        call = Call(request.path_params, query, body, raw, who, secret, peer)
         return endpoint.handler(service, call)
 
     async def handle(request: Request) -> Response:
@@ -245,6 +248,11 @@ class _Answer(JSONResponse):
         del headers
         size = (b"content-length", str(len(self.body)).encode())
         self.raw_headers = [size, (b"content-type", b"application/json"), *self._FIXED]
+
+
+def peer_of(request: Request) -> str:
+    """Return the address that a request came from."""
+    return request.client.host if request.client else ""
 
 
 def number_of(text: str) -> int | None:
