@@ -13,7 +13,7 @@ from casemate.calls import vms as c
 from casemate.kernel.wires import Wires
 from casemate.machine.bootorder import forces_setup
 from casemate.machine.facts import NicSpec
-from casemate.machine.plan import nvram_name
+from casemate.machine.planfirmware import nvram_name
 
 from .vmbench import Host, RefusedTaskError, config, make, printed
 

@@ -20,13 +20,20 @@ from casemate.errors import CasemateError, Finding, HostError, InUseError
 from casemate.kernel.accounts import Session
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.natting import Natting
+from casemate.kernel.networkchanges import (
+    changed_group,
+    changed_switch,
+    made_group,
+    made_switch,
+    tell_networks,
+)
 from casemate.kernel.networkstore import keep_networks, load_networks
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import VmConfig
 from casemate.machine.networkplan import Card, needs_tags, plan_network
-from casemate.machine.networks import AddressFact, Networks, PortGroupFact, SwitchFact
+from casemate.machine.networks import AddressFact, Networks
 
 LOOK_SECONDS: Final = 10.0
 """Between two looks at what the machine's own network has become."""
@@ -67,7 +74,7 @@ class Switching:
         self._followers: list[Callable[[str], Awaitable[None]]] = []
         self._begun = False
         self._drivers: Callable[[], frozenset[str]] = frozenset
-        self._publish(Networks(), self._networks)
+        tell_networks(stream, Networks(), self._networks)
 
     @property
     def networks(self) -> Networks:
@@ -287,28 +294,12 @@ class Switching:
                 )
 
     async def _add_switch(self, request: c.AddSwitch, _: Session) -> Empty:
-        switch = SwitchFact(
-            request.name,
-            0,
-            request.ports,
-            request.mtu,
-            request.uplinks,
-            request.security,
-            shaping=request.shaping,
-        )
+        switch = made_switch(request)
         return await self._change(lambda now: now.with_switch(switch, self._free()))
 
     async def _update_switch(self, request: c.UpdateSwitch, _: Session) -> Empty:
         def change(now: Networks) -> Networks:
-            before = now.switch(request.name)
-            switch = replace(
-                before,
-                ports=before.ports if request.ports is None else request.ports,
-                mtu=before.mtu if request.mtu is None else request.mtu,
-                uplinks=before.uplinks if request.uplinks is None else request.uplinks,
-                security=before.security if request.security is None else request.security,
-                shaping=before.shaping if request.shaping is None else request.shaping,
-            )
+            switch = changed_switch(now.switch(request.name), request)
             return now.changed_switch(switch, self._free())
 
         return await self._change(change)
@@ -327,21 +318,11 @@ class Switching:
         return await self._change(change)
 
     async def _add_group(self, request: c.AddPortGroup, _: Session) -> Empty:
-        group = PortGroupFact(
-            request.name, request.switch, request.vlan, request.security, request.shaping
-        )
-        return await self._change(lambda now: now.with_group(group))
+        return await self._change(lambda now: now.with_group(made_group(request)))
 
     async def _update_group(self, request: c.UpdatePortGroup, _: Session) -> Empty:
         def change(now: Networks) -> Networks:
-            before = now.group(request.group)
-            group = PortGroupFact(
-                before.name if request.name is None else request.name,
-                before.switch if request.switch is None else request.switch,
-                before.vlan if request.vlan is None else request.vlan,
-                before.security if request.security is None else request.security,
-                before.shaping if request.shaping is None else request.shaping,
-            )
+            group = changed_group(now.group(request.group), request)
             return now.changed_group(request.group, group, self._used())
 
         return await self._change(change)
@@ -382,7 +363,7 @@ class Switching:
                     await self._wire(before)
                 raise
             self._networks = after
-            self._publish(before, after)
+            tell_networks(self._stream, before, after)
             for vm, cards in self._cards.items():
                 if any(after.has(card.group) != before.has(card.group) for card in cards):
                     self._beside(*(changed(vm) for changed in self._followers))
@@ -412,19 +393,6 @@ class Switching:
         else:
             self._nat_lost = None
         await self._natting.tell(plan.routers)
-
-    def _publish(self, before: Networks, after: Networks) -> None:
-        for switch in after.switches:
-            self._stream.publish(switch)
-        for group in after.groups:
-            self._stream.publish(group)
-        for group in before.groups:
-            if not after.has(group.name):
-                self._stream.retract(PortGroupFact, group.key)
-        kept = {switch.name for switch in after.switches}
-        for switch in before.switches:
-            if switch.name not in kept:
-                self._stream.retract(SwitchFact, switch.key)
 
 
 def _cards(vm: str, config: VmConfig) -> tuple[Card, ...]:

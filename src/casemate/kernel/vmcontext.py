@@ -20,7 +20,7 @@ from casemate.kernel.inventory import VMX_LIMIT, Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.tasks import Job, Tasks
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
-from casemate.machine.plan import netdev
+from casemate.machine.plancards import netdev
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import INSTANCE_UUID, saved_memory, saved_scratch, with_saved_memory
 from casemate.machine.vmxwrite import generated_mac, vmx_of

@@ -23,7 +23,7 @@ from casemate.kernel.vmcontext import SUSPENDED, VmContext, stem, with_addresses
 from casemate.machine.bootorder import SETUP, forces_setup
 from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import added, at_start, with_added
-from casemate.machine.plan import nvram_name, secure_boot
+from casemate.machine.planfirmware import nvram_name, secure_boot
 from casemate.machine.planvtpm import has_vtpm, state_file
 from casemate.machine.power import Operation
 from casemate.machine.vmconfig import (

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from casemate.errors import ArgumentError, NotSupportedError
-from casemate.formats.vmdk import is_plain_name
+from casemate.errors import ArgumentError
 from casemate.machine import peripherals, serialports
-from casemate.machine.bootorder import boot_cards, boot_words, card_index
+from casemate.machine.bootorder import boot_words
 from casemate.machine.cellplan import (
     CellPlan,
     CgroupTargets,
@@ -26,20 +25,17 @@ from casemate.machine.cellplan import (
     PassedTap,
     Peer,
     Scratch,
-    ShownFile,
 )
-from casemate.machine.facts import NicSpec, VmConfig
+from casemate.machine.facts import VmConfig
 from casemate.machine.guestcpu import check_masks
 from casemate.machine.hotnotes import (
     MODULES,
     PORTS,
-    Added,
     added,
     at_start,
     memory_id,
     module_id,
     port_id,
-    port_of,
 )
 from casemate.machine.hotplug import (
     HOT_MEMORY_MIB,
@@ -47,11 +43,12 @@ from casemate.machine.hotplug import (
     most_cpus,
     takes_memory,
 )
-from casemate.machine.planaudit import SANDBOX, UEFI_CODE, UID_BASE, UID_END, checked
+from casemate.machine.planaudit import SANDBOX, UID_BASE, UID_END, checked
+from casemate.machine.plancards import card_words
+from casemate.machine.planfirmware import RUN_PLACE, direct_boot, firmware_words, secure_boot
 from casemate.machine.planstorage import (
     FIRST_FD,
     DiskSource,
-    as_json,
     file_size,
     forgetting,
     is_read_only,
@@ -63,7 +60,6 @@ from casemate.machine.vmconfig import disk_shares, saved_scratch
 QEMU: Final = "/usr/bin/qemu-system-x86_64"
 DOMAIN: Final = "regularVMDom"
 """The security domain of VMs, as ESXi names it."""
-RUN_PLACE: Final = "/run/vm"
 QMP_SOCKET: Final = "qmp.sock"
 CONSOLE_SOCKET: Final = "console.sock"
 AGENT_SOCKET: Final = "agent.sock"
@@ -85,13 +81,6 @@ _RUN_SIZE: Final = 1 << 20
 # cpu.cfs_period_us and the period of cpu.max.
 _PERIOD: Final = 100_000
 _QUOTA_LEAST: Final = 1000
-_APPEND_LIMIT: Final = 2047
-_NIC_DEVICES: Final = {
-    "e1000": "e1000",
-    "e1000e": "e1000e",
-    "vmxnet3": "vmxnet3",
-    "virtio": "virtio-net-pci",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +119,13 @@ def plan_power_on(
     check_masks(extra)
     if not UID_BASE <= host.uid < UID_END:
         raise ArgumentError(f"{host.uid} is not a uid for cells", argument="uid")
-    direct, shown = _direct_boot(extra)
+    direct, shown = direct_boot(extra)
     disks = tuple(forgetting(source) for source in disks)
     layers = tuple(layer for disk in disks for layer in disk.layers)
     fds = {layer.file_name: FIRST_FD + at for at, layer in enumerate(layers)}
     if len(fds) != len(layers):
         raise ArgumentError("two disks are in one file", argument="disks", component=config.name)
-    firmware, nvram = _firmware(config, extra, FIRST_FD + len(fds))
+    firmware, nvram = firmware_words(config, extra, FIRST_FD + len(fds))
     first_tap = FIRST_FD + len(fds) + len(nvram)
     taps = tuple(
         PassedTap(first_tap + at, card)
@@ -159,7 +148,7 @@ def plan_power_on(
             *boot_words(extra),
             *vtpm_options(config),
             *storage(disks, config.drives, extra, fds, came),
-            *_network(config, taps, extra, came),
+            *card_words(config, taps, extra, came),
             *_screen(extra),
             *_agent(),
             *direct,
@@ -305,108 +294,6 @@ def _board(config: VmConfig, extra: dict[str, str]) -> str:
         if secure_boot(extra):
             words.append("smm=on")
     return ",".join(words)
-
-
-def secure_boot(extra: dict[str, str]) -> bool:
-    """Tell whether the VM (vmx entries by lower-case name) verifies what it boots."""
-    return extra.get("uefi.secureboot.enabled", "").lower() == "true"
-
-
-def nvram_name(config: VmConfig) -> str:
-    """Return the file of a UEFI machine's variables, in its directory, named as VMware does."""
-    return config.vmx_path.rpartition("/")[2].removesuffix(".vmx") + ".nvram"
-
-
-def _firmware(
-    config: VmConfig, extra: dict[str, str], fd: int
-) -> tuple[tuple[str, ...], tuple[PassedFile, ...]]:
-    """UEFI: the code is the visor root's and read-only, the variables are the VM's own."""
-    if config.firmware != "efi":
-        return (), ()
-    code = {"driver": "file", "filename": UEFI_CODE[secure_boot(extra)], "read-only": True}
-    variables = {"driver": "file", "filename": f"/dev/fdset/{fd - FIRST_FD}"}
-    words = [
-        *("-add-fd", f"fd={fd},set={fd - FIRST_FD}"),
-        *(
-            "-blockdev",
-            as_json({"driver": "raw", "node-name": "uefi", "read-only": True, "file": code}),
-        ),
-        *("-blockdev", as_json({"driver": "raw", "node-name": "nvram", "file": variables})),
-    ]
-    if secure_boot(extra):
-        words += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
-    return tuple(words), (PassedFile(fd, nvram_name(config), writable=True, minimum_size=1),)
-
-
-def netdev(card: int) -> str:
-    """Return QEMU's name of what a network card is connected to."""
-    return f"net{card}"
-
-
-def card_id(card: int) -> str:
-    """Return QEMU's name of a network card in a port."""
-    return f"card-{card}"
-
-
-def card_device(nic: NicSpec) -> str:
-    """Return QEMU's name of a card's model. Raises NotSupportedError."""
-    device = _NIC_DEVICES.get(nic.model)
-    if device is None:
-        raise NotSupportedError(f"no network card {nic.model[:40]!r}", component="nic")
-    return device
-
-
-def _network(
-    config: VmConfig, taps: tuple[PassedTap, ...], extra: dict[str, str], came: Added
-) -> Iterator[str]:
-    """Network cards, each on its interface of the host; one without has nobody to talk to.
-
-    One that the VM boots from has QEMU's own option ROM for its model.
-    """
-    booted = boot_cards(len(config.nics), extra)
-    if not config.nics:
-        yield from ("-nic", "none")
-    fds = {tap.card: tap.fd for tap in taps}
-    for number, nic in enumerate(config.nics):
-        if number in fds:
-            yield from ("-netdev", f"tap,id={netdev(number)},fd={fds[number]}")
-        else:
-            yield from ("-netdev", f"hubport,id={netdev(number)},hubid={number}")
-        port = port_of(f"ethernet{number}", came)
-        place = f",bus={port},id={card_id(number)}" if port else ""
-        mac = f",mac={nic.mac}" if nic.mac else ""
-        device = card_device(nic)
-        rom = ",romfile="
-        if number in booted:
-            rom = f",bootindex={card_index(number, len(config.disks), extra)}"
-        yield from ("-device", f"{device},netdev={netdev(number)}{rom}{mac}{place}")
-
-
-def _direct_boot(extra: dict[str, str]) -> tuple[tuple[str, ...], tuple[ShownFile, ...]]:
-    """Boot a Linux kernel of the VM's directory without a boot loader, where the vmx says so."""
-    kernel, initrd = extra.get("casemate.kernel", ""), extra.get("casemate.initrd", "")
-    append = extra.get("casemate.append", "")
-    if not kernel:
-        if initrd or append:
-            raise ArgumentError("casemate.initrd without a kernel", argument="casemate.kernel")
-        return (), ()
-    for name, value in (("casemate.kernel", kernel), ("casemate.initrd", initrd)):
-        if value and not is_plain_name(value):
-            raise ArgumentError(
-                f"{value[:80]!r} is not a file of the VM's own directory", argument=name
-            )
-    if len(append) > _APPEND_LIMIT or not append.isprintable():
-        raise ArgumentError(
-            f"not up to {_APPEND_LIMIT} printable characters", argument="casemate.append"
-        )
-    words = ["-kernel", f"{RUN_PLACE}/kernel"]
-    shown = [ShownFile(kernel, f"{RUN_PLACE}/kernel")]
-    if initrd:
-        words += ["-initrd", f"{RUN_PLACE}/initrd"]
-        shown.append(ShownFile(initrd, f"{RUN_PLACE}/initrd"))
-    if append:
-        words += ["-append", append]
-    return tuple(words), tuple(shown)
 
 
 def _quota(limit_mhz: int, cpu_mhz: int) -> int:

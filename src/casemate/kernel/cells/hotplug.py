@@ -18,7 +18,7 @@ from casemate.machine.cellplan import PassedFile
 from casemate.machine.facts import DiskSpec, DriveSpec, PowerState, VmConfig
 from casemate.machine.hotnotes import added, memory_id, module_id, port_of
 from casemate.machine.hotplug import Held, HotChange
-from casemate.machine.plan import card_device, card_id, netdev
+from casemate.machine.plancards import card_device, card_id, netdev
 from casemate.machine.planstorage import (
     FIRST_FD,
     DiskSource,

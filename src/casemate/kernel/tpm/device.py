@@ -24,6 +24,7 @@ from casemate.errors import TpmError
 from casemate.formats.algorithms import ALGORITHMS
 from casemate.formats.tpm import Attributes, EccKey, Public, Scheme, write_public
 from casemate.formats.tpm.public import AK_ATTRIBUTES
+from casemate.kernel.tpm.refusals import told
 
 EK_CERTIFICATE_INDEX = 0x01C00002
 """NV index of the RSA 2048 EK certificate: TCG EK Credential Profile, template L-1."""
@@ -58,49 +59,8 @@ _FIRMWARE_VERSION = 0x10B  # TPM_PT_FIRMWARE_VERSION_1; the second half follows
 _TRANSIENT = 0x80000000  # the first handle of loaded objects: TPM_HT_TRANSIENT
 _LOADED_SESSION = 0x02000000  # of sessions: TPM_HT_HMAC_SESSION
 _MANY = 16
-_LAYER_MASK = 0xFF0000
-_TCTI_LAYER = 0x0A0000  # the TSS's code for errors of the transport: TSS2_TCTI_RC_LAYER
 _NO_SUCH_HANDLE = 0x18B
 _ALREADY_STARTED = 0x100
-_SENTENCES: Mapping[int, tuple[str, str, str]] = {
-    0x907: (
-        "tpm-locality",
-        "the TPM does not let this PCR be extended from this locality",
-        "PCR 17-22 need a D-RTM launch and locality 2: use the embedded TPM or a TXT boot.",
-    ),
-    0x902: (
-        "tpm-memory",
-        "the TPM has no room for another object",
-        "Flush what other programs left in the TPM: tpm2_flushcontext -t.",
-    ),
-    0x903: (
-        "tpm-memory",
-        "the TPM has no room for another session",
-        "Flush what other programs left in the TPM: tpm2_flushcontext -l.",
-    ),
-    0x921: (
-        "tpm-lockout",
-        "the TPM is locked out after wrong authorisations",
-        "Wait for the lockout to end, or clear it: tpm2_dictionarylockout.",
-    ),
-    0x922: ("tpm-busy", "the TPM asks to try again", "Try again in a moment."),
-    0x101: ("tpm-failure", "the TPM is in failure mode", "Power the machine off and on."),
-    0x9A2: (
-        "tpm-auth",
-        "the TPM's hierarchy has a password that is not known here",
-        "Clear the endorsement hierarchy's password in the firmware's setup.",
-    ),
-    0x99D: (
-        "tpm-policy",
-        "the policy of the object is not fulfilled",
-        "Give what its policy asks for.",
-    ),
-    0x1DF: (
-        "activation",
-        "the credential challenge was not made for this TPM's keys",
-        "Ask for the host's identity again and make a new challenge.",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +150,7 @@ class Tpm:
             self._esys.startup(tss.TPM2_SU.CLEAR)
         except tss.TSS2_Exception as error:
             if error.rc != _ALREADY_STARTED:
-                raise _told(error, self.kind) from error
+                raise told(error, self.kind) from error
 
     def shutdown(self) -> None:
         """Send TPM2_Shutdown(CLEAR), so that the next start counts as orderly."""
@@ -295,7 +255,7 @@ class Tpm:
         except tss.TSS2_Exception as error:
             if error.rc == _NO_SUCH_HANDLE:
                 return b""
-            raise _told(error, self.kind) from error
+            raise told(error, self.kind) from error
         public, _ = self._do(self._esys.nv_read_public, handle)
         size = int(public.nvPublic.dataSize)
         if not int(public.nvPublic.attributes) & int(tss.TPMA_NV.WRITTEN):
@@ -374,19 +334,7 @@ class Tpm:
         try:
             return call(*arguments, **options)
         except tss.TSS2_Exception as error:
-            raise _told(error, self.kind) from error
-
-
-def _told(error: Any, kind: str) -> TpmError:  # noqa: ANN401 (the binding has no types)
-    code = int(error.rc)
-    bare = int(error.error) if code & 0x80 else code
-    if code & _LAYER_MASK == _TCTI_LAYER:
-        return TpmError(f"the TPM does not answer: {error}", code="tpm-gone", component=kind)
-    for key in (code, bare):
-        if key in _SENTENCES:
-            name, sentence, remedy = _SENTENCES[key]
-            return TpmError(sentence, code=name, component=kind, remedy=remedy)
-    return TpmError(f"the TPM refused a command: {error} ({code:#x})", component=kind)
+            raise told(error, self.kind) from error
 
 
 def _sized(name: str, value: bytes) -> bytes:
