@@ -5,6 +5,8 @@ from __future__ import annotations
 from casemate.hostd.objects.devices import disk_key, path_of
 from casemate.hostd.objects.snapshots import snapshot_ref
 from casemate.machine.facts import DiskSpec, PowerState, VmFact
+from casemate.machine.planfirmware import nvram_name
+from casemate.machine.vmconfig import saved_memory
 from casemate.vim25.values import Obj
 
 FLAGS = Obj(
@@ -81,12 +83,21 @@ def _files(vm: VmFact) -> tuple[str, ...]:
 
 
 def file_infos(vm: VmFact, vmx_path: str, directory: str) -> tuple[Obj, ...]:
-    """Return VirtualMachineFileLayoutExFileInfo of the .vmx file (key 0) and of the disks."""
+    """Return VirtualMachineFileLayoutExFileInfo of the .vmx file (key 0), the disks and the rest.
+
+    A VM has no swap file: what is not in memory is nowhere else.
+    """
     sizes = {disk.file_name: disk.capacity for disk in _drives(vm)}
     named = [(vmx_path, "config", 0)]
     named += [
         (path_of(name, directory), "diskDescriptor", sizes.get(name, 0)) for name in _files(vm)
     ]
+    if vm.config.firmware == "efi":
+        named.append((directory + nvram_name(vm.config), "nvram", 0))
+    if vm.snapshots:
+        named.append((vmx_path.removesuffix(".vmx") + ".vmsd", "snapshotList", 0))
+    if saved := saved_memory(vm.config):
+        named.append((directory + saved, "suspend", 0))
     return tuple(
         Obj(
             "VirtualMachineFileLayoutExFileInfo",
