@@ -115,6 +115,15 @@ def test_one_address_takes_not_all_places(
     assert len(hasher.looked) == people.OF_ONE + 1
 
 
+def test_who_does_not_exist_costs_a_hash_that_is_made_once_a_process(database: Database) -> None:
+    first, second = (People(database, PasswordHasher(1, 8, 1)) for _ in range(2))
+    assert first._decoy is second._decoy
+    assert PasswordHasher(2, 8, 1).check_needs_rehash(first._decoy)  # it costs what others cost
+    assert not PasswordHasher(1, 8, 1).check_needs_rehash(first._decoy)
+    with pytest.raises(LoginError):
+        first.login("nobody", PASSWORD)
+
+
 def test_a_good_password_ends_the_count(database: Database) -> None:
     known = made(database, Slow())
     for _ in range(3):

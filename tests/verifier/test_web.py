@@ -228,6 +228,17 @@ def test_log_of_one_host_is_compared_with_anothers(
     page = web.client.get("/hosts/host-001?against=host-002").text
     assert "the last log of" in page
     assert web.client.get("/hosts/host-001?against=nobody").status_code == 404
+    # Since then it has become like the first: the round that is asked for counts, not the last.
+    before = web.client.get("/api/v1/hosts/host-002", headers=headers).json()["rounds"][0]["number"]
+    made.hosts["host-002"].reboot(SmallImage(contents={"qemu.v00": b"evil"}))
+    web.round("host-002")
+    events = web.client.get(url, headers=headers).json()["events"]
+    assert {one["verdict"] for one in events} <= {"expected", "information"}
+    events = web.client.get(f"{url}&against-round={before}", headers=headers).json()["events"]
+    assert {one["text"] for one in events if one["verdict"] == "changed"} == unlike
+    page = web.client.get(f"/hosts/host-001?against=host-002&against-round={before}").text
+    assert f"log of round {before} of" in page
+    assert web.client.get(f"{url}&against-round=999999", headers=headers).status_code == 404
 
 
 def test_many_events_are_shown_in_parts_and_all_can_be_reached(
