@@ -56,6 +56,28 @@ def test_a_kernel_that_is_not_there_is_an_error_not_a_hang(tmp_path: Path) -> No
     run(story())
 
 
+def test_a_late_kernel_is_told_from_one_that_is_gone_and_whole_images_take_longer(
+    tmp_path: Path,
+) -> None:
+    done = ChangeReply("It is done.", (), ("driver",), (), reboot_required=True)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        writer.write(encode(2, done))
+
+    async def story() -> None:
+        async with serving(tmp_path / "calls", serve):
+            link = SocketLink(tmp_path / "calls", seconds=(0.0, 60.0))
+            with pytest.raises(CasemateError) as error:
+                await link.ask(Logout("x"), Empty)
+            assert error.value.code == "kernel-late"
+            change = SoftwareChange("s", "remove", names=("driver",))
+            assert await link.ask(change, ChangeReply) == done
+            await link.close()
+
+    run(story())
+
+
 def test_replies_find_their_requests_in_any_order(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(4)

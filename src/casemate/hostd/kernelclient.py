@@ -176,10 +176,16 @@ class KernelLink(ABC):
 
 
 class SocketLink(KernelLink):
-    """The kernel behind its calls socket; connects on demand and again after a loss."""
+    """The kernel behind its calls socket; connects on demand and again after a loss.
 
-    def __init__(self, path: Path) -> None:
+    ``seconds`` is how long a request may take to be answered, and one about whole images.
+    """
+
+    def __init__(
+        self, path: Path, seconds: tuple[float, float] = (ANSWER_SECONDS, WRITING_SECONDS)
+    ) -> None:
         self._path = path
+        self._seconds = seconds
         self._number = 0
         self._waiting: dict[int, asyncio.Future[object]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -193,13 +199,19 @@ class SocketLink(KernelLink):
         number = self._number
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        limit = WRITING_SECONDS if isinstance(request, _WRITING) else ANSWER_SECONDS
+        seconds = self._seconds[isinstance(request, _WRITING)]
         try:
             writer.write(encode_request(number, request))
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(seconds):
                 await writer.drain()
                 reply = await answer
-        except (OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise CasemateError(
+                f"The kernel of this host has not answered for {seconds:.0f} seconds.",
+                code="kernel-late",
+                remedy="It may still do what was asked: look before you ask again.",
+            ) from error
+        except OSError as error:
             raise _unreachable() from error
         finally:
             self._waiting.pop(number, None)
