@@ -34,7 +34,7 @@ class TestHost:
     def bank(self) -> Path:
         return self.home / "bootbank"
 
-    def casemate(self, *arguments: str, timeout: float = 120) -> tuple[int, Any]:
+    def casemate(self, *arguments: str, timeout: float = 400) -> tuple[int, Any]:
         ran = subprocess.run(
             [str(COMMAND), "--home", str(self.home), *arguments, "--json"],
             capture_output=True,

@@ -126,7 +126,7 @@ def esxcli(host: TestHost, *words: str) -> tuple[int, Any, str]:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert "Traceback" not in ran.stderr

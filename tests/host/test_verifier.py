@@ -31,7 +31,7 @@ def verifier(tmp_path: Path, host: TestHost) -> Iterator[Run]:
             [str(COMMAND), "verifier", *arguments, "--state", str(state), "--json"],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
         assert "Traceback" not in ran.stderr, ran.stderr
@@ -77,7 +77,7 @@ def test_a_host_is_enrolled_trusted_and_found_when_it_boots_something_else(
     agent = subprocess.run(
         [str(COMMAND), "agent", "--verifier", f"https://localhost:{running['port']}", "--ca",
          str(tmp_path / "v" / "tls" / "rui.crt"), "--host", address, "--once", "--json"],
-        capture_output=True, text=True, timeout=120, check=False, env=secret,
+        capture_output=True, text=True, timeout=400, check=False, env=secret,
     )  # fmt: skip
     assert agent.returncode == 2
     assert "enrolled as box" in agent.stdout + agent.stderr
@@ -96,7 +96,7 @@ def test_a_host_is_enrolled_trusted_and_found_when_it_boots_something_else(
 def test_a_verifier_that_is_told_to_stop_says_so_to_the_others(tmp_path: Path) -> None:
     def run(*arguments: str) -> None:
         words = [str(COMMAND), "verifier", *arguments, "--state", str(tmp_path)]
-        subprocess.run(words, capture_output=True, timeout=120, check=True)
+        subprocess.run(words, capture_output=True, timeout=400, check=True)
 
     def stopped() -> list[tuple[int]]:
         with closing(sqlite3.connect(tmp_path / "verifier.db", timeout=60)) as store:

@@ -29,7 +29,7 @@ SWTPM = Path("/usr/bin/swtpm")
 SWTPM_SETUP = Path("/usr/bin/swtpm_setup")
 SWTPM_LOCALCA = Path("/usr/bin/swtpm_localca")
 
-START_TIMEOUT = 10.0
+START_TIMEOUT = 30.0
 """Seconds until the control socket must answer; it takes about 0.02."""
 
 STOP_TIMEOUT = 5.0
