@@ -115,6 +115,25 @@ def test_who_has_rights_on_one_vm_sees_no_other(play: Callable[..., None]) -> No
     play(story)
 
 
+def test_permissions_are_shown_on_what_one_may_view_alone(play: Callable[..., None]) -> None:
+    async def story(host) -> None:
+        host.kernel.state(PermissionFact("VirtualMachine", "2", "somebody", -1, propagate=True))
+        await only_on_vm_1(host)
+        for method, inner in (
+            ("RetrieveAllPermissions", ""),
+            ("RetrieveRolePermissions", "<roleId>-1</roleId>"),
+        ):
+            mine = (await host.reader.call(method, AUTH, inner)).text
+            assert f"<principal>{READER}</principal>" in mine
+            assert "somebody" not in mine
+            assert '"VirtualMachine">2<' not in mine
+            every = (await host.root.call(method, AUTH, inner)).text
+            assert every.count("<returnval>") == 3
+            assert "<principal>somebody</principal>" in every
+
+    play(story)
+
+
 def test_a_descriptor_tells_nothing_of_a_vm_that_the_session_may_not_read(
     play: Callable[..., None],
 ) -> None:

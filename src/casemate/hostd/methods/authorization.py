@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from casemate.calls import admin as a
 from casemate.calls.messages import Empty
 from casemate.errors import LimitError
@@ -9,7 +11,7 @@ from casemate.hostd.objects.base import permission
 from casemate.hostd.objects.governance import given, privilege_ids
 from casemate.hostd.registry import Context, Served
 from casemate.hostd.selection import objs, refs, text, texts
-from casemate.policy.privileges import ROLES, Role
+from casemate.policy.privileges import ROLES, VIEW, Role
 from casemate.policy.rights import ROOT, Permission
 from casemate.vim25 import faults
 from casemate.vim25.faults import FaultError
@@ -102,12 +104,18 @@ async def _remove_role(context: Context) -> Value:
 
 async def _role_permissions(context: Context) -> Value:
     role = _role(context, _number(context.arguments.get("roleId")))
-    every = context.replica.world.rights.all()
-    return tuple(permission(one) for one in every if one.role == role.number)
+    return tuple(permission(one) for one in _visible(context) if one.role == role.number)
 
 
 async def _all_permissions(context: Context) -> Value:
-    return tuple(map(permission, context.replica.world.rights.all()))
+    return tuple(map(permission, _visible(context)))
+
+
+def _visible(context: Context) -> Iterator[Permission]:
+    """Yield the permissions on what the session may view, as vSphere does."""
+    for one in context.replica.world.rights.all():
+        if context.reader.may(MoRef(*one.entity), VIEW):
+            yield one
 
 
 async def _entity_permissions(context: Context) -> Value:

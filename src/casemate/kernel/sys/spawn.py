@@ -121,7 +121,7 @@ def spawn_detached(
         if pid == 0:
             _run(inner, report)
         with socket.socket(fileno=os.dup(report)) as channel:
-            socket.send_fds(channel, [f"{pid}".encode()], [os.pidfd_open(pid)])
+            socket.send_fds(channel, [f"{pid}".encode()], [_watched(pid)])
         os._exit(0)
 
     return _fork(body, what=what, timeout=timeout, detached=True)
