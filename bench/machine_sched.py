@@ -122,10 +122,13 @@ class Host:
             intervalId=SAMPLE,
             maxSample=1,
         )
-        found = []
-        while not found or not found[0].value:
-            found = manager.QueryPerf([spec])
-        return int(self.system.hardware.memorySize >> 20) - int(found[0].value[0].value[-1] >> 10)
+        while True:
+            for one in manager.QueryPerf([spec]):
+                for series in one.value:
+                    if series.value:
+                        used = series.value[-1] >> 10
+                        return int(self.system.hardware.memorySize >> 20) - int(used)
+            time.sleep(1)
 
     def pool(self, name: str) -> Any:  # noqa: ANN401
         """Make a pool with normal shares and nothing reserved."""

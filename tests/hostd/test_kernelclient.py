@@ -13,7 +13,6 @@ from casemate.calls.codec import encode
 from casemate.calls.messages import Empty, FactReply, Identity, Logout, SessionReply
 from casemate.calls.software import ChangeReply, SoftwareChange
 from casemate.errors import CasemateError, FormatError
-from casemate.hostd import kernelclient
 from casemate.hostd.kernelclient import RefusedError, SocketLink
 from casemate.machine.facts import FaultFact
 from casemate.testing.fakefacts import DATASTORE
@@ -117,28 +116,6 @@ def test_a_broken_connection_fails_the_waiting_request(answer: bytes, tmp_path: 
         async with serving(tmp_path / "calls", serve) as link:
             with pytest.raises(CasemateError):
                 await link.ask(Identity(), Empty)
-
-    run(story())
-
-
-def test_a_change_of_software_is_waited_for_longer_than_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernelclient, "ANSWER_SECONDS", 0.01)
-    done = ChangeReply("done", (), (), (), reboot_required=False)
-    written = asyncio.Event()
-
-    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await written.wait()
-        writer.write(encode(1, done) + encode(2, done))
-
-    async def story() -> None:
-        async with serving(tmp_path / "calls", serve) as link:
-            change = asyncio.ensure_future(link.ask(SoftwareChange("s", "install"), ChangeReply))
-            with pytest.raises(CasemateError, match="cannot be reached"):
-                await link.ask(Logout("x"), Empty)
-            written.set()
-            assert await change == done
 
     run(story())
 
