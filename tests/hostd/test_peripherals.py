@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from casemate.hostd.objects.devices import devices
-from casemate.hostd.objects.vmsettings import extra_options, managed_by
+from casemate.hostd.objects.governance import privilege_ids
+from casemate.hostd.objects.vmsettings import SETTINGS, extra_options, managed_by
 from casemate.hostd.vmspec import changed
 from casemate.machine.facts import VmConfig
 from casemate.vim25.faults import FaultError
@@ -109,6 +110,8 @@ def test_who_manages_a_vm_is_kept_shown_and_taken_back() -> None:
     assert managed_by(ONE) is None
     made = changed(managed("org.example", "appliance"), ONE, ())
     assert made.privileges == {RIGHT + "ManagedBy"}
+    # Every right that a setting takes can be given to a role.
+    assert {RIGHT + one.right for one in SETTINGS.values()} <= set(privilege_ids())
     assert managed_by(made.config) == Obj(
         "ManagedByInfo", extensionKey="org.example", type="appliance"
     )

@@ -38,6 +38,7 @@ _BY_HAND = (
     "VirtualMachine.Config.CPUCount",
     "VirtualMachine.Config.DiskExtend",
     "VirtualMachine.Config.EditDevice",
+    "VirtualMachine.Config.ManagedBy",
     "VirtualMachine.Config.Memory",
     "VirtualMachine.Config.RemoveDisk",
     "VirtualMachine.Config.Rename",
