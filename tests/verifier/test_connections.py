@@ -90,6 +90,14 @@ def test_body_that_nobody_reads_ends_its_connection_as_well(
             told(slow)
 
 
+def test_answers_that_nobody_takes_are_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections.Punctual, "take_limit", 0.3)
+    ask = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: a\r\n\r\n"
+    with web.connection() as deaf:
+        deaf.sendall(ask * 2000)  # some 100 MB of answers
+        wait_for(lambda: deaf.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0)
+
+
 def test_one_peer_takes_not_all_places_and_another_is_served(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +170,7 @@ def test_tls_that_does_not_begin_ends(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr("asyncio.constants.SSL_HANDSHAKE_TIMEOUT", 600.0)  # not by itself
     web: Web = request.getfixturevalue("web")
     address = (web.client.base_url.host, web.client.base_url.port or 0)
     with socket.create_connection(address, timeout=120) as silent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections import Counter
 from typing import Final
 
@@ -23,6 +24,11 @@ BUSY_KEEP_ALIVE_SECONDS = 5
 
 HEAD_SECONDS = 20.0
 """How long a new connection may stay silent, or the head of a request may take once it began."""
+
+TAKE_SECONDS = 60.0
+"""How long a peer may take none of an answer that waits for it."""
+
+_FORGET: Final = struct.pack("ii", 1, 0)
 
 HANDSHAKE_SECONDS: Final = 10.0
 """How long the beginning of TLS may take: two round trips, and something lost on the way."""
@@ -85,10 +91,15 @@ class Fair(asyncio.Protocol):
 
 
 class Punctual(asyncio.Protocol):
-    """Makes an HTTP protocol of uvicorn's hang up on requests that do not begin, or not get on."""
+    """Makes an HTTP protocol of uvicorn's hang up where nothing gets on.
+
+    That is on requests that do not begin, or whose head does not end, and on who takes no answer.
+    """
 
     limit = HEAD_SECONDS
+    take_limit = TAKE_SECONDS
     _late: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to wait for the first request."""
@@ -104,9 +115,27 @@ class Punctual(asyncio.Protocol):
             self._await_head(vars(self)["transport"])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers."""
         self._arrived()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the peer to read."""
+        super().pause_writing()
+        if self._stuck is None:
+            transport, loop = vars(self)["transport"], asyncio.get_running_loop()
+            self._stuck = loop.call_later(self.take_limit, _give_up, transport)
+
+    def resume_writing(self) -> None:
+        """Go on: the peer has read."""
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def _idle(self) -> bool:
         cycle = vars(self).get("cycle")
@@ -126,6 +155,13 @@ class Punctual(asyncio.Protocol):
         self._late = None
         if self._idle() and not transport.is_closing():
             transport.close()
+
+
+def _give_up(transport: asyncio.Transport) -> None:
+    # Otherwise Linux goes on offering what it holds of the answer.
+    peer = transport.get_extra_info("socket")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+    transport.abort()
 
 
 def make_protocol() -> type[asyncio.Protocol]:
