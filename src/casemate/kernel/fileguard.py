@@ -85,11 +85,14 @@ class FileGuard:
 
     def _uses(self, directory: Path, fact: VmFact, place: Path) -> bool:
         """Tell whether a VM has a file outside of its directory there, or in the folder there."""
-        if not any("/" in name for name in _tops(fact)):
+        names = set(_discs_elsewhere(fact))
+        if any("/" in name for name in _disks(fact)):
+            names |= self._files(directory, fact)
+        if not names:
             return False
         known = _identity(place)
         roots = {one.name: one.path for one in self._places.datastores()}
-        for name in self._files(directory, fact):
+        for name in names:
             found = in_volume(name)
             if found is None or found[0] not in roots:
                 continue
@@ -114,9 +117,16 @@ class FileGuard:
                 continue
 
 
-def _tops(fact: VmFact) -> Iterator[str]:
+def _discs_elsewhere(fact: VmFact) -> Iterator[str]:
+    """Yield the images outside of its directory that a VM which is not off has in its drives."""
+    if fact.power is not PowerState.POWERED_OFF:
+        discs = (disk.file_name for disk in fact.config.disks if disk.kind == "cdrom")
+        yield from (name for name in discs if "/" in name)
+
+
+def _disks(fact: VmFact) -> Iterator[str]:
     """Yield the disks that a VM and its snapshots name."""
-    yield from (disk.file_name for disk in fact.config.disks)
+    yield from (disk.file_name for disk in fact.config.disks if disk.kind != "cdrom")
     yield from disks_of_snapshots(fact)
 
 
