@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from casemate.machine.facts import DiskSpec, DriveSpec, NicSpec, VmConfig
 from casemate.machine.hotnotes import (
     FREE,
+    NUMBERS,
     Added,
     added,
     at_start,
+    card_numbers,
     port_of,
     with_added,
     with_devices,
@@ -27,6 +29,7 @@ from casemate.machine.hotplug import (
     grown,
     hot_change,
     most_cpus,
+    settled,
 )
 
 BOOT = DiskSpec("a.vmdk", "disk", "vmdk", 8, "scsi0", 0)
@@ -119,6 +122,47 @@ def test_the_last_card_goes_if_it_is_in_a_port_which_the_next_one_comes_to() -> 
     assert hot_change(left, replace(left, nics=())) is None
     assert hot_change(config, replace(config, nics=())) is None
     assert hot_change(config, replace(alone, cpus=3)) is None
+
+
+def test_a_card_before_others_goes_and_they_keep_their_numbers() -> None:
+    macs = [f"00:0c:29:00:00:0{number}" for number in range(4)]
+    first, second, third, fresh = (replace(CARD, mac=mac) for mac in macs)
+    start = replace(HOT, nics=(first, second))
+    config = with_added(start, at_start(2))
+    more = replace(config, nics=(first, second, third))
+    change = hot_change(config, more)
+    assert change is not None
+    config = grown(config, more, change)
+    assert (card_numbers(config), added(config).cards) == ((0, 1, 2), ())
+    for at in range(3):
+        others = config.nics[:at] + config.nics[at + 1 :]
+        assert hot_change(config, replace(config, nics=others)) == HotChange(card_gone=at)
+    moved = replace(second, network="DMZ")
+    after = replace(config, nics=(moved, third))
+    change = hot_change(config, after)
+    assert change == HotChange(card_gone=0)
+    # Until the guest has let go of the first, the second is connected elsewhere already.
+    during = settled(config, after)
+    assert (during.nics, card_numbers(during)) == ((first, moved, third), (0, 1, 2))
+    left = grown(config, after, change)
+    assert (card_numbers(left), added(left).devices) == ((1, 2), (FREE, "ethernet1", "ethernet2"))
+    back = hot_change(left, replace(left, nics=(*left.nics, fresh)))
+    assert back == HotChange(cards=(0,))
+    again = grown(left, replace(left, nics=(*left.nics, fresh)), back)
+    assert card_numbers(again) == (1, 2, 0)
+    assert added(again).devices == ("ethernet0", "ethernet1", "ethernet2")
+    assert hot_change(again, replace(again, nics=(third, fresh))) == HotChange(card_gone=1)
+    # Not two at once, nor another order, nor one that comes while one goes.
+    for nics in ((third,), (third, moved, fresh), (moved, fresh, third), (third, fresh, first)):
+        assert hot_change(again, replace(again, nics=nics)) is None
+    # Whoever starts afresh counts again.
+    assert card_numbers(with_added(again, at_start(3))) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("note", ["1", "1+1", "1+10", "x+1", "-1+0", "0+1", "1+2+3", "1+", ""])
+def test_numbers_of_cards_that_make_no_sense_count_as_none(note: str) -> None:
+    config = replace(VM, nics=(CARD, CARD), extra=((NUMBERS, note),))
+    assert card_numbers(config) == (0, 1)
 
 
 def test_a_controller_goes_from_its_port_when_nothing_is_on_it() -> None:

@@ -32,6 +32,7 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import VmConfig
+from casemate.machine.hotnotes import card_numbers
 from casemate.machine.networkplan import Card, needs_tags, plan_network
 from casemate.machine.networks import AddressFact, Networks
 
@@ -398,5 +399,5 @@ class Switching:
 def _cards(vm: str, config: VmConfig) -> tuple[Card, ...]:
     return tuple(
         Card(vm, number, nic.mac, nic.network, nic.connected)
-        for number, nic in enumerate(config.nics)
+        for number, nic in zip(card_numbers(config), config.nics, strict=True)
     )

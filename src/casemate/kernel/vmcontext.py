@@ -20,6 +20,7 @@ from casemate.kernel.inventory import VMX_LIMIT, Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.tasks import Job, Tasks
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.hotnotes import card_numbers
 from casemate.machine.plancards import netdev
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import INSTANCE_UUID, saved_memory, saved_scratch, with_saved_memory
@@ -169,14 +170,15 @@ class VmContext:
             await self.throttle(vm, config)
         links = self.network.live(config)
         known = self.network.live(before) if before else (True,) * len(links)
-        for card, (link, was) in enumerate(zip(links, known, strict=False)):
+        for card, link, was in zip(card_numbers(config), links, known, strict=False):
             if link != was:
                 qmp = await self.cells.control(vm, Operation.RESET)
                 await qmp.execute("set_link", name=netdev(card), up=link)
 
     async def show_links(self, vm: str) -> None:
         """Show the guest of a running VM which cables are in. Raises CasemateError."""
-        for card, link in enumerate(self.network.live(self.inventory.vm(vm).config)):
+        config = self.inventory.vm(vm).config
+        for card, link in zip(card_numbers(config), self.network.live(config), strict=True):
             qmp = await self.cells.control(vm, Operation.RESET)
             await qmp.execute("set_link", name=netdev(card), up=link)
 

@@ -54,7 +54,7 @@ from casemate.kernel.vmmaking import (
 from casemate.machine.diskmodes import changes_mode, is_forgetful
 from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import added, with_added
-from casemate.machine.hotplug import HotChange, grown, hot_change
+from casemate.machine.hotplug import HotChange, grown, hot_change, settled
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, disk_shares, with_saved_memory
 from casemate.machine.vmxwrite import check_addresses, vmx_of
@@ -264,9 +264,7 @@ class Vms:
             if fact.power is PowerState.POWERED_ON and config.nics != fact.config.nics:
                 # The cards that are there; one that comes is connected when it does, and one that
                 # goes until its guest has let go of it.
-                count = len(fact.config.nics)
-                going = fact.config.nics[len(config.nics) :]
-                present = replace(config, nics=(*config.nics[:count], *going))
+                present = settled(fact.config, config)
                 await self._context.plug(fact.vm, present, fact.config)
             kept = {disk.file_name for disk in disks}
             gone = {disk.file_name for disk in fact.config.disks} - kept

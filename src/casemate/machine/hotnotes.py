@@ -18,6 +18,10 @@ DEVICES: Final = "casemate.hotDevices"
 """Each device, ``ethernet1`` or ``scsi2``, in the order of its port, with + between."""
 KEPT: Final = "casemate.hotKept"
 """Each SCSI controller that no disk is on any more and that no port has, with + between."""
+NUMBERS: Final = "casemate.hotCards"
+"""The number that each network card has while the VM runs, with + between; else they count up."""
+CARDS: Final = 10
+"""Network cards of a VM."""
 MODULES: Final = 16
 """Modules that can come: the board's sockets."""
 STEP_MIB: Final = 128
@@ -31,8 +35,9 @@ FREE: Final = "free"
 _SIZE: Final = re.compile(r"[0-9]{1,8}")
 _DEVICE: Final = re.compile(r"ethernet[0-9]|scsi[0-3]|free")
 _BOARD: Final = re.compile(r"scsi[0-3]")
+_NUMBER: Final = re.compile(r"[0-9]")
 _CONTROLLERS: Final = 4
-_NAMES: Final = (MEMORY.lower(), DEVICES.lower(), KEPT.lower())
+_NAMES: Final = (MEMORY.lower(), DEVICES.lower(), KEPT.lower(), NUMBERS.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,13 @@ class Added:
     """MiB of the modules of memory that came, the devices, and what stays without a disk.
 
     ``kept`` are SCSI controllers of the board: it takes none and lets none go while the VM runs.
+    ``cards`` are the numbers of the network cards, where one before others has gone.
     """
 
     memory: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    cards: tuple[int, ...] = ()
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -66,7 +73,20 @@ def added(config: VmConfig) -> Added:
         memory,
         devices if len(set(named)) == len(named) else (),
         kept if len(set(kept)) == len(kept) else (),
+        _numbers(entries.get(NUMBERS.lower(), ""), len(config.nics)),
     )
+
+
+def card_numbers(config: VmConfig) -> tuple[int, ...]:
+    """Return the number that each network card of a VM has while it runs, and as it was started."""
+    return added(config).cards or tuple(range(len(config.nics)))
+
+
+def _numbers(value: str, count: int) -> tuple[int, ...]:
+    """Return numbers of cards; nothing where they count up, or make no sense."""
+    found = tuple(int(word) for word in _words(value, _NUMBER, CARDS))
+    good = len(set(found)) == len(found) == count and found != tuple(range(count))
+    return found if good else ()
 
 
 def at_start(cards: int) -> Added:
@@ -84,7 +104,7 @@ def with_devices(what: Added, come: tuple[str, ...], gone: tuple[str, ...]) -> A
             ports.append(one)
     while ports and ports[-1] == FREE:
         ports.pop()
-    return Added(what.memory, tuple(ports), what.kept)
+    return replace(what, devices=tuple(ports))
 
 
 def free_ports(what: Added) -> int:
@@ -95,8 +115,14 @@ def free_ports(what: Added) -> int:
 def with_added(config: VmConfig, what: Added) -> VmConfig:
     """Return the configuration that says this."""
     others = tuple(entry for entry in config.extra if entry[0].lower() not in _NAMES)
-    sizes = "+".join(str(size) for size in what.memory)
-    said = ((MEMORY, sizes), (DEVICES, "+".join(what.devices)), (KEPT, "+".join(what.kept)))
+    sizes = _joined(what.memory)
+    numbers = "" if what.cards == tuple(range(len(what.cards))) else _joined(what.cards)
+    said = (
+        (MEMORY, sizes),
+        (DEVICES, "+".join(what.devices)),
+        (KEPT, "+".join(what.kept)),
+        (NUMBERS, numbers),
+    )
     extra = (*others, *(entry for entry in said if entry[1]))
     return config if extra == config.extra else replace(config, extra=extra)
 
@@ -119,6 +145,10 @@ def memory_id(number: int) -> str:
 def module_id(number: int) -> str:
     """Return QEMU's name of a module of memory."""
     return f"module-{number}"
+
+
+def _joined(numbers: tuple[int, ...]) -> str:
+    return "+".join(str(number) for number in numbers)
 
 
 def _words(value: str, kind: re.Pattern[str], most: int) -> tuple[str, ...]:

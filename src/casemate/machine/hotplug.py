@@ -7,7 +7,15 @@ from typing import Final
 
 from casemate.machine.diskmodes import forgets
 from casemate.machine.facts import DiskSpec, DriveSpec, VmConfig
-from casemate.machine.hotnotes import STEP_MIB, Added, free_ports, with_added, with_devices
+from casemate.machine.hotnotes import (
+    CARDS,
+    STEP_MIB,
+    Added,
+    card_numbers,
+    free_ports,
+    with_added,
+    with_devices,
+)
 from casemate.machine.hotnotes import added as added_to
 from casemate.machine.peripherals import shown_to_guest
 
@@ -85,20 +93,17 @@ def hot_change(before: VmConfig, after: VmConfig, unplug: tuple[str, ...] = ()) 
     """Return what has to be done to a running VM; None: it takes only some of it, or nothing.
 
     Disks come to and go from SCSI controllers; those and network cards come while a port is free.
-    The last card goes if it is in a port, so does a controller that ``unplug`` names and that no
-    disk is on; one of them at a time, and neither vCPUs nor memory come with that: what the guest
+    A card goes if it is in a port, so does a controller that ``unplug`` names and that no disk is
+    on; one of them at a time, and neither vCPUs nor memory come with that: what the guest
     may refuse is asked before what cannot be taken back.
     """
     regrouped = cores_per_socket(before) != cores_per_socket(after)
     altered = regrouped or shown_to_guest(before) != shown_to_guest(after)
-    kept = min(len(before.nics), len(after.nics))
-    cards = tuple(range(kept, len(after.nics)))
-    was, shorter = (replace(one, nics=one.nics[:kept]) for one in (before, after))
-    known = added_to(before)
-    gone = tuple(range(kept, len(before.nics)))
-    stays = bool(gone) and (len(gone) > 1 or f"ethernet{kept}" not in known.devices)
-    if altered or stays or _rest(was, after) != _rest(shorter, after):
+    known, cards = added_to(before), _cards_change(before, after)
+    was, now = (_rest(replace(one, nics=()), after) for one in (before, after))
+    if altered or was != now or cards is None:
         return None
+    gone, come = cards
     cpus = after.cpus - before.cpus
     memory = after.memory_mib - before.memory_mib
     if cpus < 0 or (cpus and after.cpus > most_cpus(before)):
@@ -106,23 +111,48 @@ def hot_change(before: VmConfig, after: VmConfig, unplug: tuple[str, ...] = ()) 
     if memory < 0 or memory % STEP_MIB or (memory and not takes_memory(before)):
         return None
     disks = _disks_change(before, after)
-    asked = len(gone) + len(unplug)
+    asked = (gone is not None) + len(unplug)
     held = not set(unplug) <= set(known.devices) - _used(after)
     if disks is None or held or asked > 1 or (asked and (cpus or memory)):
         return None
     present = _used(before) | known.controllers
     controllers = tuple(sorted({disk.controller for disk in disks.added} - present))
-    if len(cards) + len(controllers) > free_ports(known):
+    if len(come) + len(controllers) > free_ports(known):
         return None
     return replace(
         disks,
         cpus=cpus,
         memory_mib=memory,
-        cards=cards,
+        cards=come,
         controllers=controllers,
-        card_gone=kept if gone else None,
+        card_gone=gone,
         unplugged=unplug,
     )
+
+
+def _cards_change(before: VmConfig, after: VmConfig) -> tuple[int | None, tuple[int, ...]] | None:
+    """Return the number of the card that goes, and those of cards that come; None: another change.
+
+    Numbers are as ``hotnotes.card_numbers`` says: a card keeps its own when one before it goes.
+    """
+    numbers, devices = card_numbers(before), added_to(before).devices
+    was, now = (
+        [replace(nic, network="", connected=True) for nic in one.nics] for one in (before, after)
+    )
+    if now[: len(was)] == was:
+        free = [number for number in range(CARDS) if number not in numbers]
+        return None, tuple(free[: len(now) - len(was)])
+    for at in reversed(range(len(was))):
+        if was[:at] + was[at + 1 :] == now and f"ethernet{numbers[at]}" in devices:
+            return numbers[at], ()
+    return None
+
+
+def settled(before: VmConfig, after: VmConfig) -> VmConfig:
+    """Return a VM as it is once all but the coming and going of cards has been done."""
+    wanted = {nic.mac: nic for nic in after.nics}
+    nics = tuple(wanted.get(nic.mac, nic) for nic in before.nics)
+    return with_added(replace(after, nics=nics), added_to(before))
 
 
 def _used(config: VmConfig) -> set[str]:
@@ -168,7 +198,9 @@ def grown(before: VmConfig, after: VmConfig, change: HotChange) -> VmConfig:
     ports = with_devices(known, come, (*gone, *change.unplugged))
     board = {one for one in _used(before) if one.startswith("scsi")} | set(known.kept)
     kept = tuple(sorted(board - set(known.devices) - _used(after)))
-    return with_added(after, Added((*known.memory, *memory), ports.devices, kept))
+    numbers = tuple(one for one in card_numbers(before) if one != change.card_gone)
+    noted = Added((*known.memory, *memory), ports.devices, kept, (*numbers, *change.cards))
+    return with_added(after, noted)
 
 
 def _by_slot(config: VmConfig) -> dict[tuple[str, int], Held]:

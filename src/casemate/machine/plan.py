@@ -126,12 +126,12 @@ def plan_power_on(
     if len(fds) != len(layers):
         raise ArgumentError("two disks are in one file", argument="disks", component=config.name)
     firmware, nvram = firmware_words(config, extra, FIRST_FD + len(fds))
+    came = added(config) if host.resume else at_start(len(config.nics))
+    numbers = came.cards or tuple(range(len(config.nics)))
     first_tap = FIRST_FD + len(fds) + len(nvram)
     taps = tuple(
-        PassedTap(first_tap + at, card)
-        for at, card in enumerate(sorted(host.cards & set(range(len(config.nics)))))
+        PassedTap(first_tap + at, card) for at, card in enumerate(sorted(host.cards & set(numbers)))
     )
-    came = added(config) if host.resume else at_start(len(config.nics))
     kept = saved_scratch(config) if host.resume else {}
     cell_mib = cell_memory(config, host.accelerator)
     plan = CellPlan(

@@ -48,16 +48,17 @@ def card_words(
     if not config.nics:
         yield from ("-nic", "none")
     fds = {tap.card: tap.fd for tap in taps}
-    for number, nic in enumerate(config.nics):
+    numbers = came.cards or tuple(range(len(config.nics)))
+    for place, (number, nic) in enumerate(zip(numbers, config.nics, strict=True)):
         if number in fds:
             yield from ("-netdev", f"tap,id={netdev(number)},fd={fds[number]}")
         else:
             yield from ("-netdev", f"hubport,id={netdev(number)},hubid={number}")
         port = port_of(f"ethernet{number}", came)
-        place = f",bus={port},id={card_id(number)}" if port else ""
+        bus = f",bus={port},id={card_id(number)}" if port else ""
         mac = f",mac={nic.mac}" if nic.mac else ""
         device = card_device(nic)
         rom = ",romfile="
-        if number in booted:
-            rom = f",bootindex={card_index(number, len(config.disks), extra)}"
-        yield from ("-device", f"{device},netdev={netdev(number)}{rom}{mac}{place}")
+        if place in booted:
+            rom = f",bootindex={card_index(place, len(config.disks), extra)}"
+        yield from ("-device", f"{device},netdev={netdev(number)}{rom}{mac}{bus}")

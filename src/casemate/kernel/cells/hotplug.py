@@ -16,7 +16,7 @@ from casemate.kernel.cells.memory import modules
 from casemate.kernel.cells.qmp import Qmp
 from casemate.machine.cellplan import PassedFile
 from casemate.machine.facts import DiskSpec, DriveSpec, PowerState, VmConfig
-from casemate.machine.hotnotes import added, memory_id, module_id, port_of
+from casemate.machine.hotnotes import added, card_numbers, memory_id, module_id, port_of
 from casemate.machine.hotplug import Held, HotChange
 from casemate.machine.plancards import card_device, card_id, netdev
 from casemate.machine.planstorage import (
@@ -103,7 +103,7 @@ class Hotplug:
 
     async def add_card(self, number: int, config: VmConfig, tap: int | None) -> None:
         """Add a network card on an open interface, or on none."""
-        nic, net = config.nics[number], netdev(number)
+        nic, net = config.nics[card_numbers(config).index(number)], netdev(number)
         if tap is None:
             await self._qmp.execute("netdev_add", type="hubport", id=net, hubid=number)
         else:
