@@ -33,8 +33,11 @@ def virsh(host: HostSimulator, *arguments: str) -> str:
     uri = f"esx://root@127.0.0.1:{host.port}/?no_verify=1"
     pid, terminal = pty.fork()
     if pid == 0:
-        os.environ["LC_ALL"] = "C"
-        os.execvp("virsh", ["virsh", "-c", uri, *arguments])
+        try:
+            os.environ["LC_ALL"] = "C"
+            os.execvp("virsh", ["virsh", "-c", uri, *arguments])
+        finally:
+            os._exit(127)
     shown, deadline, asked = b"", time.monotonic() + SECONDS, False
     try:
         while time.monotonic() < deadline:

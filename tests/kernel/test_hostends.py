@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.forks import forked
 
 from casemate.calls.console import EndHost, RestartAgents
 from casemate.errors import NotSupportedError
@@ -37,13 +38,12 @@ def test_a_host_on_an_installed_system_does_not_end_that_system() -> None:
 
 
 def child() -> int:
-    pid = os.fork()
-    if pid == 0:
+    def wait() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         time.sleep(60)
-        os._exit(0)
-    return pid
+
+    return forked(wait)
 
 
 def test_agents_are_started_anew_and_others_go_on() -> None:
@@ -52,16 +52,15 @@ def test_agents_are_started_anew_and_others_go_on() -> None:
     Its machine ignores Ctrl-Alt-Del, which Linux tells it as INT; so does it.
     """
     read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def start(name: bytes) -> int:
+        number = child()
+        os.write(write_end, name)
+        return number
+
+    def first() -> None:
         os.close(read_end)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-        def start(name: bytes) -> int:
-            number = child()
-            os.write(write_end, name)
-            return number
-
         init = Init(
             [
                 Service("kernel", lambda: start(b"k")),
@@ -70,6 +69,8 @@ def test_agents_are_started_anew_and_others_go_on() -> None:
         )
         init.run()
         os._exit(42 if init.restart else 0)
+
+    pid = forked(first)
     os.close(write_end)
     assert sorted(os.read(read_end, 1) + os.read(read_end, 1)) == sorted(b"kh")
     os.kill(pid, signal.SIGINT)
@@ -83,17 +84,17 @@ def test_agents_are_started_anew_and_others_go_on() -> None:
 
 def test_a_service_starts_once_what_it_waits_for_is_there(tmp_path: Path) -> None:
     place, (read_end, write_end) = tmp_path / "socket", os.pipe()
-    pid = os.fork()
-    if pid == 0:
 
-        def start(name: bytes) -> int:
-            number = child()
-            os.write(write_end, name)
-            return number
+    def start(name: bytes) -> int:
+        number = child()
+        os.write(write_end, name)
+        return number
 
+    def first() -> None:
         console = Service("console", lambda: start(b"c"), wanted=place.exists)
         Init([console, Service("kernel", lambda: start(b"k"))]).run()
-        os._exit(0)
+
+    pid = forked(first)
     assert os.read(read_end, 1) == b"k"
     place.touch()
     assert os.read(read_end, 1) == b"c"

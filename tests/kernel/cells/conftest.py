@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from tests.forks import forked
 
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.cgroups import Cgroups, detect
@@ -222,9 +223,7 @@ def end(pid: int) -> None:
 @contextmanager
 def bystander() -> Iterator[int]:
     """Give a process that has nothing to do with any of it."""
-    pid = os.fork()
-    if pid == 0:
-        signal.pause()
+    pid = forked(signal.pause)
     try:
         yield pid
     finally:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.forks import forked
 
 from casemate.errors import (
     ArgumentError,
@@ -164,17 +165,14 @@ def test_a_killed_qemu_is_noticed_and_cleaned_up_after(bench, run):
 
 
 def test_cells_outlive_a_killed_manager_and_are_adopted(bench, run):
-    pid = os.fork()
-    if pid == 0:
+    async def first_life():
+        cells = bench.cells()
+        manager = await cells.__aenter__()
+        await manager.power_on("7", bench.config(), bench.vm_dir)
+        await manager.power_on("8", bench.config(disks=()), bench.vm_dir)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-        async def first_life():
-            cells = bench.cells()
-            manager = await cells.__aenter__()
-            await manager.power_on("7", bench.config(), bench.vm_dir)
-            await manager.power_on("8", bench.config(disks=()), bench.vm_dir)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        asyncio.run(first_life())
+    pid = forked(lambda: asyncio.run(first_life()))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
     async def second_life():
@@ -198,15 +196,12 @@ def test_cells_outlive_a_killed_manager_and_are_adopted(bench, run):
 
 @pytest.mark.parametrize("delay", [0.0, 0.004, 0.01, 0.02, 0.03, 0.05, 0.08])
 def test_a_manager_killed_while_starting_leaves_nothing_that_is_not_adopted(bench, run, delay):
-    pid = os.fork()
-    if pid == 0:
+    async def first_life():
+        manager = await bench.cells().__aenter__()
+        await manager.power_on("7", bench.config(), bench.vm_dir)
+        await asyncio.sleep(60)
 
-        async def first_life():
-            manager = await bench.cells().__aenter__()
-            await manager.power_on("7", bench.config(), bench.vm_dir)
-            await asyncio.sleep(60)
-
-        asyncio.run(first_life())
+    pid = forked(lambda: asyncio.run(first_life()))
     time.sleep(0.02 + delay)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -345,15 +340,13 @@ def test_cells_started_together_have_identities_of_their_own(bench, run):
 
 def killed_amid(bench, life) -> None:
     """Run ``life`` with the cells of a manager that is killed at its end."""
-    pid = os.fork()
-    if pid == 0:
 
-        async def first_life():
-            manager = await bench.cells().__aenter__()
-            await life(manager)
-            os.kill(os.getpid(), signal.SIGKILL)
+    async def first_life():
+        manager = await bench.cells().__aenter__()
+        await life(manager)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-        asyncio.run(first_life())
+    pid = forked(lambda: asyncio.run(first_life()))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.forks import forked
 
 from casemate.errors import HostError
 from casemate.kernel.sys.libc import is_errno
@@ -220,11 +221,13 @@ def test_no_executable_memory_files_in_a_pid_namespace_of_our_own():
 
 def test_a_child_bound_to_its_parent_dies_with_it():
     reader, writer = os.pipe()
-    middle = os.fork()
-    if middle == 0:
+
+    def parent() -> None:
         child = spawn(SLEEP, prepare=die_with_parent)
         os.write(writer, str(child.pid).encode())
         signal.pause()
+
+    middle = forked(parent)
     pid = int(os.read(reader, 32))
     pidfd = open_process(pid)
     os.kill(middle, signal.SIGKILL)

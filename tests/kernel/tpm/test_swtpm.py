@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from tests.forks import forked
 
 from casemate.errors import AppraisalError, SignatureError, TpmError
 from casemate.formats.eventlog import parse, replay, write_event
@@ -271,11 +272,13 @@ def test_maker_and_banks_are_known(tpm: Tpm) -> None:
 def test_users_that_are_killed_one_after_the_other_leave_no_object_in_the_tpm(
     running: swtpm.Swtpm,
 ) -> None:
+    def use() -> None:
+        device = Tpm.embedded(running.path)
+        device.quote(secrets.token_bytes(16), ["sha256"], PCRS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     for _ in range(5):
-        if (pid := os.fork()) == 0:
-            device = Tpm.embedded(running.path)
-            device.quote(secrets.token_bytes(16), ["sha256"], PCRS)
-            os.kill(os.getpid(), signal.SIGKILL)
+        pid = forked(use)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     with Tpm.embedded(running.path) as device:
         assert device.ek().certificate
