@@ -14,8 +14,10 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from machine_sched import Host, prepared
@@ -91,8 +93,13 @@ class Guests:
         """Return what a guest wrote to its serial port."""
         address = f"{name}/serial.log?dcPath=ha-datacenter&dsName=datastore1"
         asked = Request(f"https://localhost:{self._port}/folder/{address}", headers=self._cookie())
-        with urlopen(asked, context=self._host.context) as answer:
-            return bytes(answer.read())
+        try:
+            with urlopen(asked, context=self._host.context) as answer:
+                return bytes(answer.read())
+        except HTTPError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return b""
+            raise
 
     def ballooned(self) -> dict[str, int]:
         """Return by how much each guest's memory is smaller now; MiB."""
