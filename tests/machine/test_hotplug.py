@@ -241,6 +241,8 @@ def test_a_note_of_anything_else_counts_as_none_and_breaks_nothing(text: str) ->
         {"disks": (BOOT, ISO, replace(DATA, mode="independent_nonpersistent"))},
         {"disks": (BOOT, ISO, replace(ISO, controller="scsi0", unit=3))},
         {"disks": (replace(BOOT, kind="cdrom", format="raw"), ISO)},
+        {"extra": ()},
+        {"extra": (*HOT.extra, ("mem.hotadd", "TRUE"))},
     ],
 )
 def test_everything_else_waits(changes: dict[str, object]) -> None:

@@ -98,7 +98,10 @@ def hot_change(before: VmConfig, after: VmConfig, unplug: tuple[str, ...] = ()) 
     may refuse is asked before what cannot be taken back.
     """
     regrouped = cores_per_socket(before) != cores_per_socket(after)
-    altered = regrouped or shown_to_guest(before) != shown_to_guest(after)
+    started = any(
+        _allowed(before, entry) != _allowed(after, entry) for entry in (CPU_HOT_ADD, MEMORY_HOT_ADD)
+    )
+    altered = regrouped or started or shown_to_guest(before) != shown_to_guest(after)
     known, cards = added_to(before), _cards_change(before, after)
     was, now = (_rest(replace(one, nics=()), after) for one in (before, after))
     if altered or was != now or cards is None:
