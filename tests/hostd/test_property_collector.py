@@ -705,6 +705,38 @@ def test_lists_name_no_vm_that_the_asker_may_not_see(play: Callable[..., None]) 
     play(story)
 
 
+def test_the_latest_event_is_of_no_vm_that_the_asker_may_not_see(
+    play: Callable[..., None],
+) -> None:
+    async def story(host) -> None:
+        async def latest(client) -> str:
+            manager = MoRef("EventManager", "ha-eventmgr")
+            got = await client.call("Fetch", manager, "<prop>latestEvent</prop>")
+            assert got.status == 200, got.text
+            return got.text
+
+        await hidden_vm_1(
+            host,
+            PermissionFact("Folder", "ha-folder-root", READER, -2, propagate=True),
+            PermissionFact("VirtualMachine", "1", READER, -5, propagate=True),
+        )
+        for number in (2, 1):
+            known = host.kernel.vm(str(number))
+            name = f"renamed{number}"
+            host.kernel.state(replace(known, config=replace(known.config, name=name)))
+            for _ in range(10_000):
+                if name in await latest(host.root):
+                    break
+                await asyncio.sleep(0.002)
+        assert "renamed1" in await latest(host.root)
+        told = await latest(host.reader)
+        assert "renamed1" not in told
+        assert "renamed2" in told
+        assert "renamed1" in await latest(host.root)
+
+    play(story)
+
+
 def test_who_may_view_nothing_walks_to_no_vm(play: Callable[..., None]) -> None:
     async def story(host) -> None:
         nothing = PermissionFact("Folder", "ha-folder-root", READER, -5, propagate=True)

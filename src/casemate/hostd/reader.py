@@ -57,6 +57,14 @@ class Reader:
             )
         return self._scope
 
+    def _latest_event(self) -> Obj | None:
+        """Return the latest event that is about no VM which is hidden from the session."""
+        for event in reversed(self.replica.events.events):
+            about = event.get("vm")
+            if not isinstance(about, Obj) or self._names_no_hidden(about):
+                return event
+        return None
+
     def exists(self, ref: MoRef) -> bool:
         """Tell whether the object exists for this session."""
         if self.session is not None and ref in self.session.own:
@@ -120,6 +128,8 @@ class Reader:
         if self.session is not None and (own := self.session.own.get(ref)) is not None:
             held = own.properties().get(name)
             return self._shown(held) if name == "view" else held
+        if name == "latestEvent" and not self._sees_all:
+            return self._latest_event()
         value = self.replica.value(ref, name, self.scope)
         return self._shown(value) if (ref.type, name) in catalog.NAMING else value
 

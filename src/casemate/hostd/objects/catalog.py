@@ -85,6 +85,7 @@ NAMING = frozenset(
     {
         *((kind, "recentTask") for kind in (*_ENTITIES, "TaskManager")),
         *((kind, "vm") for kind in ("ResourcePool", "HostSystem", "Datastore", "Network")),
+        ("EventManager", "latestEvent"),
         ("Folder", "childEntity"),
         ("HostSystem", "config"),
         ("HostAutoStartManager", "config"),
