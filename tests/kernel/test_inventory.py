@@ -91,6 +91,7 @@ def test_a_vm_is_registered_and_found_again_after_a_restart(
         "[datastore1] one/../../../etc/passwd",
         "[datastore1] /etc/passwd",
         "[..] casemate.db",
+        "[.] datastore1/one/one.vmx",
         "[datastore1]",
         "/etc/passwd",
         "[datastore1] one//one.vmx",

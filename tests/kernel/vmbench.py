@@ -126,7 +126,7 @@ class Host:
             **self.power.handlers(),
             **vms.handlers(),
             **Ova(context, vms, lambda *_: None).handlers(),
-            **Snapshots(context, self.power, self.guests).handlers(),
+            **Snapshots(context, self.power, self.guests, lambda *_: None).handlers(),
             **datastores.handlers(),
             **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),
         }

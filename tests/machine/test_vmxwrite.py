@@ -165,3 +165,24 @@ def test_the_entries_of_a_card_say_who_chose_its_address_and_whether_it_is_plugg
     named = tuple((f"ethernet0.{name}", value) for name, value in entries)
     (found,) = vm_config(Vmx((*BASE_ENTRIES, ("ethernet0.present", "TRUE"), *named)), PATH).nics
     assert found == NicSpec("00:50:56:00:00:01", "VM Network", "e1000", *nic)
+
+
+@pytest.mark.parametrize(
+    "name", ["displayName", "MEMSIZE", "scsi0.present", "scsi0:0.fileName", "SCSI0:0.DeviceType"]
+)
+def test_an_extra_entry_never_makes_a_file_that_cannot_be_read_again(name):
+    old = Vmx(
+        (
+            *(("displayName", "a"), ("scsi0.present", "TRUE"), ("scsi0:0.present", "TRUE")),
+            *(("scsi0:0.fileName", "a.vmdk"), ("scsi0:0.deviceType", "disk")),
+        )
+    )
+    config = replace(vm_config(old, PATH), extra=((name, "/vmfs/volumes/second/b/b.vmdk"),))
+    with pytest.raises(ArgumentError, match="already"):
+        vmx_of(config, old)
+
+
+def test_an_extra_entry_is_there_once_whatever_its_case():
+    config = replace(vm_config(Vmx(()), PATH), extra=(("guestinfo.a", "1"), ("GuestInfo.A", "2")))
+    with pytest.raises(ArgumentError, match="GuestInfo"):
+        vmx_of(config, Vmx(()))

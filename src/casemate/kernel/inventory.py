@@ -289,7 +289,8 @@ class Inventory:
         """Return the file of a datastore path. Raises ArgumentError where it leads elsewhere."""
         found = _PATH.fullmatch(path)
         parts = found[2].split("/") if found else []
-        if not found or any(part in ("", ".", "..") for part in parts):
+        # A datastore called "." would be all of them, past the privileges on each.
+        if not found or any(part in ("", ".", "..") for part in (found[1], *parts)):
             raise ArgumentError(
                 f"{path!r} is not a datastore path like [datastore1] folder/file.vmx",
                 argument="path",

@@ -66,7 +66,7 @@ class Snapshots:
         context: VmContext,
         power: VmPower,
         guests: Guests,
-        check: Check = lambda *_: None,
+        check: Check,
     ) -> None:
         self._context = context
         self._check = check

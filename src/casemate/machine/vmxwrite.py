@@ -59,8 +59,21 @@ def vmx_of(config: VmConfig, old: Vmx) -> Vmx:
     known |= {*serialports.names(before), *serialports.names(config)}
     kept = [(name, value) for name, value in old.entries if name.lower() not in known]
     made = Vmx((*_heading(config), *kept, *_devices(config, before), *config.extra))
+    _check_names(made)
     vm_config(made, config.vmx_path)
     return made
+
+
+def _check_names(made: Vmx) -> None:
+    """Refuse what says something twice: such a file is not read again."""
+    names: set[str] = set()
+    for name, _ in made.entries:
+        if name.lower() in names:
+            raise ArgumentError(
+                f"the vmx entry {name[:80]} is said by the VM's hardware or settings already",
+                argument="extraConfig",
+            )
+        names.add(name.lower())
 
 
 def generated_mac(uuid: str, number: int) -> str:
