@@ -13,7 +13,15 @@ from starlette.responses import Response
 from tests.verifier.conftest import PASSWORD, Web
 
 from casemate.errors import NotAuthenticatedError
-from casemate.formats.corim import CONTENT_TYPE, write_corim
+from casemate.formats.corim import (
+    CONTENT_TYPE,
+    Comid,
+    Corim,
+    Environment,
+    Measurement,
+    ReferenceTriple,
+    write_corim,
+)
 from casemate.formats.cose import sign1
 from casemate.policy.exchange import corim_from_manifest
 from casemate.policy.signedtext import join_signed
@@ -48,6 +56,12 @@ def signed_corim(payload: bytes) -> bytes:
         for one in (chain.certificate, shared_pki().issuers["certified"].certificate)
     )
     return sign1(payload, chain.key, content_type=CONTENT_TYPE, chain=der)
+
+
+def _speaks_of(pcr: int, value: bytes) -> bytes:
+    measured = Measurement("pcrs", registers={pcr: (("sha256", value),)})
+    triple = ReferenceTriple(Environment(vendor="Casemate"), (measured,))
+    return signed_corim(write_corim(Corim("small", (Comid("small", 1, (triple,)),))))
 
 
 def actions(web: Web) -> list[forms.Action]:
@@ -224,6 +238,14 @@ def test_policy_corim_and_runtime_policy_are_added_from_their_forms(web: Web) ->
         send(web, "/policies/more", csrf, {"file": b"{}"}, policy="hosts", kind="x").status_code
         == 400
     )
+    tried = send(web, "/policies/more-rehearsal", csrf, {"file": signed_corim(unsigned)}, **more)
+    assert "The CoRIM <strong>for hosts</strong>" in tried.text
+    assert 'action="/policies/more"' in tried.text
+    for wrong, code in ((unsigned, 422), (b"", 400)):
+        answer = send(web, "/policies/more-rehearsal", csrf, {"file": wrong}, **more)
+        assert answer.status_code == code
+    answer = send(web, "/policies/more-rehearsal", csrf, {"file": b"x"}, policy="x", kind="corim")
+    assert answer.status_code == 404
     runtime = {"policy": "hosts", "kind": "runtime"}
     assert send(web, "/policies/more", csrf, {"file": b"{}\n"}, **runtime).status_code == 422
     assert (
@@ -231,6 +253,34 @@ def test_policy_corim_and_runtime_policy_are_added_from_their_forms(web: Web) ->
         == 303
     )
     assert "corim" in web.client.get("/policies").text
+
+
+def test_corim_is_tried_on_the_hosts_of_its_policy_and_is_not_in_force(
+    web: Web, fleet: Callable[[int], MiniFleet]
+) -> None:
+    made = fleet(1)
+    ((name, address),) = made.addresses.items()
+    web.service.book.add(REFERENCE, "anna")
+    web.service.rules.add(SIGNED, "anna")
+    web.service.enrolment.pull(Wanted(name, address), "anna")
+    web.service.enrolment.approve(name, "anna")
+    web.service.rules.assign(name, "hosts", "anna")
+    web.round(name)
+    value = made.hosts[name].tpm.values()["sha256"][7]
+    good, evil = (_speaks_of(7, one) for one in (value, bytes(range(32))))
+    wide = signed_corim(write_corim(corim_from_manifest(SmallImage().reference())))
+    headers, told = web.login("olga"), []
+    for data in (good, evil, wide):
+        url = "/api/v1/policies/hosts/rehearsal?kind=corim"
+        (host,) = web.client.post(url, content=data, headers=headers).json()["hosts"]
+        told.append((host["would"], host["sentence"]))
+    assert [would for would, _ in told] == ["pass", "fail", "unknown"]
+    assert "PCR 7" in told[1][1]
+    assert "lacks PCR" in told[2][1]  # nobody has asked for it yet
+    answer = web.client.post("/api/v1/policies/hosts/rehearsal", content=good, headers=headers)
+    assert answer.status_code == 400
+    with web.service.database.transaction() as step:
+        assert [one.kind for one in rulestore.policies(step)] == ["policy"]
 
 
 def test_users_are_made_changed_and_removed_by_administrators(web: Web) -> None:

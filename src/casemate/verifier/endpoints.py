@@ -23,6 +23,7 @@ from casemate.verifier.enrol import CADENCE, Wanted
 from casemate.verifier.people import Role
 from casemate.verifier.records import values_to
 from casemate.verifier.rehearsal import rehearse, rehearse_policy
+from casemate.verifier.rulebook import Kind
 from casemate.verifier.service import Service
 from casemate.verifier.web import DIGITS, Call, Endpoint, Field, number_of
 
@@ -156,6 +157,19 @@ def _rehearse_policy(service: Service, call: Call) -> object:
     hosts = rehearse_policy(
         service.database, service.anchors, service.book, assigned, everyone=everyone
     )
+    return {
+        "policy": assigned.rules.policy.id,
+        "counts": dict(Counter(one.would for one in hosts)),
+        "hosts": [asdict(one) for one in hosts],
+    }
+
+
+def _rehearse_more(service: Service, call: Call) -> object:
+    kind = call.query.get("kind", "")
+    if kind not in {Kind.RUNTIME, Kind.CORIM}:
+        raise ArgumentError("kinds are runtime and corim", argument="kind")
+    assigned = service.rules.check_more(call.path["policy"], Kind(kind), call.raw)
+    hosts = rehearse_policy(service.database, service.anchors, service.book, assigned)
     return {
         "policy": assigned.rules.policy.id,
         "counts": dict(Counter(one.would for one in hosts)),
@@ -340,6 +354,9 @@ ENDPOINTS: Final = (
     Endpoint("POST", API + "/policy-rehearsal", "Who would fail by this policy? Nobody is asked",
              _rehearse_policy, Role.OPERATOR, raw=language.MAX_SIZE,
              query={"hosts": "all: not only those that have the policy of this name"}),
+    Endpoint("POST", API + "/policies/{policy}/rehearsal",
+             "Who would fail with this runtime policy or CoRIM? Nobody is asked",
+             _rehearse_more, Role.OPERATOR, raw=MAX_SIZE, query={"kind": "runtime or corim"}),
     Endpoint("PUT", _HOST + "/policy", "Judge a host by a policy; by references where it is empty",
              _assign, Role.OPERATOR, fields=_POLICY),
     Endpoint("POST", _HOST + "/approve-values", "Approve what a host showed as its own",

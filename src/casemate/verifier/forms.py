@@ -34,6 +34,7 @@ from casemate.policy.rimreference import RimReference, write_rim_reference
 from casemate.verifier.enrol import CADENCE, Wanted
 from casemate.verifier.people import Role, Who
 from casemate.verifier.rehearsal import UNKNOWN, Rehearsed, rehearse, rehearse_policy
+from casemate.verifier.rulebook import Kind
 from casemate.verifier.service import Service
 from casemate.verifier.web import COOKIE, HEADERS, number_of, read_body
 
@@ -50,6 +51,8 @@ OVERLAP_HOURS, LONGEST_OVERLAP = 24, 24 * 365
 
 SHOWN = 1000
 """Hosts of one rehearsal that are shown, those that would fail first."""
+
+_NAMES: Final = {Kind.RUNTIME: "runtime policy", Kind.CORIM: "CoRIM"}
 
 _WORST: Final = {"fail": 0, UNKNOWN: 1, "pass": 2}
 
@@ -181,6 +184,8 @@ class Forms:
             Action("/policies/rehearsal", operator, self._rehearse_policy, "/policies",
                    UPLOAD_LIMIT),
             Action("/policies/more", operator, self._add_more, "/policies", UPLOAD_LIMIT),
+            Action("/policies/more-rehearsal", operator, self._rehearse_more, "/policies",
+                   UPLOAD_LIMIT),
             Action("/users", administrator, self._add_user, "/users"),
             Action("/users/{name}/role", administrator,
                    lambda a: people.set_role(a.name, _role(a.form), a.who), "/users"),
@@ -260,14 +265,19 @@ class Forms:
 
     def _add_more(self, asked: Asked) -> object:
         form, rules = asked.form, self._service.rules
-        name, data = form.text("policy"), form.needed("file", "a file")
-        match form.text("kind"):
-            case "runtime":
-                return rules.add_runtime(name, data, asked.who)
-            case "corim":
-                return rules.add_corim(name, data, asked.who)
-            case kind:
-                raise ArgumentError(f"there is no kind {kind!r}", argument="kind")
+        name, data = form.text("policy"), _held(form, "a file")
+        if _more(form) is Kind.RUNTIME:
+            return rules.add_runtime(name, data, asked.who)
+        return rules.add_corim(name, data, asked.who)
+
+    def _rehearse_more(self, asked: Asked) -> Shown:
+        form, service = asked.form, self._service
+        name, kind, data = form.text("policy"), _more(form), _held(form, "a file")
+        assigned = service.rules.check_more(name, kind, data)
+        hosts = rehearse_policy(service.database, service.anchors, service.book, assigned)
+        fields = {"kind": kind.value, "policy": name}
+        about = f"for {name}"
+        return _rehearsal("policies", _NAMES[kind], about, hosts, data, fields, "/policies/more")
 
     def _add_user(self, asked: Asked) -> None:
         form, people = asked.form, self._service.people
@@ -279,7 +289,7 @@ class Forms:
 
 def _rehearsal(
     page: str, kind: str, about: str, hosts: Sequence[Rehearsed], data: bytes,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str], put: str = "",
 ) -> Shown:  # fmt: skip
     ordered = sorted(hosts, key=lambda one: (_WORST[one.would], one.host))
     values = {
@@ -291,6 +301,7 @@ def _rehearsal(
         "more": max(0, len(ordered) - SHOWN),
         "held": base64.b64encode(data).decode() if len(data) <= HELD_LIMIT else "",
         "fields": fields,
+        "put": put or f"/{page}",
     }
     return Shown("rehearsal", values)
 
@@ -324,6 +335,13 @@ def _rim(form: Form) -> bytes:
 def _overlap(form: Form) -> timedelta:
     hours = number_of(form.text("overlap"))
     return timedelta(hours=OVERLAP_HOURS if hours is None else min(hours, LONGEST_OVERLAP))
+
+
+def _more(form: Form) -> Kind:
+    kind = form.text("kind")
+    if kind not in _NAMES:
+        raise ArgumentError(f"there is no kind {kind[:32]!r}", argument="kind")
+    return Kind(kind)
 
 
 def _round(form: Form) -> int:

@@ -88,6 +88,15 @@ def rehearse_policy(
         except CasemateError as error:
             result.append(Rehearsed(host.name, host.state, UNKNOWN, error.reason))
             continue
+        lacking = [
+            pcr
+            for pcr in mine.rules.pcrs
+            if any(pcr not in evidence.pcrs.get(bank, {}) for bank in mine.rules.policy.banks)
+        ]
+        if lacking:
+            words = f"its last evidence lacks PCR {lacking[0]}, for which it would be asked"
+            result.append(Rehearsed(host.name, host.state, UNKNOWN, words))
+            continue
         found = judge.judge_by_policy(evidence, mine, candidates, identity, last.nonce, at)
         would = _WOULD[found.appraisal.verdict]
         if found.ruled is not None and found.ruled.uncovered:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 
 from casemate.errors import ArgumentError, CasemateError, NotFoundError, StateError
 from casemate.machine.fleet import StoredPolicy
@@ -92,6 +93,16 @@ class RuleBook:
         policy, _ = self._policy(body)
         with self._database.transaction() as step:
             return self._made(step, policy, body, self._anchors.trust())
+
+    def check_more(self, name: str, kind: Kind, body: bytes) -> Assigned:
+        """Verify a runtime policy or a CoRIM without putting it in force.
+
+        Raises as ``add_runtime`` and ``add_corim``, but for ``rollback``.
+        """
+        with self._database.transaction() as step:
+            text = _newest(step, name)
+            policy = parse_policy(split_signed(text).body)
+            return self._made(step, policy, text, self._anchors.trust(), {kind: body})
 
     def assign(self, host: str, name: str, who: str, why: str = "") -> None:
         """Judge a host by the policy of a name; no name: by references alone.
@@ -201,9 +212,18 @@ class RuleBook:
             self._known, self._version = known, version
             self._age = Age(self._clock())
 
-    def _made(self, step: Transaction, policy: Policy, body: bytes, trust: TrustStore) -> Assigned:
-        runtime = rulestore.policy_body(step, Kind.RUNTIME, policy.name)
-        foreign = rulestore.policy_body(step, Kind.CORIM, policy.name)
+    def _made(
+        self,
+        step: Transaction,
+        policy: Policy,
+        body: bytes,
+        trust: TrustStore,
+        instead: Mapping[Kind, bytes] = MappingProxyType({}),
+    ) -> Assigned:
+        runtime, foreign = (
+            instead[kind] if kind in instead else rulestore.policy_body(step, kind, policy.name)
+            for kind in (Kind.RUNTIME, Kind.CORIM)
+        )
         rules = Rules(policy)
         if runtime:
             signed = split_signed(runtime)
