@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def test_what_another_vm_in_the_directory_writes_to_is_neither_removed_nor_merge
         upper = directory.make_delta(spec(theirs))
         _, alone = consolidation_steps(directory, vm("1", ours), ())
         assert Drop(upper) in alone
+        directory.write("2.vmx", b'displayName = "2"\n')
         _, steps = consolidation_steps(directory, vm("1", ours), (vm("2", upper),))
         assert steps == ()
 
@@ -74,6 +76,23 @@ def test_while_another_vms_file_cannot_be_read_nothing_is_merged_or_dropped(
         directory.write("away.vmx", b"\xff\x00 no file of a VM")
         with pytest.raises(FormatError, match=r"away\.vmx") as caught:
             consolidation_steps(directory, vm("1", ours), ())
+        assert caught.value.code == "stranger"
+
+
+@pytest.mark.parametrize("content", [b"\xff\x00 no file of a VM", b'memSize = "-1"\n', None])
+def test_while_a_registered_vms_file_cannot_be_read_nothing_is_merged_or_dropped(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    with VmDirectory(tmp_path) as directory:
+        directory.make_disk("base.vmdk", spec("base.vmdk"), thin=True)
+        ours = directory.make_delta(spec("base.vmdk"))
+        if content is not None:
+            directory.write("2.vmx", content)
+        other = vm("2", "base.vmdk")
+        # What is shown of a VM whose file cannot be read has no disks.
+        shown = replace(other, config=replace(other.config, disks=()))
+        with pytest.raises(FormatError, match=r"2\.vmx") as caught:
+            consolidation_steps(directory, vm("1", ours), (shown,))
         assert caught.value.code == "stranger"
 
 
@@ -164,4 +183,5 @@ def test_elsewhere_only_what_a_vm_had_is_dropped_and_nothing_a_stranger_needs_is
         assert steps == (Drop(former), Merge(ours, base))
         above = directory.make_delta(spec(former))
         assert consolidation_steps(directory, fact, (), {former})[1] == ()
+        directory.write("2.vmx", b'displayName = "2"\n')
         assert consolidation_steps(directory, fact, (vm("2", above),), {former})[1] == ()

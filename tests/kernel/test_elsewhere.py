@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from casemate.errors import CasemateError, DatastorePathError, PermissionDeniedError
+from casemate.errors import (
+    CasemateError,
+    DatastorePathError,
+    FormatError,
+    PermissionDeniedError,
+)
 from casemate.formats.datastorepath import beside, full, local
 from casemate.kernel.accounts import LOCAL_ROOT, Session
-from casemate.kernel.elsewhere import demand_elsewhere
+from casemate.kernel.elsewhere import demand_elsewhere, used_by_others
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
+from casemate.kernel.vmcontext import VmContext
 from casemate.machine.facts import DiskSpec, VmConfig, VmFact
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -143,3 +150,27 @@ def test_an_unknown_privilege_is_no_privilege(inventory):
         demand_elsewhere(
             Rights(inventory, "Datastore").check, inventory, LOCAL_ROOT, config(disk(DATA))
         )
+
+
+def test_no_file_goes_while_a_vm_that_may_need_it_cannot_be_read(inventory, tmp_path):
+    nothing = SimpleNamespace()
+    context = VmContext(
+        *(inventory, nothing, nothing, nothing),  # type: ignore[arg-type]
+        lambda: 0.0,
+    )
+    place = tmp_path / "volumes/datastore1/one"
+    for name in ("one", "two"):
+        text = f'displayName = "{name}"\nguestOS = "other"\nide0:0.present = "TRUE"\n'
+        (place / f"{name}.vmx").write_text(f'{text}ide0:0.fileName = "base.vmdk"\n')
+        inventory.register(f"[datastore1] one/{name}.vmx")
+    own = next(fact for fact in inventory.vms() if fact.config.name == "one")
+    assert "base.vmdk" in used_by_others(context, own)
+    (place / "two.vmx").write_text("no file of a VM")
+    # A start of the kernel shows such a VM without disks.
+    inventory.publish_all(1000, 1000)
+    with pytest.raises(FormatError, match=r"two\.vmx"):
+        used_by_others(context, own)
+    two = next(fact for fact in inventory.vms() if fact.config.name == "two")
+    inventory.unregister(two.vm)
+    (place / "two.vmx").unlink()
+    assert "base.vmdk" not in used_by_others(context, own)

@@ -17,6 +17,7 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.inventory import VMX_LIMIT
 from casemate.kernel.snapshotfiles import (
     check_book,
+    check_needs,
     drop,
     last_number,
     renamed_disks,
@@ -173,7 +174,7 @@ def consolidation_steps(
     others = tuple(others)
     check_book(directory, fact)
     for other in others:
-        check_book(directory, other, seen_from=fact)
+        check_needs(directory, other, seen_from=fact)
     current = {disk.file_name for disk in written(fact.config)}
     pinned = {name for one in fact.snapshots for _, name in one.disks}
     for other in others:

@@ -10,6 +10,7 @@ from casemate.formats.datastorepath import full, in_volume, local
 from casemate.formats.datastorepath import parse as parse_path
 from casemate.kernel.accounts import Session
 from casemate.kernel.inventory import ALLOCATE, BROWSE, Inventory
+from casemate.kernel.snapshotfiles import check_needs
 from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vmfiles import owned_files, strangers
 from casemate.kernel.vmmaking import grown_disks
@@ -77,7 +78,7 @@ def used_by_others(context: VmContext, fact: VmFact) -> set[str]:
     """Return the files that other VMs use in the folders of this one's, as this one names them.
 
     Raises:
-        FormatError: What another VM there, which is not registered, needs cannot be told.
+        FormatError: What another VM there needs cannot be told.
     """
     return set(_used(context, fact))
 
@@ -86,6 +87,7 @@ def _used(context: VmContext, fact: VmFact) -> Iterator[str]:
     others = context.neighbours(fact)
     for other in others:
         with context.open(other) as directory:
+            check_needs(directory, other)
             for name in owned_files(directory, other, media=True):
                 yield local(full(name, other.config.vmx_path), fact.config.vmx_path)
     with context.open(fact) as directory:

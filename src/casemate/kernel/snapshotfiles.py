@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from casemate.errors import FormatError
+from casemate.errors import CasemateError, FormatError
 from casemate.formats import vmx
 from casemate.formats.datastorepath import full, local
 from casemate.kernel.cells import disks
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.inventory import VMX_LIMIT
-from casemate.kernel.vmcontext import stem
+from casemate.kernel.vmcontext import file_name, stem
 from casemate.machine import snapshots as book
 from casemate.machine.diskmodes import in_snapshots
 from casemate.machine.facts import DiskSpec, SnapshotSpec, VmConfig, VmFact
+from casemate.machine.vmconfig import vm_config
 
 
 def written(config: VmConfig) -> tuple[DiskSpec, ...]:
@@ -93,6 +94,25 @@ def check_book(directory: VmDirectory, fact: VmFact, *, seen_from: VmFact | None
                 component=name,
                 remedy=f"Restore {name} from a backup; all deltas are kept until then.",
             ) from error
+
+
+def check_needs(directory: VmDirectory, fact: VmFact, *, seen_from: VmFact | None = None) -> None:
+    """Raise FormatError where the files that say which disks a VM needs cannot be read.
+
+    ``seen_from`` is as for ``check_book``.
+    """
+    check_book(directory, fact, seen_from=seen_from)
+    path = fact.config.vmx_path
+    name = local(full(file_name(fact.config), path), (seen_from or fact).config.vmx_path)
+    try:
+        vm_config(vmx.parse(directory.read(name, VMX_LIMIT)), path)
+    except CasemateError as error:
+        raise FormatError(
+            f"{name} cannot be read, and its VM may need files in this directory: {error.reason}",
+            code="stranger",
+            component=name,
+            remedy=f"Repair {name}, or unregister {fact.config.name} and remove it.",
+        ) from error
 
 
 def write_book(
