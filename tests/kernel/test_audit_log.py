@@ -18,7 +18,7 @@ from casemate.kernel.admin import Admin
 from casemate.kernel.home import HOSTD_UID
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.inventory import Inventory
-from casemate.kernel.logs import Logs
+from casemate.kernel.logs import DOUBTED, Logs
 from casemate.kernel.server import Caller
 from casemate.kernel.store import AuditEntry, Store
 from casemate.kernel.stream import FactStream
@@ -126,3 +126,39 @@ def test_what_is_read_of_the_log_has_its_own_numbers(small: Store, tmp_path: Pat
     read = Logs(small, tmp_path).handlers()[ReadLog]
     reply = asyncio.run(read(ReadLog("", "audit", 1, 5), None))
     assert (reply.start, reply.end, len(reply.lines)) == (161, 200, 5)
+
+
+@pytest.mark.parametrize("start", [1, 161, 170, 180])
+@pytest.mark.parametrize(
+    ("attack", "shown"),
+    [
+        ("UPDATE audit SET user='nobody' WHERE number=180", 180),
+        ("DELETE FROM audit WHERE number=180", 181),
+        ("DELETE FROM audit_chain WHERE number=180", 180),
+    ],
+)
+def test_who_reads_the_log_is_told_what_does_not_fit(
+    small: Store, tmp_path: Path, start: int, attack: str, shown: int
+) -> None:
+    fill(small, (float(n) for n in range(200)))
+    read = Logs(small, tmp_path).handlers()[ReadLog]
+
+    def doubted() -> list[int]:
+        reply = asyncio.run(read(ReadLog("", "audit", start, 30), None))
+        return [int(one.split()[1]) for one in reply.lines if one.endswith(DOUBTED)]
+
+    assert doubted() == []
+    small._db.execute(attack)
+    assert doubted() == [shown]
+
+
+@pytest.mark.parametrize("start", [1, 150, 165])
+def test_who_reads_the_log_is_told_that_its_beginning_is_gone(
+    small: Store, tmp_path: Path, start: int
+) -> None:
+    fill(small, (float(n) for n in range(200)))
+    for table in ("audit", "audit_chain"):
+        small._db.execute(f"DELETE FROM {table} WHERE number<165")
+    read = Logs(small, tmp_path).handlers()[ReadLog]
+    reply = asyncio.run(read(ReadLog("", "audit", start, 30), None))
+    assert [one.endswith(DOUBTED) for one in reply.lines] == [True, *[False] * 29]

@@ -27,6 +27,9 @@ COUNT_LIMIT = 1000
 LINE_LIMIT = 2000
 """Lines of one answer, and characters of one line."""
 
+DOUBTED = " [does not fit the chain: it was changed, or others before it were taken out]"
+"""What is said of the first such entry among those that are read."""
+
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +60,12 @@ class Logs:
         start = max(request.start, 1)
         if request.log == AUDIT:
             entries = self._store.audit_entries(start, count)
+            broken = self._store.audit_broken(start, count)
             # What is older was taken out.
             start = entries[0].number if entries else start
-            return LogReply(start, self._store.audit_size(), tuple(map(_line, entries)))
+            doubted = next((e for e in entries if broken is not None and e.number >= broken), None)
+            lines = tuple(_line(e) + (DOUBTED if e is doubted else "") for e in entries)
+            return LogReply(start, self._store.audit_size(), lines)
         if request.log not in LOGS:
             raise NotFoundError(f"there is no log {request.log!r:.60}", component=request.log[:40])
         lines = await asyncio.to_thread(_lines, self._place / f"{request.log}.log")

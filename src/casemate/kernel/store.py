@@ -282,12 +282,22 @@ class Store:
         )
         return [AuditEntry(*row) for row in rows]
 
-    def audit_broken(self) -> int | None:
-        """Return the number of the first entry that does not fit the chain; None: all do."""
+    def audit_broken(self, start: int = 0, count: int = -1) -> int | None:
+        """Return the number of the first entry that does not fit the chain; None: all do.
+
+        ``start`` and ``count`` are as for ``audit_entries``; without, all are looked at.
+        """
         digest, expected = self._anchor()
+        before = self._db.execute(
+            "SELECT number, digest FROM audit_chain WHERE number<? ORDER BY number DESC LIMIT 1",
+            (start,),
+        ).fetchone()
+        if before:
+            digest, expected = bytes(before[1]), int(before[0]) + 1
         rows = self._db.execute(
             "SELECT audit_chain.digest, audit.* FROM audit_chain LEFT JOIN audit USING (number)"
-            " ORDER BY audit_chain.number"
+            " WHERE audit_chain.number>=? ORDER BY audit_chain.number LIMIT ?",
+            (start, count),
         )
         for known, *row in rows:
             if row[0] is None or (expected is not None and row[0] != expected):
