@@ -64,8 +64,8 @@ class Logs:
             # What is older was taken out.
             start = entries[0].number if entries else start
             doubted = next((e for e in entries if broken is not None and e.number >= broken), None)
-            lines = tuple(_line(e) + (DOUBTED if e is doubted else "") for e in entries)
-            return LogReply(start, self._store.audit_size(), lines)
+            told = tuple(_line(e) + (DOUBTED if e is doubted else "") for e in entries)
+            return LogReply(start, self._store.audit_size(), told)
         if request.log not in LOGS:
             raise NotFoundError(f"there is no log {request.log!r:.60}", component=request.log[:40])
         lines = await asyncio.to_thread(_lines, self._place / f"{request.log}.log")
