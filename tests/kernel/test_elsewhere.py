@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from casemate.calls.vms import ReconfigureVm
 from casemate.errors import (
     CasemateError,
     DatastorePathError,
@@ -16,12 +19,16 @@ from casemate.errors import (
     PermissionDeniedError,
 )
 from casemate.formats.datastorepath import beside, full, local
+from casemate.kernel import vms
 from casemate.kernel.accounts import LOCAL_ROOT, Session
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.elsewhere import demand_elsewhere, used_by_others
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
+from casemate.kernel.tasks import Tasks
 from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vms import Vms
 from casemate.machine.facts import DiskSpec, VmConfig, VmFact
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -174,3 +181,59 @@ def test_no_file_goes_while_a_vm_that_may_need_it_cannot_be_read(inventory, tmp_
     inventory.unregister(two.vm)
     (place / "two.vmx").unlink()
     assert "base.vmdk" not in used_by_others(context, own)
+
+
+def test_a_disk_that_another_vm_takes_while_it_is_let_go_stays(inventory, tmp_path, monkeypatch):
+    volumes = tmp_path / "volumes"
+    with VmDirectory(volumes / "datastore1/one", volumes=volumes) as directory:
+        directory.make_disk(DATA, replace(disk(DATA), capacity=1 << 20), thin=True)
+    for name, named in (
+        ("one", f'ide0:0.present = "TRUE"\nide0:0.fileName = "{DATA}"\n'),
+        ("two", ""),
+    ):
+        place = volumes / "datastore1" / name
+        place.mkdir(exist_ok=True)
+        text = f'displayName = "{name}"\nguestOS = "other"\nvirtualHW.version = "21"\n{named}'
+        (place / f"{name}.vmx").write_text(text)
+    one, two = (inventory.register(f"[datastore1] {name}/{name}.vmx") for name in ("one", "two"))
+    nothing = SimpleNamespace()
+    stream = FactStream()
+    tasks = Tasks(stream, lambda: 0.0)
+    context = VmContext(inventory, nothing, tasks, nothing, lambda: 0.0)
+    reconfigure = Vms(context, lambda *_: None).handlers()[ReconfigureVm]
+    begun, end = threading.Event(), threading.Event()
+    really = vms.make_disks
+
+    def slowly(directory, config, *rest, **more):
+        if config.name == "one":
+            begun.set()
+            assert end.wait(120)
+        return really(directory, config, *rest, **more)
+
+    async def change(vm: str, *names: str, destroy: tuple[str, ...] = ()) -> None:
+        before = inventory.vm(vm).config
+        after = replace(before, disks=tuple(map(disk, names)))
+        await reconfigure(ReconfigureVm("", vm, before, after, destroy), LOCAL_ROOT)
+
+    async def story() -> None:
+        await change(one, destroy=(DATA,))
+        try:
+            assert await asyncio.to_thread(begun.wait, 120)
+            await change(two, DATA)
+            for _ in range(10_000):
+                if inventory.vm(two).config.disks:
+                    break
+                await asyncio.sleep(0.01)
+        finally:
+            end.set()
+        await tasks.drain()
+        assert sorted(one.name for one in (volumes / "second/shared").iterdir()) == [
+            *("data-flat.vmdk", "data.vmdk")
+        ]
+        assert inventory.vm(one).config.disks == ()
+        await change(two, destroy=(DATA,))
+        await tasks.drain()
+        assert list((volumes / "second/shared").iterdir()) == []
+
+    monkeypatch.setattr(vms, "make_disks", slowly)
+    asyncio.run(asyncio.wait_for(story(), 240))

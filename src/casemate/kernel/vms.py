@@ -278,6 +278,9 @@ class Vms:
             undo.pop_all()
             if fact.power is PowerState.POWERED_ON:
                 await self._share_disks(before, fact)
+            if request.destroy:
+                # Others may have taken one meanwhile: making disks takes minutes.
+                shared |= used_by_others(self._context, before)
             self._remove_disks(directory, fact, gone & set(request.destroy), shared)
 
     def _remove_disks(
