@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from casemate.calls.vms import ReconfigureVm
+from casemate.calls.vms import CreateSnapshot, ReconfigureVm, RevertToSnapshot
 from casemate.errors import (
     CasemateError,
     DatastorePathError,
@@ -24,6 +24,7 @@ from casemate.kernel.accounts import LOCAL_ROOT, Session
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.elsewhere import demand_elsewhere, used_by_others
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
@@ -236,4 +237,34 @@ def test_a_disk_that_another_vm_takes_while_it_is_let_go_stays(inventory, tmp_pa
         assert list((volumes / "second/shared").iterdir()) == []
 
     monkeypatch.setattr(vms, "make_disks", slowly)
+    asyncio.run(asyncio.wait_for(story(), 240))
+
+
+def test_who_reverts_is_asked_for_what_no_snapshot_is_of_and_nothing_else(inventory, tmp_path):
+    volumes = tmp_path / "volumes"
+    place = volumes / "datastore1/one"
+    with VmDirectory(place, volumes=volumes) as directory:
+        directory.make_disk(DATA, replace(disk(DATA), capacity=1 << 20), thin=True)
+    (place / "one.vmx").write_text(
+        'displayName = "one"\nguestOS = "other"\nvirtualHW.version = "21"\n'
+        f'ide0:0.present = "TRUE"\nide0:0.fileName = "{DATA}"\n'
+    )
+    vm = inventory.register("[datastore1] one/one.vmx")
+    tasks, nothing, nobody = Tasks(FactStream(), lambda: 0.0), SimpleNamespace(), Rights(inventory)
+    context = VmContext(inventory, nothing, tasks, nothing, lambda: 0.0)
+    handlers = Snapshots(context, nothing, nothing, nobody.check).handlers()
+
+    async def story() -> None:
+        await handlers[CreateSnapshot](CreateSnapshot("", vm, "now"), LOCAL_ROOT)
+        await tasks.drain()
+        (former,) = inventory.vm(vm).config.disks
+        await handlers[RevertToSnapshot](RevertToSnapshot("", vm), LOCAL_ROOT)
+        await tasks.drain()
+        assert inventory.vm(vm).config.disks != (former,)
+        assert nobody.asked == []
+        (state,) = place.glob("*.vmsn")
+        state.write_text(state.read_text().replace("data.vmdk", "others.vmdk"))
+        with pytest.raises(PermissionDeniedError):
+            await handlers[RevertToSnapshot](RevertToSnapshot("", vm), LOCAL_ROOT)
+
     asyncio.run(asyncio.wait_for(story(), 240))

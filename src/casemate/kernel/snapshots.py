@@ -42,7 +42,7 @@ from casemate.kernel.snapshotfiles import (
 )
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import VmContext, file_name
-from casemate.kernel.vmfiles import memory_name, state_name
+from casemate.kernel.vmfiles import disks_of_snapshots, memory_name, state_name
 from casemate.kernel.vmpower import VmPower
 from casemate.machine import snapshots as book
 from casemate.machine.chains import Drop
@@ -258,10 +258,12 @@ class Snapshots:
         book.find(fact.snapshots, number, fact.config.name)
         with self._context.open(fact) as directory:
             state = vmx.parse(directory.read(state_name(fact.config, number), VMX_LIMIT))
-        # Who wrote that file may have named disks that nobody was asked for.
-        wanted = vm_config(state, fact.config.vmx_path)
-        inventory = self._context.inventory
-        demand_elsewhere(self._check, inventory, session, wanted, fact.config)
+        # Who wrote that file may have named disks that nobody was asked for; those in the list of
+        # snapshots somebody was, as for those that the VM has.
+        wanted, listed = vm_config(state, fact.config.vmx_path), disks_of_snapshots(fact)
+        asked = tuple(d for d in wanted.disks if d.kind == "disk" and d.file_name in listed)
+        before = replace(fact.config, disks=(*fact.config.disks, *asked))
+        demand_elsewhere(self._check, self._context.inventory, session, wanted, before)
 
         async def work(fact: VmFact) -> str:
             await self.revert(fact, request.snapshot)
