@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -106,9 +108,15 @@ class Life:
             assert answer.status in {200, 201}
 
     def read(self, path: str) -> bytes:
-        """Download a file of the datastore."""
-        with self._asked("GET", path, None) as answer:
-            return bytes(answer.read())
+        """Download a file of the datastore; nothing where it is not there yet."""
+        try:
+            with self._asked("GET", path, None) as answer:
+                return bytes(answer.read())
+        except HTTPError as error:
+            error.close()
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
+            return b""
 
     @contextmanager
     def client(self) -> Iterator[Any]:
