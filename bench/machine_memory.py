@@ -41,12 +41,12 @@ from casemate.image.demo import (
 )
 from casemate.image.vm import Hardware, Machine
 
-MEMORY = 2048
+MEMORY = 1536
 """MiB of the machine."""
 FILLED = 0.7
 RESERVED = 0.8
 """Of the busy guest's memory."""
-BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 900, 900, 600
+BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 1800, 900, 600
 """Seconds until the guests have filled their memory, one gives way, and it has all of it again."""
 INIT = """#!/bin/busybox sh
 export PATH=/bin
@@ -172,7 +172,11 @@ def experiment(host: Host, port: int) -> None:
     WaitForTask(busy.ReconfigVM_Task(vim.vm.ConfigSpec(memoryAllocation=memory)))
     for name, vm in guests.vms.items():
         WaitForTask(vm.PowerOnVM_Task())
-        until(lambda name=name: b"ready" in guests.said(name), f"{name} is ready", BOOT_LIMIT)  # type: ignore[misc]
+        try:
+            until(lambda name=name: b"ready" in guests.said(name), f"{name} is ready", BOOT_LIMIT)  # type: ignore[misc]
+        except SystemExit:
+            print(guests.said(name).decode(errors="replace"))
+            raise
         row(f"{name} filled its memory")
     until(lambda: row("")["idle"] >= guests.size // 10, "the idle one gives way", SQUEEZE_LIMIT)
     if guests.size - row("it gave way")["busy"] < reserved:
