@@ -6,11 +6,19 @@ from hypothesis import strategies as st
 
 from casemate.formats.algorithms import ALGORITHMS, NAME_BY_ID, Algorithm
 from casemate.formats.eventlog import STARTUP_LOCALITY_SIGNATURE, Event, EventLog, SpecId
-from casemate.formats.eventtypes import EV_EFI_HCRTM_EVENT, EV_NO_ACTION, EVENT_NAMES
+from casemate.formats.eventtypes import (
+    EV_EFI_HCRTM_EVENT,
+    EV_NO_ACTION,
+    EVENT_NAMES,
+    SLAUNCH_END,
+    SLAUNCH_START,
+)
 
 U32 = st.integers(0, 0xFFFF_FFFF)
 BANKS = ("sha1", "sha256", "sha384", "sha512")
-_SAFE_TYPES = sorted(set(EVENT_NAMES) - {EV_NO_ACTION, EV_EFI_HCRTM_EVENT})
+_EXTENDING = sorted(
+    set(EVENT_NAMES) - {EV_NO_ACTION, EV_EFI_HCRTM_EVENT, SLAUNCH_START, SLAUNCH_END}
+)
 
 
 def bank_sets(banks: tuple[str, ...] = BANKS) -> st.SearchStrategy[tuple[str, ...]]:
@@ -44,7 +52,7 @@ def extending_events(banks: tuple[str, ...]) -> st.SearchStrategy[Event]:
     """Events that extend a static PCR."""
     algorithms = tuple(ALGORITHMS[bank] for bank in banks)
     pcrs = st.sampled_from((*range(17), 23))
-    return events(algorithms, pcrs=pcrs, types=st.sampled_from(_SAFE_TYPES))
+    return events(algorithms, pcrs=pcrs, types=st.sampled_from(_EXTENDING))
 
 
 def locality_event(banks: tuple[str, ...], locality: int) -> Event:
