@@ -31,6 +31,7 @@ from casemate.formats import vmdk, vmx
 from casemate.image.cpio import Entry, program, write_cpio
 from casemate.image.debian import Packages
 from casemate.image.demo import (
+    BOOT_CONFIGURATION,
     MBR,
     MODULES,
     SECTOR,
@@ -48,6 +49,8 @@ RESERVED = 0.8
 """Of the busy guest's memory."""
 BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 1800, 900, 600
 """Seconds until the guests have filled their memory, one gives way, and it has all of it again."""
+CALM = "no_timer_check lpj=4000000 tsc=reliable nokaslr mitigations=off"
+"""What spares a kernel that is emulated by an emulated machine the measuring of its clocks."""
 INIT = """#!/bin/busybox sh
 export PATH=/bin
 mount -t devtmpfs d /dev
@@ -77,7 +80,11 @@ def boot_disk(fill: str) -> bytes:
 
     with tempfile.TemporaryDirectory() as scratch:
         disk = Path(scratch, "disk")
-        files = {**boot_files(packages), "root.img": write_cpio(entries())}
+        files = {
+            **boot_files(packages),
+            "root.img": write_cpio(entries()),
+            "syslinux.cfg": BOOT_CONFIGURATION.replace("quiet loglevel=3", CALM).encode(),
+        }
         write_disk(disk, files, (packages.root / MBR).read_bytes())
         return disk.read_bytes()
 
