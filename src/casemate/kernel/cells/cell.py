@@ -106,8 +106,14 @@ class Cell:
         self._keeper = asyncio.create_task(self._keep())
 
     async def qmp(self) -> Qmp:
-        """Return the control connection, made again where it was lost."""
+        """Return the control connection, made again where it was lost.
+
+        Raises:
+            HostError: ``cell-ended``: nobody is there any more; else as for ``Qmp.open``.
+        """
         async with self._connecting:
+            if self.ended.is_set():
+                raise HostError("it has ended", code="cell-ended", component=self.state.vm)
             if self._qmp is None or not self._qmp.connected:
                 return await self._connect()
             return self._qmp
@@ -150,14 +156,16 @@ class Cell:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        for port in self._ports.values():
-            if self.ended.is_set():
-                await port.drain()
-            await port.close()
-        if self._qmp is not None:
-            if self.ended.is_set():
-                await self._qmp.drain()
-            await self._qmp.close()
+        # Whoever noticed the end of the connection first may be making it again.
+        async with self._connecting:
+            for port in self._ports.values():
+                if self.ended.is_set():
+                    await port.drain()
+                await port.close()
+            if self._qmp is not None:
+                if self.ended.is_set():
+                    await self._qmp.drain()
+                await self._qmp.close()
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
 
