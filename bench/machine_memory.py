@@ -51,6 +51,8 @@ BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 1800, 900, 600
 """Seconds until the guests have filled their memory, one gives way, and it has all of it again."""
 CALM = "no_timer_check lpj=4000000 tsc=reliable nokaslr mitigations=off"
 """What spares a kernel that is emulated by an emulated machine the measuring of its clocks."""
+SAID = 4000
+"""Characters of what a guest said that are shown where the story goes another way."""
 INIT = """#!/bin/busybox sh
 export PATH=/bin
 mount -t devtmpfs d /dev
@@ -156,8 +158,20 @@ def until(true: Callable[[], bool], what: str, seconds: float) -> float:
 
 def experiment(host: Host, port: int) -> None:
     """Tell the story; raises SystemExit where it goes another way."""
-    began, room = time.monotonic(), host.free()
+    room = host.free()
     guests = Guests(host, port, int(room / 1.5) // 8 * 8)
+    try:
+        story(host, guests, room)
+    except SystemExit:
+        for name, vm in guests.vms.items():
+            print(f"{name} is {vm.runtime.powerState} and said:")
+            print(guests.said(name).decode(errors="replace")[-SAID:])
+        raise
+
+
+def story(host: Host, guests: Guests, room: int) -> None:
+    """See ``experiment``."""
+    began = time.monotonic()
     print(
         f"the machine has {MEMORY} MiB, {room} of them free; two guests of {guests.size} MiB,"
         f" each fills {int(guests.size * FILLED)}; {int(guests.size * RESERVED)} of the busy one's"
@@ -179,11 +193,7 @@ def experiment(host: Host, port: int) -> None:
     WaitForTask(busy.ReconfigVM_Task(vim.vm.ConfigSpec(memoryAllocation=memory)))
     for name, vm in guests.vms.items():
         WaitForTask(vm.PowerOnVM_Task())
-        try:
-            until(lambda name=name: b"ready" in guests.said(name), f"{name} is ready", BOOT_LIMIT)  # type: ignore[misc]
-        except SystemExit:
-            print(guests.said(name).decode(errors="replace"))
-            raise
+        until(lambda name=name: b"ready" in guests.said(name), f"{name} is ready", BOOT_LIMIT)  # type: ignore[misc]
         row(f"{name} filled its memory")
     until(lambda: row("")["idle"] >= guests.size // 10, "the idle one gives way", SQUEEZE_LIMIT)
     if guests.size - row("it gave way")["busy"] < reserved:
