@@ -8,9 +8,6 @@ gives way; then one is switched off, and the other's memory is given back.
 
 from __future__ import annotations
 
-import argparse
-import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +17,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from machine_sched import Host, prepared
-from pyVim.connect import Disconnect
+from machine_sched import MEMORY, Host, running
 from pyVim.task import WaitForTask
 from pyVmomi import vim
-from rich.console import Console
 
-from casemate.cli.machine import follow
 from casemate.formats import vmdk, vmx
 from casemate.image.cpio import Entry, program, write_cpio
 from casemate.image.debian import Packages
@@ -40,10 +34,7 @@ from casemate.image.demo import (
     kernel_release,
     write_disk,
 )
-from casemate.image.vm import Hardware, Machine
 
-MEMORY = 1536
-"""MiB of the machine."""
 FILLED = 0.7
 RESERVED = 0.8
 """Of the busy guest's memory."""
@@ -94,14 +85,16 @@ def boot_disk(fill: str) -> bytes:
 class Guests:
     """Two guests of a host."""
 
-    def __init__(self, host: Host, port: int, size: int) -> None:
-        self._host, self._port, self.size = host, port, size
+    def __init__(self, host: Host, size: int) -> None:
+        self._host, self.size = host, size
         self.vms: dict[str, Any] = {name: self._add(name, int(size * FILLED)) for name in FILL}
 
     def said(self, name: str) -> bytes:
         """Return what a guest wrote to its serial port."""
         address = f"{name}/serial.log?dcPath=ha-datacenter&dsName=datastore1"
-        asked = Request(f"https://localhost:{self._port}/folder/{address}", headers=self._cookie())
+        asked = Request(
+            f"https://localhost:{self._host.port}/folder/{address}", headers=self._cookie()
+        )
         try:
             with urlopen(asked, context=self._host.context) as answer:
                 return bytes(answer.read())
@@ -156,10 +149,10 @@ def until(true: Callable[[], bool], what: str, seconds: float) -> float:
     return time.monotonic() - began
 
 
-def experiment(host: Host, port: int) -> None:
+def experiment(host: Host) -> None:
     """Tell the story; raises SystemExit where it goes another way."""
     room = host.free()
-    guests = Guests(host, port, int(room / 1.5) // 8 * 8)
+    guests = Guests(host, int(room / 1.5) // 8 * 8)
     try:
         story(host, guests, room)
     except SystemExit:
@@ -215,23 +208,8 @@ def story(host: Host, guests: Guests, room: int) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--home", type=Path, default=None)
-    options = parser.parse_args()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch, "machine")
-        prepared(options.home or Path(scratch, "home"), place)
-        with Machine(place, Hardware(cpus=1, memory=MEMORY, port=port)) as machine:
-            machine.start()
-            boot = follow(machine, Console(), quiet=True)
-            host = Host(port, boot.password)
-            try:
-                experiment(host, port)
-            finally:
-                Disconnect(host.si)
-        shutil.rmtree(place, ignore_errors=True)
+    with running(__doc__) as host:
+        experiment(host)
 
 
 if __name__ == "__main__":
