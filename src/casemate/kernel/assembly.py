@@ -22,6 +22,7 @@ from casemate.kernel.ballooning import Balloons
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.cells.cgroups import Cgroups
 from casemate.kernel.cells.diskweight import weigher
+from casemate.kernel.cells.hostmemory import read_host_memory
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.consoles import Consoles
@@ -137,6 +138,7 @@ def resources(
         Balloons(control),
         Decisions(time.time),
         time.monotonic,
+        lambda: read_host_memory(cgroups.all_vms),
     )
     statistics = Statistics(inventory, pools, scheduler, control, time.time, boot_time)
 

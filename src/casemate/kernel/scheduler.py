@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from casemate.errors import CasemateError
 from casemate.kernel.ballooning import Balloons, Guest
+from casemate.kernel.cells.hostmemory import HostMemory
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.groups import Groups
 from casemate.kernel.metering import IDLE, Load, Meter, Metered
@@ -43,20 +42,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class HostMemory:
-    """Bytes of memory the host has, and could hand out now."""
-
-    total: int
-    free: int
-
-
-def read_host_memory(meminfo: Path = Path("/proc/meminfo")) -> HostMemory:
-    """Read how much memory the host has and could hand out."""
-    found = dict(re.findall(r"^(\w+):\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE))
-    return HostMemory(int(found["MemTotal"]) << 10, int(found["MemAvailable"]) << 10)
-
-
-@dataclass(frozen=True, slots=True)
 class View:
     """How a resource is divided now, and the measurements that it followed from."""
 
@@ -77,7 +62,7 @@ class Scheduler:
         balloons: Balloons,
         decisions: Decisions,
         monotonic: Callable[[], float],
-        read_memory: Callable[[], HostMemory] = read_host_memory,
+        read_memory: Callable[[], HostMemory],
     ) -> None:
         self._pools = pools
         self._groups = groups

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +33,6 @@ from casemate.kernel.sys.power import Power, end_machine
 from casemate.kernel.sys.spawn import Program
 from casemate.machine.processplan import CONSOLE, HOSTD, INIT, KERNEL, TERMINALS, ProcessPlan
 
-HOST_NICE = -10
-"""Of kernel and hostd on a machine of their own: each weighs 9 busy tasks there, all VMs 20 for
-each processor. With less, a guest that never rests left them a twentieth of the only processor."""
 TRIAL_SECONDS = 600
 """Until a machine's boot must be complete; a bank that does not get there is not booted again."""
 
@@ -69,18 +65,6 @@ def _command(plan: ProcessPlan, *arguments: str) -> tuple[str, ...]:
     return (PYTHON, "-I", "-B", "-m", "casemate.kernel.enter", plan.name, *arguments)
 
 
-def _prefer(settings: Settings) -> None:
-    """Give the calling process more of the processors than a guest can take from it.
-
-    On an installed Linux the administrator decides that. Where Linux groups processes by itself, it
-    weighs sessions and not what is in them.
-    """
-    if settings.own_machine:
-        os.setpriority(os.PRIO_PROCESS, 0, HOST_NICE)
-        with suppress(FileNotFoundError):
-            Path("/proc/self/autogroup").write_text(str(HOST_NICE))
-
-
 def start_kernel(settings: Settings, home: Home, mounts: int) -> int:
     """Start the kernel: root, but no writable code and no way to gain more.
 
@@ -92,7 +76,7 @@ def start_kernel(settings: Settings, home: Home, mounts: int) -> int:
     if settings.progress >= 0:
         fds[_PROGRESS] = settings.progress
     argv = _command(KERNEL, settings.dump())
-    return _start(KERNEL, Program(argv, ENVIRONMENT, fds), log, prepare=partial(_prefer, settings))
+    return _start(KERNEL, Program(argv, ENVIRONMENT, fds), log)
 
 
 def start_hostd(settings: Settings, home: Home) -> int:
@@ -107,7 +91,6 @@ def start_hostd(settings: Settings, home: Home) -> int:
     program = Program(argv, ENVIRONMENT, {1: log, 2: log, _LISTENER: settings.listener})
 
     def prepare() -> None:
-        _prefer(settings)
         hide_all_but(home.calls_socket.parent, home.tls, root=visor_root())
 
     return _start(HOSTD, program, log, prepare=prepare)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from casemate.kernel.ballooning import Balloons
 from casemate.kernel.cells.cgroups import detect
+from casemate.kernel.cells.hostmemory import HostMemory
 from casemate.kernel.cells.manager import Cells
 from casemate.kernel.cells.probe import Accelerator
 from casemate.kernel.cells.qmp import Qmp
@@ -22,7 +23,7 @@ from casemate.kernel.groups import Groups
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.metering import Meter
 from casemate.kernel.pools import Capacity, Pools
-from casemate.kernel.scheduler import HostMemory, Scheduler
+from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.statistics import Statistics
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tests.kernel.resources.lab import GIB, Lab
 
-from casemate.kernel.scheduler import HostMemory
+from casemate.kernel.cells.hostmemory import HostMemory
 from casemate.sched.memory import MIB, MemoryState, minimum_free
 
 pytestmark = [pytest.mark.host, pytest.mark.guest, pytest.mark.alone, pytest.mark.timeout(600)]

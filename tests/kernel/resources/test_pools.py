@@ -20,13 +20,14 @@ from casemate.errors import (
 )
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.ballooning import Balloons
+from casemate.kernel.cells.hostmemory import HostMemory
 from casemate.kernel.decisions import Decisions
 from casemate.kernel.groups import Groups
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.metering import Meter
 from casemate.kernel.poolcalls import PoolCalls
 from casemate.kernel.pools import Capacity, Pools, Settings
-from casemate.kernel.scheduler import HostMemory, Scheduler
+from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import fault_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.resources.test_pools import World
 
-from casemate.kernel.scheduler import HostMemory
+from casemate.kernel.cells.hostmemory import HostMemory
 from casemate.sched.memory import MIB, MemoryState, minimum_free
 
 HOST = 16 << 30

@@ -37,6 +37,7 @@ from casemate.kernel.boot.progress import Progress, open_terminal
 from casemate.kernel.boot.settings import Settings
 from casemate.kernel.boot.statedisk import Surroundings, open_state
 from casemate.kernel.boot.visor import DEVICES, enter_visor
+from casemate.kernel.cells.hostmemory import join_host_group
 from casemate.kernel.home import INSIDE, Home
 from casemate.kernel.sys import mounts
 from casemate.kernel.sys.devicemapper import crypt
@@ -144,6 +145,7 @@ def _boot(attempt: Attempt) -> NoReturn:
             drivers.need("aesni_intel")
         _open_state(disk, home, tpm, firmware, attempt.progress)
     _forget_first_root()
+    join_host_group()
     devices = (*DEVICES, "tpmrm0", "console", *TERMINALS)
     enter_visor(booted.root, home, devices, mounts_inside=True)
     attempt.home = Home(INSIDE)

@@ -45,6 +45,10 @@ class Cgroups(Protocol):
 
     version: int
 
+    @property
+    def all_vms(self) -> Path:
+        """Return the group that all others are in, where it tells of memory."""
+
     def create(self, name: str, targets: CgroupTargets) -> None:
         """Make the group with these limits."""
 
@@ -117,6 +121,11 @@ class CgroupsV1:
 
     def __init__(self, roots: dict[str, Path]) -> None:
         self._roots = roots
+
+    @property
+    def all_vms(self) -> Path:
+        """Return the group of all at the controller for memory."""
+        return self._roots["memory"]
 
     def create(self, name: str, targets: CgroupTargets) -> None:
         """Make the group with these limits; on failure nothing of it stays."""
@@ -192,6 +201,11 @@ class CgroupsV2:
         self._controllers = (*_CONTROLLERS, "io") if disks else _CONTROLLERS
         self._mount = mount
         self._root = mount / group
+
+    @property
+    def all_vms(self) -> Path:
+        """Return the group of all."""
+        return self._root
 
     def create(self, name: str, targets: CgroupTargets) -> None:
         """Make the group with these limits; on failure nothing of it stays."""
