@@ -45,8 +45,17 @@ def clock() -> Clock:
 @pytest.fixture
 def accounts(store: Store, clock: Clock) -> Accounts:
     made = Accounts(store, clock)
+    made.hooks.admit = lambda _user, _peer: None
     made.set_password("root", "Administrator", "right", "Admin")
     return made
+
+
+def test_nobody_is_let_in_while_nobody_says_who_may(
+    accounts: Accounts, store: Store, clock: Clock
+) -> None:
+    with pytest.raises(LoginError):
+        Accounts(store, clock).login("root", "right", "192.0.2.1")
+    assert accounts.login("root", "right", "192.0.2.1")
 
 
 def test_a_good_password_opens_a_session_and_logout_ends_it(accounts: Accounts) -> None:

@@ -20,6 +20,7 @@ from casemate.calls import vms as c
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import NicSpec, PowerState, TaskFact, TaskState
 
+from .registering import come
 from .vmbench import MIB, Host, RefusedTaskError, disk, make, printed
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
@@ -239,7 +240,7 @@ def test_disks_made_by_other_tools_boot_as_they_are(on):
             source.unlink()
             original = made.read_bytes()
             host.inventory.unregister(vm)
-            vm = host.inventory.register(f"[datastore1] {kind}/{kind}.vmx")
+            vm = await come(host.inventory, f"[datastore1] {kind}/{kind}.vmx")
             assert host.vm(vm).config.disks[0].capacity == disk().capacity
             await host.ask(m.PowerOn("", vm))
             await printed(host, vm)

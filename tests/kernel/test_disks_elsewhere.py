@@ -17,6 +17,7 @@ from casemate.errors import ArgumentError, DatastorePathError, FileLockedError
 from casemate.machine.facts import DiskSpec
 from casemate.machine.power import Operation
 
+from .registering import come
 from .vmbench import BOOT_SECTOR, COUNTING_SECTOR, MIB, Host, RefusedTaskError, disk, make, printed
 
 pytestmark = pytest.mark.host
@@ -243,7 +244,7 @@ def test_deltas_of_strangers_above_a_disk_elsewhere_stay_as_they_are(on):
         await host.ask(c.ConsolidateDisks("", vm))
         # Merging would have changed what the other one's delta is above.
         await counts(host, vm, 3)
-        again = host.inventory.register("[datastore1] two/two.vmx")
+        again = await come(host.inventory, "[datastore1] two/two.vmx")
         await counts(host, again, 2)
 
     on(body)
@@ -325,7 +326,7 @@ def test_a_file_of_vmwares_that_names_disks_in_full_is_registered_and_boots(on):
             'scsi0:1.present = "TRUE"\nscsi0:1.fileName = "/vmfs/volumes/datastore1/one/one.vmdk"\n'
         )
         file.write_text(text)
-        vm = host.inventory.register("[datastore1] one/one.vmx")
+        vm = await come(host.inventory, "[datastore1] one/one.vmx")
         # What is beside the file is its own, whatever it is called there.
         assert [one.file_name for one in host.vm(vm).config.disks] == [DATA, "one.vmdk"]
         await host.ask(m.PowerOn("", vm))

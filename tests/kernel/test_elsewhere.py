@@ -32,6 +32,8 @@ from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import DiskSpec, VmConfig, VmFact
 
+from .registering import allowed, registered
+
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 DATA = "/vmfs/volumes/second/shared/data.vmdk"
 IMAGE = "/vmfs/volumes/second/iso/tools.iso"
@@ -133,7 +135,7 @@ def test_a_registered_file_names_no_disk_that_its_asker_may_not_use(inventory, t
         demand_elsewhere(nobody.check, inventory, LOCAL_ROOT, fact.config)
 
     with pytest.raises(PermissionDeniedError):
-        inventory.register("[datastore1] one/one.vmx", allow=allow)
+        asyncio.run(inventory.register("[datastore1] one/one.vmx", allow=allow))
     assert (inventory.vms(), seen) == ((), [DATA])
 
 
@@ -165,12 +167,15 @@ def test_no_file_goes_while_a_vm_that_may_need_it_cannot_be_read(inventory, tmp_
     context = VmContext(
         *(inventory, nothing, nothing, nothing),  # type: ignore[arg-type]
         lambda: 0.0,
+        allowed,
     )
     place = tmp_path / "volumes/datastore1/one"
+    with VmDirectory(place) as directory:
+        directory.make_disk("base.vmdk", disk(), thin=True)
     for name in ("one", "two"):
         text = f'displayName = "{name}"\nguestOS = "other"\nide0:0.present = "TRUE"\n'
         (place / f"{name}.vmx").write_text(f'{text}ide0:0.fileName = "base.vmdk"\n')
-        inventory.register(f"[datastore1] one/{name}.vmx")
+        registered(inventory, f"[datastore1] one/{name}.vmx")
     own = next(fact for fact in inventory.vms() if fact.config.name == "one")
     assert "base.vmdk" in used_by_others(context, own)
     (place / "two.vmx").write_text("no file of a VM")
@@ -196,11 +201,11 @@ def test_a_disk_that_another_vm_takes_while_it_is_let_go_stays(inventory, tmp_pa
         place.mkdir(exist_ok=True)
         text = f'displayName = "{name}"\nguestOS = "other"\nvirtualHW.version = "21"\n{named}'
         (place / f"{name}.vmx").write_text(text)
-    one, two = (inventory.register(f"[datastore1] {name}/{name}.vmx") for name in ("one", "two"))
+    one, two = (registered(inventory, f"[datastore1] {name}/{name}.vmx") for name in ("one", "two"))
     nothing = SimpleNamespace()
     stream = FactStream()
     tasks = Tasks(stream, lambda: 0.0)
-    context = VmContext(inventory, nothing, tasks, nothing, lambda: 0.0)
+    context = VmContext(inventory, nothing, tasks, nothing, lambda: 0.0, allowed)
     reconfigure = Vms(context, lambda *_: None).handlers()[ReconfigureVm]
     begun, end = threading.Event(), threading.Event()
     really = vms.make_disks
@@ -249,9 +254,9 @@ def test_who_reverts_is_asked_for_what_no_snapshot_is_of_and_nothing_else(invent
         'displayName = "one"\nguestOS = "other"\nvirtualHW.version = "21"\n'
         f'ide0:0.present = "TRUE"\nide0:0.fileName = "{DATA}"\n'
     )
-    vm = inventory.register("[datastore1] one/one.vmx")
+    vm = registered(inventory, "[datastore1] one/one.vmx")
     tasks, nothing, nobody = Tasks(FactStream(), lambda: 0.0), SimpleNamespace(), Rights(inventory)
-    context = VmContext(inventory, nothing, tasks, nothing, lambda: 0.0)
+    context = VmContext(inventory, nothing, tasks, nothing, lambda: 0.0, allowed)
     handlers = Snapshots(context, nothing, nothing, nobody.check).handlers()
 
     async def story() -> None:

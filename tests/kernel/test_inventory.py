@@ -21,6 +21,8 @@ from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import VmFact
 
+from .registering import registered
+
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 VMX = """.encoding = "UTF-8"
 config.version = "8"
@@ -75,7 +77,7 @@ def test_a_datastore_is_made_and_goes_only_when_it_is_empty(
 def test_a_vm_is_registered_and_found_again_after_a_restart(
     inventory: Inventory, store: Store, place: Path
 ) -> None:
-    vm = inventory.register("[datastore1] one/one.vmx")
+    vm = registered(inventory, "[datastore1] one/one.vmx")
     assert inventory.vm(vm).config.name == "one"
     again = Inventory(store, FactStream(), place / "volumes", UUID)
     again.publish_all(1000, 1000)
@@ -101,7 +103,7 @@ def test_a_vm_is_registered_and_found_again_after_a_restart(
 )
 def test_a_path_out_of_the_datastore_is_refused(inventory: Inventory, path: str) -> None:
     with pytest.raises(ArgumentError):
-        inventory.register(path)
+        registered(inventory, path)
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
@@ -114,7 +116,7 @@ def test_a_link_out_of_the_datastore_is_refused(
     link = place / "volumes" / "datastore1" / ("x.vmx" if what == "file" else "x")
     link.symlink_to(outside / "x.vmx" if what == "file" else outside)
     with pytest.raises(CasemateError):
-        inventory.register("[datastore1] x.vmx" if what == "file" else "[datastore1] x/x.vmx")
+        registered(inventory, "[datastore1] x.vmx" if what == "file" else "[datastore1] x/x.vmx")
 
 
 def test_a_device_or_pipe_as_vmx_is_refused_without_waiting(
@@ -122,22 +124,22 @@ def test_a_device_or_pipe_as_vmx_is_refused_without_waiting(
 ) -> None:
     os.mkfifo(place / "volumes" / "datastore1" / "pipe.vmx")
     with pytest.raises(ArgumentError, match="not a file"):
-        inventory.register("[datastore1] pipe.vmx")
+        registered(inventory, "[datastore1] pipe.vmx")
 
 
 def test_the_same_vm_cannot_be_registered_twice(inventory: Inventory, place: Path) -> None:
-    inventory.register("[datastore1] one/one.vmx")
+    registered(inventory, "[datastore1] one/one.vmx")
     copy = place / "volumes" / "datastore1" / "copy.vmx"
     copy.write_text(VMX.format(last="0e"))
     for path in ("[datastore1] one/one.vmx", "[datastore1] copy.vmx"):
         with pytest.raises(ArgumentError, match="registered already"):
-            inventory.register(path)
+            registered(inventory, path)
 
 
 def test_a_vm_whose_file_broke_is_shown_with_the_reason_and_can_be_removed(
     inventory: Inventory, store: Store, place: Path
 ) -> None:
-    vm = inventory.register("[datastore1] one/one.vmx")
+    vm = registered(inventory, "[datastore1] one/one.vmx")
     (place / "volumes" / "datastore1" / "one" / "one.vmx").unlink()
     stream = FactStream()
     again = Inventory(store, stream, place / "volumes", UUID)
@@ -157,7 +159,7 @@ def test_vms_whose_files_have_no_uuid_are_told_apart_and_keep_theirs(
         folder.mkdir()
         plain = VMX.partition("uuid.bios")[0].replace('"one"', f'"{name}"')
         (folder / f"{name}.vmx").write_text(plain)
-    made = [inventory.register(f"[datastore1] {name}/{name}.vmx") for name in ("two", "three")]
+    made = [registered(inventory, f"[datastore1] {name}/{name}.vmx") for name in ("two", "three")]
     first, second = (inventory.vm(vm).config.uuid for vm in made)
     assert first != second
     again = Inventory(store, FactStream(), place / "volumes", UUID)
@@ -172,9 +174,9 @@ def test_no_vm_is_registered_whose_files_are_being_removed(
     guard = FileGuard(inventory)
     target = (place / "volumes" / "datastore1" / below).resolve()
     with guard.held([(target, below)]), pytest.raises(FileLockedError):
-        inventory.register("[datastore1] one/one.vmx")
+        registered(inventory, "[datastore1] one/one.vmx")
     assert inventory.vms() == ()
-    vm = inventory.register("[datastore1] one/one.vmx")
+    vm = registered(inventory, "[datastore1] one/one.vmx")
     with pytest.raises(FileLockedError), guard.held([(target, below)]):
         pass
     assert inventory.vm(vm).config.name == "one"
@@ -183,4 +185,4 @@ def test_no_vm_is_registered_whose_files_are_being_removed(
 def test_a_vm_beside_what_is_being_removed_is_registered(inventory: Inventory, place: Path) -> None:
     other = place / "volumes" / "datastore1" / "one" / "other.iso"
     with FileGuard(inventory).held([(other, "one/other.iso")]):
-        assert inventory.register("[datastore1] one/one.vmx")
+        assert registered(inventory, "[datastore1] one/one.vmx")

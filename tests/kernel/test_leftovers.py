@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.leftovers import tidy
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
 from casemate.kernel.vmcontext import VmContext
+from casemate.machine.facts import DiskSpec
+
+from .registering import allowed, registered
 
 VMX = """.encoding = "UTF-8"
 virtualHW.version = "21"
@@ -42,6 +47,7 @@ class Place:
             Tasks(stream, lambda: 0.0),
             self.store,
             lambda: 0.0,
+            allowed,
         )
 
     def write(self, name: str, content: bytes) -> None:
@@ -49,7 +55,7 @@ class Place:
 
     def after(self) -> set[str]:
         """Register the VM, look through its files as a start does, and return what is there."""
-        self.inventory.register("[datastore1] demo/demo.vmx")
+        registered(self.inventory, "[datastore1] demo/demo.vmx")
         tidy(self.context)
         self.store.close()
         return {one.name for one in self.files.iterdir()}
@@ -58,6 +64,75 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "volumes")
+
+
+DATA = "/vmfs/volumes/second/shared/data.vmdk"
+DISK = DiskSpec(DATA, "disk", "vmdk", 1 << 20, "scsi0", 0)
+STATE = (
+    f'{VMX}scsi0.present = "TRUE"\nscsi0:0.present = "TRUE"\nscsi0:0.fileName = "{DATA}"\n'.encode()
+)
+
+
+class Elsewhere:
+    """A VM's disk on another datastore, and a snapshot of it that was begun."""
+
+    def __init__(self, place: Place, volumes: Path) -> None:
+        self.place = place
+        self.files = volumes / "second/shared"
+        self.files.mkdir(parents=True)
+        place.write("demo.vmx", STATE)
+        place.write("demo-Snapshot1.vmsn", STATE)
+        with VmDirectory(place.files, volumes=volumes) as directory:
+            directory.make_disk(DATA, DISK, thin=True)
+            self.disk = self.here()
+            self.delta = directory.make_delta(DISK).rpartition("/")[2]
+            self.extent = self.delta.replace(".vmdk", "-delta.qcow2")
+
+    def here(self) -> set[str]:
+        return {one.name for one in self.files.iterdir()}
+
+
+@pytest.fixture
+def elsewhere(place: Place, tmp_path: Path) -> Elsewhere:
+    return Elsewhere(place, tmp_path / "volumes")
+
+
+@pytest.mark.parametrize("bytes_of", [(0, None), (70_000, None), (-1, None), (-1, 0), (-1, 30)])
+def test_the_deltas_of_a_snapshot_that_was_cut_off_go_wherever_its_disks_are(
+    elsewhere: Elsewhere, bytes_of: tuple[int, int | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, size in zip((elsewhere.extent, elsewhere.delta), bytes_of, strict=True):
+        if size is None:
+            (elsewhere.files / name).unlink()
+        elif size >= 0:
+            os.truncate(elsewhere.files / name, size)
+    with caplog.at_level(logging.WARNING):
+        assert elsewhere.place.after() == {"demo.vmx"}
+    assert elsewhere.here() == elsewhere.disk
+    assert "cut off" in caplog.text
+
+
+def test_a_whole_delta_of_a_snapshot_that_was_cut_off_goes_too(elsewhere: Elsewhere) -> None:
+    assert elsewhere.place.after() == {"demo.vmx"}
+    assert elsewhere.here() == elsewhere.disk
+
+
+@pytest.mark.parametrize("why", ["no snapshot", "written", "named", "a stranger's", "listed"])
+def test_a_delta_that_somebody_may_need_stays(elsewhere: Elsewhere, why: str) -> None:
+    place = elsewhere.place
+    if why == "no snapshot":
+        (place.files / "demo-Snapshot1.vmsn").unlink()
+    elif why == "written":
+        with (elsewhere.files / elsewhere.extent).open("ab") as stream:
+            stream.write(b"what a guest wrote")
+    elif why == "named":
+        place.write("demo.vmx", STATE.replace(b"data.vmdk", elsewhere.delta.encode()))
+    elif why == "a stranger's":
+        (elsewhere.files / "away.vmx").write_text(f'scsi0:0.fileName = "{elsewhere.delta}"\n')
+    else:
+        place.write("demo.vmsd", b'snapshot.numSnapshots = "1"\n')
+    place.after()
+    assert elsewhere.here() >= {*elsewhere.disk, elsewhere.extent, elsewhere.delta}
 
 
 def test_memory_that_was_not_saved_to_its_end_is_removed_and_named(

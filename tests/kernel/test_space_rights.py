@@ -13,7 +13,7 @@ import pytest
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.calls.leases import OpenImport
-from casemate.errors import CasemateError, PermissionDeniedError
+from casemate.errors import CasemateError, PermissionDeniedError, StateError
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.home import HOSTD_UID
@@ -28,6 +28,8 @@ from casemate.kernel.vms import Vms
 from casemate.machine.facts import DatastoreFact, DiskSpec, VmConfig
 from casemate.policy.privileges import Role
 from casemate.policy.rights import ROOT, Permission
+
+from .registering import allowed, registered
 
 PASSWORD = "Correct-Horse-7"
 SPACE, BROWSE, FILES = "Datastore.AllocateSpace", "Datastore.Browse", "Datastore.FileManagement"
@@ -62,11 +64,11 @@ class Asker:
             lambda: 1000.0,
         )
         self.kernel.govern(self.admin.demand)
-        vms = Vms(self.kernel.vms, self.kernel.check)
+        vms = Vms(replace(self.kernel.vms, admit=allowed), self.kernel.check)
         self.kernel.add(vms.handlers())
         self.kernel.add(Ova(self.kernel.vms, vms, self.kernel.check).handlers())
         self.kernel.add(Leases(self.kernel.vms, vms, lambda: 0.0).handlers())
-        self.vm = self.inventory.register("[datastore1] one/one.vmx")
+        self.vm = registered(self.inventory, "[datastore1] one/one.vmx")
         self.session, _ = accounts.login("someone", PASSWORD, "192.0.2.1")
 
     def may(self, *privileges: str) -> None:
@@ -138,6 +140,12 @@ def test_with_the_privilege_a_vm_is_made(asker: Asker) -> None:
     asker.may(c.CreateVm.privilege, SPACE)
     asker.ask(c.CreateVm(asker.session, NEW))
     assert {fact.config.name for fact in asker.inventory.vms()} == {"one", "new"}
+
+
+def test_nothing_is_admitted_while_nobody_says_what_the_host_can_give(asker: Asker) -> None:
+    fact = asker.inventory.vm(asker.vm)
+    with pytest.raises(StateError):
+        asker.kernel.vms.admit(fact, fact.config)
 
 
 def test_a_change_that_takes_no_space_needs_no_right_to_it(asker: Asker) -> None:

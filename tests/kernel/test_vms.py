@@ -32,6 +32,7 @@ from casemate.machine.vmconfig import (
     with_saved_memory,
 )
 
+from .registering import come
 from .vmbench import MIB, Host, RefusedTaskError, config, disk, make, printed
 
 pytestmark = pytest.mark.host
@@ -201,7 +202,7 @@ def test_what_is_not_the_vm_s_own_stays_when_it_is_destroyed(on):
         assert changed == 1
         (place / "two.vmx").write_text(shared)
         (place / "s.vmdk").write_text((place / "one.vmdk").read_text())
-        host.inventory.register("[datastore1] one/two.vmx")
+        await come(host.inventory, "[datastore1] one/two.vmx")
         await host.ask(c.DestroyVm("", vm))
         assert outside.read_text() == "secret"
         assert {"notes.txt", "two.vmx", "s.vmdk"} <= set(host.files("one"))

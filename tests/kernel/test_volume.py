@@ -182,7 +182,7 @@ def test_a_copy_ends_when_others_have_taken_the_space_meanwhile(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def taken(_amount: int) -> None:
-        monkeypatch.setattr("casemate.kernel.volume.SPARE", 1 << 62)
+        monkeypatch.setattr("casemate.kernel.sys.space.SPARE", 1 << 62)
 
     with pytest.raises(SpaceError):
         volume.copy("a/file", volume, "a/copy", force=False, step=taken)

@@ -42,6 +42,8 @@ from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmC
 from casemate.machine.vmconfig import resting_state
 from casemate.testing.fakefiles import NoPlugins
 
+from .registering import allowed
+
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 MIB = 1 << 20
 # Real mode: print "ok" on the first serial port, then halt with interrupts on, again and again.
@@ -93,7 +95,9 @@ class Host:
             volumes=self.volumes,
         )
         self.tasks = Tasks(self.stream, time.time)
-        self.handle(VmContext(self.inventory, self.cells, self.tasks, self.store, time.time))
+        self.handle(
+            VmContext(self.inventory, self.cells, self.tasks, self.store, time.time, allowed)
+        )
         try:
             yield self
         finally:

@@ -73,15 +73,20 @@ class Rules:
     idle_seconds: float = IDLE_SECONDS
 
 
+def _nobody(user: str, _peer: str) -> None:
+    raise LoginError("nobody says who is let in", component=user)
+
+
 @dataclass(slots=True)
 class Hooks:
     """Who else has a say: which role, whether a login is admitted, who hears of sessions.
 
-    ``ended`` hears whether the session was revoked: ended by somebody else than its user.
+    ``ended`` hears whether the session was revoked: ended by somebody else than its user. While
+    nobody says who is admitted, nobody is.
     """
 
     role_of: Callable[[Account], Role] = lambda account: role_named(account.role)
-    admit: Callable[[str, str], None] = lambda _user, _peer: None
+    admit: Callable[[str, str], None] = _nobody
     opened: Callable[[StoredSession], None] = lambda _session: None
     ended: Callable[[StoredSession, bool], None] = lambda _session, _revoked: None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,6 +16,7 @@ from casemate.formats.vmdk import CreateType
 from casemate.formats.vmx import Vmx
 from casemate.kernel.cells import blocks, disks
 from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.elsewhere import going
 from casemate.kernel.inventory import VMX_LIMIT
 from casemate.kernel.snapshotfiles import (
     check_book,
@@ -25,7 +28,7 @@ from casemate.kernel.snapshotfiles import (
     written,
 )
 from casemate.kernel.vmcontext import VmContext
-from casemate.kernel.vmfiles import disks_of_snapshots, state_name, strangers
+from casemate.kernel.vmfiles import disks_of_snapshots, state_name, strangers, whole_chain
 from casemate.machine.chains import Drop, Merge, plan_consolidation
 from casemate.machine.facts import Allocation, DiskSpec, PowerState, VmFact
 from casemate.machine.power import Operation
@@ -73,13 +76,14 @@ class Consolidation:
             CasemateError: A merge failed, or ``report`` ended it; the disks are as the guest wrote
                 them, and what is left can be merged later.
         """
-        with self._context.open(fact) as directory:
-            others = self._context.neighbours(fact)
-            graph, steps = consolidation_steps(directory, fact, others, had)
+        with self._context.open(fact) as directory, ExitStack() as held:
+            graph, steps = await asyncio.to_thread(
+                planned, self._context, directory, fact, had, held
+            )
             parents = dict(graph.parents)
             for number, step in enumerate(steps):
                 if isinstance(step, Drop):
-                    drop(directory, step.name)
+                    await asyncio.to_thread(drop, directory, step.name)
                     del parents[step.name]
                     continue
                 told = _part(report, number, len(steps))
@@ -87,7 +91,7 @@ class Consolidation:
                     continue
                 fact = self._replace(directory, fact, step, parents)
                 del parents[step.name]
-                drop(directory, step.name)
+                await asyncio.to_thread(drop, directory, step.name)
 
     async def _merge(
         self, directory: VmDirectory, fact: VmFact, step: Merge, report: Report
@@ -154,6 +158,35 @@ class Consolidation:
         return self._context.inventory.reread(fact.vm)
 
 
+def planned(
+    context: VmContext,
+    directory: VmDirectory,
+    fact: VmFact,
+    had: Collection[str],
+    held: ExitStack,
+) -> tuple[_Graph, tuple[Drop | Merge, ...]]:
+    """Plan the consolidation of a VM's disks; till ``held`` ends no other VM gets what it changes.
+
+    Raises:
+        CasemateError: As ``consolidation_steps``, or another VM is about to have a file.
+    """
+    names: frozenset[str] = frozenset()
+    while True:
+        with ExitStack() as keeping:
+            keeping.enter_context(going(context, fact, names))
+            graph, steps = consolidation_steps(directory, fact, context.neighbours(fact), had)
+            touched = {part for step in steps for part in _touched(directory, step)}
+            if touched <= names:
+                held.enter_context(keeping.pop_all())
+                return graph, steps
+        names |= touched
+
+
+def _touched(directory: VmDirectory, step: Drop | Merge) -> Iterator[str]:
+    for name in (step.name,) if isinstance(step, Drop) else (step.name, step.into):
+        yield from directory.files_of(name)
+
+
 def consolidation_steps(
     directory: VmDirectory,
     fact: VmFact,
@@ -169,7 +202,7 @@ def consolidation_steps(
         had: Deltas that the VM had.
 
     Raises:
-        FormatError: The list of its snapshots, or a file of another VM, cannot be read.
+        CasemateError: The list of its snapshots, a disk, or a file of another VM, cannot be read.
     """
     others = tuple(others)
     check_book(directory, fact)
@@ -181,7 +214,7 @@ def consolidation_steps(
         tops = {disk.file_name for disk in other.config.disks}
         tops |= {name for one in other.snapshots for _, name in one.disks}
         ours = {local(full(top, other.config.vmx_path), fact.config.vmx_path) for top in tops}
-        pinned |= {layer for top in ours for layer in directory.chain(top)}
+        pinned |= {layer for top in ours for layer in whole_chain(directory, other, top)}
     pinned |= strangers(directory, (fact, *others))
     graph = _graph(directory, current | pinned, set(had))
     steps = plan_consolidation(graph.parents, pinned | graph.frozen, current)
@@ -191,13 +224,16 @@ def consolidation_steps(
 def layers_of(directory: VmDirectory, fact: VmFact) -> frozenset[str]:
     """Return the disks and deltas that a VM's snapshots are of or need."""
     tops = {disk.file_name for disk in written(fact.config)} | {*disks_of_snapshots(fact)}
-    return frozenset(layer for top in tops for layer in directory.chain(top))
+    return frozenset(layer for top in tops for layer in directory.known_chain(top))
 
 
 def _graph(directory: VmDirectory, tops: set[str], had: set[str]) -> _Graph:
     """Find all disks below ``tops``, and all deltas above those.
 
     What nobody here knows is a leftover in the VM's directory, and a stranger's elsewhere.
+
+    Raises:
+        CasemateError: What lies below one of ``tops`` cannot be told.
     """
     parents: dict[str, str] = {}
     frozen: set[str] = set()
@@ -208,7 +244,7 @@ def _graph(directory: VmDirectory, tops: set[str], had: set[str]) -> _Graph:
         near |= set(directory.names_beside(base))
     strays = {name for name in near if _DELTA.fullmatch(name)}
     for top in sorted(tops | strays | had):
-        chain = tuple(directory.chain(top))
+        chain = tuple(directory.known_chain(top))
         if not chain or chain[-1] not in bases:
             continue
         if in_volume(top) and top not in known:

@@ -93,7 +93,7 @@ class Datastores:
         return Empty()
 
     async def _delete(self, request: c.DeleteFile, session: Session) -> TaskReply:
-        self.demand_free(request.datastore, request.path)
+        await self.demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
             # It may have waited for its turn: a VM can have been registered there since.
@@ -106,8 +106,8 @@ class Datastores:
         return self.start(request.datastore, "FileManager.deleteFile", session, work)
 
     async def _move(self, request: c.MoveFile, session: Session) -> TaskReply:
-        self.demand_target(request, session)
-        self.demand_free(request.datastore, request.path)
+        await self.demand_target(request, session)
+        await self.demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
             with (
@@ -122,7 +122,7 @@ class Datastores:
         return self.start(request.datastore, "FileManager.moveFile", session, work)
 
     async def _copy(self, request: c.CopyFile, session: Session) -> TaskReply:
-        self.demand_target(request, session)
+        await self.demand_target(request, session)
 
         def work(job: Job) -> None:
             with (
@@ -167,12 +167,17 @@ class Datastores:
         fact = self._places.datastore(datastore)
         return Volume(fact.name, Path(fact.path))
 
-    def demand_free(self, datastore: str, path: str) -> None:
-        """Raise FileLockedError if the file at a path belongs to a VM."""
-        self._guard.demand_free(*self._at(datastore, path))
+    async def demand_free(self, datastore: str, path: str) -> None:
+        """Raise FileLockedError if the file at a path belongs to a VM.
+
+        It may become one's right after: who changes it does so while it is ``held``.
+        """
+        await asyncio.to_thread(self._guard.demand_free, *self._at(datastore, path))
 
     def held(self, *paths: tuple[str, str]) -> AbstractContextManager[None]:
         """Keep files, by datastore and path, from becoming a VM's while they are changed.
+
+        Reads files: not for the event loop.
 
         Raises:
             FileLockedError: One belongs to a VM already.
@@ -213,11 +218,11 @@ class Datastores:
         )
         return TaskReply(task)
 
-    def demand_target(self, request: Relocation, session: Session) -> None:
+    async def demand_target(self, request: Relocation, session: Session) -> None:
         """Raise unless the session may change the file that something is moved or copied to."""
         target = replace(request, datastore=request.to_datastore, path=request.to_path)
         self._check(session, type(request).privilege, target)
-        self.demand_free(request.to_datastore, request.to_path)
+        await self.demand_free(request.to_datastore, request.to_path)
 
 
 def _pattern(patterns: tuple[str, ...], *, any_case: bool) -> re.Pattern[str]:

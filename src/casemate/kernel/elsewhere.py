@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from casemate.calls.files import DeleteFile
-from casemate.formats.datastorepath import full, in_volume, local
+from casemate.formats.datastorepath import full, in_volume, local, show
 from casemate.formats.datastorepath import parse as parse_path
 from casemate.kernel.accounts import Session
+from casemate.kernel.fileguard import FileGuard
 from casemate.kernel.inventory import ALLOCATE, BROWSE, Inventory
 from casemate.kernel.snapshotfiles import check_needs
 from casemate.kernel.vmcontext import VmContext
@@ -77,6 +80,8 @@ def demand_elsewhere(
 def used_by_others(context: VmContext, fact: VmFact) -> set[str]:
     """Return the files that other VMs use in the folders of this one's, as this one names them.
 
+    Reads files: not for the event loop.
+
     Raises:
         FormatError: What another VM there needs cannot be told.
     """
@@ -93,3 +98,29 @@ def _used(context: VmContext, fact: VmFact) -> Iterator[str]:
     with context.open(fact) as directory:
         for name in strangers(directory, (fact, *others)):
             yield from directory.files_of(name)
+
+
+@contextmanager
+def going(context: VmContext, fact: VmFact, names: Iterable[str]) -> Iterator[set[str]]:
+    """Let no other VM come to have files that a VM has and that are removed or changed.
+
+    Gives the names that the VM has for them: those that stay after all are taken out. Reads files:
+    not for the event loop.
+
+    Raises:
+        FileLockedError: Another VM is about to have one.
+    """
+    inventory, path = context.inventory, fact.config.vmx_path
+    guard, held = FileGuard(inventory), set(names)
+
+    def refuse(other: VmFact, directory: Path) -> None:
+        if other.vm == fact.vm:
+            return
+        places = (in_volume(full(name, path)) for name in tuple(held))
+        wanted = [
+            (Path(inventory.volumes, *place), show(*place)) for place in places if place is not None
+        ]
+        guard.refuse(wanted, other, directory)
+
+    with inventory.guarded(refuse, present=False):
+        yield held

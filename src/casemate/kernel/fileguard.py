@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from casemate.errors import CasemateError, FileLockedError
 from casemate.formats.datastorepath import in_volume
+from casemate.formats.vmdk import is_plain_name
 from casemate.kernel.cells.directory import VmDirectory
-from casemate.kernel.vmfiles import disks_of_snapshots, owned_files
+from casemate.kernel.cells.disks import EXTENTS
+from casemate.kernel.vmfiles import disks_named, known_files, owned_files
 from casemate.machine.facts import DatastoreFact, PowerState, VmFact
 
 Refuse = Callable[[VmFact, Path], None]
@@ -60,7 +64,7 @@ class FileGuard:
             shown: Its datastore path.
         """
         for fact, directory in self._homes():
-            self._refuse(place, shown, fact, directory)
+            self.refuse(((place, shown),), fact, directory)
 
     def held(self, wanted: Sequence[tuple[Path, str]]) -> AbstractContextManager[None]:
         """Keep files from becoming a VM's while they are changed: (place, datastore path) each.
@@ -68,46 +72,42 @@ class FileGuard:
         Raises:
             FileLockedError: One is a VM's already.
         """
+        return self._places.guarded(partial(self.refuse, wanted))
 
-        def refuse(fact: VmFact, directory: Path) -> None:
-            for place, shown in wanted:
-                self._refuse(place, shown, fact, directory)
+    def refuse(self, wanted: Sequence[tuple[Path, str]], fact: VmFact, directory: Path) -> None:
+        """Raise FileLockedError if a VM owns one of the files, or lives in one that is a folder.
 
-        return self._places.guarded(refuse)
+        Where it cannot be told what a VM owns, all disks beside its own count as that.
+        """
+        if not wanted:
+            return
+        owned, doubtful = self._files(directory, fact)
+        folders = {directory, *directory.parents, *(up for one in owned for up in one.parents)}
+        known: set[tuple[int, int] | None] | None = None
+        for place, shown in wanted:
+            if place in owned or place in folders:
+                raise _locked(shown, fact)
+            if place.parent in doubtful and place.suffix.lower().removeprefix(".") in EXTENTS:
+                raise _locked(shown, fact)
+            if identity := _identity(place):
+                known = {_identity(one) for one in owned} if known is None else known
+                if identity in known:
+                    raise _locked(shown, fact)
 
-    def _refuse(self, place: Path, shown: str, fact: VmFact, directory: Path) -> None:
-        if directory == place or place in directory.parents:
-            raise _locked(shown, fact)
-        if directory == place.parent and place.name in self._files(directory, fact):
-            raise _locked(shown, fact)
-        if self._uses(directory, fact, place):
-            raise _locked(shown, fact)
-
-    def _uses(self, directory: Path, fact: VmFact, place: Path) -> bool:
-        """Tell whether a VM has a file outside of its directory there, or in the folder there."""
-        names = set(_discs_elsewhere(fact))
-        if any("/" in name for name in _disks(fact)):
-            names |= self._files(directory, fact)
-        if not names:
-            return False
-        known = _identity(place)
-        roots = {one.name: one.path for one in self._places.datastores()}
-        for name in names:
-            found = in_volume(name)
-            if found is None or found[0] not in roots:
-                continue
-            file = Path(roots[found[0]], found[1])
-            if place == file or place in file.parents or (known and known == _identity(file)):
-                return True
-        return False
-
-    def _files(self, directory: Path, fact: VmFact) -> set[str]:
-        volumes = next((Path(one.path).parent for one in self._places.datastores()), None)
-        try:
-            with VmDirectory(directory, volumes=volumes) as opened:
-                return owned_files(opened, fact, media=fact.power is not PowerState.POWERED_OFF)
-        except CasemateError:
-            return set()
+    def _files(self, directory: Path, fact: VmFact) -> tuple[set[Path], set[Path]]:
+        """Return the files of a VM, and the folders where others may be its own for all we know."""
+        media = fact.power is not PowerState.POWERED_OFF
+        roots = {one.name: Path(one.path) for one in self._places.datastores()}
+        tops = disks_named(fact, media=media)
+        names, unsure = {*tops}, True
+        with contextlib.suppress(CasemateError), _opened(directory, roots) as opened:
+            try:
+                names, unsure = owned_files(opened, fact, media=media), False
+            except CasemateError:
+                names |= known_files(opened, fact, media=media)
+        places = {name: _place(directory, roots, name) for name in names | tops}
+        doubtful = {one.parent for top in tops if unsure and (one := places[top])}
+        return {one for one in places.values() if one}, doubtful
 
     def _homes(self) -> Iterator[tuple[VmFact, Path]]:
         for fact in self._places.vms():
@@ -117,17 +117,17 @@ class FileGuard:
                 continue
 
 
-def _discs_elsewhere(fact: VmFact) -> Iterator[str]:
-    """Yield the images outside of its directory that a VM which is not off has in its drives."""
-    if fact.power is not PowerState.POWERED_OFF:
-        discs = (disk.file_name for disk in fact.config.disks if disk.kind == "cdrom")
-        yield from (name for name in discs if "/" in name)
+def _opened(directory: Path, roots: Mapping[str, Path]) -> VmDirectory:
+    volumes = next((root.parent for root in roots.values()), None)
+    return VmDirectory(directory, volumes=volumes)
 
 
-def _disks(fact: VmFact) -> Iterator[str]:
-    """Yield the disks that a VM and its snapshots name."""
-    yield from (disk.file_name for disk in fact.config.disks if disk.kind != "cdrom")
-    yield from disks_of_snapshots(fact)
+def _place(directory: Path, roots: Mapping[str, Path], name: str) -> Path | None:
+    """Return where a VM's file is; None: it is on no datastore."""
+    found = in_volume(name)
+    if found is None:
+        return directory / name if is_plain_name(name) else None
+    return Path(roots[found[0]], found[1]) if found[0] in roots else None
 
 
 def _identity(place: Path) -> tuple[int, int] | None:

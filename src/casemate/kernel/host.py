@@ -21,6 +21,7 @@ from casemate.errors import (
     NotAuthenticatedError,
     NotFoundError,
     PermissionDeniedError,
+    StateError,
 )
 from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, PLATE, Accounts, Session
 from casemate.kernel.cells.cell import CellExit
@@ -103,8 +104,10 @@ class Kernel:
 
     @property
     def vms(self) -> VmContext:
-        """What operations on VMs need."""
-        return VmContext(self._inventory, self._cells, self._tasks, self._store, self._clock)
+        """What operations on VMs need; nobody has said yet what they may have."""
+        return VmContext(
+            self._inventory, self._cells, self._tasks, self._store, self._clock, _nothing
+        )
 
     def govern(self, check: Callable[[Session, str, object], None]) -> None:
         """Decide about privileges by ``check(session, privilege, request)`` from now on."""
@@ -253,7 +256,7 @@ class Kernel:
             )
 
         async def work(_: Job) -> str:
-            return self._inventory.register(request.path, pool, allow)
+            return await self._inventory.register(request.path, pool, allow=allow)
 
         self._inventory.resolve(request.path)
         task = self._tasks.start(
@@ -352,6 +355,13 @@ def _check_console(request: object, caller: Caller) -> None:
         raise PermissionDeniedError(
             "Only the direct console may say so.", privilege="System.View", component="console"
         )
+
+
+def _nothing(fact: VmFact, _config: VmConfig) -> None:
+    """Refuse every change of what a VM has."""
+    raise StateError(
+        "nobody says what this host can give", code="not-admitted", component=fact.config.name
+    )
 
 
 def _by_role(session: Session, privilege: str, request: object) -> None:

@@ -6,14 +6,15 @@ datastore's directory; no component may be a link or lead out.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import stat
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,9 +77,10 @@ class Inventory:
         self.volumes = volumes
         self._host_uuid = host_uuid
         self._vms: dict[str, VmFact] = {}
-        # Threads change files while VMs are registered.
+        # Threads change files while VMs are registered. Never taken in the event loop's own.
         self._changes = threading.Lock()
         self._refusing: list[Callable[[VmFact, Path], None]] = []
+        self._coming: dict[object, VmFact] = {}
 
     def publish_all(self, cpu_mhz: int, memory_mib: int) -> None:
         """Publish pool, datastores and every registered VM (as powered off)."""
@@ -186,45 +188,57 @@ class Inventory:
         if pool != ROOT_POOL and self._stream.fact("PoolFact", pool) is None:
             raise NotFoundError(f"there is no pool {pool[:40]!r}", component=pool[:40])
 
-    def register(
-        self, path: str, pool: str = ROOT_POOL, allow: Callable[[VmFact], None] = lambda _: None
+    async def register(
+        self, path: str, pool: str = ROOT_POOL, *, allow: Callable[[VmFact], None]
     ) -> str:
         """Register the VM of a .vmx file and return its id. Raises our errors; then nothing is.
 
         ``allow`` is shown what is to be registered, and refuses by raising.
         """
+        self._demand_new(path, pool)
+        self._demand_fit(await asyncio.to_thread(self._read_fact, path, pool), allow)
+        async with self._claimed(lambda: self._read_fact(path, pool)) as fact:
+            # Its file may be another by now, and others may have come.
+            self._demand_new(path, pool)
+            self._demand_fit(fact, allow)
+            number = self._store.add_vm(path, pool)
+            self.update(replace(fact, vm=str(number)))
+        return str(number)
+
+    def _read_fact(self, path: str, pool: str) -> VmFact:
+        return self._fact("", self._read(path), pool)
+
+    def _demand_new(self, path: str, pool: str) -> None:
         self.demand_pool(pool)
         if any(stored.vmx_path == path for stored in self._store.vms()):
             raise ArgumentError(f"{path} is registered already", argument="path", component=path)
-        with self._changes:
-            return self._register(path, pool, allow)
 
-    def _register(self, path: str, pool: str, allow: Callable[[VmFact], None]) -> str:
-        config = self._read(path)
-        if any(fact.config.uuid == config.uuid for fact in self._vms.values()):
+    def _demand_fit(self, fact: VmFact, allow: Callable[[VmFact], None]) -> None:
+        if any(one.config.uuid == fact.config.uuid for one in self._vms.values()):
             raise ArgumentError(
-                f"a VM with the uuid {config.uuid} is registered already",
+                f"a VM with the uuid {fact.config.uuid} is registered already",
                 argument="path",
-                component=path,
+                component=fact.config.vmx_path,
             )
-        self.demand_name(config.name)
-        fact = self._fact("", config, pool)
+        self.demand_name(fact.config.name)
         allow(fact)
-        for refuse in self._refusing:
-            refuse(fact, self.directory(fact))
-        number = self._store.add_vm(path, pool)
-        self.update(replace(fact, vm=str(number)))
-        return str(number)
 
     @contextmanager
-    def guarded(self, refuse: Callable[[VmFact, Path], None]) -> Iterator[None]:
-        """Let no VM be registered that ``refuse`` refuses; it is asked about those there are.
+    def guarded(
+        self, refuse: Callable[[VmFact, Path], None], *, present: bool = True
+    ) -> Iterator[None]:
+        """Let no VM come to have files so that ``refuse`` refuses it.
+
+        It is asked about those that are coming, and where ``present`` about those there are. Reads
+        files: not for the event loop.
 
         Raises:
             FileLockedError: It refuses one of them.
         """
         with self._changes:
-            for fact in self.vms():
+            # In this order: who has come is among the present before it is no longer coming.
+            asked = tuple(self._coming.values())
+            for fact in (*asked, *(self.vms() if present else ())):
                 try:
                     place = self.directory(fact)
                 except ArgumentError:
@@ -234,20 +248,36 @@ class Inventory:
         try:
             yield
         finally:
-            with self._changes:
-                self._refusing.remove(refuse)
+            self._refusing.remove(refuse)
 
-    @contextmanager
-    def admitting(self, fact: VmFact) -> Iterator[None]:
+    @asynccontextmanager
+    async def admitting(self, fact: VmFact) -> AsyncIterator[None]:
         """Let a VM come to have files that nobody changes meanwhile, and keep it so till it has.
 
         Raises:
             FileLockedError: One is being changed.
         """
-        with self._changes:
-            for refuse in self._refusing:
-                refuse(fact, self.directory(fact))
+        async with self._claimed(lambda: fact):
             yield
+
+    @asynccontextmanager
+    async def _claimed(self, read: Callable[[], VmFact]) -> AsyncIterator[VmFact]:
+        """Give a VM that nobody refuses; whoever begins to refuse is asked about it."""
+        key = object()
+
+        def claim() -> VmFact:
+            with self._changes:
+                fact = read()
+                place = self.directory(fact)
+                for refuse in tuple(self._refusing):
+                    refuse(fact, place)
+                self._coming[key] = fact
+            return fact
+
+        try:
+            yield await asyncio.to_thread(claim)
+        finally:
+            self._coming.pop(key, None)
 
     def demand_name(self, name: str, vm: str = "") -> None:
         """Raise DuplicateNameError where another VM than ``vm`` has the name."""

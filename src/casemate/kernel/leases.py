@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 from casemate.calls import leases as c
@@ -18,7 +19,6 @@ from casemate.errors import (
     CancelledError,
     FormatError,
     NotFoundError,
-    SpaceError,
     StateError,
 )
 from casemate.formats import streamvmdk, vmdk
@@ -35,7 +35,6 @@ from casemate.kernel.tasks import Job
 from casemate.kernel.transfers import AT_ONCE, receive_piece, send_piece
 from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vms import Vms
-from casemate.kernel.volume import SPARE
 from casemate.machine.facts import DiskSpec, VmFact
 from casemate.machine.planstorage import DiskSource
 from casemate.machine.power import Operation
@@ -255,7 +254,15 @@ class _Importing(Transfer):
             feed = Feed()
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(
-                self._leases.workers, _unpack, feed, handle, source.size, again
+                self._leases.workers,
+                partial(
+                    _unpack,
+                    feed,
+                    handle,
+                    source.size,
+                    again=again,
+                    demand_space=partial(directory.demand_space, 0, name),
+                ),
             )
             work.add_done_callback(lambda _: feed.let_go())
             whole = False
@@ -292,7 +299,14 @@ async def _outlasting(work: asyncio.Future[T]) -> T:
         await _settled(work)
 
 
-def _unpack(feed: Feed, handle: int, capacity: int, again: bool) -> None:  # noqa: FBT001  (run in a thread by position)
+def _unpack(
+    feed: Feed,
+    handle: int,
+    capacity: int,
+    *,
+    again: bool,
+    demand_space: Callable[[], None],
+) -> None:
     """Write a disk as it comes in. Raises our errors."""
     if vmdk.parse(feed.read(0, vmdk.SIZE_LIMIT)).capacity != capacity:
         raise FormatError("the disk is not as large as the descriptor says", code="ovf-malformed")
@@ -306,9 +320,7 @@ def _unpack(feed: Feed, handle: int, capacity: int, again: bool) -> None:  # noq
             looked += len(data)
             if looked >= _LOOK_EVERY:
                 looked = 0
-                space = os.fstatvfs(handle)
-                if space.f_bavail * space.f_frsize < SPARE:
-                    raise SpaceError("the datastore is full", file="", datastore="")
+                demand_space()
         os.fsync(handle)
     except OSError as error:
         raise from_os_error("cannot write the disk", error) from error

@@ -125,7 +125,9 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
         described.append(_described(source, name, size))
     text = ovf.write(_machine(config, tuple(described)))
     digests = {f"{place.stem}.ovf": hashlib.sha256(text).digest(), **digests}
-    with VmDirectory(place.parent) as target:
+    with VmDirectory(place.parent, volumes=directory.volumes) as target:
+        target.demand_space(sum(disk.file_size for disk in described), place.name)
+        watch = target.watched(step, place.name)
         handle = target.open_new(place.name)
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -133,7 +135,7 @@ def _write_archive(directory: VmDirectory, config: VmConfig, place: Path, job: J
                 manifest = ova.write_manifest(digests)
                 _add(stream, f"{place.stem}.mf", len(manifest), iter([manifest]))
                 for source, disk in zip(sources, described, strict=True):
-                    pieces = packed(directory, source, disk.file_name, step)
+                    pieces = packed(directory, source, disk.file_name, watch)
                     _add(stream, disk.file_name, disk.file_size, pieces)
                 stream.write(ova.END)
                 stream.flush()
@@ -252,6 +254,7 @@ class _Archive:
         handle = target.open_file(extent, os.O_RDWR)
         try:
             for offset, data in streamvmdk.grains(read):
+                target.demand_space(0, extent)
                 write_all(handle, data, offset)
             os.fsync(handle)
         except OSError as error:

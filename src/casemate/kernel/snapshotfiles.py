@@ -63,8 +63,8 @@ def renamed_disks(config: VmConfig, names: Mapping[str, str]) -> VmConfig:
 
 
 def drop(directory: VmDirectory, name: str) -> None:
-    """Remove a delta's files."""
-    for part in directory.files_of(name):
+    """Remove a delta's files; what names the other goes last."""
+    for part in reversed(directory.files_of(name)):
         directory.remove(part)
 
 

@@ -22,8 +22,8 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.consolidation import (
     Consolidation,
     Report,
-    consolidation_steps,
     layers_of,
+    planned,
     untold,
 )
 from casemate.kernel.elsewhere import Check, demand_elsewhere
@@ -41,7 +41,7 @@ from casemate.kernel.snapshotfiles import (
     written,
 )
 from casemate.kernel.tasks import Job
-from casemate.kernel.vmcontext import VmContext, file_name
+from casemate.kernel.vmcontext import VmContext, file_name, roomy
 from casemate.kernel.vmfiles import disks_of_snapshots, memory_name, state_name
 from casemate.kernel.vmpower import VmPower
 from casemate.machine import snapshots as book
@@ -149,24 +149,30 @@ class Snapshots:
             old = vmx.parse(state)
             config = with_saved_memory(vm_config(old, fact.config.vmx_path), "")
             disks.resolve(directory, config.disks)
-            if fact.power is not PowerState.POWERED_OFF:
-                await self._power.power_off(fact)
-                fact = self._context.inventory.vm(fact.vm)
-            had = layers_of(directory, fact)
-            deltas = await asyncio.to_thread(make_deltas, directory, config)
-            config = renamed_disks(config, deltas)
-            if snapshot.memory:
-                config = with_saved_memory(config, memory_name(fact.config, snapshot))
-            directory.write(file_name(config), vmx.write(vmx_of(config, old)))
-            last = last_number(directory, fact)
-            write_book(directory, fact, fact.snapshots, snapshot.number, last)
-            fact = self._context.inventory.reread(fact.vm)
-            others = self._context.neighbours(fact)
-            for step in consolidation_steps(directory, fact, others, had)[1]:
-                if isinstance(step, Drop):
-                    drop(directory, step.name)
+            # What wrote that file may have named disks that are others' by now.
+            async with self._context.inventory.admitting(replace(fact, config=config)):
+                if fact.power is not PowerState.POWERED_OFF:
+                    await self._power.power_off(fact)
+                    fact = self._context.inventory.vm(fact.vm)
+                had = layers_of(directory, fact)
+                deltas = await asyncio.to_thread(make_deltas, directory, config)
+                config = renamed_disks(config, deltas)
+                if snapshot.memory:
+                    config = with_saved_memory(config, memory_name(fact.config, snapshot))
+                directory.write(file_name(config), vmx.write(vmx_of(config, old)))
+                last = last_number(directory, fact)
+                write_book(directory, fact, fact.snapshots, snapshot.number, last)
+                fact = self._context.inventory.reread(fact.vm)
+            await asyncio.to_thread(self._drop_unneeded, directory, fact, had)
         if snapshot.memory:
             await self._power.power_on(fact)
+
+    def _drop_unneeded(self, directory: VmDirectory, fact: VmFact, had: frozenset[str]) -> None:
+        """Remove the deltas that nobody needs."""
+        with contextlib.ExitStack() as held:
+            for step in planned(self._context, directory, fact, had, held)[1]:
+                if isinstance(step, Drop):
+                    drop(directory, step.name)
 
     async def remove(
         self, fact: VmFact, number: int, *, children: bool, report: Report = untold
@@ -221,7 +227,8 @@ class Snapshots:
         handle = directory.open_new(name)
         try:
             qmp = await self._context.cells.control(fact.vm, Operation.CREATE_SNAPSHOT)
-            await memory.save(qmp, handle, len(added(fact.config).memory), job.report)
+            report = roomy(directory, name, job.report)
+            await memory.save(qmp, handle, len(added(fact.config).memory), report)
             await asyncio.to_thread(os.fsync, handle)
         except BaseException:
             directory.remove(name)

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final, TypeVar
 
 from casemate.calls import files as c
@@ -64,7 +64,7 @@ class Transfers:
         return _Reading(self, request, session.key, self._alive(request, session))
 
     async def _write(self, request: c.WriteFile, session: Session) -> Transfer:
-        self._datastores.demand_free(request.datastore, request.path)
+        await self._datastores.demand_free(request.datastore, request.path)
         return _Writing(self, request, session.key, self._alive(request, session))
 
     def open(self, datastore: str) -> Volume:
@@ -75,9 +75,9 @@ class Transfers:
         """Take note that a datastore has changed."""
         self._datastores.refresh()
 
-    def demand_free(self, request: c.WriteFile) -> None:
-        """Raise FileLockedError if the file belongs to a VM by now."""
-        self._datastores.demand_free(request.datastore, request.path)
+    def held(self, request: c.WriteFile) -> AbstractContextManager[None]:
+        """Keep the file from becoming a VM's. Raises FileLockedError: it is one's by now."""
+        return self._datastores.held((request.datastore, request.path))
 
     @contextmanager
     def slot(self, owner: str) -> Iterator[None]:
@@ -174,7 +174,7 @@ class _Writing(Transfer):
         with self._around.slot(self._owner), self._around.open(request.datastore) as volume:
             shown = volume.shown(request.path)
             volume.demand_space(max(0, request.size), shown)
-            with ExitStack() as opened, volume.faults(shown):
+            with ExitStack() as held, ExitStack() as opened, volume.faults(shown):
                 handle = opened.enter_context(volume.writing(request.path, force=True))
                 reply(c.WriteReply(volume.exists(request.path)))
                 await writer.drain()
@@ -189,8 +189,9 @@ class _Writing(Transfer):
                 if request.size not in {-1, position}:
                     raise FormatError(f"{position} bytes came where {request.size} were announced")
                 await asyncio.to_thread(os.fsync, handle)
+                # Till the file has taken its place.
+                await asyncio.to_thread(held.enter_context, self._around.held(request))
                 self._alive()
-                self._around.demand_free(request)
             self._around.done()
             reply(Empty())
 

@@ -52,7 +52,7 @@ class VirtualDisks:
         }
 
     async def _create(self, request: c.CreateDisk, session: Session) -> TaskReply:
-        self._demand_free(request.datastore, request.path)
+        await self._demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> str:
             spec = _spec("", request.capacity, request.adapter)
@@ -64,7 +64,7 @@ class VirtualDisks:
         return self._datastores.start(request.datastore, operation, session, work)
 
     async def _delete(self, request: c.DeleteDisk, session: Session) -> TaskReply:
-        self._demand_free(request.datastore, request.path)
+        await self._demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
             with self._datastores.open(request.datastore) as volume:
@@ -81,8 +81,8 @@ class VirtualDisks:
             raise ArgumentError(reason, argument="name")
         if not foreign:
             _split(request.path)
-        self._demand_free(request.to_datastore, request.to_path)
-        self._datastores.demand_target(request, session)
+        await self._demand_free(request.to_datastore, request.to_path)
+        await self._datastores.demand_target(request, session)
 
         def work(job: Job) -> str:
             if foreign:
@@ -127,9 +127,9 @@ class VirtualDisks:
             return target.shown(request.to_path)
 
     async def _move(self, request: c.MoveDisk, session: Session) -> TaskReply:
-        self._demand_free(request.datastore, request.path)
-        self._demand_free(request.to_datastore, request.to_path)
-        self._datastores.demand_target(request, session)
+        await self._demand_free(request.datastore, request.path)
+        await self._demand_free(request.to_datastore, request.to_path)
+        await self._datastores.demand_target(request, session)
 
         def work(_job: Job) -> str:
             ends = (
@@ -150,7 +150,7 @@ class VirtualDisks:
         return self._datastores.start(request.datastore, operation, session, work)
 
     async def _extend(self, request: c.ExtendDisk, session: Session) -> TaskReply:
-        self._demand_free(request.datastore, request.path)
+        await self._demand_free(request.datastore, request.path)
 
         def work(_job: Job) -> None:
             with (
@@ -206,11 +206,11 @@ class VirtualDisks:
 
         return await asyncio.to_thread(look)
 
-    def _demand_free(self, datastore: str, path: str) -> None:
+    async def _demand_free(self, datastore: str, path: str) -> None:
         """Raise unless the path may be a disk's, and neither it nor its extent are a VM's."""
         _split(path)
-        self._datastores.demand_free(datastore, path)
-        self._datastores.demand_free(datastore, _extent(path))
+        await self._datastores.demand_free(datastore, path)
+        await self._datastores.demand_free(datastore, _extent(path))
 
     def _clear(
         self, source: set[tuple[int, int]], target: Volume, request: c.CopyDisk | c.MoveDisk
@@ -336,6 +336,7 @@ def _fill_from(disk: ForeignDisk, target: Volume, to_path: str, job: Job) -> Non
         try:
             for offset, data in disk.pieces():
                 job.report(offset, disk.capacity)
+                target.demand_space(0, target.shown(to_path))
                 write_all(writing, data, offset)
             os.fsync(writing)
         finally:
@@ -367,9 +368,10 @@ def _fill(
                 return os.pread(reading, length, offset)
 
             for offset, data in streamvmdk.grains(read):
+                target.demand_space(0, shown)
                 write_all(writing, data, offset)
         else:
-            step = job.counter(source.disk.capacity)
+            step = target.watched(job.counter(source.disk.capacity), shown)
             with layers.opened(directory, source) as whole:
                 for offset in range(0, source.disk.capacity, _PIECE):
                     data = whole(offset, _PIECE)

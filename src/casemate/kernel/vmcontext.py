@@ -61,10 +61,6 @@ class NoNetwork:
         yield {}
 
 
-def _anything(_fact: VmFact, _config: VmConfig) -> None:
-    """Allow every configuration."""
-
-
 @dataclass(frozen=True, slots=True)
 class VmContext:
     """The rooms of the kernel that operations on VMs need. ``clock`` gives Unix seconds.
@@ -77,7 +73,7 @@ class VmContext:
     tasks: Tasks
     store: Store
     clock: Callable[[], float]
-    admit: Callable[[VmFact, VmConfig], None] = _anything
+    admit: Callable[[VmFact, VmConfig], None]
     network: Network = field(default_factory=NoNetwork)
 
     def demand(self, vm: str, operation: Operation) -> VmFact:
@@ -222,6 +218,18 @@ class VmContext:
         """Take down that a VM runs."""
         self.store.set_running(int(fact.vm), running=True)
         self.inventory.update(running(self.inventory.vm(fact.vm), state))
+
+
+def roomy(
+    directory: VmDirectory, name: str, report: Callable[[int, int], None]
+) -> Callable[[int, int], None]:
+    """Return what reports how far a file is, and raises SpaceError before its datastore is full."""
+
+    def told(done: int, total: int) -> None:
+        directory.demand_space(0, name)
+        report(done, total)
+
+    return told
 
 
 def folders(fact: VmFact) -> frozenset[str]:

@@ -19,7 +19,7 @@ from casemate.errors import (
     NotSupportedError,
     StateError,
 )
-from casemate.formats.datastorepath import full, in_volume, local, show, volume_file
+from casemate.formats.datastorepath import beside, full, in_volume, local, show, volume_file
 from casemate.formats.vmdk import is_plain_name
 from casemate.formats.vmx import Vmx
 from casemate.kernel.cells import disks, layers
@@ -136,16 +136,13 @@ def make_disks(
         CasemateError: A disk cannot be made so, or is none.
     """
     made = []
-    known = {disk.file_name for disk in had}
+    demand_found(directory, config, had)
     for disk in config.disks:
         if disk.file_name:
-            if disk in disks_elsewhere(config) and disk.file_name not in known:
-                with _faults(disk.file_name):
-                    disks.resolve(directory, (disk,))
             made.append(disk)
             continue
         name = _wanted_name(directory, config, disk, undo)
-        with _faults(name):
+        with file_faults(name):
             directory.make_disk(name, disk, thin=thin and disk.thin)
         for part in directory.files_of(name):
             undo.callback(remove_file, directory.path, part, directory.volumes)
@@ -153,16 +150,39 @@ def make_disks(
     return tuple(made)
 
 
+def demand_found(directory: VmDirectory, config: VmConfig, had: tuple[DiskSpec, ...]) -> None:
+    """Raise FileMissingError unless the disks elsewhere that a VM did not have are there."""
+    known = {disk.file_name for disk in had}
+    for disk in disks_elsewhere(config):
+        if disk.file_name not in known:
+            with file_faults(disk.file_name):
+                disks.resolve(directory, (disk,))
+
+
+def demand_all_found(directory: VmDirectory, config: VmConfig) -> None:
+    """Raise FileMissingError unless the disks and discs of a VM are there."""
+    for disk in config.disks:
+        with file_faults(disk.file_name, config.vmx_path):
+            disks.resolve(directory, (disk,))
+            if disk.kind == "cdrom" and in_volume(disk.file_name):
+                directory.size(disk.file_name)
+
+
 @contextlib.contextmanager
-def _faults(name: str) -> Iterator[None]:
-    """Say of a file elsewhere that it, or its folder, is not there."""
+def file_faults(name: str, vmx_path: str = "") -> Iterator[None]:
+    """Say of a disk that it, a part of it, or its folder, is not there.
+
+    ``vmx_path`` is of the VM that has it, where it may lie in the VM's directory.
+    """
     try:
         yield
     except HostError as error:
-        found = in_volume(name)
-        if found is None or not is_errno(error, errno.ENOENT):
+        name = full(name, vmx_path)
+        if in_volume(name) is None or not is_errno(error, errno.ENOENT):
             raise
-        shown = show(*found)
+        if error.component.rpartition(".")[2].lower() in disks.EXTENTS:
+            name = beside(name, error.component.rpartition("/")[2])
+        shown = show(*(in_volume(name) or ("", name)))
         raise FileMissingError(f"{shown} was not found", file=shown) from error
 
 
@@ -210,13 +230,14 @@ def _fill(
     extent: str,
     step: Callable[[int], None],
 ) -> None:
-    """Write a disk's content into an empty extent."""
+    """Write a disk's content into an empty extent, while the datastore has room."""
+    watch = target.watched(step, extent)
     handle = target.open_file(extent, os.O_RDWR)
     try:
         with layers.opened(source, found) as whole:
             for offset in range(0, found.disk.capacity, _PIECE):
                 data = whole(offset, min(_PIECE, found.disk.capacity - offset))
-                step(len(data))
+                watch(len(data))
                 if any(data):
                     write_all(handle, data, offset)
         os.fsync(handle)

@@ -19,7 +19,8 @@ from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.qmp import Qmp
 from casemate.kernel.host import Handler
 from casemate.kernel.tasks import Job
-from casemate.kernel.vmcontext import SUSPENDED, VmContext, stem, with_addresses
+from casemate.kernel.vmcontext import SUSPENDED, VmContext, roomy, stem, with_addresses
+from casemate.kernel.vmmaking import demand_all_found
 from casemate.machine.bootorder import SETUP, forces_setup
 from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import added, at_start, with_added
@@ -105,7 +106,8 @@ class VmPower:
         with self._context.open(fact) as directory:
             handle = directory.open_new(name)
             try:
-                await memory.save(qmp, handle, len(added(fact.config).memory), job.report)
+                report = roomy(directory, name, job.report)
+                await memory.save(qmp, handle, len(added(fact.config).memory), report)
                 await asyncio.to_thread(os.fsync, handle)
                 for layer, kept in saved_scratch(after).items():
                     await self._keep(directory, qmp, fact, layer, kept)
@@ -169,7 +171,12 @@ def _prepared(directory: VmDirectory, config: VmConfig) -> VmConfig:
 
     UEFI variables, a TPM, deltas above disks that are frozen, addresses of its network cards: a
     file of somebody else's may name none, and no two cards may have one.
+
+    Raises:
+        FileMissingError: A disk or disc is not there.
+        CasemateError: Something cannot be made, or is not in order.
     """
+    demand_all_found(directory, config)
     if config.firmware == "efi" and not directory.exists(nvram_name(config)):
         directory.make(nvram_name(config), [(0, _variables(config))])
     if not saved_memory(config):

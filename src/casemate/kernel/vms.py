@@ -24,7 +24,7 @@ from casemate.kernel.cells import blocks
 from casemate.kernel.cells import disks as disks_of
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.hotplug import Hotplug
-from casemate.kernel.elsewhere import demand_elsewhere, used_by_others
+from casemate.kernel.elsewhere import demand_elsewhere, going, used_by_others
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import ALLOCATE, ROOT_POOL, Destination
 from casemate.kernel.longwork import in_own_thread
@@ -37,11 +37,19 @@ from casemate.kernel.vmcontext import (
     stem,
     with_addresses,
 )
-from casemate.kernel.vmfiles import OWN_SUFFIXES, destroy_files, owned_files, serial_files
+from casemate.kernel.vmfiles import (
+    OWN_SUFFIXES,
+    destroy_files,
+    from_below,
+    known_files,
+    owned_files,
+    serial_files,
+)
 from casemate.kernel.vmmaking import (
     check_made,
     choose_place,
     complete,
+    demand_found,
     disks_elsewhere,
     grown_disks,
     make_disks,
@@ -129,16 +137,28 @@ class Vms:
         self._context.inventory.demand_name(config.name)
         with contextlib.ExitStack() as undo:
             path = await in_own_thread(self._make, config, undo, thin=thin, fill=fill)
-            vm = self._context.inventory.register(path, pool)
+            vm = await self._context.inventory.register(path, pool, allow=_asked_before)
             undo.pop_all()
         return vm
 
     async def remove(self, fact: VmFact) -> None:
-        """Forget a powered-off VM and remove the files that it owns."""
-        shared = used_by_others(self._context, fact)
-        with self._context.open(fact) as directory:
+        """Remove the files that a powered-off VM owns, and forget it.
+
+        Raises:
+            CasemateError: What others need cannot be told, or one is about to have a file: all
+                stays as it is.
+        """
+        with contextlib.ExitStack() as held:
+            # It has its files till they are gone: nobody else makes or moves some there.
+            await asyncio.to_thread(self._remove_files, fact, held)
             self._context.inventory.unregister(fact.vm)
-            await asyncio.to_thread(destroy_files, directory, fact, shared)
+
+    def _remove_files(self, fact: VmFact, held: contextlib.ExitStack) -> None:
+        with self._context.open(fact) as directory:
+            names = known_files(directory, fact)
+            leaving = held.enter_context(going(self._context, fact, names))
+            leaving.difference_update(used_by_others(self._context, fact))
+            destroy_files(directory, fact, leaving)
 
     def demand_files(
         self,
@@ -181,7 +201,7 @@ class Vms:
         async def work(fact: VmFact, job: Job) -> str:
             with contextlib.ExitStack() as undo:
                 path = await in_own_thread(self._copy, fact, request.name, undo, job)
-                vm = self._context.inventory.register(path)
+                vm = await self._context.inventory.register(path, allow=_asked_before)
                 undo.pop_all()
             return vm
 
@@ -247,12 +267,15 @@ class Vms:
         change = hot_change(fact.config, config, unplug)
         if fact.power is PowerState.POWERED_ON and change is not None:
             config = grown(fact.config, config, change)
-        # Refused, if it is, before anything changes.
-        shared = used_by_others(self._context, fact) if request.destroy else set()
         with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
-            had = fact.config.disks
+            if request.destroy:
+                # Refused, if it is, before anything changes.
+                had = {disk.file_name for disk in fact.config.disks}
+                kept = tuple(disk for disk in config.disks if disk.file_name in had)
+                left = replace(fact, config=replace(config, disks=kept))
+                await asyncio.to_thread(self._needed, directory, left, fact)
             disks = await asyncio.to_thread(
-                make_disks, directory, config, undo, had, thin=request.thin
+                make_disks, directory, config, undo, fact.config.disks, thin=request.thin
             )
             for spec, capacity in grown_disks(fact.config, config):
                 if fact.power is not PowerState.POWERED_ON:
@@ -266,11 +289,11 @@ class Vms:
                 # goes until its guest has let go of it.
                 present = settled(fact.config, config)
                 await self._context.plug(fact.vm, present, fact.config)
-            kept = {disk.file_name for disk in disks}
-            gone = {disk.file_name for disk in fact.config.disks} - kept
             before = fact
             config = replace(config, disks=disks)
-            with self._context.inventory.admitting(replace(fact, config=config)):
+            async with self._context.inventory.admitting(replace(fact, config=config)):
+                # Till now it could have gone again.
+                await asyncio.to_thread(demand_found, directory, config, before.config.disks)
                 fact = self._context.rewrite(directory, fact, config)
             if fact.power is PowerState.POWERED_ON:
                 await self._plug_in(directory, before, fact, unplug)
@@ -278,20 +301,30 @@ class Vms:
             undo.pop_all()
             if fact.power is PowerState.POWERED_ON:
                 await self._share_disks(before, fact)
-            if request.destroy:
-                # Others may have taken one meanwhile: making disks takes minutes.
-                shared |= used_by_others(self._context, before)
-            self._remove_disks(directory, fact, gone & set(request.destroy), shared)
+            names = {disk.file_name for disk in before.config.disks}
+            names -= {disk.file_name for disk in disks}
+            if names := names & set(request.destroy):
+                await asyncio.to_thread(self._remove_disks, directory, fact, before, names)
 
     def _remove_disks(
-        self, directory: VmDirectory, fact: VmFact, names: set[str], shared: set[str]
+        self, directory: VmDirectory, fact: VmFact, before: VmFact, names: set[str]
     ) -> None:
         """Remove the files of disks that a VM had, but for those that are somebody's still."""
-        needed = owned_files(directory, fact) | shared
-        for name in names:
-            for layer in tuple(directory.chain(name)):
-                for part in set(directory.files_of(layer)) - needed:
+        parts = from_below(directory, sorted(names))
+        with going(self._context, fact, parts) as leaving:
+            # Others may have taken one meanwhile: making disks takes minutes.
+            leaving.difference_update(self._needed(directory, fact, before))
+            for part in parts:
+                if part in leaving:
                     directory.remove(part)
+
+    def _needed(self, directory: VmDirectory, fact: VmFact, before: VmFact) -> set[str]:
+        """Return the files that a VM as it will be needs, or others where it had some before.
+
+        Raises:
+            CasemateError: That cannot be told.
+        """
+        return owned_files(directory, fact) | used_by_others(self._context, before)
 
     async def _plug_in(
         self, directory: VmDirectory, before: VmFact, fact: VmFact, unplug: tuple[str, ...]
@@ -359,7 +392,10 @@ class Vms:
         config = replace(config, vmx_path=path)
         with (
             self._context.open(fact) as source,
-            VmDirectory(self._context.inventory.resolve(path).parent) as target,
+            VmDirectory(
+                self._context.inventory.resolve(path).parent,
+                volumes=self._context.inventory.volumes,
+            ) as target,
         ):
             files = owned_files(source, replace(fact, snapshots=()), media=True)
             own = file_name(fact.config)
@@ -369,6 +405,8 @@ class Vms:
             skipped |= set(serial_files(fact.config))
             here = {name for name in files - skipped if is_plain_name(name)}
             parts = [part for part in sorted(here) if source.exists(part)]
+            taken = sum(disks_of.taken(source, part) for part in parts)
+            target.demand_space(taken, file_name(config))
             away = sum(disk.capacity for disk in disks_elsewhere(config))
             step = job.counter(sum(source.size(part) for part in parts) + away)
             for part in parts:
@@ -383,6 +421,10 @@ class Vms:
             undo.callback(remove_file, target.path, file_name(config))
             target.make(file_name(config), [(0, vmx.write(made))])
         return path
+
+
+def _asked_before(_fact: VmFact) -> None:
+    """Allow what was asked for: its files elsewhere were looked at then."""
 
 
 def _changed(fact: VmFact) -> StateError:

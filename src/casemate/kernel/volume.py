@@ -31,9 +31,8 @@ from casemate.formats.datastorepath import RESERVED
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.sys.files import copy_data, lock, open_beneath, open_directory, rename
 from casemate.kernel.sys.libc import from_os_error, is_errno
+from casemate.kernel.sys.space import demand_space
 
-SPARE: Final = 256 << 20
-"""Bytes that no upload or copy may take: the host's own state may lie on the same file system."""
 _FILE_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o755
 
@@ -242,14 +241,7 @@ class Volume:
 
     def demand_space(self, size: int, shown: str) -> None:
         """Raise SpaceError unless so many bytes may be written."""
-        space = os.statvfs(self._fd)
-        free = space.f_bavail * space.f_frsize - SPARE
-        if size > free:
-            raise SpaceError(
-                f"{shown} needs {size} bytes; {max(0, free)} are free for files",
-                file=shown,
-                datastore=self.name,
-            )
+        demand_space(self._fd, size, file=shown, datastore=self.name)
 
     def watched(self, step: Callable[[int], None], shown: str) -> Callable[[int], None]:
         """Return what counts bytes and stops before the datastore is full."""

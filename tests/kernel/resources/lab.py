@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+from tests.kernel.registering import come
+
 from casemate.kernel.ballooning import Balloons
 from casemate.kernel.cells.cgroups import detect
 from casemate.kernel.cells.hostmemory import HostMemory
@@ -95,7 +97,7 @@ class Lab:
             await self.cells.close(stop=True)
             store.close()
 
-    def add(self, name: str, sector: bytes = SPIN, **entries: str) -> str:
+    async def add(self, name: str, sector: bytes = SPIN, **entries: str) -> str:
         """Register a VM; its id. A sector of no bytes leaves the disk out."""
         folder = self.datastore / name
         folder.mkdir()
@@ -112,7 +114,7 @@ class Lab:
         lines |= {key.replace("__", ":").replace("_", "."): v for key, v in entries.items()}
         text = "".join(f'{key} = "{value}"\n' for key, value in lines.items())
         (folder / f"{name}.vmx").write_text(text)
-        vm = self.inventory.register(f"[datastore1] {name}/{name}.vmx")
+        vm = await come(self.inventory, f"[datastore1] {name}/{name}.vmx")
         self.names[vm] = name
         return vm
 

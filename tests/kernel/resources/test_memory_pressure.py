@@ -100,8 +100,8 @@ def lab(tmp_path: Path) -> Any:
     made.cgroups.close()
 
 
-def guest(lab: Lab, linux: Path, name: str, **entries: str) -> str:
-    vm = lab.add(
+async def guest(lab: Lab, linux: Path, name: str, **entries: str) -> str:
+    vm = await lab.add(
         name,
         b"",
         memSize=str(SIZE),
@@ -137,8 +137,8 @@ def test_the_idle_guest_gives_way_and_the_reservation_holds(lab: Lab, linux: Pat
 
     async def story() -> None:
         async with lab.up():
-            busy = guest(lab, linux, "busy", sched_mem_min="256")
-            idle = guest(lab, linux, "idle")
+            busy = await guest(lab, linux, "busy", sched_mem_min="256")
+            idle = await guest(lab, linux, "idle")
             await asyncio.gather(lab.start(busy), lab.start(idle))
             for vm in (busy, idle):
                 await until(lambda vm=vm: "guest is ready" in said(lab, vm), "booted")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kernel.registering import registered
 from tests.kernel.resources.fakes import FakeGroups, FakeQmp
 
 from casemate.calls import pools as c
@@ -88,7 +89,7 @@ class World:
         lines |= {key.replace("_", "."): value for key, value in entries.items()}
         lines["uuid.bios"] = f"{len(self.inventory.vms()):032x}"
         (folder / f"{name}.vmx").write_text("".join(f'{k} = "{v}"\n' for k, v in lines.items()))
-        return self.inventory.register(f"[datastore1] {name}/{name}.vmx")
+        return registered(self.inventory, f"[datastore1] {name}/{name}.vmx")
 
     def holding(self, vm: str) -> Any:
         return self.pools.starting(vm, self.inventory.vm(vm).config)

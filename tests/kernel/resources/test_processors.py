@@ -42,6 +42,9 @@ def lab(tmp_path: Path) -> Any:
     made.cgroups.close()
 
 
+Prepare = Callable[[Lab], Coroutine[Any, Any, list[str]]]
+
+
 def play(story: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(story, 110))
 
@@ -60,10 +63,10 @@ def fair(got: dict[str, float], entitled: dict[str, float], *, of: float | None 
     return all(abs(share - due) <= POINTS for share, due in told.values())
 
 
-def measured(lab: Lab, prepare: Callable[[Lab], list[str]], expect: dict[str, float]) -> None:
+def measured(lab: Lab, prepare: Prepare, expect: dict[str, float]) -> None:
     async def story() -> None:
         async with lab.up():
-            await shares_of(lab, *prepare(lab))
+            await shares_of(lab, *await prepare(lab))
             for _ in range(TRIES):
                 got = await lab.measure(SECONDS)
                 entitled = lab.entitled()
@@ -77,16 +80,16 @@ def measured(lab: Lab, prepare: Callable[[Lab], list[str]], expect: dict[str, fl
 
 
 def test_shares_two_to_one(lab: Lab) -> None:
-    def prepare(lab: Lab) -> list[str]:
-        lab.add("high", sched_cpu_shares="high")
-        lab.add("normal")
+    async def prepare(lab: Lab) -> list[str]:
+        await lab.add("high", sched_cpu_shares="high")
+        await lab.add("normal")
         return ["high", "normal"]
 
     measured(lab, prepare, {"high": 66.7, "normal": 33.3})
 
 
 def test_the_pie_paradox_of_crowded_pools(lab: Lab) -> None:
-    def prepare(lab: Lab) -> list[str]:
+    async def prepare(lab: Lab) -> list[str]:
         inside = Settings(Allocation(expandable=True), Allocation(expandable=True))
         crowded = Settings(Allocation(0, -1, "high", 0, expandable=True), inside.memory)
         pools = {
@@ -95,17 +98,17 @@ def test_the_pie_paradox_of_crowded_pools(lab: Lab) -> None:
         }
         names = [*(f"a{n}" for n in range(6)), *(f"b{n}" for n in range(2))]
         for name in names:
-            lab.pools.assign(lab.add(name), pools[name[0]])
+            lab.pools.assign(await lab.add(name), pools[name[0]])
         return names
 
     measured(lab, prepare, {"a0": 11.11, "a5": 11.11, "b0": 16.67, "b1": 16.67})
 
 
 def test_a_reservation_holds_under_contention(lab: Lab) -> None:
-    def prepare(lab: Lab) -> list[str]:
-        lab.add("reserved", sched_cpu_min="600")
-        lab.add("one", sched_cpu_shares="high")
-        lab.add("two")
+    async def prepare(lab: Lab) -> list[str]:
+        await lab.add("reserved", sched_cpu_min="600")
+        await lab.add("one", sched_cpu_shares="high")
+        await lab.add("two")
         return ["reserved", "one", "two"]
 
     measured(lab, prepare, {"reserved": 60.0, "one": 26.7, "two": 13.3})
@@ -114,8 +117,8 @@ def test_a_reservation_holds_under_contention(lab: Lab) -> None:
 def test_a_limit_holds_and_an_idle_guest_lends_what_it_does_not_use(lab: Lab) -> None:
     async def story() -> None:
         async with lab.up():
-            lab.add("limited", sched_cpu_max="250")
-            lab.add("idle", HALT, sched_cpu_shares="high", sched_cpu_min="500")
+            await lab.add("limited", sched_cpu_max="250")
+            await lab.add("idle", HALT, sched_cpu_shares="high", sched_cpu_min="500")
             await shares_of(lab, "limited", "idle")
             await lab.statistics.sample()
             for tries_left in reversed(range(TRIES)):
@@ -162,9 +165,9 @@ async def check_statistics(lab: Lab, vm: str) -> None:
 def test_what_the_host_cannot_reserve_does_not_start_and_says_the_numbers(lab: Lab) -> None:
     async def story() -> None:
         async with lab.up():
-            first = lab.add("first", sched_cpu_min="700")
-            second = lab.add("second", sched_cpu_min="400")
-            wrong = lab.add("wrong", sched_cpu_min="600", sched_cpu_max="500")
+            first = await lab.add("first", sched_cpu_min="700")
+            second = await lab.add("second", sched_cpu_min="400")
+            wrong = await lab.add("wrong", sched_cpu_min="600", sched_cpu_max="500")
             await lab.start(first)
             with pytest.raises(AdmissionError) as refused:
                 await lab.start(second)

@@ -14,11 +14,12 @@ from typing import Final, Self
 
 from casemate.errors import ArgumentError, CasemateError, HostError
 from casemate.formats import qcow2, vmdk
-from casemate.formats.datastorepath import beside, in_volume
+from casemate.formats.datastorepath import beside, in_volume, show
 from casemate.formats.vmdk import CreateType, Vmdk, is_plain_name
 from casemate.kernel.cells import disks
 from casemate.kernel.sys.files import copy_data, lock, open_beneath, open_directory
 from casemate.kernel.sys.libc import from_os_error, is_errno
+from casemate.kernel.sys.space import demand_space
 from casemate.machine.facts import DiskSpec
 from casemate.machine.planstorage import DiskSource, check_offered
 
@@ -59,8 +60,11 @@ class VmDirectory:
         return True
 
     def names(self) -> tuple[str, ...]:
-        """Return what is in the directory."""
-        return tuple(sorted(entry.name for entry in self.path.iterdir()))
+        """Return what is in the directory. Raises HostError."""
+        try:
+            return tuple(sorted(entry.name for entry in self.path.iterdir()))
+        except OSError as error:
+            raise from_os_error(f"cannot read {self.path.name}", error) from error
 
     def names_beside(self, name: str) -> tuple[str, ...]:
         """Return what is in the folder of a file, named as that one is. Raises HostError."""
@@ -188,6 +192,7 @@ class VmDirectory:
 
         Raises:
             HostError: It cannot be read or written; then nothing of the copy stays.
+            SpaceError: It would fill the datastore, likewise.
         """
         with contextlib.ExitStack() as opened:
             source = self._open(name, os.O_RDONLY)
@@ -196,7 +201,7 @@ class VmDirectory:
             opened.callback(os.close, handle)
             try:
                 os.fchmod(handle, os.fstat(source).st_mode & 0o666)
-                copy_data(source, handle, step)
+                copy_data(source, handle, target.watched(step, new_name))
                 os.fsync(handle)
             except OSError as error:
                 target.remove(new_name)
@@ -204,6 +209,21 @@ class VmDirectory:
             except BaseException:
                 target.remove(new_name)
                 raise
+
+    def demand_space(self, size: int, name: str) -> None:
+        """Raise SpaceError unless a file may take so many bytes more on its datastore."""
+        datastore, file = self._shown(name)
+        with self._at(name) as (folder, _):
+            demand_space(folder, size, file=file, datastore=datastore)
+
+    def watched(self, step: Callable[[int], None], name: str) -> Callable[[int], None]:
+        """Return what counts bytes of a file and stops before its datastore is full."""
+
+        def watch(amount: int) -> None:
+            step(amount)
+            self.demand_space(0, name)
+
+        return watch
 
     def demand_unused(self, name: str) -> None:
         """Raise FileLockedError if a running VM writes to a file."""
@@ -281,25 +301,28 @@ class VmDirectory:
         Raises:
             CasemateError: The disk below is not in order, or there is no space.
         """
+        self.demand_space(0, disk.file_name)
         source = disks.resolve(self, (disk,))[0]
         check_offered(source)
-        stem = disk.file_name.rpartition(".")[0]
-        head, _, number = stem.rpartition("-")
-        name = self.free_name(head if number.isdigit() and head else stem, ".vmdk")
-        extent = f"{name.removesuffix('.vmdk')}-delta.qcow2"
-        cid = "fffffffe"
-        if disk.format == "vmdk":
-            cid = disks.describe(self, disk.file_name).cid
-        described = Vmdk(
-            CreateType.DELTA,
-            extent.rpartition("/")[2],
-            source.disk.capacity // vmdk.SECTOR,
-            parent=disk.file_name.rpartition("/")[2],
-            parent_cid=cid,
-        )
-        self.make(extent, qcow2.empty(source.disk.capacity))
+        name = self.free_name(delta_stem(disk.file_name), ".vmdk")
+        described = self.delta_of(source, name)
+        self.make(beside(name, described.extent), qcow2.empty(described.capacity))
         self.make(name, [(0, vmdk.write(described))])
         return name
+
+    def delta_of(self, source: DiskSource, name: str) -> Vmdk:
+        """Return the descriptor of a new delta above a disk. Raises CasemateError."""
+        below = source.disk.file_name
+        cid = "fffffffe"
+        if source.disk.format == "vmdk":
+            cid = disks.describe(self, below).cid
+        return Vmdk(
+            CreateType.DELTA,
+            f"{name.rpartition('/')[2].removesuffix('.vmdk')}-delta.qcow2",
+            source.disk.capacity // vmdk.SECTOR,
+            parent=below.rpartition("/")[2],
+            parent_cid=cid,
+        )
 
     def extend(self, disk: DiskSpec, capacity: int) -> DiskSource:
         """Make a disk larger on its file system and return it as it was.
@@ -351,15 +374,35 @@ class VmDirectory:
         return beside(name, parent) if parent else ""
 
     def chain(self, name: str) -> Iterator[str]:
-        """Yield a disk and what lies below it, as far as it is in order."""
+        """Yield a disk and all that lies below it.
+
+        Raises:
+            CasemateError: That cannot be told: a descriptor is missing or broken, or the disks go
+                in a circle.
+        """
         seen: set[str] = set()
+        while name:
+            if name in seen or len(seen) > disks.CHAIN_LIMIT:
+                raise disks.endless(name)
+            seen.add(name)
+            yield name
+            name = self.parent_of(name)
+
+    def known_chain(self, name: str) -> Iterator[str]:
+        """Yield a disk and what lies below it, as far as it is in order."""
         with contextlib.suppress(CasemateError):
-            while name and name not in seen and len(seen) <= disks.CHAIN_LIMIT:
-                seen.add(name)
-                yield name
-                name = self.parent_of(name)
+            yield from self.chain(name)
+
+    def _shown(self, name: str) -> tuple[str, str]:
+        """Return datastore and datastore path of a file."""
+        found = in_volume(name)
+        if found is None and self.volumes and self.path.is_relative_to(self.volumes):
+            datastore, *parts = (self.path / name).relative_to(self.volumes).parts
+            found = datastore, "/".join(parts)
+        return (found[0], show(*found)) if found else ("", name)
 
     def _allocate(self, name: str, size: int) -> None:
+        self.demand_space(size, name)
         handle = self._open(name, os.O_RDWR)
         try:
             os.posix_fallocate(handle, 0, size)
@@ -409,6 +452,13 @@ def new_uuid() -> str:
     digits = f"6000c29{uuid.uuid4().hex[7:]}"
     pairs = [digits[place : place + 2] for place in range(0, 32, 2)]
     return f"{' '.join(pairs[:8])}-{' '.join(pairs[8:])}"
+
+
+def delta_stem(name: str) -> str:
+    """Return how the names of deltas above a disk begin; a delta's own number is no part of it."""
+    stem = name.rpartition(".")[0]
+    head, _, number = stem.rpartition("-")
+    return head if number.isdigit() and head else stem
 
 
 def make_directory(path: Path) -> None:

@@ -18,7 +18,8 @@ from casemate.machine.vmconfig import DISK_FORMATS
 CHAIN_LIMIT: Final = 32
 """Deltas above a disk: as many snapshots as ESXi lets a VM have."""
 _SECTOR: Final = 512
-_EXTENTS: Final = frozenset({*DISK_FORMATS, "raw"})
+EXTENTS: Final = frozenset({*DISK_FORMATS, "raw"})
+"""Suffixes of the files of disks: what has another is never opened as one."""
 _NO_DIGIT: Final = re.compile(r"[^0-9A-Fa-f]")
 _UUID_DIGITS: Final = 32
 
@@ -57,6 +58,16 @@ def describe(directory: Files, name: str) -> vmdk.Vmdk:
     return vmdk.parse(_read(directory, name, vmdk.SIZE_LIMIT))
 
 
+def endless(name: str) -> FormatError:
+    """Return what is wrong with disks that go in a circle, or are too many."""
+    return FormatError(
+        f"the disks below {name} go in a circle, or are over {CHAIN_LIMIT}",
+        component=name,
+        code="disk-chain",
+        remedy="Restore the descriptors from a backup.",
+    )
+
+
 def taken(directory: Files, name: str) -> int:
     """Return the bytes that a file takes on its file system. Raises HostError."""
     descriptor = directory.open_file(name)
@@ -69,12 +80,7 @@ def taken(directory: Files, name: str) -> int:
 def _source(directory: Files, disk: DiskSpec, above: frozenset[str] = frozenset()) -> DiskSource:
     """Find one disk; ``above`` are the deltas that led to it."""
     if disk.file_name in above or len(above) > CHAIN_LIMIT:
-        raise FormatError(
-            f"the disks below {disk.file_name} go in a circle, or are over {CHAIN_LIMIT}",
-            component=disk.file_name,
-            code="disk-chain",
-            remedy="Restore the descriptors from a backup.",
-        )
+        raise endless(disk.file_name)
     if disk.format == "vmdk":
         return _described(directory, disk, above)
     return _plain(directory, disk, disk.file_name, disk.format)
@@ -92,7 +98,7 @@ def _described(directory: Files, disk: DiskSpec, above: frozenset[str]) -> DiskS
     )
     extent = beside(disk.file_name, described.extent)
     for name in described.extents:
-        if name.rpartition(".")[2].lower() in _EXTENTS:
+        if name.rpartition(".")[2].lower() in EXTENTS:
             continue
         # What a guest writes must not be a file that says what its VM, or another, is made of.
         raise FormatError(

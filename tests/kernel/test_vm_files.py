@@ -1,0 +1,417 @@
+"""Files that go with a VM go to nobody else meanwhile; what may be another's stays."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from casemate.calls import files as f
+from casemate.calls import messages as m
+from casemate.calls import vms as c
+from casemate.errors import FileLockedError, SpaceError
+from casemate.kernel import vms
+from casemate.kernel.accounts import LOCAL_ROOT
+from casemate.kernel.cells.directory import VmDirectory
+from casemate.kernel.consolidation import planned
+from casemate.kernel.datastores import Datastores
+from casemate.kernel.fileguard import FileGuard
+from casemate.kernel.inventory import Inventory
+from casemate.kernel.ova import Ova
+from casemate.kernel.snapshots import Snapshots
+from casemate.kernel.store import Store
+from casemate.kernel.stream import FactStream
+from casemate.kernel.tasks import Tasks
+from casemate.kernel.vmcontext import VmContext
+from casemate.kernel.vmfiles import destroy_files, known_files
+from casemate.kernel.vmpower import VmPower
+from casemate.kernel.vms import Vms
+from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmConfig
+
+from .registering import allowed, come, registered
+
+UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+MIB = 1 << 20
+DATA = "/vmfs/volumes/second/shared/data.vmdk"
+SPARE = "casemate.kernel.sys.space.SPARE"
+NEW = VmConfig("new", "", "[datastore1]", "otherGuest", 1, 16, "bios")
+
+
+def spec(name: str = "", unit: int = 0, **more: Any) -> DiskSpec:
+    return DiskSpec(name, "disk", "vmdk", MIB, "scsi0", unit, **more)
+
+
+class Rooms:
+    """The kernel's rooms for VMs that do not run, on two datastores with a disk on the second."""
+
+    def __init__(self, place: Path) -> None:
+        self.volumes = place / "volumes"
+        (self.volumes / "datastore1").mkdir(parents=True)
+        self.shared = self.volumes / "second/shared"
+        self.shared.mkdir(parents=True)
+        self.store, self.stream = Store(place / "casemate.db"), FactStream()
+        self.inventory = Inventory(self.store, self.stream, self.volumes, UUID)
+        self.inventory.publish_all(1000, 1000)
+        self.tasks = Tasks(self.stream, lambda: 0.0)
+        nothing: Any = SimpleNamespace()
+        self.context = VmContext(
+            self.inventory, nothing, self.tasks, self.store, lambda: 0.0, allowed
+        )
+        made = Vms(self.context, lambda *_: None)
+        self.handlers: dict[type, Any] = {
+            **made.handlers(),
+            **VmPower(self.context).handlers(),
+            **Ova(self.context, made, lambda *_: None).handlers(),
+            **Snapshots(self.context, nothing, nothing, lambda *_: None).handlers(),
+            **Datastores(self.inventory, self.tasks, lambda *_: None).handlers(),
+        }
+        with self.folder("datastore1") as directory:
+            directory.make_disk(DATA, spec(), thin=True)
+
+    def folder(self, name: str) -> VmDirectory:
+        return VmDirectory(self.volumes / name, volumes=self.volumes)
+
+    def write(self, name: str, *disks: str, folder: str = "") -> str:
+        """Write the file of a VM with such disks and return its path."""
+        place = self.volumes / "datastore1" / (folder or name)
+        place.mkdir(exist_ok=True)
+        rows = [f'displayName = "{name}"', 'guestOS = "other"', 'virtualHW.version = "21"']
+        rows += ['scsi0.present = "TRUE"', 'scsi0.virtualDev = "lsilogic"']
+        for unit, disk in enumerate(disks):
+            rows += [f'scsi0:{unit}.present = "TRUE"', f'scsi0:{unit}.fileName = "{disk}"']
+        (place / f"{name}.vmx").write_text("\n".join(rows) + "\n")
+        return f"[datastore1] {folder or name}/{name}.vmx"
+
+    def add(self, name: str, *disks: str, folder: str = "") -> str:
+        return registered(self.inventory, self.write(name, *disks, folder=folder))
+
+    def add_with_disk(self, name: str) -> str:
+        """Make a VM with a disk of its own."""
+        path = self.write(name, f"{name}.vmdk")
+        with self.folder(f"datastore1/{name}") as directory:
+            directory.make_disk(f"{name}.vmdk", spec(), thin=True)
+        return registered(self.inventory, path)
+
+    def files(self, name: str) -> list[str]:
+        place = self.volumes / name
+        return sorted(one.name for one in place.iterdir()) if place.exists() else []
+
+    async def fault(self, request: Any) -> FaultFact | None:
+        """Send a request and return the fault that its task ends in."""
+        reply = await self.handlers[type(request)](request, LOCAL_ROOT)
+        fact = self.tasks.find(reply.task)
+        while fact.state is TaskState.RUNNING:
+            await asyncio.sleep(0.01)
+            fact = self.tasks.find(reply.task)
+        return fact.error
+
+    def change(self, vm: str, *disks: DiskSpec, destroy: tuple[str, ...] = ()) -> c.ReconfigureVm:
+        before = self.inventory.vm(vm).config
+        return c.ReconfigureVm("", vm, before, replace(before, disks=disks), destroy)
+
+    def started(self, request: Any) -> TaskFact:
+        return asyncio.run(self._started(request))
+
+    async def _started(self, request: Any) -> TaskFact:
+        reply = await self.handlers[type(request)](request, LOCAL_ROOT)
+        await self.tasks.drain()
+        return self.tasks.find(reply.task)
+
+    def refused(self, request: Any) -> FaultFact:
+        """Carry out a request that ends in a fault."""
+        fact = self.started(request)
+        assert fact.error is not None
+        return fact.error
+
+    def done(self, request: Any) -> None:
+        """Carry out a request that ends well."""
+        fact = self.started(request)
+        assert fact.state is TaskState.SUCCESS, fact.error
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Iterator[Rooms]:
+    made = Rooms(tmp_path)
+    yield made
+    made.store.close()
+
+
+class Held:
+    """Wraps a function so that it waits in the middle of what it is part of."""
+
+    def __init__(self, really: Callable[..., Any], when: Callable[[], bool]) -> None:
+        self._really = really
+        self._when = when
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        if self._when() and not self.begun.is_set():
+            self.begun.set()
+            assert self.end.wait(120)
+        return self._really(*arguments, **more)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["with its VM", "alone"])
+def test_a_disk_that_is_being_removed_is_given_to_no_other_vm(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    one, two = rooms.add("one", DATA), rooms.add("two")
+    path = rooms.write("three", DATA)
+    if whole:
+        held = Held(vms.destroy_files, lambda: True)
+        monkeypatch.setattr(vms, "destroy_files", held)
+        request: Any = c.DestroyVm("", one)
+    else:
+        held = Held(vms.used_by_others, lambda: not rooms.inventory.vm(one).config.disks)
+        monkeypatch.setattr(vms, "used_by_others", held)
+        request = rooms.change(one, destroy=(DATA,))
+
+    async def story() -> None:
+        removing = asyncio.ensure_future(rooms.fault(request))
+        try:
+            assert await asyncio.to_thread(held.begun.wait, 120)
+            fault = await rooms.fault(rooms.change(two, spec(DATA)))
+            assert fault is not None
+            assert fault.fault == "FileLocked"
+            with pytest.raises(FileLockedError):
+                await come(rooms.inventory, path)
+            # Others change what they like.
+            assert await rooms.fault(rooms.change(two, spec(wanted="own.vmdk"))) is None
+        finally:
+            held.end.set()
+        assert await removing is None
+
+    asyncio.run(asyncio.wait_for(story(), 240))
+    assert rooms.files("second/shared") == []
+    names = {fact.config.name for fact in rooms.inventory.vms()}
+    assert names == ({"two"} if whole else {"one", "two"})
+
+
+def test_a_disk_that_was_removed_meanwhile_is_not_attached(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms.add("one", DATA)
+    two = rooms.add("two")
+    really = Inventory.admitting
+
+    def late(self: Inventory, fact: Any) -> Any:
+        if fact.vm == two:
+            for part in rooms.shared.iterdir():
+                part.unlink()
+        return really(self, fact)
+
+    monkeypatch.setattr(Inventory, "admitting", late)
+    fault = rooms.refused(rooms.change(two, spec(DATA)))
+    assert fault.fault == "FileNotFound"
+    assert rooms.inventory.vm(two).config.disks == ()
+
+
+def test_what_another_vm_has_stays_when_one_is_destroyed_and_it_is_free_to_change(
+    rooms: Rooms,
+) -> None:
+    one, two = rooms.add("one", DATA), rooms.add("two", DATA)
+    rooms.done(c.DestroyVm("", one))
+    assert rooms.files("second/shared") == ["data-flat.vmdk", "data.vmdk"]
+    rooms.done(rooms.change(two, destroy=(DATA,)))
+    assert rooms.files("second/shared") == []
+
+
+def test_a_disk_that_is_being_merged_is_given_to_no_other_vm(rooms: Rooms) -> None:
+    with rooms.folder("datastore1") as directory:
+        delta = directory.make_delta(spec(DATA))
+    one = rooms.inventory.vm(rooms.add("one", delta))
+    path = rooms.write("two", DATA)
+    with rooms.folder("datastore1/one") as directory, ExitStack() as held:
+        _, steps = planned(rooms.context, directory, one, (), held)
+        assert len(steps) == 1
+        with pytest.raises(FileLockedError):
+            registered(rooms.inventory, path)
+    registered(rooms.inventory, path)
+    # Now the disk is the other one's too, and nothing is merged into it.
+    with rooms.folder("datastore1/one") as directory, ExitStack() as held:
+        assert planned(rooms.context, directory, one, (), held)[1] == ()
+
+
+class CutError(Exception):
+    """The kernel was killed."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 9, 14])
+def test_a_destruction_that_was_cut_off_can_be_done_again(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    one = rooms.add("one", DATA)
+    for name in ("first", "second"):
+        rooms.done(c.CreateSnapshot("", one, name))
+    removed = 0
+    really = VmDirectory.remove
+
+    def remove(self: VmDirectory, name: str) -> None:
+        nonlocal removed
+        if removed == after:
+            raise CutError
+        removed += 1
+        really(self, name)
+
+    fact = rooms.inventory.vm(one)
+    with rooms.folder("datastore1/one") as directory, monkeypatch.context() as patched:
+        patched.setattr(VmDirectory, "remove", remove)
+        with pytest.raises(CutError):
+            destroy_files(directory, fact, known_files(directory, fact))
+    assert "one.vmx" in rooms.files("datastore1/one")
+    rooms.inventory.publish_all(1000, 1000)
+    rooms.done(c.DestroyVm("", one))
+    assert rooms.files("second/shared") == []
+    assert rooms.files("datastore1/one") == []
+
+
+def test_while_nobody_can_tell_what_a_neighbour_needs_nothing_is_removed(rooms: Rooms) -> None:
+    one = rooms.add("one", DATA)
+    with rooms.folder("datastore1") as directory:
+        delta = directory.make_delta(spec(DATA))
+        rooms.add("two", delta)
+        directory.write(delta, b"# no descriptor any more\n")
+    before = rooms.files("second/shared")
+    for request in (c.DestroyVm("", one), rooms.change(one, destroy=(DATA,))):
+        assert rooms.refused(request).code == "disk-chain"
+        assert rooms.files("second/shared") == before
+        assert rooms.inventory.vm(one).config.disks
+    # One's own broken disk keeps nobody from removing the VM; what is below it may be anybody's.
+    two = next(fact.vm for fact in rooms.inventory.vms() if fact.config.name == "two")
+    rooms.done(c.DestroyVm("", two))
+    assert "data-flat.vmdk" in rooms.files("second/shared")
+    assert not rooms.files("datastore1/two")
+
+
+def test_while_nobody_can_tell_what_a_vm_needs_none_of_its_disks_is_removed(rooms: Rooms) -> None:
+    with rooms.folder("datastore1") as directory:
+        delta = directory.make_delta(spec(DATA))
+        one = rooms.add("one", DATA, delta)
+        directory.write(delta, b"# no descriptor any more\n")
+    kept = rooms.inventory.vm(one).config.disks[1:]
+    assert rooms.refused(rooms.change(one, *kept, destroy=(DATA,))).code == "disk-chain"
+    assert "data-flat.vmdk" in rooms.files("second/shared")
+    assert rooms.refused(c.CloneVm("", one, "two")).code == "disk-chain"
+    assert not rooms.files("datastore1/two")
+
+
+@pytest.mark.parametrize("lost", ["descriptor", "directory"])
+def test_a_vm_whose_disks_cannot_be_followed_keeps_every_disk_beside_them(
+    rooms: Rooms, lost: str
+) -> None:
+    with rooms.folder("datastore1") as directory:
+        delta = directory.make_delta(spec(DATA))
+        rooms.add("one", delta)
+        if lost == "descriptor":
+            directory.write(delta, b"# no descriptor any more\n")
+    if lost == "directory":
+        for part in (rooms.volumes / "datastore1/one").iterdir():
+            part.unlink()
+        (rooms.volumes / "datastore1/one").rmdir()
+    (rooms.shared / "notes.txt").touch()
+    (rooms.volumes / "second/other.vmdk").touch()
+    guard = FileGuard(rooms.inventory)
+    for name in ("data.vmdk", "data-flat.vmdk", "data-000001-delta.qcow2", "OTHER.VMDK"):
+        with pytest.raises(FileLockedError):
+            guard.demand_free(rooms.shared / name, name)
+        with pytest.raises(FileLockedError), guard.held([(rooms.shared / name, name)]):
+            pass
+    with pytest.raises(FileLockedError):
+        guard.demand_free(rooms.shared, "shared")
+    for place in (rooms.shared / "notes.txt", rooms.volumes / "second/other.vmdk"):
+        guard.demand_free(place, "x")
+
+
+def test_the_event_loop_looks_through_no_disks_of_other_vms(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[threading.Thread] = []
+    really, read = VmDirectory.chain, Inventory._read
+
+    def chain(self: VmDirectory, name: str) -> Iterator[str]:
+        seen.append(threading.current_thread())
+        return really(self, name)
+
+    def noted(self: Inventory, path: str) -> VmConfig:
+        seen.append(threading.current_thread())
+        return read(self, path)
+
+    vm = rooms.add("one", DATA)
+    rooms.add("two", DATA)
+    third = rooms.write("three", DATA)
+    monkeypatch.setattr(VmDirectory, "chain", chain)
+    with monkeypatch.context() as patched:
+        # What a VM's own task reads of that VM alone is not meant.
+        patched.setattr(Inventory, "_read", noted)
+        registered(rooms.inventory, third)
+    store = rooms.inventory.place_of("[second]").datastore
+    with pytest.raises(FileLockedError):
+        rooms.started(f.DeleteFile("", store, "shared/data.vmdk"))
+    rooms.done(rooms.change(vm, spec(wanted="new.vmdk"), destroy=(DATA,)))
+    rooms.done(c.ConsolidateDisks("", vm))
+    rooms.done(c.DestroyVm("", vm))
+    assert seen
+    assert threading.main_thread() not in seen
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda vm: c.CloneVm("", vm, "two"),
+        lambda vm: c.ExportVm("", vm, "[datastore1] one.ova"),
+        lambda vm: c.CreateSnapshot("", vm, "now"),
+        lambda _: c.CreateVm("", replace(NEW, disks=(spec(),)), thin=False),
+    ],
+    ids=["clone", "export", "snapshot", "thick disk"],
+)
+def test_what_would_leave_no_room_on_the_datastore_is_refused_and_leaves_nothing(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, request_of: Callable[[str], Any]
+) -> None:
+    vm = rooms.add_with_disk("one")
+    before = rooms.files("datastore1"), rooms.files("datastore1/one")
+    with monkeypatch.context() as full:
+        full.setattr(SPARE, 1 << 62)
+        fault = rooms.refused(request_of(vm))
+    assert fault.fault == "NoDiskSpace"
+    assert dict(fault.details)["datastore"] == "datastore1"
+    assert (rooms.files("datastore1"), rooms.files("datastore1/one")) == before
+    rooms.done(request_of(vm))
+
+
+def test_a_copy_of_a_disk_ends_when_others_have_taken_the_space_meanwhile(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms.add_with_disk("one")
+    (rooms.volumes / "datastore1/one/one-flat.vmdk").write_bytes(b"content")
+
+    def taken(_amount: int) -> None:
+        monkeypatch.setattr(SPARE, 1 << 62)
+
+    with rooms.folder("datastore1/one") as directory:
+        with pytest.raises(SpaceError) as refused:
+            directory.copy("one-flat.vmdk", directory, "two-flat.vmdk", taken)
+        assert refused.value.file == "[datastore1] one/two-flat.vmdk"
+    assert "two-flat.vmdk" not in rooms.files("datastore1/one")
+
+
+@pytest.mark.parametrize("lost", ["data.vmdk", "data-flat.vmdk"])
+@pytest.mark.parametrize("away", [True, False])
+def test_a_vm_does_not_start_without_its_disk_and_says_which_file_is_not_there(
+    rooms: Rooms, lost: str, away: bool
+) -> None:
+    if away:
+        vm, place, shown = rooms.add("one", DATA), rooms.shared, "[second] shared/"
+    else:
+        vm = rooms.add_with_disk("data")
+        place, shown = rooms.volumes / "datastore1/data", "[datastore1] data/"
+    (place / lost).unlink()
+    fault = rooms.refused(m.PowerOn("", vm))
+    assert fault.fault == "FileNotFound"
+    assert dict(fault.details)["file"] == f"{shown}{lost}"
