@@ -21,8 +21,9 @@ from casemate.image.debian import Packages
 from casemate.image.demo import boot_files, first_root, kernel_release
 from casemate.kernel.sys.packetfilter import PacketFilters
 from casemate.kernel.wires import Wires
-from casemate.machine.networkplan import Card, Filter, plan_network
+from casemate.machine.networkplan import Card, Filter
 from casemate.machine.networks import FIRST
+from casemate.machine.wiring import plan_network
 
 WINDOWS = 24
 SECONDS = 2.0

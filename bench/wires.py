@@ -14,8 +14,9 @@ import time
 
 from casemate.kernel.sys.packetfilter import PacketFilters
 from casemate.kernel.wires import Wires
-from casemate.machine.networkplan import Card, Filter, plan_network
+from casemate.machine.networkplan import Card, Filter
 from casemate.machine.networks import FIRST
+from casemate.machine.wiring import plan_network
 
 CARDS = 100
 FRAMES = 3000

@@ -15,7 +15,9 @@ from casemate.cli.esxcli_output import render
 from casemate.errors import CasemateError, NotSupportedError
 from casemate.hostd.kernelclient import RefusedError
 from casemate.machine.facts import Fact, NicSpec, PowerState, VmConfig, VmFact
+from casemate.machine.hardware import HardwareFact, HostNic
 from casemate.machine.networks import FIRST, AddressFact, PolicyOverride, PortGroupFact, SwitchFact
+from casemate.machine.teaming import UplinksFact
 from casemate.testing.fakenetworks import FakeNetworks
 
 NIC = NicSpec("00:50:56:00:00:01", "VM Network", "vmxnet3")
@@ -193,16 +195,85 @@ def test_traffic_shaping_is_set_for_a_switch_and_for_a_port_group_or_as_its_swit
             kernel.esxcli(f"{switch} set -v vSwitch0 -e true {wrong}")
 
 
-def test_failover_is_shown_as_it_is_and_refused_where_it_would_need_a_team():
+def test_failover_is_set_for_a_switch_and_for_a_port_group_or_as_its_switch_says():
+    kernel = Kernel(VM)
+    for nic in ("eth7", "eth8", "eth9"):
+        kernel.esxcli(f"vswitch standard uplink add -u {nic} -v vSwitch0")
+    kernel.esxcli("vswitch standard portgroup add -p web -v vSwitch0")
+
+    def shown(line: str) -> list[str]:
+        return [one.strip() for one in render(kernel.esxcli(line)).splitlines()]
+
+    switch = "vswitch standard policy failover"
+    group = "vswitch standard portgroup policy failover"
+    new = [
+        "Load Balancing: srcport",
+        "Network Failure Detection: link",
+        "Notify Switches: true",
+        "Failback: true",
+        "Active Adapters: eth7, eth8, eth9",
+        "Standby Adapters:",
+        "Unused Adapters:",
+    ]
+    assert shown(f"{switch} get -v vSwitch0") == new
+    kernel.esxcli(f"{switch} set -v vSwitch0 -l explicit -s eth8 -b false -n false")
+    changed = [
+        "Load Balancing: explicit",
+        "Network Failure Detection: link",
+        "Notify Switches: false",
+        "Failback: false",
+        "Active Adapters: eth7, eth9",
+        "Standby Adapters: eth8",
+        "Unused Adapters:",
+    ]
+    assert shown(f"{switch} get -v vSwitch0") == changed
+    own = ["Load Balancing", "Network Failure Detection", "Notify Switches", "Failback", "Uplinks"]
+    inherited = [*changed, *(f"Override Vswitch {name}: false" for name in own)]
+    assert shown(f"{group} get -p web") == inherited
+    kernel.esxcli(f"{group} set -p web -a eth9,eth8 -l mac")
+    lines = shown(f"{group} get -p web")
+    assert lines[4:7] == [
+        "Active Adapters: eth9, eth8",
+        "Standby Adapters:",
+        "Unused Adapters: eth7",
+    ]
+    assert lines[0] == "Load Balancing: srcmac"
+    overridden = [line for line in lines if line.startswith("Override") and "true" in line]
+    assert overridden == [
+        "Override Vswitch Load Balancing: true",
+        "Override Vswitch Uplinks: true",
+    ]
+    kernel.esxcli(f"{group} set -p web -u")
+    assert shown(f"{group} get -p web") == inherited
+    kernel.esxcli("vswitch standard uplink remove -u eth9 -v vSwitch0")
+    assert shown(f"{switch} get -v vSwitch0")[4] == "Active Adapters: eth7"
+
+
+def test_a_card_s_uplink_and_the_links_of_a_team_are_shown():
+    nics = [HostNic(name, "", "virtio", 1000, True, True, 1500, "") for name in ("eth8", "eth9")]
+    kernel = Kernel(VM, HardwareFact((), (), tuple(nics), (), iommu=False))
+    for nic in nics:
+        kernel.esxcli(f"vswitch standard uplink add -u {nic.name} -v vSwitch0")
+
+    def shown() -> tuple[object, ...]:
+        links = [row["Link Status"] for row in kernel.esxcli("nic list").rows]
+        return (*links, kernel.esxcli("vm port list -w 4242").rows[0]["Team Uplink"])
+
+    assert shown() == ("Up", "Up", "eth9")
+    kernel.state(UplinksFact(("eth9",), ("eth9",)))
+    assert shown() == ("Up", "Down", "eth8")
+
+
+def test_a_team_that_cannot_be_is_refused_with_what_to_do_instead():
     kernel = Kernel(VM)
     kernel.esxcli("vswitch standard uplink add -u eth9 -v vSwitch0")
-    kernel.esxcli("vswitch standard portgroup add -p web -v vSwitch0")
-    for line in ("policy failover get -v vSwitch0", "portgroup policy failover get -p web"):
-        assert "Active Adapters: eth9" in render(kernel.esxcli(f"vswitch standard {line}"))
-    for line in ("policy failover set -v vSwitch0 -s eth8", "portgroup policy failover set -p web"):
-        with pytest.raises(NotSupportedError) as caught:
-            kernel.esxcli(f"vswitch standard {line}")
-        assert caught.value.remedy
+    for line in ("-l iphash", "-f beacon"):
+        with pytest.raises(CasemateError) as caught:
+            kernel.esxcli(f"vswitch standard policy failover set -v vSwitch0 {line}")
+        assert caught.value.remedy, line
+    for line in ("-a eth3", "-a eth9 -s eth9"):
+        with pytest.raises(CasemateError):
+            kernel.esxcli(f"vswitch standard policy failover set -v vSwitch0 {line}")
 
 
 def test_nat_is_switched_on_and_off_where_there_is_no_command_line_of_the_machine():

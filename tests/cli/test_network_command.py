@@ -24,6 +24,7 @@ from casemate.kernel.stream import FactStream
 from casemate.machine.facts import NicSpec
 from casemate.machine.networks import FIRST, PolicyOverride, PortGroupFact, SecurityPolicy
 from casemate.machine.shaping import INHERITED
+from casemate.machine.teaming import AS_ABOVE, BY_ORDER, Teaming
 from casemate.testing.fakenetworks import FakeNetworks
 
 
@@ -107,6 +108,7 @@ def test_what_is_typed_is_what_is_listed(typed: Callable[[str], str]) -> None:
         **{name: getattr(wanted, name) for name in ("name", "switch", "vlan")},
         "security": {"promiscuous": None, "mac_changes": True, "forged_transmits": None},
         "shaping": asdict(INHERITED),
+        "teaming": asdict(AS_ABOVE),
     }
     shown = typed("list")
     assert "MTU 9000, eth9" in shown
@@ -116,6 +118,26 @@ def test_what_is_typed_is_what_is_listed(typed: Callable[[str], str]) -> None:
     typed("remove-group www")
     typed("remove-switch s1")
     assert [one["name"] for one in json.loads(typed("list --json"))["switches"]] == ["vSwitch0"]
+
+
+@pytest.mark.host
+def test_a_team_is_said_and_shown(typed: Callable[[str], str]) -> None:
+    typed("set-switch vSwitch0 --uplink eth7 --uplink eth8 --uplink eth9")
+    assert "vSwitch0  MTU 1500, eth7, eth8, eth9" in typed("list")
+    typed("set-switch vSwitch0 --balance order --active eth9 --standby eth7 --failback no")
+    assert "vSwitch0  MTU 1500, eth9, eth7 (standby), eth8 (unused)" in typed("list")
+    typed("add-group web --switch vSwitch0 --active eth8 --notify no")
+
+    def said() -> list[dict[str, object]]:
+        told = json.loads(typed("list --json"))
+        (group,) = [one for one in told["groups"] if one["name"] == "web"]
+        return [told["switches"][0]["teaming"], group["teaming"]]
+
+    switch = Teaming(BY_ORDER, None, False, ("eth9",), ("eth7",))
+    group = Teaming(notify=False, active=("eth8",))
+    assert said() == json.loads(json.dumps([asdict(switch), asdict(group)]))
+    typed("set-group web --team-inherit --failback yes")
+    assert said()[1] == asdict(Teaming(failback=True))
 
 
 @pytest.mark.host

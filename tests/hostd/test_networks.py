@@ -25,6 +25,7 @@ from casemate.machine.networks import (
     SwitchFact,
 )
 from casemate.machine.shaping import Shaping
+from casemate.machine.teaming import Teaming, UplinksFact
 from casemate.policy.options import API_COMPATIBILITY
 from casemate.testing.fakefacts import fake_vm
 from casemate.testing.fakekernel import FakeKernel
@@ -62,7 +63,8 @@ def test_a_switch_and_its_port_groups_come_change_and_go(compatible: Callable[..
         )
         assert made.status == 200, made.text
         switch = host.kernel.find(SwitchFact, "vSwitch1")
-        assert switch == SwitchFact("vSwitch1", 1, 64, 9000, (), SecurityPolicy(True))
+        team = Teaming("loadbalance_srcid")
+        assert switch == SwitchFact("vSwitch1", 1, 64, 9000, (), SecurityPolicy(True), teaming=team)
         group = PORT_GROUP.format("web", 7, "vSwitch1", "<policy></policy>")
         assert (await root.call("AddPortGroup", SYSTEM, group)).status == 200
         shown = await root.call("Fetch", SYSTEM, "<prop>networkInfo</prop>")
@@ -81,7 +83,7 @@ def test_a_switch_and_its_port_groups_come_change_and_go(compatible: Callable[..
         reply = await root.call("UpdatePortGroup", SYSTEM, f"<pgName>web</pgName>{change}")
         assert reply.status == 200, reply.text
         assert host.kernel.find(PortGroupFact, "www") == PortGroupFact(
-            "www", "vSwitch1", 8, PolicyOverride(promiscuous=False)
+            "www", "vSwitch1", 8, PolicyOverride(promiscuous=False), teaming=team
         )
         gone = await root.call("Fetch", MoRef("Network", "HaNetwork-web"), "<prop>name</prop>")
         assert "ManagedObjectNotFound" in gone.text
@@ -123,6 +125,102 @@ def test_traffic_shaping_is_a_switchs_or_a_port_groups_own_and_shown_with_what_i
         off = f"<spec><numPorts>64</numPorts>{SHAPING.format('false')}</spec>"
         assert (await root.call("UpdateVirtualSwitch", SYSTEM, made + off)).status == 200
         assert host.kernel.find(SwitchFact, "s").shaping == replace(shaping, enabled=False)
+
+    compatible(story)
+
+
+TEAM = (
+    "<nicTeaming><policy>{}</policy><notifySwitches>false</notifySwitches>"
+    "<rollingOrder>true</rollingOrder><nicOrder>{}</nicOrder></nicTeaming>"
+)
+BOND = (
+    '<bridge xsi:type="HostVirtualSwitchBondBridge"><nicDevice>eth8</nicDevice>'
+    "<nicDevice>eth9</nicDevice></bridge>"
+)
+
+
+def test_a_team_is_a_switchs_or_a_port_groups_own_and_shown_with_what_is_in_force(compatible):
+    async def story(host) -> None:
+        root = host.root
+        name = "<vswitchName>s</vswitchName>"
+        order = "<activeNic>eth9</activeNic><standbyNic>eth8</standbyNic>"
+        team = TEAM.format("failover_explicit", order)
+        spec = f"<spec><numPorts>64</numPorts>{BOND}<policy>{team}</policy></spec>"
+        made = await root.call("AddVirtualSwitch", SYSTEM, name + spec)
+        assert made.status == 200, made.text
+        said = Teaming("failover_explicit", False, False, ("eth9",), ("eth8",))
+        switch = host.kernel.find(SwitchFact, "s")
+        assert (switch.uplinks, switch.teaming) == (("eth8", "eth9"), said)
+        own = f"<policy>{TEAM.format('loadbalance_srcmac', '<activeNic>eth8</activeNic>')}</policy>"
+        for group, policy in (("own", own), ("inherits", "<policy></policy>")):
+            body = PORT_GROUP.format(group, 0, "s", policy)
+            reply = await root.call("AddPortGroup", SYSTEM, body)
+            assert reply.status == 200, reply.text
+        assert host.kernel.find(PortGroupFact, "inherits").teaming == Teaming()
+        assert host.kernel.find(PortGroupFact, "own").teaming == Teaming(
+            "loadbalance_srcmac", False, False, ("eth8",), ()
+        )
+        shown = await root.call("Fetch", SYSTEM, "<prop>networkInfo</prop>")
+        # The switch's own and what is in force in "inherits"; "own" says it and has it.
+        assert shown.text.count(f"<nicOrder>{order}</nicOrder>") == 2
+        assert shown.text.count("<policy>loadbalance_srcmac</policy>") == 2
+        # What an update leaves out stays; a switch that loses an uplink keeps its order.
+        spec = "<spec><numPorts>64</numPorts></spec>"
+        assert (await root.call("UpdateVirtualSwitch", SYSTEM, name + spec)).status == 200
+        switch = host.kernel.find(SwitchFact, "s")
+        assert (switch.uplinks, switch.teaming) == ((), said)
+
+    compatible(story)
+
+
+async def events(host) -> str:
+    """Return the events up to now."""
+    host.kernel.state(OptionFact("Config.HostAgent.log.level", "info"))
+    for _ in range(10_000):
+        reply = await host.root.call(
+            "QueryEvents", MoRef("EventManager", "ha-eventmgr"), "<filter/>"
+        )
+        if "Option Config.HostAgent.log.level set" in reply.text:
+            return str(reply.text)
+        await asyncio.sleep(0.006)
+    raise AssertionError(reply.text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ((), ("eth8",), ["problem.net.redundancy.lost"]),
+        ((), ("eth8", "eth9"), ["problem.net.connectivity.lost"]),
+        (("eth8",), ("eth8", "eth9"), ["problem.net.connectivity.lost"]),
+        (("eth8", "eth9"), ("eth8",), ["clear.net.connectivity.restored"]),
+        (
+            ("eth8", "eth9"),
+            (),
+            ["clear.net.connectivity.restored", "clear.net.redundancy.restored"],
+        ),
+        (("eth9",), (), ["clear.net.redundancy.restored"]),
+    ],
+)
+def test_links_that_go_and_come_are_events_as_esxi_tells_them(compatible, before, after, told):
+    async def story(host) -> None:
+        request = c.UpdateSwitch("", "vSwitch0", uplinks=("eth8", "eth9"))
+        await host.kernel.ask(request, Empty)
+        late = ("eth8", "eth9")
+        host.kernel.state(UplinksFact(before, late))
+        host.kernel.state(UplinksFact(after, late))
+        found = await events(host)
+        kinds = re.findall(r"<eventTypeId>esx\.([a-z.]+)</eventTypeId>", found)
+        first = [kind for kind in kinds if before and kind.startswith("problem")][:1]
+        assert kinds == [*first, *told]
+
+    compatible(story)
+
+
+def test_links_of_cards_outside_of_teams_are_nobody_s_news(compatible):
+    async def story(host) -> None:
+        await host.kernel.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth8",)), Empty)
+        host.kernel.state(UplinksFact(("eth8",), ("eth8",)))
+        assert "esx.problem" not in await events(host)
 
     compatible(story)
 
@@ -182,6 +280,15 @@ def test_what_a_client_changes_of_a_switch_leaves_its_nat(compatible):
             (
                 "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts><policy><nicTeaming>"
                 "<policy>loadbalance_ip</policy></nicTeaming></policy></spec>"
+            ),
+            "NotSupported",
+        ),
+        (
+            "AddVirtualSwitch",
+            (
+                "<vswitchName>s</vswitchName><spec><numPorts>8</numPorts><policy><nicTeaming>"
+                "<failureCriteria><checkBeacon>true</checkBeacon></failureCriteria></nicTeaming>"
+                "</policy></spec>"
             ),
             "NotSupported",
         ),

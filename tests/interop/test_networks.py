@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from casemate.testing.fakekernel import PASSWORD, USER, FakeKernel
 from casemate.testing.hostsimulator import HostSimulator
@@ -20,6 +20,9 @@ pytestmark = [
     # pyVmomi leaves a connection open after a failed login.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+BEACON = vim.host.NetworkPolicy.NicFailureCriteria(checkBeacon=True)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,52 @@ def test_a_switch_is_read_changed_and_written_back_as_it_was_read(system):
         assert (shown.spec.vlanId, shown.computedPolicy.security.allowPromiscuous) == (13, False)
         system.RemovePortGroup("lab")
     assert [one.name for one in system.networkInfo.vswitch] == ["vSwitch0"]
+
+
+def test_a_team_is_made_read_changed_and_written_back(system):
+    bond = vim.host.VirtualSwitch.BondBridge(nicDevice=["eth7", "eth8"])
+    with switch(system, "vSwitch6"):
+
+        def spec() -> vim.host.VirtualSwitch.Specification:
+            return next(one.spec for one in system.networkInfo.vswitch if one.name == "vSwitch6")
+
+        change = spec()
+        change.bridge = bond
+        system.UpdateVirtualSwitch("vSwitch6", change)
+        team = spec().policy.nicTeaming
+        assert (team.policy, team.notifySwitches, team.rollingOrder) == (
+            "loadbalance_srcid",
+            True,
+            False,
+        )
+        assert (team.nicOrder.activeNic, team.nicOrder.standbyNic) == (["eth7", "eth8"], [])
+        change = spec()
+        change.policy.nicTeaming.policy = "failover_explicit"
+        change.policy.nicTeaming.nicOrder.activeNic = ["eth8"]
+        change.policy.nicTeaming.nicOrder.standbyNic = ["eth7"]
+        system.UpdateVirtualSwitch("vSwitch6", change)
+        assert spec().bridge.nicDevice == ["eth7", "eth8"]
+        own = group("lab", "vSwitch6", 0)
+        own.policy.nicTeaming = vim.host.NetworkPolicy.NicTeamingPolicy(
+            rollingOrder=True,
+            nicOrder=vim.host.NetworkPolicy.NicOrderPolicy(activeNic=["eth7"]),
+        )
+        system.AddPortGroup(own)
+        (shown,) = [one for one in system.networkInfo.portgroup if one.spec.name == "lab"]
+        assert shown.spec.policy.nicTeaming.policy is None
+        assert shown.spec.policy.nicTeaming.nicOrder.activeNic == ["eth7"]
+        team = shown.computedPolicy.nicTeaming
+        assert (team.policy, team.rollingOrder) == ("failover_explicit", True)
+        assert (team.nicOrder.activeNic, team.nicOrder.standbyNic) == (["eth7"], [])
+        system.UpdatePortGroup("lab", group("lab", "vSwitch6", 0))
+        (shown,) = [one for one in system.networkInfo.portgroup if one.spec.name == "lab"]
+        assert shown.computedPolicy.nicTeaming.nicOrder.activeNic == ["eth8"]
+        for field, value in (("policy", "loadbalance_ip"), ("failureCriteria", BEACON)):
+            change = spec()
+            setattr(change.policy.nicTeaming, field, value)
+            with pytest.raises(vmodl.fault.NotSupported):
+                system.UpdateVirtualSwitch("vSwitch6", change)
+        assert "loadbalance_ip" not in system.capabilities.nicTeamingPolicy
 
 
 def test_faults_are_those_that_clients_know(system):

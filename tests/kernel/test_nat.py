@@ -36,8 +36,9 @@ from casemate.kernel.sys.spawn import Child, Program, reap, spawn, wait_gone
 from casemate.kernel.sys.taps import open_tap
 from casemate.kernel.wires import Wires
 from casemate.machine.nat import Nat, give_addresses
-from casemate.machine.networkplan import Card, NetworkPlan, plan_network
+from casemate.machine.networkplan import Card, NetworkPlan
 from casemate.machine.networks import FIRST, Networks, PolicyOverride, PortGroupFact
+from casemate.machine.wiring import plan_network
 
 from .netlab import Cables, Stack
 

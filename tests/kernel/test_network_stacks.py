@@ -14,8 +14,9 @@ import pytest
 from casemate.kernel.sys.netlink import Links
 from casemate.kernel.sys.taps import open_tap
 from casemate.kernel.wires import Wires
-from casemate.machine.networkplan import Card, plan_network
+from casemate.machine.networkplan import Card
 from casemate.machine.networks import FIRST, PolicyOverride, PortGroupFact
+from casemate.machine.wiring import plan_network
 
 from .netlab import Cables, Stack
 

@@ -8,7 +8,8 @@ import os
 import select
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from casemate.kernel.wires import Wires
 from casemate.machine.dhcp import DhcpService, load_service
 from casemate.machine.facts import NicSpec, PowerState, VmConfig, VmFact
 from casemate.machine.nat import Nat
-from casemate.machine.networkplan import NetworkPlan
+from casemate.machine.networkplan import NetworkPlan, Notice
 from casemate.machine.networks import (
     FIRST,
     TRUNK,
@@ -42,6 +43,7 @@ from casemate.machine.networks import (
     SecurityPolicy,
 )
 from casemate.machine.shaping import Shaping
+from casemate.machine.teaming import BY_ORDER, Teaming, UplinksFact
 
 from .vmbench import Host, make
 
@@ -57,6 +59,9 @@ class FakeWires:
         self.tags = False
         self.own: tuple[AddressFact, ...] = ()
         self.routes: frozenset[str] = frozenset()
+        self.down: frozenset[str] = frozenset()
+        self.told: list[tuple[str, str]] = []
+        self.events: socket.socket | None = None
         self.busy: frozenset[str] = frozenset()
 
     async def apply(self, plan: NetworkPlan) -> None:
@@ -72,6 +77,23 @@ class FakeWires:
 
     async def can_tag(self) -> bool:
         return self.tags
+
+    async def without_link(self, names: Iterable[str]) -> frozenset[str]:
+        return self.down & set(names)
+
+    async def open_watch(self) -> socket.socket:
+        self.events, watch = socket.socketpair()
+        watch.setblocking(False)
+        return watch
+
+    def hear(self, down: set[str]) -> None:
+        """Have these uplinks without a link, and tell of it."""
+        self.down = frozenset(down)
+        assert self.events is not None
+        self.events.send(b"something became of a link")
+
+    async def announce(self, notices: Iterable[Notice]) -> None:
+        self.told += [(notice.mac, notice.by) for notice in notices]
 
     async def open_listener(self, name: str) -> int:
         return await self.open_tap(name)
@@ -89,7 +111,8 @@ class FakeWires:
         return self.busy | {address.interface for address in self.own}
 
     async def close(self) -> None:
-        pass
+        if self.events is not None:
+            self.events.close()
 
     def port(self, name: str) -> str:
         return {port.name: port.bridge for port in self.plan.ports}.get(name, "")
@@ -158,7 +181,7 @@ class Desk:
             self.stream,
             self.inventory,  # type: ignore[arg-type]
             self.wires,  # type: ignore[arg-type]
-            lambda: frozenset({"eth0"}),
+            lambda: frozenset({"eth0", "eth1"}),
             Natting(
                 store,
                 Leasing(self.wires.open_listener, self.servers.start),
@@ -212,6 +235,8 @@ def test_switches_and_port_groups_are_there_after_a_restart(tmp_path):
         await desk.ask(c.UpdateSwitch("", "vSwitch0", ports=8))
         await desk.ask(c.UpdateSwitch("", "s1", shaping=Shaping(True)))
         await desk.ask(c.UpdatePortGroup("", "web", shaping=Shaping(False, burst=7)))
+        await desk.ask(c.UpdateSwitch("", "s1", teaming=Teaming(BY_ORDER, False, True, (), ())))
+        await desk.ask(c.UpdatePortGroup("", "web", teaming=Teaming(failback=False)))
         before = desk.switching.networks
         async with Desk(desk.place).up() as again:
             assert again.switching.networks == before
@@ -245,6 +270,48 @@ def test_tags_are_refused_where_linux_knows_none(tmp_path):
         desk.wires.tags = True
         await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
         assert desk.wires.plan.uplinks == ("eth0",)
+
+    play(tmp_path, body)
+
+
+def test_cards_move_when_links_go_and_come_and_switches_are_told(tmp_path):
+    async def body(desk: Desk) -> None:
+        loop = asyncio.create_task(desk.switching.run())
+
+        async def until(true: Callable[[], bool]) -> None:
+            end = time.monotonic() + 60
+            while not true() and time.monotonic() < end:  # noqa: ASYNC110 (others do it)
+                await asyncio.sleep(0.01)
+            assert true()
+
+        async def bridge_is(wanted: str) -> None:
+            await until(lambda: desk.wires.port("t1.0") == wanted)
+
+        try:
+            await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0", "eth1")))
+            async with desk.switching.connect("1", machine(nic(1))):
+                pass
+            assert desk.wires.port("t1.0") == "vs0v0u1"
+            assert desk.wires.told == [(nic(1).mac, "eth1")]
+            desk.wires.hear({"eth1"})
+            await bridge_is("vs0v0")
+            assert desk.stream.fact("UplinksFact", "uplinks") == UplinksFact(("eth1",), ("eth1",))
+            (found,) = desk.switching.findings()
+            assert (found.code, found.component) == ("uplink-down", "eth1")
+            assert "vSwitch0 has lost redundancy" in found.reason
+            desk.wires.hear({"eth0", "eth1"})
+            await until(lambda: len(desk.switching.findings()) == 2)
+            assert all("no connection" in one.reason for one in desk.switching.findings())
+            desk.wires.hear(set())
+            await until(lambda: not desk.switching.findings())
+            await bridge_is("vs0v0u1")
+            assert [by for _, by in desk.wires.told][-1] == "eth1"
+            await desk.ask(c.UpdateSwitch("", "vSwitch0", uplinks=("eth0",)))
+            assert desk.wires.port("t1.0") == "vs0v0"
+            assert desk.stream.fact("UplinksFact", "uplinks") is None
+        finally:
+            loop.cancel()
+            await asyncio.wait([loop])
 
     play(tmp_path, body)
 

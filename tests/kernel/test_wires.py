@@ -29,7 +29,7 @@ from casemate.kernel.sys.spawn import call_in_child
 from casemate.kernel.sys.taps import enter_namespace
 from casemate.kernel.wires import Wires
 from casemate.machine.callfilters import WIRE_COMMANDS
-from casemate.machine.networkplan import Card, Filter, plan_network
+from casemate.machine.networkplan import Card, Filter
 from casemate.machine.networks import (
     FIRST,
     TRUNK,
@@ -38,6 +38,7 @@ from casemate.machine.networks import (
     PortGroupFact,
 )
 from casemate.machine.shaping import Shaping
+from casemate.machine.wiring import plan_network
 
 pytestmark = pytest.mark.host
 

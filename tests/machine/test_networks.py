@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.errors import AbsentError, ArgumentError, CasemateError, ExistsError, InUseError
-from casemate.machine.networkplan import Card, needs_tags, plan_network, tap_name, traffic_of
+from casemate.machine.networkplan import Card, needs_tags, tap_name, traffic_of
 from casemate.machine.networks import (
     FIRST,
     TRUNK,
@@ -21,6 +21,7 @@ from casemate.machine.networks import (
     SecurityPolicy,
     SwitchFact,
 )
+from casemate.machine.wiring import plan_network
 
 NICS = frozenset({"eth0", "eth1"})
 POLICIES = st.builds(SecurityPolicy, st.booleans(), st.booleans(), st.booleans())
@@ -166,7 +167,7 @@ REFUSED = [
         "spec.bridge.nicDevice",
     ),
     (
-        lambda n: n.with_switch(SwitchFact("s", 0, uplinks=("eth0", "eth1")), NICS),
+        lambda n: n.with_switch(SwitchFact("s", 0, uplinks=("eth0", "eth0")), NICS),
         ArgumentError,
         "spec.bridge.nicDevice",
     ),

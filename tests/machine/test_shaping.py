@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casemate.errors import ArgumentError
-from casemate.machine.networkplan import Card, plan_network
+from casemate.machine.networkplan import Card
 from casemate.machine.networks import FIRST, TRUNK, PortGroupFact
 from casemate.machine.shaping import (
     LEAST_BANDWIDTH,
@@ -21,6 +21,7 @@ from casemate.machine.shaping import (
     buckets,
     check_shaping,
 )
+from casemate.machine.wiring import plan_network
 
 BANDWIDTHS = st.integers(LEAST_BANDWIDTH, MOST_BANDWIDTH)
 ON = Shaping(True, 8_000_000, 80_000_000, 5_000_000)

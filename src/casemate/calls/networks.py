@@ -8,6 +8,7 @@ from typing import ClassVar
 from casemate.calls.messages import Empty
 from casemate.machine.networks import INHERIT, PORTS, REJECT, PolicyOverride, SecurityPolicy
 from casemate.machine.shaping import INHERITED, NOT_SHAPED, Shaping
+from casemate.machine.teaming import AS_ABOVE, Teaming
 
 _PRIVILEGE = "Host.Config.Network"
 
@@ -24,6 +25,7 @@ class AddSwitch:
     security: SecurityPolicy = REJECT
     why: str = ""
     shaping: Shaping = NOT_SHAPED
+    teaming: Teaming = AS_ABOVE
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 
@@ -40,6 +42,7 @@ class UpdateSwitch:
     security: SecurityPolicy | None = None
     why: str = ""
     shaping: Shaping | None = None
+    teaming: Teaming | None = None
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 
@@ -86,6 +89,7 @@ class AddPortGroup:
     security: PolicyOverride = INHERIT
     why: str = ""
     shaping: Shaping = INHERITED
+    teaming: Teaming = AS_ABOVE
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 
@@ -102,6 +106,7 @@ class UpdatePortGroup:
     security: PolicyOverride | None = None
     why: str = ""
     shaping: Shaping | None = None
+    teaming: Teaming | None = None
     reply: ClassVar = Empty
     privilege: ClassVar[str] = _PRIVILEGE
 

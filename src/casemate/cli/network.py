@@ -20,9 +20,19 @@ from casemate.machine.networks import (
     SecurityPolicy,
     SwitchFact,
 )
+from casemate.machine.teaming import (
+    AS_ABOVE,
+    BY_ADDRESS,
+    BY_ORDER,
+    BY_PORT,
+    Teaming,
+    in_force,
+    over,
+)
 
 WHY = "command line"
 _WORDS = {True: "accept", False: "reject", None: "as the switch"}
+_BALANCING = {"port": BY_PORT, "mac": BY_ADDRESS, "order": BY_ORDER}
 _POLICIES = (
     ("promiscuous", "see the frames of others"),
     ("mac-changes", "receive for an address that the guest gave itself"),
@@ -46,9 +56,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         parser.add_argument("--ports", type=int, help=f"default: {PORTS}")
         parser.add_argument("--mtu", type=int, metavar="BYTES", help="default: 1500")
         parser.add_argument(
-            "--uplink", action="append", metavar="NIC", help="network card of the host; '' for none"
+            "--uplink",
+            action="append",
+            metavar="NIC",
+            help="network card of the host, once for each; '' for none",
         )
         _policies(parser, ("accept", "reject"))
+        _teams(parser)
         parser.set_defaults(func=_add_switch if name == "add-switch" else _set_switch)
     remove = actions.add_parser("remove-switch", help="remove a switch and its port groups")
     remove.add_argument("switch")
@@ -59,6 +73,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         parser.add_argument("--switch", required=name == "add-group")
         parser.add_argument("--vlan", type=int, help="0: none; 4095: guests tag frames themselves")
         _policies(parser, ("accept", "reject", "inherit"))
+        _teams(parser)
+        parser.add_argument(
+            "--team-inherit", action="store_true", help="team as the switch does, but for the rest"
+        )
         parser.set_defaults(func=_add_group if name == "add-group" else _set_group)
     actions.choices["set-group"].add_argument("--name", help="its new name")
     remove = actions.add_parser("remove-group", help="remove a port group that no VM uses")
@@ -91,6 +109,39 @@ def _policies(parser: argparse.ArgumentParser, choices: tuple[str, ...]) -> None
         parser.add_argument(f"--{name}", choices=choices, help=words)
 
 
+def _teams(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--balance", choices=tuple(_BALANCING), help="how cards get their uplinks")
+    for name, words in (
+        ("active", "used in this order; '' for none"),
+        ("standby", "used where an active one has no link; the rest is not used"),
+    ):
+        parser.add_argument(f"--{name}", action="append", metavar="NIC", help=f"uplink: {words}")
+    for name, words in (
+        ("failback", "an uplink whose link is back is used again"),
+        ("notify", "tell physical switches when a card moves to another uplink"),
+    ):
+        parser.add_argument(f"--{name}", choices=("yes", "no"), help=words)
+
+
+def _teaming(options: argparse.Namespace, before: Teaming) -> Teaming:
+    def names(given: list[str] | None) -> tuple[str, ...] | None:
+        return None if given is None else tuple(filter(None, given))
+
+    def truth(given: str | None) -> bool | None:
+        return None if given is None else given == "yes"
+
+    return over(
+        AS_ABOVE if getattr(options, "team_inherit", False) else before,
+        Teaming(
+            None if options.balance is None else _BALANCING[options.balance],
+            truth(options.notify),
+            truth(options.failback),
+            names(options.active),
+            names(options.standby),
+        ),
+    )
+
+
 def _list(options: argparse.Namespace) -> int:
     now = _present(options)
     if options.json:
@@ -104,7 +155,7 @@ def _list(options: argparse.Namespace) -> int:
         return 0
     console = PlainConsole()
     for switch in now.networks.switches:
-        uplinks = ", ".join(switch.uplinks) or _outside(switch)
+        uplinks = _team(switch) or _outside(switch)
         console.print(
             styled((switch.name, "bold"), f"  MTU {switch.mtu}, {uplinks}"), soft_wrap=True
         )
@@ -124,6 +175,17 @@ def _list(options: argparse.Namespace) -> int:
                 table.add_row(group.name, str(group.vlan), *words, cards or "-")
         console.print(table)
     return 0
+
+
+def _team(switch: SwitchFact) -> str:
+    """Return the uplinks of a switch, and what those are for that cards are not spread over."""
+    team = in_force(switch.teaming, AS_ABOVE, switch.uplinks)
+    marked = [
+        *team.active,
+        *(f"{name} (standby)" for name in team.standby),
+        *(f"{name} (unused)" for name in team.unused),
+    ]
+    return ", ".join(marked)
 
 
 def _outside(switch: SwitchFact) -> str:
@@ -176,6 +238,7 @@ def _add_switch(options: argparse.Namespace) -> int:
         _uplinks(options) or (),
         _security(options, SecurityPolicy()),
         WHY,
+        teaming=_teaming(options, AS_ABOVE),
     )
     return _ask(options, request, f"{options.switch} is made")
 
@@ -190,6 +253,7 @@ def _set_switch(options: argparse.Namespace) -> int:
         _uplinks(options),
         _security(options, before.security),
         WHY,
+        teaming=_teaming(options, before.teaming),
     )
     return _ask(options, request, f"{options.switch} is changed")
 
@@ -224,7 +288,10 @@ def _set_nat(options: argparse.Namespace) -> int:
 
 def _add_group(options: argparse.Namespace) -> int:
     policy = _override(options, PolicyOverride())
-    request = c.AddPortGroup("", options.group, options.switch, options.vlan or 0, policy, WHY)
+    request = c.AddPortGroup(
+        *("", options.group, options.switch, options.vlan or 0, policy, WHY),
+        teaming=_teaming(options, AS_ABOVE),
+    )
     return _ask(options, request, f"{options.group} is made")
 
 
@@ -238,6 +305,7 @@ def _set_group(options: argparse.Namespace) -> int:
         options.vlan,
         _override(options, before.security),
         WHY,
+        teaming=_teaming(options, before.teaming),
     )
     return _ask(options, request, f"{options.group} is changed")
 

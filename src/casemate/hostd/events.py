@@ -6,7 +6,7 @@ The first facts of a stream are what is true already; only what changes afterwar
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from casemate.calls.messages import FactReply
@@ -22,11 +22,15 @@ from casemate.machine.governance import (
     SessionFact,
 )
 from casemate.machine.networks import PortGroupFact, SwitchFact
+from casemate.machine.teaming import UplinksFact
 from casemate.vim25.values import MoRef, Obj, Value
 
 KEPT = 1000
 """Events remembered: what an ESXi host keeps."""
 
+_SEVERITIES = {"lost": "error", "degraded": "warning", "restored": "info"}
+"""By the last word of ESXi's events about networks."""
+_SEVERAL = 2
 _POWER = {
     PowerState.POWERED_ON: ("VmPoweredOnEvent", "powered on"),
     PowerState.POWERED_OFF: ("VmPoweredOffEvent", "powered off"),
@@ -77,6 +81,15 @@ class EventLog:
                 yield from self._task(world, task, before, now)
             case SessionFact() as session if after is None or before is None:
                 yield self._session(world, session, now, gone=after is None)
+            case UplinksFact() as links if after is not None:
+                known = before if isinstance(before, UplinksFact) else UplinksFact()
+                for kind, text in _links(world.switches.values(), links.lost, known.lost):
+                    yield self._event(
+                        *(world, "EventEx", text, now, "", None),
+                        eventTypeId=kind,
+                        severity=_SEVERITIES[kind.rpartition(".")[2]],
+                        message=text,
+                    )
             case (
                 AccountFact()
                 | RoleFact()
@@ -203,6 +216,35 @@ class EventLog:
             fullFormattedMessage=text,
             **more,
         )
+
+
+def _links(
+    switches: Iterable[SwitchFact], now: frozenset[str], before: frozenset[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield ESXi's event and what is said of it for each switch whose team lost links, or got them.
+
+    ``now`` and ``before``: the uplinks without the link that they had.
+    """
+    for switch in switches:
+        uplinks = frozenset(switch.uplinks)
+        lost, back = sorted(uplinks & now - before), sorted(uplinks & before - now)
+        if len(uplinks) < _SEVERAL:
+            continue
+        left = len(uplinks - now)
+        if lost:
+            words = f"virtual switch {switch.name}: {', '.join(lost)} has no link"
+            if not left:
+                yield "esx.problem.net.connectivity.lost", f"Lost connectivity of {words}"
+            elif left < _SEVERAL:
+                yield "esx.problem.net.redundancy.lost", f"Lost redundancy of {words}"
+            else:
+                yield "esx.problem.net.redundancy.degraded", f"Degraded redundancy of {words}"
+        elif back:
+            words = f"virtual switch {switch.name}: {', '.join(back)} has a link"
+            if uplinks <= before:
+                yield "esx.clear.net.connectivity.restored", f"Restored connectivity of {words}"
+            if not uplinks & now:
+                yield "esx.clear.net.redundancy.restored", f"Restored redundancy of {words}"
 
 
 def _words(

@@ -58,8 +58,9 @@ from casemate.machine.governance import (
     RoleFact,
     SessionFact,
 )
-from casemate.machine.hardware import HardwareFact, HostNic
+from casemate.machine.hardware import HardwareFact, HostNic, linked
 from casemate.machine.networks import AddressFact, Networks, PortGroupFact, SwitchFact
+from casemate.machine.teaming import UplinksFact
 from casemate.policy.options import API_COMPATIBILITY
 from casemate.policy.privileges import Role
 from casemate.policy.rights import Rights
@@ -103,6 +104,7 @@ class World:
         self.switches: dict[str, SwitchFact] = {}
         self.port_groups: dict[str, PortGroupFact] = {}
         self.addresses: dict[str, AddressFact] = {}
+        self.uplinks: dict[str, UplinksFact] = {}
         self.tasks: dict[str, TaskFact] = {}
         self.accounts: dict[str, AccountFact] = {}
         self.roles: dict[str, RoleFact] = {}
@@ -143,7 +145,7 @@ class World:
         every: tuple[Mapping[str, Fact], ...] = (
             *(self.hosts, self.machines, self.components, self.vms, self.pools, self.datastores),
             *(self.tasks, self.accounts, self.roles, self.permissions, self.logins, self.options),
-            *(self.lockdowns, self.switches, self.port_groups, self.addresses),
+            *(self.lockdowns, self.switches, self.port_groups, self.addresses, self.uplinks),
         )
         return tuple(fact for table in every for fact in table.values())
 
@@ -158,6 +160,7 @@ class World:
             "SwitchFact": self.switches,
             "PortGroupFact": self.port_groups,
             "AddressFact": self.addresses,
+            "UplinksFact": self.uplinks,
             "TaskFact": self.tasks,
             "AccountFact": self.accounts,
             "RoleFact": self.roles,
@@ -279,7 +282,7 @@ class World:
                     yield MoRef("ResourcePool", fact.parent)
             case DatastoreFact():
                 yield from (MoRef("Datastore", fact.datastore), HOST, STORAGE_SYSTEM)
-            case SwitchFact() | AddressFact():
+            case SwitchFact() | AddressFact() | UplinksFact():
                 yield from (HOST, NETWORK_SYSTEM)
             case PortGroupFact():
                 yield from (HOST, NETWORK_SYSTEM, network_ref(fact.name))
@@ -321,8 +324,10 @@ class World:
         return Networks(tuple(self.switches.values()), tuple(self.port_groups.values()))
 
     def nics(self) -> tuple[HostNic, ...]:
-        """Return the host's network cards."""
-        return self.hardware.nics if self.hardware else ()
+        """Return the host's network cards; those that are in a team with their links as now."""
+        cards = self.hardware.nics if self.hardware else ()
+        known = self.uplinks.get(UplinksFact().key)
+        return cards if known is None else linked(cards, self.configured().teams(), known.down)
 
     def cards_in(self, network: str) -> tuple[tuple[str, int, str], ...]:
         """Return the cards of VMs in a network: VM, number of the card, address."""

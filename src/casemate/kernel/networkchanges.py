@@ -19,6 +19,7 @@ def made_switch(request: c.AddSwitch) -> SwitchFact:
         request.uplinks,
         request.security,
         shaping=request.shaping,
+        teaming=request.teaming,
     )
 
 
@@ -31,13 +32,19 @@ def changed_switch(before: SwitchFact, request: c.UpdateSwitch) -> SwitchFact:
         uplinks=before.uplinks if request.uplinks is None else request.uplinks,
         security=before.security if request.security is None else request.security,
         shaping=before.shaping if request.shaping is None else request.shaping,
+        teaming=before.teaming if request.teaming is None else request.teaming,
     )
 
 
 def made_group(request: c.AddPortGroup) -> PortGroupFact:
     """Return the port group that is asked for."""
     return PortGroupFact(
-        request.name, request.switch, request.vlan, request.security, request.shaping
+        request.name,
+        request.switch,
+        request.vlan,
+        request.security,
+        request.shaping,
+        request.teaming,
     )
 
 
@@ -49,6 +56,7 @@ def changed_group(before: PortGroupFact, request: c.UpdatePortGroup) -> PortGrou
         before.vlan if request.vlan is None else request.vlan,
         before.security if request.security is None else request.security,
         before.shaping if request.shaping is None else request.shaping,
+        before.teaming if request.teaming is None else request.teaming,
     )
 
 

@@ -18,6 +18,7 @@ from casemate.machine.networks import (
     SwitchFact,
 )
 from casemate.machine.shaping import INHERITED, NOT_SHAPED, Shaping
+from casemate.machine.teaming import Teaming
 
 _VALUE: Final = "networks"
 
@@ -42,6 +43,7 @@ def load_networks(store: Store) -> Networks:
                     "security": SecurityPolicy(**one["security"]),
                     "nat": _nat(one.get("nat")),
                     "shaping": Shaping(**one.get("shaping", asdict(NOT_SHAPED))),
+                    "teaming": _teaming(one.get("teaming", {})),
                 }
             )
             for one in value["switches"]
@@ -52,6 +54,7 @@ def load_networks(store: Store) -> Networks:
                     **one,
                     "security": PolicyOverride(**one["security"]),
                     "shaping": Shaping(**one.get("shaping", asdict(INHERITED))),
+                    "teaming": _teaming(one.get("teaming", {})),
                 }
             )
             for one in value["groups"]
@@ -61,6 +64,14 @@ def load_networks(store: Store) -> Networks:
             f"the stored networks cannot be read: {error}", argument=_VALUE
         ) from error
     return Networks(switches, groups)
+
+
+def _teaming(value: dict[str, Any]) -> Teaming:
+    order = {
+        name: None if value.get(name) is None else tuple(value[name])
+        for name in ("active", "standby")
+    }
+    return Teaming(**{**value, **order})
 
 
 def _nat(value: dict[str, Any] | None) -> Nat | None:

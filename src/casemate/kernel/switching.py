@@ -30,11 +30,13 @@ from casemate.kernel.networkchanges import (
 from casemate.kernel.networkstore import keep_networks, load_networks
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
+from casemate.kernel.teaming import Teaming
 from casemate.kernel.wires import Wires
 from casemate.machine.facts import VmConfig
 from casemate.machine.hotnotes import card_numbers
-from casemate.machine.networkplan import Card, needs_tags, plan_network
+from casemate.machine.networkplan import Card, needs_tags
 from casemate.machine.networks import AddressFact, Networks
+from casemate.machine.wiring import plan_network
 
 LOOK_SECONDS: Final = 10.0
 """Between two looks at what the machine's own network has become."""
@@ -62,6 +64,7 @@ class Switching:
         self._stream = stream
         self._inventory = inventory
         self._wires = wires
+        self._team = Teaming(wires, stream)
         self._nics = nics
         self._networks = load_networks(store)
         self._cards: dict[str, tuple[Card, ...]] = {}
@@ -121,7 +124,7 @@ class Switching:
     def findings(self) -> tuple[Finding, ...]:
         """Return why there is no network, where there is none."""
         lost = tuple(error.finding() for error in (self._lost, self._nat_lost) if error)
-        return lost + self._natting.findings()
+        return lost + self._natting.findings() + self._team.findings(self._networks)
 
     async def start(self, running: Mapping[str, VmConfig]) -> None:
         """Wire what there is; ``running``: the VMs that a former kernel started.
@@ -153,7 +156,10 @@ class Switching:
         self._addresses = found
 
     async def run(self) -> None:
-        """Look at the machine's addresses now and then, and mend what NAT has there."""
+        """Follow the links of teams; look at the machine's addresses and NAT now and then."""
+        await asyncio.gather(self._team.follow(self._fail_over), self._mend())
+
+    async def _mend(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
@@ -162,13 +168,21 @@ class Switching:
                         await self._look()
                     if self._networks.with_nat():
                         await self._wire(self._networks)
+                await self._fail_over()
             except CasemateError as error:
                 _log.warning("%s", error.reason)
+
+    async def _fail_over(self) -> None:
+        """Bind cards to other uplinks where links have come or gone. Raises HostError."""
+        async with self._changing:
+            if self._lost is None and await self._team.look(self._networks):
+                await self._wire(self._networks)
 
     async def close(self, *, part: bool = False) -> None:
         """Let go of the wires, which stay as they are; ``part``: but for what the machine has."""
         if self._jobs:
             await asyncio.wait(tuple(self._jobs))
+        self._team.close()
         await self._natting.close()
         if part:
             try:
@@ -373,14 +387,16 @@ class Switching:
     async def _wire(self, networks: Networks, *, strict: bool = False) -> None:
         """Wire a host; where NAT alone cannot be had it is left out, unless ``strict``."""
         cards = [card for cards in self._cards.values() for card in cards]
-        plan = plan_network(networks, cards, self._natting.give(networks, cards))
+        await self._team.look(networks)
+        given, state = self._natting.give(networks, cards), self._team.state
+        plan = plan_network(networks, cards, given, state)
         try:
             await self._natting.listen(plan.routers)
             await self._wires.apply(plan)
         except HostError as error:
             if strict or not plan.routers:
                 raise
-            plan = plan_network(networks.without_nat(), cards)
+            plan = plan_network(networks.without_nat(), cards, state=state)
             await self._natting.listen(())
             await self._wires.apply(plan)
             if self._nat_lost is None:
@@ -394,6 +410,7 @@ class Switching:
         else:
             self._nat_lost = None
         await self._natting.tell(plan.routers)
+        await self._team.tell(plan)
 
 
 def _cards(vm: str, config: VmConfig) -> tuple[Card, ...]:

@@ -20,6 +20,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from casemate.errors import CasemateError, HostError
 from casemate.kernel.routing import Routing
+from casemate.kernel.sys.linkstate import open_watch, send_frames, without_link
 from casemate.kernel.sys.netlink import Link, Links
 from casemate.kernel.sys.packetfilter import PacketFilters
 from casemate.kernel.sys.taps import (
@@ -32,15 +33,19 @@ from casemate.kernel.sys.taps import (
 from casemate.machine.networkplan import (
     Filter,
     NetworkPlan,
+    Notice,
     Port,
     Router,
     routers_of,
     traffic_of,
 )
 from casemate.machine.networks import AddressFact
+from casemate.machine.teaming import announcement
 
 _INSIDE: Final = re.compile("r[0-9]{1,3}")
 """Names of the ends of routers' cables (``networkplan.Router``)."""
+_BETWEEN: Final = re.compile("p[0-9]{1,3}v[0-9]{1,4}u[0-9]{2}")
+"""Names of the ends of cables between bridges (``networkplan.Cable``)."""
 _TAKEN: Final = ("", "veth")
 """Kinds of interfaces that can be uplinks: hardware, and what stands for it in a container."""
 _TEXT: Final = 300  # characters of a reason
@@ -140,6 +145,19 @@ class Wires:
         """Return the interfaces that the machine itself uses. Raises HostError."""
         return await self._beyond(_occupied)
 
+    async def without_link(self, names: Iterable[str]) -> frozenset[str]:
+        """Return those uplinks that have no link. Raises HostError."""
+        return await self._run(without_link, names)
+
+    async def open_watch(self) -> socket.socket:
+        """Return a socket that tells when something became of an interface. Raises HostError."""
+        return await self._run(open_watch)
+
+    async def announce(self, notices: Iterable[Notice]) -> None:
+        """Tell the physical switches by which uplinks cards are found."""
+        frames = [(notice.by, announcement(notice.mac)) for notice in notices]
+        await self._run(send_frames, frames)
+
     async def can_tag(self) -> bool:
         """Tell whether this Linux knows VLAN tags (its driver 8021q is there)."""
         return await self._run(_can_tag)
@@ -180,6 +198,9 @@ class Wires:
             for vlan in plan.vlans:
                 if vlan.name not in self._links and vlan.parent in self._links:
                     links.add_vlan(vlan.name, self._links[vlan.parent].index, vlan.vlan)
+            for cable in plan.cables:
+                if cable.one not in self._links:
+                    links.add_cable(cable.one, cable.other)
             self._look(links)
             self._remove(plan, links)
             self._filter(plan, filters)
@@ -206,12 +227,18 @@ class Wires:
         self._links[name] = replace(self._links[name], **changes)  # type: ignore[arg-type]  # fields of Link
 
     def _give_back(self, plan: NetworkPlan, links: Links) -> None:
-        """Give back the machine's interfaces that are uplinks no more, and end routers' cables."""
+        """Give back the machine's interfaces that are uplinks no more, and end other cables."""
         kept = {*plan.uplinks, *(router.inside for router in plan.routers), "lo"}
+        kept |= {end for cable in plan.cables for end in (cable.one, cable.other)}
         for link in tuple(self._links.values()):
-            if link.name in kept:
+            if link.name in kept or link.name not in self._links:
                 continue
-            if link.kind == "veth" and _INSIDE.fullmatch(link.name):
+            if link.kind == "veth" and _BETWEEN.fullmatch(link.name):
+                links.remove(link.index)
+                # Its other end, whose name has the numbers the other way round, goes with it.
+                for end in (link.name, link.name[:-2] + link.name[-1] + link.name[-2]):
+                    self._links.pop(end, None)
+            elif link.kind == "veth" and _INSIDE.fullmatch(link.name):
                 links.remove(link.index)
                 del self._links[link.name]
             elif link.kind in _TAKEN:
@@ -265,15 +292,20 @@ class Wires:
         if before == port and link.master == bridge.index and link.up == port.up:
             return
         self._resize(port.name, port.mtu, links)
+        known = before.beyond if before is not None and link.master == bridge.index else ()
         if link.master and (before is None or before.mac != port.mac):
             # A port that leaves its bridge takes all that the bridge knows of it along.
             links.join(link.index, 0)
             links.join(link.index, bridge.index)
         elif link.master != bridge.index:
             links.join(link.index, bridge.index)
-        links.set_port(link.index, learning=port.learning, flood=port.flood)
+        links.set_port(link.index, learning=port.learning, flood=port.flood, isolated=port.isolated)
         if port.mac:
             links.set_station(link.index, port.mac)
+        for mac in set(known).difference(port.beyond):
+            links.drop_station(link.index, mac)
+        for mac in set(port.beyond).difference(known):
+            links.set_station(link.index, mac)
         if link.up != port.up:
             links.set_up(link.index, up=port.up)
         self._note(port.name, master=bridge.index, up=port.up)

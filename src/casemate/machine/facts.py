@@ -21,6 +21,7 @@ from casemate.machine.governance import (
 )
 from casemate.machine.hardware import HardwareFact
 from casemate.machine.networks import AddressFact, PortGroupFact, SwitchFact
+from casemate.machine.teaming import UplinksFact
 
 
 class PowerState(StrEnum):
@@ -400,6 +401,7 @@ Fact = (
     | SwitchFact
     | PortGroupFact
     | AddressFact
+    | UplinksFact
     | LockdownFact
     | AutoStartFact
 )

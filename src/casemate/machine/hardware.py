@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,15 @@ class HostNic:
     link_up: bool
     mtu: int
     pci_address: str
+
+
+def linked(
+    nics: Iterable[HostNic], teams: Container[str], down: Container[str]
+) -> tuple[HostNic, ...]:
+    """Return network cards with the links that those in ``teams`` have now."""
+    return tuple(
+        replace(nic, link_up=nic.name not in down) if nic.name in teams else nic for nic in nics
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,16 @@
-"""Plans the wires of a host: its switches and the cards of running VMs give links and filters.
-
-Every VLAN of a switch is a Linux bridge of its own, so that what is not in a VLAN is not wired to
-it, and Linux needs neither VLAN filtering nor tags among VMs. A card's port knows the card's
-address and learns no other; what may leave a card is filtered before the bridge sees it.
-"""
+"""The wires of a host as a plan: what there is to be, by Linux's kinds. ``wiring`` makes it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from casemate.errors import ArgumentError
 from casemate.machine.nat import Nat
-from casemate.machine.networks import TRUNK, Networks, PortGroupFact, SwitchFact
-from casemate.machine.shaping import Bucket, buckets
+from casemate.machine.networks import TRUNK, Networks, SwitchFact
+from casemate.machine.shaping import Bucket
 
 CARDS_LIMIT: Final = 10
 _DIGITS: Final = 9
@@ -59,10 +53,20 @@ class VlanLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Cable:
+    """A cable between two bridges: its ends."""
+
+    one: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """An interface in a bridge. ``flood``: it gets what is for unknown addresses.
 
-    ``learning``: addresses that it sends from are found behind it; ``mac``: one that always is.
+    ``learning``: addresses that it sends from are found behind it; ``mac``: one that always is;
+    ``beyond``: more of them, at the end of a cable. ``isolated``: nothing passes between it and
+    others that are.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Port:
     mac: str = ""
     learning: bool = False
     flood: bool = False
+    isolated: bool = False
+    beyond: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,9 @@ class Filter:
     ``source``: the only address to send from; empty: any. ``tags``: VLANs that it may tag frames
     with. ``guest``: the frames by which switches talk among themselves are dropped. ``routed``:
     what holds beside a gateway. ``limits``: what is beyond them is dropped.
+
+    ``own``: addresses of cards of a team. What they send to everybody does not come back by an
+    uplink; what others send to everybody does not come by a ``cable``, but by an uplink.
     """
 
     name: str
@@ -112,6 +121,16 @@ class Filter:
     mirrors: tuple[Mirror, ...] = ()
     routed: Routed | None = None
     limits: tuple[Bucket, ...] = ()
+    own: tuple[str, ...] = ()
+    cable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A card's address and the uplink, or one VLAN of it, by which switches find it."""
+
+    mac: str
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +165,10 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPlan:
-    """All of a host's wires. ``uplinks`` are interfaces of the machine that are taken in."""
+    """All of a host's wires. ``uplinks`` are interfaces of the machine that are taken in.
+
+    ``notices``: what the physical switches of teams are told when it changes.
+    """
 
     bridges: tuple[Bridge, ...] = ()
     uplinks: tuple[str, ...] = ()
@@ -154,6 +176,8 @@ class NetworkPlan:
     ports: tuple[Port, ...] = ()
     filters: tuple[Filter, ...] = ()
     routers: tuple[Router, ...] = ()
+    cables: tuple[Cable, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 def tap_name(vm: str, number: int) -> str:
@@ -199,149 +223,3 @@ def served(networks: Networks, switch: SwitchFact, cards: Iterable[Card]) -> tup
         if card.mac and networks.has(card.group)
         if (group := networks.group(card.group)).switch == switch.name and not group.vlan
     )
-
-
-def plan_network(
-    networks: Networks,
-    cards: Iterable[Card],
-    given: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
-) -> NetworkPlan:
-    """Plan the wires; cards without an address or a port group are wired to nothing.
-
-    ``given``: by switch, the IPv4 addresses of cards that its NAT serves.
-    """
-    wired = sorted(
-        (card for card in cards if card.mac and networks.has(card.group)),
-        key=lambda card: (int(card.vm), card.number),
-    )
-    bridges: list[Bridge] = []
-    uplinks: list[str] = []
-    vlans: list[VlanLink] = []
-    members: list[_Member] = []
-    routers: list[Router] = []
-    for switch in networks.switches:
-        used = _vlans(networks, switch)
-        bridges += [Bridge(bridge_name(switch, vlan), switch.mtu) for vlan in used]
-        tagged = tuple(vlan for vlan in used if vlan)
-        router = _router(networks, switch, wired, given.get(switch.name, {}))
-        if router is not None:
-            routers.append(router)
-            members += (_gateway(router, name) for name in (router.inside, router.listener))
-        for uplink in switch.uplinks:
-            uplinks.append(uplink)
-            members.append(_uplink(switch, uplink, 0, tags=tagged))
-            for vlan in tagged:
-                link = VlanLink(f"up{switch.number}v{vlan}", uplink, vlan)
-                vlans.append(link)
-                members.append(_uplink(switch, link.name, vlan))
-        for card in wired:
-            group = networks.group(card.group)
-            if group.switch == switch.name:
-                for made, link_of in _card(networks, switch, group, card, tagged):
-                    members.append(_beside(made, router))
-                    vlans += [link_of] if link_of else []
-    seeing = [member for member in members if member.promiscuous and member.port.up]
-    return NetworkPlan(
-        tuple(bridges),
-        tuple(uplinks),
-        tuple(vlans),
-        tuple(member.port for member in members),
-        tuple(_filter(member, seeing) for member in members),
-        tuple(routers),
-    )
-
-
-def bridge_name(switch: SwitchFact, vlan: int) -> str:
-    """Return the name of the bridge of one VLAN of a switch."""
-    return f"vs{switch.number}v{vlan}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A port, and what its filter follows from."""
-
-    port: Port
-    filter: Filter
-    promiscuous: bool = False
-
-
-def _vlans(networks: Networks, switch: SwitchFact) -> tuple[int, ...]:
-    """Return the VLANs of a switch that have a bridge; 0 for what carries no tag."""
-    groups = [group for group in networks.groups if group.switch == switch.name]
-    found = {group.vlan for group in groups if group.vlan != TRUNK}
-    if switch.uplinks or switch.nat or any(group.vlan == TRUNK for group in groups):
-        found.add(0)
-    return tuple(sorted(found))
-
-
-def _router(
-    networks: Networks, switch: SwitchFact, cards: list[Card], given: Mapping[str, str]
-) -> Router | None:
-    if switch.nat is None:
-        return None
-    pairs = tuple(
-        (mac, given[mac]) for mac in dict.fromkeys(served(networks, switch, cards)) if mac in given
-    )
-    bridge, inside = bridge_name(switch, 0), f"r{switch.number}"
-    return Router(switch.number, bridge, inside, switch.nat, switch.mtu, pairs)
-
-
-def _gateway(router: Router, name: str) -> _Member:
-    """Return the port of a router's cable, or of its DHCP server: both speak as the gateway."""
-    mac = router.mac if name == router.inside else ""
-    port = Port(name, router.bridge, router.mtu, up=True, mac=mac)
-    return _Member(port, Filter(name, router.mac, guest=False))
-
-
-def _beside(member: _Member, router: Router | None) -> _Member:
-    """Return a card's port with what holds beside a gateway, where its bridge has one."""
-    if router is None or member.port.bridge != router.bridge:
-        return member
-    address = dict(router.cards).get(member.port.mac, "")
-    routed = Routed(router.mac, str(router.nat.gateway), address)
-    return replace(member, filter=replace(member.filter, routed=routed))
-
-
-def _uplink(switch: SwitchFact, name: str, vlan: int, tags: tuple[int, ...] = ()) -> _Member:
-    bridge = bridge_name(switch, vlan)
-    port = Port(name, bridge, switch.mtu, up=True, learning=True, flood=True)
-    return _Member(port, Filter(name, tags=tags, guest=False))
-
-
-def _card(
-    networks: Networks,
-    switch: SwitchFact,
-    group: PortGroupFact,
-    card: Card,
-    tagged: tuple[int, ...],
-) -> Iterator[tuple[_Member, VlanLink | None]]:
-    """Yield the ports of a card: one, or one for each VLAN where its guest tags frames."""
-    policy = networks.policy(group)
-    source = "" if policy.forged_transmits else card.mac
-    learning = policy.mac_changes and policy.forged_transmits and not policy.promiscuous
-    trunk = group.vlan == TRUNK
-
-    limits = buckets(networks.shaping(group))
-
-    def member(name: str, vlan: int, tags: tuple[int, ...]) -> _Member:
-        bridge = bridge_name(switch, vlan)
-        port = Port(name, bridge, switch.mtu, card.connected, card.mac, learning)
-        # A card's own interface sees all that its guest sends, tagged or not.
-        own = limits if name == card.tap else ()
-        return _Member(port, Filter(name, source, tags, limits=own), policy.promiscuous)
-
-    yield member(card.tap, 0 if trunk else group.vlan, tagged if trunk else ()), None
-    for vlan in tagged if trunk else ():
-        link = VlanLink(f"k{int(card.vm):x}{card.number}{vlan:03x}", card.tap, vlan)
-        yield member(link.name, vlan, ()), link
-
-
-def _filter(member: _Member, seeing: list[_Member]) -> Filter:
-    """Return a member's filter, with the ports of its bridge that see what it sends."""
-    own = member.filter
-    mirrors = tuple(
-        Mirror(other.port.name, other.port.mac)
-        for other in seeing
-        if other.port.bridge == member.port.bridge and other is not member
-    )
-    return replace(own, mirrors=mirrors)

@@ -15,6 +15,7 @@ from typing import Final
 from casemate.errors import AbsentError, ArgumentError, ExistsError, InUseError
 from casemate.machine.nat import Nat, check_nat, overlapping
 from casemate.machine.shaping import INHERITED, NOT_SHAPED, Shaping, check_shaping
+from casemate.machine.teaming import AS_ABOVE, Team, Teaming, check_teaming, in_force
 
 SWITCH_NAME_LIMIT: Final = 31
 GROUP_NAME_LIMIT: Final = 80
@@ -30,8 +31,8 @@ TRUNK: Final = 4095
 SWITCHES_LIMIT: Final = 127
 GROUPS_LIMIT: Final = 512
 """Switches and port groups of a host: below ESXi's limits, and few enough to plan at once."""
-UPLINKS_LIMIT: Final = 1
-"""A second one would need teaming, without which it makes a loop."""
+UPLINKS_LIMIT: Final = 8
+"""Of a switch: below ESXi's 32, and as many as two digits of an interface's name tell apart."""
 DEFAULT_SWITCH: Final = "vSwitch0"
 DEFAULT_GROUP: Final = "VM Network"
 
@@ -76,6 +77,7 @@ class SwitchFact:
     security: SecurityPolicy = REJECT
     nat: Nat | None = None
     shaping: Shaping = NOT_SHAPED
+    teaming: Teaming = AS_ABOVE
 
     @property
     def key(self) -> str:
@@ -92,6 +94,7 @@ class PortGroupFact:
     vlan: int = 0
     security: PolicyOverride = INHERIT
     shaping: Shaping = INHERITED
+    teaming: Teaming = AS_ABOVE
 
     @property
     def key(self) -> str:
@@ -161,6 +164,17 @@ class Networks:
         own = group.shaping
         return self.switch(group.switch).shaping if own.enabled is None else own
 
+    def team(self, group: PortGroupFact) -> Team:
+        """Return the teaming in force in a port group."""
+        switch = self.switch(group.switch)
+        return in_force(switch.teaming, group.teaming, switch.uplinks)
+
+    def teams(self) -> frozenset[str]:
+        """Return the uplinks of all switches that have more than one."""
+        return frozenset(
+            name for switch in self.switches if len(switch.uplinks) > 1 for name in switch.uplinks
+        )
+
     def with_nat(self) -> dict[str, Nat]:
         """Return the private networks of the switches that lead outside by NAT."""
         return {switch.name: switch.nat for switch in self.switches if switch.nat is not None}
@@ -176,6 +190,7 @@ class Networks:
             ExistsError: There is one of this name.
             InUseError: An uplink belongs to another switch.
             ArgumentError: A value is out of range.
+            NotSupportedError: Its teaming is by the hash of IP addresses.
         """
         if any(known.name == switch.name for known in self.switches):
             raise ExistsError(f"there is a virtual switch {switch.name!r}", name=switch.name)
@@ -185,6 +200,7 @@ class Networks:
         number = next(n for n in range(len(taken) + 1) if n not in taken)
         switch = replace(switch, number=number)
         self._check_switch(switch, frozenset(nics))
+        check_teaming(switch.teaming, switch.uplinks)
         return replace(self, switches=(*self.switches, switch))
 
     def changed_switch(self, switch: SwitchFact, nics: Iterable[str]) -> Networks:
@@ -194,10 +210,12 @@ class Networks:
             AbsentError: There is none of this name.
             InUseError: An uplink belongs to another switch.
             ArgumentError: A value is out of range.
+            NotSupportedError: Its new teaming is by the hash of IP addresses.
         """
         before = self.switch(switch.name)
         switch = replace(switch, number=before.number)
         self._check_switch(switch, frozenset(nics) | set(before.uplinks))
+        check_teaming(switch.teaming, switch.uplinks, before.teaming)
         return replace(
             self, switches=tuple(switch if s.name == switch.name else s for s in self.switches)
         )
@@ -225,12 +243,14 @@ class Networks:
             ExistsError: There is one of this name.
             AbsentError: Its switch does not exist.
             ArgumentError: A value is out of range.
+            NotSupportedError: Its teaming is by the hash of IP addresses.
         """
         if self.has(group.name):
             raise ExistsError(f"there is a port group {group.name!r}", name=group.name)
         if len(self.groups) >= GROUPS_LIMIT:
             raise ArgumentError(f"there are {GROUPS_LIMIT} port groups", argument="portgrp.name")
         self._check_group(group)
+        check_teaming(group.teaming, self.switch(group.switch).uplinks)
         return replace(self, groups=(*self.groups, group))
 
     def changed_group(self, name: str, group: PortGroupFact, used: Iterable[str]) -> Networks:
@@ -241,13 +261,15 @@ class Networks:
             ExistsError: The new name is taken.
             InUseError: A new name, while VMs know the old one.
             ArgumentError: A value is out of range.
+            NotSupportedError: Its new teaming is by the hash of IP addresses.
         """
-        self.group(name)
+        before = self.group(name)
         if group.name != name and self.has(group.name):
             raise ExistsError(f"there is a port group {group.name!r}", name=group.name)
         if group.name != name and name in set(used):
             raise InUseError(f"VMs use the port group {name!r}", name=name)
         self._check_group(group)
+        check_teaming(group.teaming, self.switch(group.switch).uplinks, before.teaming)
         return replace(self, groups=tuple(group if g.name == name else g for g in self.groups))
 
     def without_group(self, name: str, used: Iterable[str]) -> Networks:
@@ -276,9 +298,11 @@ class Networks:
             )
         if len(switch.uplinks) > UPLINKS_LIMIT:
             raise ArgumentError(
-                "a virtual switch has one uplink here: there is no teaming",
+                f"a virtual switch has at most {UPLINKS_LIMIT} uplinks",
                 argument="spec.bridge.nicDevice",
             )
+        if len(set(switch.uplinks)) < len(switch.uplinks):
+            raise ArgumentError("an uplink is named twice", argument="spec.bridge.nicDevice")
         check_shaping(switch.shaping)
         if switch.nat is not None:
             self._check_nat(switch, switch.nat)

@@ -14,6 +14,9 @@ from casemate.machine.facts import Fact, FaultFact, VmFact
 from casemate.machine.nat import Nat
 from casemate.machine.networks import FIRST, Networks, PortGroupFact, SwitchFact
 
+NICS = frozenset({"eth7", "eth8", "eth9"})
+"""Network cards that may be uplinks."""
+
 
 class States(Protocol):
     """What the fake switches need of the fake kernel."""
@@ -72,31 +75,37 @@ class FakeNetworks:
                     request.uplinks,
                     request.security,
                     shaping=request.shaping,
+                    teaming=request.teaming,
                 )
-                return now.with_switch(made, {"eth9"})
+                return now.with_switch(made, NICS)
             case c.UpdateSwitch() | c.SetNat():
                 before = now.switch(getattr(request, "switch", "") or getattr(request, "name", ""))
                 given = {
                     name: value
-                    for name in ("ports", "mtu", "uplinks", "security", "shaping")
+                    for name in ("ports", "mtu", "uplinks", "security", "shaping", "teaming")
                     if (value := getattr(request, name, None)) is not None
                 }
                 if isinstance(request, c.SetNat):
                     nat = Nat(request.network or "10.1.2.0/24", request.reach_host is True)
                     given = {"nat": nat if request.on else None}
-                return now.changed_switch(replace(before, **given), {"eth9"})
+                return now.changed_switch(replace(before, **given), NICS)
             case c.RemoveSwitch():
                 return now.without_switch(request.name, used)
             case c.AddPortGroup():
                 group = PortGroupFact(
-                    request.name, request.switch, request.vlan, request.security, request.shaping
+                    request.name,
+                    request.switch,
+                    request.vlan,
+                    request.security,
+                    request.shaping,
+                    request.teaming,
                 )
                 return now.with_group(group)
             case c.UpdatePortGroup():
                 old = now.group(request.group)
                 given = {
                     name: value
-                    for name in ("name", "switch", "vlan", "security", "shaping")
+                    for name in ("name", "switch", "vlan", "security", "shaping", "teaming")
                     if (value := getattr(request, name)) is not None
                 }
                 return now.changed_group(request.group, replace(old, **given), used)

@@ -1,13 +1,31 @@
-"""esxcli network vswitch standard ... policy failover: what a switch of one uplink does."""
+"""esxcli network vswitch standard ... policy failover, in ESXi's fields and words."""
 
 from __future__ import annotations
 
 import argparse
 
+from casemate.calls import networks as c
 from casemate.calls.esxcli.answer import Answer, Row
-from casemate.calls.esxcli.networkfacts import Present, present
-from casemate.calls.esxcli.tree import Group, Run, command, namespace
+from casemate.calls.esxcli.hostinterface import truth
+from casemate.calls.esxcli.networkfacts import present
+from casemate.calls.esxcli.tree import Group, Run, ask, command, namespace
+from casemate.calls.messages import Empty
 from casemate.errors import NotSupportedError
+from casemate.machine.teaming import (
+    AS_ABOVE,
+    BY_ADDRESS,
+    BY_IP,
+    BY_ORDER,
+    BY_PORT,
+    Team,
+    Teaming,
+    in_force,
+    over,
+)
+
+WHY = "esxcli"
+_GIVEN = {"portid": BY_PORT, "mac": BY_ADDRESS, "explicit": BY_ORDER, "iphash": BY_IP}
+_SHOWN = {BY_PORT: "srcport", BY_ADDRESS: "srcmac", BY_ORDER: "explicit"}
 
 
 def register(policy: Group[argparse.ArgumentParser], *, group: bool) -> None:
@@ -16,54 +34,96 @@ def register(policy: Group[argparse.ArgumentParser], *, group: bool) -> None:
     words = ("-p", "--portgroup-name") if group else ("-v", "--vswitch-name")
     shown = command(failover, "get", "Show the policy.", _get_group if group else _get_switch)
     shown.add_argument(*words, required=True)
-    change = command(failover, "set", "Change the policy (refused).", _refuse)
+    change = command(failover, "set", "Change the policy.", _set_group if group else _set_switch)
     change.add_argument(*words, required=True)
-    change.add_argument("-a", "--active-uplinks")
-    change.add_argument("-s", "--standby-uplinks")
-    change.add_argument("-l", "--load-balancing")
-    change.add_argument("-f", "--failure-detection")
-    change.add_argument("-b", "--failback")
-    change.add_argument("-n", "--notify-switches")
+    change.add_argument("-a", "--active-uplinks", type=_names, metavar="NIC,NIC")
+    change.add_argument("-s", "--standby-uplinks", type=_names, metavar="NIC,NIC")
+    change.add_argument("-l", "--load-balancing", choices=sorted(_GIVEN))
+    change.add_argument("-f", "--failure-detection", choices=("link", "beacon"))
+    change.add_argument("-b", "--failback", type=truth)
+    change.add_argument("-n", "--notify-switches", type=truth)
     if group:
         change.add_argument("-u", "--use-vswitch", action="store_true")
 
 
-def _row(now: Present, switch: str) -> Row:
+def _names(words: str) -> tuple[str, ...]:
+    return tuple(filter(None, words.split(",")))
+
+
+def _row(team: Team) -> Row:
     return {
-        "Load Balancing": "srcport",
+        "Load Balancing": _SHOWN[team.balancing],
         "Network Failure Detection": "link",
-        "Notify Switches": False,
-        "Failback": True,
-        "Active Adapters": now.networks.switch(switch).uplinks,
-        "Standby Adapters": (),
-        "Unused Adapters": (),
+        "Notify Switches": team.notify,
+        "Failback": team.failback,
+        "Active Adapters": team.active,
+        "Standby Adapters": team.standby,
+        "Unused Adapters": team.unused,
     }
 
 
 def _get_switch(options: argparse.Namespace) -> Run:
-    now = yield from present()
-    return Answer([_row(now, options.vswitch_name)], structure="SwitchFailoverPolicy")
+    switch = (yield from present()).networks.switch(options.vswitch_name)
+    team = in_force(switch.teaming, AS_ABOVE, switch.uplinks)
+    return Answer([_row(team)], structure="SwitchFailoverPolicy")
 
 
 def _get_group(options: argparse.Namespace) -> Run:
-    now = yield from present()
-    group = now.networks.group(options.portgroup_name)
+    networks = (yield from present()).networks
+    group = networks.group(options.portgroup_name)
+    own = group.teaming
     row: Row = {
-        **_row(now, group.switch),
-        "Override Vswitch Load Balancing": False,
+        **_row(networks.team(group)),
+        "Override Vswitch Load Balancing": own.balancing is not None,
         "Override Vswitch Network Failure Detection": False,
-        "Override Vswitch Notify Switches": False,
-        "Override Vswitch Failback": False,
-        "Override Vswitch Uplinks": False,
+        "Override Vswitch Notify Switches": own.notify is not None,
+        "Override Vswitch Failback": own.failback is not None,
+        "Override Vswitch Uplinks": own.orders,
     }
     return Answer([row], structure="PortGroupFailoverPolicy")
 
 
-def _refuse(_options: argparse.Namespace) -> Run:
-    yield from present()
-    raise NotSupportedError(
-        "A virtual switch has one uplink here: there is no teaming.",
-        code="no-teaming",
-        component="network",
-        remedy="Give the switch another uplink: esxcli network vswitch standard uplink.",
+def _changed(options: argparse.Namespace, before: Teaming, team: Team) -> Teaming:
+    """Return what is said with what is asked for; ``team`` is what was in force.
+
+    Of the two lists of uplinks the one that is not given stays, without those that the other has.
+    """
+    if options.failure_detection == "beacon":
+        raise NotSupportedError(
+            "An uplink fails when its link is down: there is no beacon probing.",
+            code="no-beacon",
+            component="network",
+            remedy="Use -f link.",
+        )
+    active, standby = options.active_uplinks, options.standby_uplinks
+    if active is not None and standby is None:
+        standby = tuple(name for name in team.standby if name not in active)
+    elif standby is not None and active is None:
+        active = tuple(name for name in team.active if name not in standby)
+    return over(
+        before,
+        Teaming(
+            None if options.load_balancing is None else _GIVEN[options.load_balancing],
+            options.notify_switches,
+            options.failback,
+            active,
+            standby,
+        ),
     )
+
+
+def _set_switch(options: argparse.Namespace) -> Run:
+    switch = (yield from present()).networks.switch(options.vswitch_name)
+    team = in_force(switch.teaming, AS_ABOVE, switch.uplinks)
+    teaming = _changed(options, switch.teaming, team)
+    yield from ask(c.UpdateSwitch("", switch.name, why=WHY, teaming=teaming), Empty)
+    return Answer([])
+
+
+def _set_group(options: argparse.Namespace) -> Run:
+    networks = (yield from present()).networks
+    group = networks.group(options.portgroup_name)
+    own = AS_ABOVE if options.use_vswitch else group.teaming
+    teaming = _changed(options, own, networks.team(group))
+    yield from ask(c.UpdatePortGroup("", group.name, why=WHY, teaming=teaming), Empty)
+    return Answer([])

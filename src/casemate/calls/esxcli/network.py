@@ -323,7 +323,7 @@ def _port_row(now: Present, vm: VmFact, number: int) -> Row:
         "DVPort ID": "",
         "MAC Address": nic.mac,
         "IP Address": "0.0.0.0",  # noqa: S104 (what ESXi shows where only the guest knows)
-        "Team Uplink": "",
+        "Team Uplink": now.uplink(vm, number),
         "Uplink Port ID": 0,
         "Active Filters": "",
     }

@@ -18,13 +18,14 @@ from casemate.machine.networks import (
     SwitchFact,
 )
 from casemate.machine.shaping import INHERITED, Shaping
+from casemate.machine.teaming import AS_ABOVE, Teaming, in_force, over
 from casemate.vim25 import faults
 from casemate.vim25.values import Obj, Value
 
 WHY = "vSphere API"
 _MTU = 1500
-_TEAMING = frozenset({"", "loadbalance_srcid", "failover_explicit"})
-"""Policies that choose one uplink: all that a switch of one has to do."""
+_CRITERIA = ("checkBeacon", "checkDuplex", "checkErrorPercent")
+"""By which else than its link an uplink would be taken for failed."""
 
 
 def _spec(context: Context, name: str) -> Obj:
@@ -43,14 +44,11 @@ def _flag(value: Value) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _policy(spec: Obj, uplinks: tuple[str, ...]) -> PolicyOverride:
-    """Return what a spec says of security. Raises FaultError on what this host does not do."""
+def _policy(spec: Obj) -> PolicyOverride:
+    """Return what a spec says of security."""
     policy = spec.get("policy")
     if not isinstance(policy, Obj):
         return PolicyOverride()
-    teaming = policy.get("nicTeaming")
-    if isinstance(teaming, Obj):
-        _check_teaming(teaming, uplinks)
     security = policy.get("security")
     if not isinstance(security, Obj):
         return PolicyOverride()
@@ -76,18 +74,34 @@ def _shaping(spec: Obj, before: Shaping) -> Shaping:
     )
 
 
-def _check_teaming(teaming: Obj, uplinks: tuple[str, ...]) -> None:
-    """Raise FaultError where a spec wants more than one uplink to be used, or a strange one."""
-    if text(teaming.get("policy")) not in _TEAMING:
-        raise unsupported("A virtual switch has one uplink here: there is no teaming.")
-    order = teaming.get("nicOrder")
-    for names in (
-        (order.get("activeNic"), order.get("standbyNic")) if isinstance(order, Obj) else ()
-    ):
-        if isinstance(names, tuple) and not {text(name) for name in names} <= set(uplinks):
-            raise faults.invalid_argument(
-                "policy.nicTeaming.nicOrder", "It names what is no uplink of the switch."
-            )
+def _teaming(spec: Obj) -> Teaming:
+    """Return what a spec says of teaming. Raises FaultError on what this host does not do."""
+    policy = spec.get("policy")
+    said = policy.get("nicTeaming") if isinstance(policy, Obj) else None
+    if not isinstance(said, Obj):
+        return AS_ABOVE
+    criteria = said.get("failureCriteria")
+    if isinstance(criteria, Obj) and any(criteria.get(name) is True for name in _CRITERIA):
+        raise unsupported(
+            "An uplink fails when its link is down: there is no beacon probing, and neither duplex"
+            " nor errors are looked at."
+        )
+    rolling = _flag(said.get("rollingOrder"))
+    order = said.get("nicOrder")
+    given = order if isinstance(order, Obj) else None
+    return Teaming(
+        text(said.get("policy")) or None,
+        _flag(said.get("notifySwitches")),
+        None if rolling is None else not rolling,
+        None if given is None else _names(given.get("activeNic")),
+        None if given is None else _names(given.get("standbyNic")),
+    )
+
+
+def _names(value: Value) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return tuple(map(text, value)) if isinstance(value, tuple) else (text(value),)
 
 
 def _over(policy: PolicyOverride, before: SecurityPolicy) -> SecurityPolicy:
@@ -104,21 +118,25 @@ def _uplinks(spec: Obj) -> tuple[str, ...]:
         return ()
     if bridge.type not in {"HostVirtualSwitchBondBridge", "HostVirtualSwitchSimpleBridge"}:
         raise unsupported("A virtual switch is connected to network cards of this host.")
-    devices = bridge.get("nicDevice")
-    names = devices if isinstance(devices, tuple) else (devices,)
-    return tuple(text(name) for name in names)
+    return _names(bridge.get("nicDevice"))
 
 
 def _fill(before: SwitchFact, spec: Obj) -> SwitchFact:
     """Return a switch as a spec wants it: what the spec leaves out stays."""
-    uplinks = _uplinks(spec)
+    uplinks, said = _uplinks(spec), _teaming(spec)
+    team = in_force(before.teaming, AS_ABOVE, before.uplinks)
+    unchanged = (said.active, said.standby) == (team.active, team.standby)
+    if unchanged and (uplinks == before.uplinks or not team.active + team.standby):
+        # A client sends back what it read: that all uplinks are active is not its order.
+        said = replace(said, active=None, standby=None)
     return replace(
         before,
         ports=_number(spec, "numPorts", before.ports),
         mtu=_number(spec, "mtu", before.mtu),
         uplinks=uplinks,
-        security=_over(_policy(spec, uplinks), before.security),
+        security=_over(_policy(spec), before.security),
         shaping=_shaping(spec, before.shaping),
+        teaming=over(before.teaming, said),
     )
 
 
@@ -128,6 +146,7 @@ async def _add_switch(context: Context) -> Value:
     request = c.AddSwitch(
         *(context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY),
         shaping=made.shaping,
+        teaming=made.teaming,
     )
     await context.link.ask(request, Empty)
     await context.replica.until(lambda: name in context.replica.world.switches)
@@ -142,6 +161,7 @@ async def _update_switch(context: Context) -> Value:
     request = c.UpdateSwitch(
         *(context.who.handle, name, made.ports, made.mtu, made.uplinks, made.security, WHY),
         shaping=made.shaping,
+        teaming=made.teaming,
     )
     await context.link.ask(request, Empty)
     await context.replica.until(lambda: switches.get(name) == made)
@@ -155,35 +175,44 @@ async def _remove_switch(context: Context) -> Value:
     return None
 
 
-def _group_spec(context: Context) -> tuple[PolicyOverride, Shaping, str, str, int]:
+def _group_spec(context: Context) -> PortGroupFact:
     spec = _spec(context, "portgrp")
     name, switch = text(spec.get("name")), text(spec.get("vswitchName"))
     if not name:
         raise faults.invalid_argument("portgrp.name", "A port group needs a name.")
-    known = context.replica.world.switches.get(switch)
-    policy = _policy(spec, known.uplinks if known else ())
-    return policy, _shaping(spec, INHERITED), name, switch, _number(spec, "vlanId", 0)
+    return PortGroupFact(
+        name,
+        switch,
+        _number(spec, "vlanId", 0),
+        _policy(spec),
+        _shaping(spec, INHERITED),
+        _teaming(spec),
+    )
 
 
 async def _add_group(context: Context) -> Value:
-    policy, shaping, name, switch, vlan = _group_spec(context)
-    request = c.AddPortGroup(context.who.handle, name, switch, vlan, policy, WHY, shaping)
+    made = _group_spec(context)
+    request = c.AddPortGroup(
+        *(context.who.handle, made.name, made.switch, made.vlan, made.security, WHY),
+        shaping=made.shaping,
+        teaming=made.teaming,
+    )
     await context.link.ask(request, Empty)
-    await context.replica.until(lambda: name in context.replica.world.port_groups)
+    await context.replica.until(lambda: made.name in context.replica.world.port_groups)
     return None
 
 
 async def _update_group(context: Context) -> Value:
-    policy, shaping, name, switch, vlan = _group_spec(context)
+    made = _group_spec(context)
     group = text(context.arguments.get("pgName"))
-    request = c.UpdatePortGroup(context.who.handle, group, name, switch, vlan, policy, WHY, shaping)
+    request = c.UpdatePortGroup(
+        *(context.who.handle, group, made.name, made.switch, made.vlan, made.security, WHY),
+        shaping=made.shaping,
+        teaming=made.teaming,
+    )
     await context.link.ask(request, Empty)
-
-    def done() -> bool:
-        known = context.replica.world.port_groups.get(name)
-        return known == PortGroupFact(name, switch, vlan, policy, shaping)
-
-    await context.replica.until(done)
+    groups = context.replica.world.port_groups
+    await context.replica.until(lambda: groups.get(made.name) == made)
     return None
 
 

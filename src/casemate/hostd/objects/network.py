@@ -10,6 +10,7 @@ from casemate.machine.facts import HostFact
 from casemate.machine.hardware import HostNic
 from casemate.machine.networks import AddressFact, PortGroupFact, SecurityPolicy, SwitchFact
 from casemate.machine.shaping import Shaping
+from casemate.machine.teaming import AS_ABOVE, BALANCING, Team, Teaming, in_force
 from casemate.vim25 import types
 from casemate.vim25.values import Obj, Value
 
@@ -85,19 +86,8 @@ def _policy(
     changes: bool | None,  # noqa: FBT001
     forged: bool | None,  # noqa: FBT001
     shaping: Shaping,
-    uplinks: tuple[str, ...] | None = None,
+    teaming: Obj,
 ) -> Obj:
-    teaming = Obj("HostNicTeamingPolicy")
-    if uplinks is not None:
-        teaming = Obj(
-            "HostNicTeamingPolicy",
-            policy="loadbalance_srcid",
-            reversePolicy=True,
-            notifySwitches=False,
-            rollingOrder=False,
-            failureCriteria=_FAILURE,
-            nicOrder=Obj("HostNicOrderPolicy", activeNic=uplinks, standbyNic=()),
-        )
     return Obj(
         "HostNetworkPolicy",
         security=Obj(
@@ -114,6 +104,37 @@ def _policy(
     )
 
 
+def _team(team: Team) -> Obj:
+    """Return HostNicTeamingPolicy with all that is in force."""
+    return Obj(
+        "HostNicTeamingPolicy",
+        policy=team.balancing,
+        reversePolicy=True,
+        notifySwitches=team.notify,
+        rollingOrder=not team.failback,
+        failureCriteria=_FAILURE,
+        nicOrder=Obj("HostNicOrderPolicy", activeNic=team.active, standbyNic=team.standby),
+    )
+
+
+def _own_team(teaming: Teaming) -> Obj:
+    """Return HostNicTeamingPolicy with what a port group says itself."""
+    order = None
+    if teaming.orders:
+        order = Obj(
+            "HostNicOrderPolicy",
+            activeNic=teaming.active or (),
+            standbyNic=teaming.standby or (),
+        )
+    return Obj(
+        "HostNicTeamingPolicy",
+        policy=teaming.balancing,
+        notifySwitches=teaming.notify,
+        rollingOrder=None if teaming.failback is None else not teaming.failback,
+        nicOrder=order,
+    )
+
+
 def _shaping(shaping: Shaping) -> Obj:
     """Return the policy; without any of its fields where it is as the switch says."""
     if shaping.enabled is None:
@@ -127,21 +148,22 @@ def _shaping(shaping: Shaping) -> Obj:
     )
 
 
-def _whole(policy: SecurityPolicy, shaping: Shaping, uplinks: tuple[str, ...]) -> Obj:
+def _whole(policy: SecurityPolicy, shaping: Shaping, team: Team) -> Obj:
     return _policy(
-        policy.promiscuous, policy.mac_changes, policy.forged_transmits, shaping, uplinks
+        policy.promiscuous, policy.mac_changes, policy.forged_transmits, shaping, _team(team)
     )
 
 
 def _switch_spec(switch: SwitchFact) -> Obj:
     bridge: Value = None
+    team = in_force(switch.teaming, AS_ABOVE, switch.uplinks)
     if switch.uplinks:
         bridge = Obj("HostVirtualSwitchBondBridge", nicDevice=switch.uplinks)
     return Obj(
         "HostVirtualSwitchSpec",
         numPorts=switch.ports,
         bridge=bridge,
-        policy=_whole(switch.security, switch.shaping, switch.uplinks),
+        policy=_whole(switch.security, switch.shaping, team),
         mtu=switch.mtu,
     )
 
@@ -169,13 +191,19 @@ def _group_spec(group: PortGroupFact) -> Obj:
         name=group.name,
         vlanId=group.vlan,
         vswitchName=group.switch,
-        policy=_policy(own.promiscuous, own.mac_changes, own.forged_transmits, group.shaping),
+        policy=_policy(
+            own.promiscuous,
+            own.mac_changes,
+            own.forged_transmits,
+            group.shaping,
+            _own_team(group.teaming),
+        ),
     )
 
 
 def _group(scope: Scope, group: PortGroupFact) -> Obj:
     networks = scope.world.configured()
-    switch = networks.switch(group.switch)
+    policy, shaping = networks.policy(group), networks.shaping(group)
     return Obj(
         "HostPortGroup",
         key=group_key(group.name),
@@ -189,7 +217,7 @@ def _group(scope: Scope, group: PortGroupFact) -> Obj:
             for vm, number, mac in scope.world.cards_in(group.name)
         ),
         vswitch=switch_key(group.switch),
-        computedPolicy=_whole(networks.policy(group), networks.shaping(group), switch.uplinks),
+        computedPolicy=_whole(policy, shaping, networks.team(group)),
         spec=_group_spec(group),
     )
 
@@ -293,7 +321,7 @@ NETWORK_GETTERS: Getters = {
     "capabilities": lambda *_: flags(
         "HostNetCapabilities",
         *_abilities(),
-        nicTeamingPolicy=("loadbalance_srcid",),
+        nicTeamingPolicy=BALANCING,
         maxPortGroupsPerVswitch=GROUPS_PER_SWITCH,
     ),
     "offloadCapabilities": lambda *_: Obj(

@@ -23,6 +23,8 @@ from casemate.machine.networks import AddressFact
 _NEVER_EXPIRES: Final = 0x40
 _NOT_LEARNT: Final = 0x02 | _NEVER_EXPIRES  # NUD_REACHABLE beside NUD_NOARP: static, not the host's
 _FOREVER: Final = 0x80  # NUD_PERMANENT
+_OF_BRIDGE: Final = 0x04  # NTF_MASTER: the bridge's entry, not the interface's own
+_STAYS: Final = 0x40  # NTF_STICKY: a frame from it at another port does not move it there
 _LIBRARY: Final = "pyroute2"
 _UP: Final = 1
 _IPV4: Final = 2
@@ -184,10 +186,10 @@ class Links:
         with failing(f"VLAN {vlan} cannot be taken from tagged frames", name):
             self._route.link("add", ifname=name, kind="vlan", link=parent, vlan_id=vlan)
 
-    def add_cable(self, name: str, other: str, namespace: int) -> None:
+    def add_cable(self, name: str, other: str, namespace: int | None = None) -> None:
         """Make two interfaces that are one cable; ``other`` in the namespace of a descriptor."""
         with failing(f"no cable can be laid to {other}", other):
-            far = {"ifname": other, "net_ns_fd": namespace}
+            far = {"ifname": other} | ({} if namespace is None else {"net_ns_fd": namespace})
             self._route.link("add", ifname=name, kind="veth", peer=far)
 
     def set_mac(self, index: int, mac: str) -> None:
@@ -262,15 +264,28 @@ class Links:
         with failing(f"the interface {index} cannot be put into a bridge"):
             self._route.link("set", index=index, master=bridge)
 
-    def set_port(self, index: int, *, learning: bool, flood: bool) -> None:
+    def set_port(self, index: int, *, learning: bool, flood: bool, isolated: bool) -> None:
         """Set what a bridge does at a port."""
+        said = {"learning": int(learning), "unicast_flood": int(flood), "isolated": int(isolated)}
         with failing(f"the port {index} cannot be set"):
-            self._route.brport("set", index=index, learning=int(learning), unicast_flood=int(flood))
+            self._route.brport("set", index=index, **said)
 
     def set_station(self, index: int, mac: str) -> None:
-        """Tell the bridge that an address is behind a port."""
+        """Tell the bridge that an address is behind a port, whoever else sends from it."""
         with failing(f"{mac} cannot be put behind the port {index}"):
-            self._route.fdb("replace", ifindex=index, lladdr=mac, state=_NOT_LEARNT)
+            flags = _OF_BRIDGE | _STAYS
+            self._route.fdb("replace", ifindex=index, lladdr=mac, state=_NOT_LEARNT, flags=flags)
+
+    def drop_station(self, index: int, mac: str) -> None:
+        """Tell the bridge that an address is not behind a port; it may be behind another."""
+        try:
+            with failing(f"{mac} cannot be taken from behind the port {index}"):
+                self._route.fdb(
+                    "del", ifindex=index, lladdr=mac, state=_NOT_LEARNT, flags=_OF_BRIDGE
+                )
+        except HostError as error:
+            if error.code != "host-enoent":
+                raise
 
     def give(self, index: int, namespace: int) -> None:
         """Move an interface to the namespace of a descriptor."""

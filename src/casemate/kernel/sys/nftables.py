@@ -38,6 +38,8 @@ _PACKETS: Final = 0
 _BYTES: Final = 1
 RETURN: Final = -5
 _JUMP: Final = -3
+_AT_ONCE: Final = 1024
+"""Elements of a set in one message, which has room for 64 KiB."""
 _BEGIN: Final = 0x10
 _END: Final = 0x11
 _NAME_BYTES: Final = 16
@@ -46,11 +48,19 @@ Rule = list[Expression]
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Values that rules look for at once, however many there are; all of one length."""
+
+    name: str
+    values: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
     """A chain and its rules; what none of them drops is let through.
 
     ``hook``: the number of the place where packets meet it, or None for one that others jump to.
-    ``kind``: ``filter`` or ``nat``.
+    ``kind``: ``filter`` or ``nat``. ``known``: what its rules look values up in.
     """
 
     name: str
@@ -59,6 +69,7 @@ class Chain:
     priority: int = 0
     kind: str = "filter"
     device: str = ""
+    known: tuple[Known, ...] = ()
 
 
 class Nftables:
@@ -117,6 +128,8 @@ class Nftables:
         kinds = self._kinds
         named = [("NFTA_TABLE_NAME", table)]
         yield self._message(family, kinds.nft_table_msg, kinds.NFT_MSG_NEWTABLE, named)
+        for number, known in enumerate(known for chain in chains for known in chain.known):
+            yield from self._set(family, table, known, number + 1)
         for chain in chains:
             parts = _chain(table, chain)
             yield self._message(family, kinds.nft_chain_msg, kinds.NFT_MSG_NEWCHAIN, parts)
@@ -128,6 +141,27 @@ class Nftables:
                     ("NFTA_RULE_EXPRESSIONS", expressions),
                 ]
                 yield self._message(family, kinds.nft_rule_msg, kinds.NFT_MSG_NEWRULE, rule)
+
+    def _set(self, family: int, table: str, known: Known, number: int) -> Iterator[Any]:
+        kinds = self._kinds
+        what: list[tuple[str, object]] = [
+            ("NFTA_SET_TABLE", table),
+            ("NFTA_SET_NAME", known.name),
+            ("NFTA_SET_KEY_LEN", len(known.values[0])),
+            ("NFTA_SET_ID", number),
+        ]
+        yield self._message(family, kinds.nft_set_msg, kinds.NFT_MSG_NEWSET, what)
+        for start in range(0, len(known.values), _AT_ONCE):
+            values = known.values[start : start + _AT_ONCE]
+            elements = [{"attrs": [("NFTA_SET_ELEM_KEY", _data(value))]} for value in values]
+            part = [
+                ("NFTA_SET_ELEM_LIST_TABLE", table),
+                ("NFTA_SET_ELEM_LIST_SET", known.name),
+                ("NFTA_SET_ELEM_LIST_SET_ID", number),
+                ("NFTA_SET_ELEM_LIST_ELEMENTS", elements),
+            ]
+            kind = kinds.nft_set_elem_list_msg
+            yield self._message(family, kind, kinds.NFT_MSG_NEWSETELEM, part)
 
     def _message(
         self,
@@ -216,6 +250,12 @@ def mask(bits: bytes) -> Expression:
 def compare(how: int, value: bytes) -> Expression:
     """End the rule unless what was taken is (un)equal to a value."""
     return expression("cmp", sreg=1, op=how, data=_data(value))
+
+
+def among(known: str, *, inverted: bool = False) -> Expression:
+    """End the rule unless what was taken is (not, if ``inverted``) among known values."""
+    flags = {"flags": {"NFT_LOOKUP_F_INV"}} if inverted else {}
+    return expression("lookup", sreg=1, set=known, **flags)
 
 
 def meta(key: int) -> Expression:

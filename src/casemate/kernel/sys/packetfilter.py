@@ -18,8 +18,10 @@ from casemate.kernel.sys.nftables import (
     TRANSPORT_LAYER,
     UNEQUAL,
     Chain,
+    Known,
     Nftables,
     Rule,
+    among,
     bytes_over,
     compare,
     expression,
@@ -34,6 +36,7 @@ from casemate.machine.networkplan import Filter, Routed
 
 _INGRESS: Final = 0
 _CHAIN: Final = "ingress"
+_OWN: Final = "own"
 # Offsets and lengths in a frame: destination, source, type; the tag's control information; the
 # sender of an ARP packet and of an IPv4 packet without tags.
 _DESTINATION: Final = (0, 6)
@@ -90,7 +93,9 @@ class PacketFilters:
             HostError: Linux refuses; the filter is then as it was.
         """
         rules = tuple(_rules(wanted, indexes))
-        chain = Chain(_CHAIN, rules, _INGRESS, device=wanted.name)
+        macs = tuple(dict.fromkeys(map(_octets, wanted.own)))
+        known = (Known(_OWN, macs),) if macs else ()
+        chain = Chain(_CHAIN, rules, _INGRESS, device=wanted.name, known=known)
         self._tables.put([(NETDEV, wanted.name, (chain,))], wanted.name)
 
     def drop(self, name: str) -> None:
@@ -120,10 +125,19 @@ def _rules(wanted: Filter, indexes: dict[str, int]) -> Iterator[Rule]:
         ]
     if wanted.routed is not None:
         yield from _routed(wanted.routed)
+    if wanted.own:
+        # For a cable, what strangers send to everybody; for an uplink, what our own cards sent.
+        yield [
+            *(load(*_FIRST_OCTET), mask(_GROUP_BIT), compare(UNEQUAL, b"\0")),
+            *(load(*_SOURCE), among(_OWN, inverted=wanted.cable), verdict(DROP)),
+        ]
     for limit in wanted.limits:
         yield [bytes_over(limit.rate, limit.burst), verdict(DROP)]
+    # What our own cards sent was seen when they sent it.
+    foreign = [load(*_SOURCE), among(_OWN, inverted=True)] if wanted.own else []
     for mirror in wanted.mirrors:
         yield [
+            *foreign,
             *(load(*_FIRST_OCTET), mask(_GROUP_BIT), compare(EQUAL, b"\0")),
             *(load(*_DESTINATION), compare(UNEQUAL, _octets(mirror.mac))),
             store(struct.pack("=I", indexes[mirror.name])),

@@ -1,0 +1,401 @@
+"""Teams: which uplink a card is bound to, and that no wiring of a team makes a loop or a copy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from casemate.errors import ArgumentError, InUseError, NotSupportedError
+from casemate.machine.networkplan import Card, NetworkPlan, Notice
+from casemate.machine.networks import (
+    FIRST,
+    TRUNK,
+    UPLINKS_LIMIT,
+    Networks,
+    PolicyOverride,
+    PortGroupFact,
+    SwitchFact,
+)
+from casemate.machine.teaming import (
+    ALL_UP,
+    AS_ABOVE,
+    BY_ADDRESS,
+    BY_IP,
+    BY_ORDER,
+    BY_PORT,
+    LinkState,
+    Team,
+    Teaming,
+    announcement,
+    bound,
+    in_force,
+    over,
+)
+from casemate.machine.wiring import plan_network
+
+NICS = ("eth0", "eth1", "eth2", "eth3")
+MAC = "00:50:56:00:00:01"
+STRANGER = "02:00:00:00:00:99"
+BALANCING = st.sampled_from([BY_PORT, BY_ADDRESS, BY_ORDER])
+ORDERS = st.permutations(NICS).flatmap(
+    lambda names: st.tuples(st.integers(0, 4), st.integers(0, 4)).map(
+        lambda cut: (tuple(names[: cut[0]]), tuple(names[cut[0] : cut[0] + cut[1]]))
+    )
+)
+DOWN = st.frozensets(st.sampled_from(NICS))
+TEAMS = st.builds(
+    lambda balancing, failback, order: Team(balancing, True, failback, *order, ()),
+    BALANCING,
+    st.booleans(),
+    ORDERS,
+)
+SAID = st.builds(
+    lambda balancing, failback, order: Teaming(balancing, True, failback, *order),
+    st.none() | BALANCING,
+    st.none() | st.booleans(),
+    ORDERS,
+)
+
+
+@given(TEAMS, DOWN, st.integers(0, 9))
+def test_a_card_is_bound_to_an_uplink_with_a_link_where_its_team_has_one(team, down, port):
+    named = {*team.active, *team.standby}
+    found = bound(team, port, MAC, LinkState(down))
+    assert (found in named) == bool(named)
+    if named - down:
+        assert found not in down
+    if team.active and not set(team.active) & down:
+        assert found in team.active
+
+
+@given(TEAMS, DOWN, st.sampled_from(NICS), st.integers(0, 9))
+def test_a_card_stays_where_it_is_when_another_uplink_fails(team, down, failing, port):
+    before = bound(team, port, MAC, LinkState(down))
+    assume(before not in down | {failing})
+    assert bound(team, port, MAC, LinkState(down | {failing}, (failing,))) == before
+
+
+@given(TEAMS, st.lists(st.sampled_from(NICS), max_size=12), st.integers(0, 9))
+def test_without_failback_a_card_leaves_only_an_uplink_that_lost_its_link(team, turns, port):
+    """Links go and come, one after the other."""
+    team = replace(team, failback=False)
+    known, state = frozenset(NICS), ALL_UP
+    at = bound(team, port, MAC, state)
+    for name in turns:
+        had = at not in state.down
+        state = state.seen(known, state.down ^ {name}, known)
+        now = bound(team, port, MAC, state)
+        assert now == at or not had or at in state.down
+        at = now
+
+
+def test_the_order_decides_and_standby_comes_last():
+    team = Team(BY_ORDER, True, True, ("eth1", "eth0"), ("eth2",), ("eth3",))
+    assert [bound(team, port, MAC) for port in range(3)] == ["eth1"] * 3
+    assert bound(team, 0, MAC, LinkState(frozenset({"eth1"}))) == "eth0"
+    assert bound(team, 0, MAC, LinkState(frozenset({"eth0", "eth1"}))) == "eth2"
+    assert bound(team, 0, MAC, LinkState(frozenset(NICS))) == "eth1"
+
+
+def test_ports_are_spread_over_the_active_and_a_standby_takes_the_place_of_one_that_fails():
+    team = Team(BY_PORT, True, True, ("eth0", "eth1"), ("eth2",), ())
+    assert [bound(team, port, MAC) for port in range(4)] == ["eth0", "eth1", "eth0", "eth1"]
+    state = LinkState(frozenset({"eth0"}))
+    assert [bound(team, port, MAC, state) for port in range(4)] == ["eth2", "eth1", "eth2", "eth1"]
+    state = LinkState(frozenset({"eth0", "eth2"}))
+    assert {bound(team, port, MAC, state) for port in range(4)} == {"eth1"}
+
+
+def test_addresses_are_spread_by_themselves():
+    team = Team(BY_ADDRESS, True, True, ("eth0", "eth1"), (), ())
+    found = {bound(team, 0, f"00:50:56:00:00:{number:02x}") for number in (2, 3)}
+    assert found == {"eth0", "eth1"}
+    assert bound(team, 0, MAC) == bound(team, 1, MAC)
+
+
+def test_an_uplink_that_came_back_waits_where_nobody_wants_it_back():
+    known = frozenset({"eth0", "eth1"})
+    team = Team(BY_ORDER, True, False, ("eth0",), ("eth1",), ())
+    state = ALL_UP.seen(known, frozenset({"eth0"}), known)
+    assert bound(team, 0, MAC, state) == "eth1"
+    state = state.seen(known, frozenset(), known)
+    assert bound(team, 0, MAC, state) == "eth1"
+    assert bound(replace(team, failback=True), 0, MAC, state) == "eth0"
+    state = state.seen(known, frozenset({"eth1"}), known)
+    state = state.seen(known, frozenset(), known)
+    assert bound(team, 0, MAC, state) == "eth0"
+
+
+def test_an_uplink_that_never_had_a_link_has_lost_none():
+    known = frozenset({"eth0", "eth1"})
+    state = ALL_UP.seen(known, frozenset({"eth0"}), frozenset())
+    assert state == LinkState(frozenset({"eth0"}))
+    assert state.seen(known, frozenset(), known) == ALL_UP
+
+
+def test_a_port_group_says_what_it_wants_otherwise_and_the_rest_is_its_switchs():
+    whole = Teaming(BY_ORDER, False, None, ("eth0",), ("eth1",))
+    own = Teaming(None, True, None, ("eth1",), None)
+    assert in_force(whole, own, ("eth0", "eth1")) == Team(
+        BY_ORDER, True, True, ("eth1",), (), ("eth0",)
+    )
+    assert in_force(whole, AS_ABOVE, ("eth0", "eth1")).standby == ("eth1",)
+    # What was taken from the switch is in no team; what nobody orders is active.
+    assert in_force(whole, AS_ABOVE, ("eth1",)) == Team(BY_ORDER, False, True, (), ("eth1",), ())
+    assert in_force(AS_ABOVE, AS_ABOVE, ("eth1",)) == Team(BY_PORT, True, True, ("eth1",), (), ())
+    assert over(whole, Teaming(standby=("eth1",))) == replace(whole, active=None)
+    assert over(whole, Teaming(failback=False)) == replace(whole, failback=False)
+
+
+@pytest.mark.parametrize(
+    ("teaming", "error"),
+    [
+        (Teaming(BY_IP), NotSupportedError),
+        (Teaming("loadbalance_loadbased"), ArgumentError),
+        (Teaming(active=("eth9",)), ArgumentError),
+        (Teaming(active=("eth0",), standby=("eth0",)), ArgumentError),
+    ],
+)
+def test_what_no_team_can_be_is_refused_with_its_reason(teaming, error):
+    switch = replace(FIRST.switches[0], uplinks=NICS)
+    with pytest.raises(error) as caught:
+        FIRST.changed_switch(replace(switch, teaming=teaming), NICS)
+    assert caught.value.reason
+    networks = FIRST.changed_switch(switch, NICS)
+    with pytest.raises(error):
+        networks.with_group(PortGroupFact("g", "vSwitch0", teaming=teaming))
+    group = replace(networks.groups[0], teaming=teaming)
+    with pytest.raises(error):
+        networks.changed_group(group.name, group, ())
+
+
+def test_uplinks_are_each_one_switchs_and_come_once_and_not_without_end():
+    switch = replace(FIRST.switches[0], uplinks=NICS, teaming=Teaming(active=("eth3",)))
+    networks = FIRST.changed_switch(switch, NICS)
+    # An order stays as it was said when an uplink is taken away.
+    assert networks.changed_switch(replace(switch, uplinks=("eth0",)), ()).switches[0].teaming
+    with pytest.raises(InUseError):
+        networks.with_switch(SwitchFact("other", 0, uplinks=("eth3",)), NICS)
+    with pytest.raises(ArgumentError):
+        FIRST.changed_switch(replace(switch, uplinks=("eth3", "eth3")), NICS)
+    many = tuple(f"eth{number}" for number in range(UPLINKS_LIMIT + 1))
+    with pytest.raises(ArgumentError):
+        FIRST.changed_switch(replace(switch, uplinks=many), many)
+
+
+class Outcome:
+    """Where a frame went in a plan: which cards got it, and by which uplinks it left."""
+
+    def __init__(self, plan: NetworkPlan) -> None:
+        self.ports = {port.name: port for port in plan.ports}
+        self.filters = {one.name: one for one in plan.filters}
+        self.ends = {cable.one: cable.other for cable in plan.cables}
+        self.ends |= {other: one for one, other in self.ends.items()}
+        self.uplinks = frozenset(plan.uplinks)
+        self.got: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
+        self._steps = 0
+
+    def enter(self, name: str, source: str, to: str = "") -> None:
+        """Have a frame come in at a port; to everybody, or to an address."""
+        self._steps += 1
+        assert self._steps < 10_000, "a loop"
+        came, rules = self.ports[name], self.filters[name]
+        if rules.source and rules.source != source:
+            return
+        if rules.own and not to and (source in rules.own) != rules.cable:
+            return
+        for mirror in rules.mirrors:
+            if to and to != mirror.mac and not (rules.own and source in rules.own):
+                self.got[mirror.name] += 1
+        others = [
+            port
+            for port in self.ports.values()
+            if port.bridge == came.bridge
+            if port is not came
+            if port.up
+            if not (port.isolated and came.isolated)
+        ]
+        behind = [port for port in others if to in {port.mac, *port.beyond}] if to else []
+        known = any(
+            to in {port.mac, *port.beyond}
+            for port in self.ports.values()
+            if port.bridge == came.bridge
+        )
+        for port in (behind if known else [p for p in others if p.flood]) if to else others:
+            if port.name in self.ends:
+                self.enter(self.ends[port.name], source, to)
+            elif port.name in self.uplinks:
+                self.left[port.name] += 1
+            else:
+                self.got[port.name] += 1
+
+    def round(self, name: str, source: str, to: str = "") -> None:
+        """As ``enter``; a physical switch sends what leaves to all other uplinks."""
+        self.enter(name, source, to)
+        for left in tuple(self.left):
+            for other in sorted(self.uplinks - {left}):
+                self.enter(other, source, to)
+
+
+@st.composite
+def teams(draw) -> tuple[Networks, list[Card], LinkState]:
+    uplinks = NICS[: draw(st.integers(2, 4))]
+    order = draw(st.none() | st.permutations(uplinks))
+    cut = draw(st.integers(1, 4))
+    said = Teaming(draw(st.none() | BALANCING), None, draw(st.none() | st.booleans()))
+    if order:
+        said = replace(said, active=tuple(order[:cut]), standby=tuple(order[cut:]))
+    override = replace(draw(st.none() | SAID) or AS_ABOVE)
+    if override.orders:
+        override = replace(
+            override,
+            active=tuple(name for name in override.active or () if name in uplinks),
+            standby=tuple(name for name in override.standby or () if name in uplinks),
+        )
+    loose = PolicyOverride(draw(st.booleans()), True, True)
+    networks = Networks(
+        (SwitchFact("s", 0, uplinks=uplinks, teaming=said),),
+        (
+            PortGroupFact("plain", "s"),
+            PortGroupFact("own", "s", teaming=override),
+            PortGroupFact("loose", "s", security=loose),
+            PortGroupFact("ten", "s", 10),
+            PortGroupFact("trunk", "s", TRUNK),
+        ),
+    )
+    groups = draw(st.lists(st.sampled_from(("plain", "own", "loose")), min_size=1, max_size=6))
+    cards = [
+        Card(str(number), draw(st.integers(0, 1)), f"00:50:56:00:00:{number:02x}", group)
+        for number, group in enumerate(groups)
+    ]
+    down = draw(st.frozensets(st.sampled_from(uplinks)))
+    return networks, cards, LinkState(down, tuple(sorted(down)))
+
+
+@given(teams())
+def test_what_a_card_sends_to_everybody_reaches_each_once_and_leaves_by_its_uplink(found):
+    networks, cards, state = found
+    plan = plan_network(networks, cards, state=state)
+    for card in cards:
+        outcome = Outcome(plan)
+        outcome.round(card.tap, card.mac)
+        assert outcome.got == Counter(other.tap for other in cards if other is not card)
+        team = networks.team(networks.group(card.group))
+        uplink = bound(team, int(card.vm) + card.number, card.mac, state)
+        assert outcome.left == Counter([uplink] if uplink else [])
+
+
+@given(teams())
+def test_what_cards_send_each_other_goes_past_no_uplink(found):
+    networks, cards, state = found
+    plan = plan_network(networks, cards, state=state)
+    for card in cards:
+        for other in cards:
+            if other is not card:
+                outcome = Outcome(plan)
+                outcome.round(card.tap, card.mac, other.mac)
+                assert outcome.left == Counter()
+                assert outcome.got[other.tap] == 1
+                assert set(outcome.got.values()) == {1}
+
+
+@given(teams())
+def test_what_comes_in_reaches_those_that_are_bound_to_its_uplink_and_leaves_by_none(found):
+    networks, cards, state = found
+    plan = plan_network(networks, cards, state=state)
+    total: Counter[str] = Counter()
+    for uplink in plan.uplinks:
+        outcome = Outcome(plan)
+        outcome.enter(uplink, STRANGER)
+        assert outcome.left == Counter()
+        total += outcome.got
+    # Copies by all uplinks: each card takes one of them, unless its group takes no uplink.
+    without = {
+        card.tap
+        for card in cards
+        if not bound(networks.team(networks.group(card.group)), 0, card.mac, state)
+    }
+    assert total == Counter(card.tap for card in cards if card.tap not in without)
+
+
+@given(teams())
+def test_what_strangers_behind_a_card_send_to_everybody_comes_once_where_uplinks_work(found):
+    networks, cards, state = found
+    networks = replace(
+        networks,
+        groups=tuple(
+            replace(group, teaming=AS_ABOVE, security=PolicyOverride(False, True, True))
+            for group in networks.groups
+        ),
+    )
+    plan = plan_network(networks, cards, state=state)
+    for card in cards:
+        outcome = Outcome(plan)
+        outcome.round(card.tap, STRANGER)
+        if set(NICS[: len(plan.uplinks)]) <= state.down:
+            # No physical switch hears it: cables alone carry it.
+            outcome = Outcome(plan)
+            outcome.enter(card.tap, STRANGER)
+        assert outcome.got == Counter(other.tap for other in cards if other is not card)
+
+
+@given(teams())
+def test_names_of_a_team_are_interfaces_of_linux_and_each_is_one(found):
+    networks, cards, state = found
+    plan = plan_network(networks, cards, state=state)
+    names = [one.name for one in (*plan.bridges, *plan.vlans)]
+    names += [end for cable in plan.cables for end in (cable.one, cable.other)]
+    assert len(set(names)) == len(names)
+    assert all(0 < len(name) < 16 for name in names)
+    assert {port.bridge for port in plan.ports} <= {bridge.name for bridge in plan.bridges}
+    assert {notice.by for notice in plan.notices} <= {port.name for port in plan.ports}
+
+
+def test_the_longest_names_of_a_team_still_fit():
+    switch = SwitchFact("s", 126, uplinks=tuple(f"eth{n}" for n in range(UPLINKS_LIMIT)))
+    groups = (PortGroupFact("t", "s", TRUNK), PortGroupFact("g", "s", 4094))
+    cards = [Card(str(n), 0, f"00:50:56:00:00:{n:02x}", "g") for n in range(UPLINKS_LIMIT)]
+    plan = plan_network(Networks((switch,), groups), cards)
+    assert len(plan.cables) == UPLINKS_LIMIT * (UPLINKS_LIMIT - 1) // 2
+    names = {port.name for port in plan.ports} | {bridge.name for bridge in plan.bridges}
+    assert all(len(name) < 16 for name in names)
+
+
+def test_one_uplink_is_wired_as_if_there_were_no_teams():
+    one = replace(FIRST.switches[0], uplinks=("eth0",))
+    networks = FIRST.changed_switch(one, NICS)
+    cards = [Card(str(n), 0, f"00:50:56:00:00:{n:02x}", "VM Network") for n in range(4)]
+    for state in (ALL_UP, LinkState(frozenset({"eth0"}))):
+        plan = plan_network(networks, cards, state=state)
+        assert [bridge.name for bridge in plan.bridges] == ["vs0v0"]
+        assert (plan.cables, plan.notices) == ((), ())
+        assert not any(port.isolated or port.beyond for port in plan.ports)
+        assert not any(one.own for one in plan.filters)
+
+
+def test_switches_are_told_where_cards_are_and_only_where_that_is_wanted():
+    switch = replace(FIRST.switches[0], uplinks=("eth0", "eth1"))
+    networks = FIRST.changed_switch(switch, NICS)
+    cards = [Card(str(n), 0, f"00:50:56:00:00:{n:02x}", "VM Network") for n in range(2)]
+    cards.append(Card("5", 0, "00:50:56:00:00:05", "VM Network", connected=False))
+    assert plan_network(networks, cards).notices == (
+        Notice(cards[0].mac, "eth0"),
+        Notice(cards[1].mac, "eth1"),
+    )
+    group = replace(networks.groups[0], teaming=Teaming(notify=False))
+    assert plan_network(networks.changed_group(group.name, group, ()), cards).notices == ()
+
+
+def test_an_announcement_is_a_reverse_arp_request_for_the_address_itself():
+    frame = announcement(MAC)
+    own = bytes.fromhex(MAC.replace(":", ""))
+    assert len(frame) == 60
+    assert frame[:14] == b"\xff" * 6 + own + b"\x80\x35"
+    # RFC 903: hardware Ethernet, protocol IPv4, operation 3, sender and target the same.
+    assert frame[14:22].hex() == "0001080006040003"
+    assert frame[22:42] == own + bytes(4) + own + bytes(4)
