@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import threading
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -98,61 +97,88 @@ def test_answers_that_nobody_takes_are_given_up(web: Web, monkeypatch: pytest.Mo
         wait_for(lambda: deaf.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0)
 
 
+def served(web: Web, source: str, stack: contextlib.ExitStack) -> ssl.SSLSocket | None:
+    """Return a connection that is served, None where it was turned away."""
+    with contextlib.suppress(OSError):
+        connection = stack.enter_context(web.connection(source))
+        return connection if answers(connection) else None
+    return None
+
+
+def wait_for_room(web: Web, source: str) -> None:
+    def has_room() -> bool:
+        with contextlib.ExitStack() as stack:
+            return served(web, source, stack) is not None
+
+    wait_for(has_room)
+
+
+def half_open(web: Web, source: str) -> socket.socket:
+    """Return a connection on which TLS never begins."""
+    address = (web.client.base_url.host, web.client.base_url.port or 0)
+    return socket.create_connection(address, timeout=120, source_address=(source, 0))
+
+
 def test_one_peer_takes_not_all_places_and_another_is_served(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections.Fair, "places", PLACES)
+    monkeypatch.setattr(connections.Places, "count", PLACES)
     monkeypatch.setattr(connections.Punctual, "limit", 600.0)
     with contextlib.ExitStack() as stack:
-        flood = [stack.enter_context(web.connection("127.0.0.66")) for _ in range(3 * PLACES)]
-        served = [one for one in flood if answers(one)]
-        assert len(served) == PLACES // 2
-        honest = [stack.enter_context(web.connection("127.0.0.7")) for _ in range(2)]
-        assert all(map(answers, honest))
-        assert all(map(answers, served))  # nobody was thrown out for it
-        assert not answers(stack.enter_context(web.connection("127.0.0.66")))
+        flood = [served(web, "127.0.0.66", stack) for _ in range(3 * PLACES)]
+        held = [one for one in flood if one is not None]
+        assert len(held) == PLACES // 2
+        assert all(served(web, "127.0.0.7", stack) for _ in range(2))
+        assert all(map(answers, held))  # nobody was thrown out for it
+        assert served(web, "127.0.0.66", stack) is None
+        for one in held:
+            one.close()
+        wait_for_room(web, "127.0.0.66")
+
+
+def test_handshakes_that_one_peer_never_ends_take_not_all_places(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections.Places, "count", PLACES)
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 600.0)
+    with contextlib.ExitStack() as stack:
+        flood = [stack.enter_context(half_open(web, "127.0.0.66")) for _ in range(3 * PLACES)]
+
+        def turned_away() -> int:
+            return len(select.select(flood, [], [], 0)[0])
+
+        wait_for(lambda: turned_away() == 3 * PLACES - PLACES // 2)
+        assert all(served(web, "127.0.0.7", stack) for _ in range(2))
+        assert served(web, "127.0.0.66", stack) is None
+        assert turned_away() == 3 * PLACES - PLACES // 2
         for one in flood:
             one.close()
-
-        def has_room() -> bool:
-            with web.connection("127.0.0.66") as again:
-                return answers(again)
-
-        wait_for(has_room)
+        wait_for_room(web, "127.0.0.66")
 
 
-def test_places_are_shared_by_peers_and_given_back() -> None:
-    class Transport(asyncio.Transport):
-        aborted = False
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\0\x04\x01\0\0\0"])
+def test_a_handshake_that_fails_or_takes_too_long_gives_its_place_back(
+    web: Web, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(connections.Places, "count", 2)
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.3)
+    for _ in range(3):
+        with half_open(web, "127.0.0.66") as one:
+            with contextlib.suppress(ConnectionError):
+                one.sendall(said)
+                while one.recv(4096):
+                    pass
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 120.0)
+    wait_for_room(web, "127.0.0.66")
 
-        def __init__(self, address: str) -> None:
-            super().__init__({"peername": (address, 1)})
 
-        def abort(self) -> None:
-            self.aborted = True
+def test_places_are_shared_by_peers_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections.Places, "count", 9)
+    places = connections.Places()
 
-    class Base(asyncio.Protocol):
-        def connection_made(self, _transport: asyncio.BaseTransport) -> None:
-            everybody.add(self)
-
-        def connection_lost(self, _exc: Exception | None) -> None:
-            everybody.discard(self)
-
-    everybody: set[object] = set()
-    protocol = type(
-        "Protocol",
-        (connections.Fair, Base),
-        {"peers": Counter[str](), "connections": everybody, "places": 9},
-    )
-
-    def arrive(address: str, count: int) -> list[connections.Fair]:
-        taken = []
-        for _ in range(count):
-            one, transport = protocol(), Transport(address)
-            one.connection_made(transport)
-            assert transport.aborted == (one not in everybody)
-            taken += [] if transport.aborted else [one]
-        return taken
+    def arrive(address: str, count: int) -> list[connections.Place]:
+        taken = [places.take(address) for _ in range(count)]
+        return [one for one in taken if one is not None]
 
     first = arrive("2001:db8:1:2::1", 20)
     same_site = arrive("2001:db8:1:2:ffff::9", 20)
@@ -160,9 +186,8 @@ def test_places_are_shared_by_peers_and_given_back() -> None:
     assert len(arrive("2001:db8:1:3::1", 20)) == 2
     assert len(arrive("198.51.100.1", 20)) == 1
     assert len(arrive("::ffff:198.51.100.1", 1)) == 0
-    for one in first:
-        one.connection_lost(None)
-    assert "2001:db8:1:2::/64" not in protocol.peers
+    for one in (*first, *first):
+        one.give_back()
     assert len(arrive("2001:db8:1:2::1", 20)) == 3
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import ssl
 import struct
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import uvicorn
@@ -33,6 +36,14 @@ _FORGET: Final = struct.pack("ii", 1, 0)
 HANDSHAKE_SECONDS: Final = 10.0
 """How long the beginning of TLS may take: two round trips, and something lost on the way."""
 
+ACCEPTED: Final = 100
+"""Connections that are taken in a row before others get their turn."""
+
+AGAIN_SECONDS: Final = 1.0
+"""Until connections are taken again where there were no descriptors for them."""
+
+_LOG = logging.getLogger("verifier.connections")
+
 
 class KeepAlive:
     """Lets an HTTP protocol of uvicorn's end idle connections sooner where there are many."""
@@ -50,43 +61,59 @@ class KeepAlive:
         """Leave it: what is configured is the same for all."""
 
 
-class Fair(asyncio.Protocol):
-    """Makes an HTTP protocol of uvicorn's turn a peer away that has as many as are left for others.
+class Place:
+    """A place that a peer has taken, until it is given back."""
+
+    def __init__(self, places: Places, peer: str) -> None:
+        self._places = places
+        self._peer: str | None = peer
+
+    def give_back(self) -> None:
+        """Let another have it; once."""
+        if self._peer is not None:
+            self._places.free(self._peer)
+            self._peer = None
+
+
+class Places:
+    """Places of connections, each taken before TLS begins: as many are left for others.
 
     One peer alone, such as the router of a site, gets half of all places, of two each a third:
     there is always room for one more. Of IPv6, a whole /64 is one peer.
     """
 
-    places = CONNECTION_LIMIT
-    connections: set[object]
-    peers: Counter[str]
-    _peer: str | None = None
+    count = CONNECTION_LIMIT
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place, if there is one for this peer."""
-        address = transport.get_extra_info("peername")
-        peer = peer_of_address(str(address[0])) if isinstance(address, tuple) else ""
-        if self.peers[peer] >= self.places - len(self.connections):
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
-            return
-        self.peers[peer] += 1
-        self._peer = peer
-        super().connection_made(transport)
+    def __init__(self) -> None:
+        self._peers = Counter[str]()
+        self._taken = 0
 
-    def data_received(self, data: bytes) -> None:
-        """Take in bytes, unless the peer was turned away."""
-        if self._peer is not None:
-            super().data_received(data)
+    def take(self, address: str) -> Place | None:
+        """Return a place for a peer; None: there is none for it."""
+        peer = peer_of_address(address)
+        if self._peers[peer] >= self.count - self._taken:
+            return None
+        self._peers[peer] += 1
+        self._taken += 1
+        return Place(self, peer)
+
+    def free(self, peer: str) -> None:
+        """Count one less of a peer."""
+        self._taken -= 1
+        self._peers[peer] -= 1
+        if not self._peers[peer]:
+            del self._peers[peer]
+
+
+class Placed(asyncio.Protocol):
+    """Makes an HTTP protocol of uvicorn's give its place back when its connection ends."""
+
+    place: Place | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
-        if self._peer is None:
-            return
-        self.peers[self._peer] -= 1
-        if not self.peers[self._peer]:
-            del self.peers[self._peer]
-        self._peer = None
+        if self.place is not None:
+            self.place.give_back()
         super().connection_lost(exc)
 
 
@@ -165,31 +192,99 @@ def _give_up(transport: asyncio.Transport) -> None:
 
 
 def make_protocol() -> type[asyncio.Protocol]:
-    """Return the protocol of one server: httptools where it is installed, at half the cost."""
-    return type(
-        "Protocol", (KeepAlive, Fair, Punctual, AutoHTTPProtocol), {"peers": Counter[str]()}
-    )
+    """Return the protocol of a server: httptools where it is installed, at half the cost."""
+    return type("Protocol", (KeepAlive, Placed, Punctual, AutoHTTPProtocol), {})
+
+
+class Listener:
+    """Takes connections and lets TLS begin on those for which there is a place.
+
+    Otherwise a peer that lets TLS begin and never end would hold what nobody has counted.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        context: ssl.SSLContext | None,
+        make: Callable[[Place], asyncio.Protocol],
+        places: Places,
+    ) -> None:
+        self._listening = listening
+        self._context = context
+        self._make = make
+        self._places = places
+        self._loop = asyncio.get_running_loop()
+        self._greetings: set[asyncio.Task[None]] = set()
+        self._later: asyncio.TimerHandle | None = None
+        self._listen()
+
+    def close(self) -> None:
+        """Take none any more, and end those that have only begun; the socket is the caller's."""
+        if self._later is not None:
+            self._later.cancel()
+        self._loop.remove_reader(self._listening)
+        for greeting in self._greetings:
+            greeting.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait for the end of those that had only begun."""
+        await asyncio.gather(*self._greetings, return_exceptions=True)
+
+    def _listen(self) -> None:
+        self._later = None
+        self._loop.add_reader(self._listening, self._take)
+
+    def _take(self) -> None:
+        for _ in range(ACCEPTED):
+            try:
+                taken, address = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors or memory: they wait in Linux
+                _LOG.error("no connection can be taken: %s", error.strerror)
+                self._loop.remove_reader(self._listening)
+                self._later = self._loop.call_later(AGAIN_SECONDS, self._listen)
+                return
+            place = self._places.take(str(address[0]))
+            if place is None:
+                taken.close()
+                continue
+            taken.setblocking(False)
+            greeting = self._loop.create_task(self._greet(taken, place))
+            self._greetings.add(greeting)
+            greeting.add_done_callback(self._greetings.discard)
+
+    async def _greet(self, taken: socket.socket, place: Place) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._make(place),
+                taken,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            )
+        except OSError:
+            place.give_back()
+        except BaseException:
+            place.give_back()
+            raise
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with which TLS begins soon or not at all."""
+    """uvicorn's server, with which TLS begins soon or not at all, and for no peer too often."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve on listening sockets."""
         await super().startup(sockets=[])
-        config, loop = self.config, asyncio.get_running_loop()
+        config, places = self.config, Places()
 
-        def connect() -> asyncio.Protocol:
-            return config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+        def make(place: Place) -> asyncio.Protocol:
+            made = config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
                 config=config, server_state=self.server_state, app_state=self.lifespan.state
             )
+            made.place = place  # type: ignore[attr-defined]  # it is ours
+            return made
 
-        for listener in sockets or []:
-            server = await loop.create_server(
-                connect,
-                sock=listener,
-                ssl=config.ssl,
-                backlog=config.backlog,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            )
-            self.servers.append(server)
+        for listening in sockets or []:
+            listening.setblocking(False)
+            listening.listen(config.backlog)
+            self.servers.append(Listener(listening, config.ssl, make, places))  # type: ignore[arg-type]  # all that is asked of one
