@@ -19,6 +19,7 @@ from casemate.errors import (
     BusyError,
     CasemateError,
     FormatError,
+    HostError,
     NotAuthenticatedError,
     NotFoundError,
 )
@@ -28,8 +29,8 @@ from casemate.verifier import rulestore, store
 from casemate.verifier.attempts import HEAVY, Answer, Arrival, Begun
 from casemate.verifier.enrol import Wanted, token_digest
 from casemate.verifier.intake import HEAVY_THREADS, Intake
-from casemate.verifier.ledger import Finished
 from casemate.verifier.reading import Reader
+from casemate.verifier.results import FAULT, Finished
 
 
 @dataclass
@@ -82,6 +83,67 @@ def test_many_hosts_are_judged_each_by_its_own_evidence(engine: Engine, hosts: H
     assert states == ["trusted", "trusted", "failed-latched", "trusted", "trusted"]
     assert "qemu.v00" in answers[2].verdict
     assert [one.rounds() for one in fleet] == [1] * 5
+
+
+def stumble(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str, unforeseen: bytes
+) -> None:
+    """Let the verifier meet what nobody foresaw in these bytes."""
+
+    def stumbles(*given: Any) -> bool:
+        return any(one == unforeseen or getattr(one, "reply", None) == unforeseen for one in given)
+
+    thing: object = {"whole": engine.rounds._reader, "written": engine.ledger._results}.get(
+        where, engine.rounds
+    )
+    honest = getattr(thing, where)
+
+    def method(*given: Any) -> Any:
+        if stumbles(*given):
+            raise RuntimeError("nobody foresaw this")
+        return honest(*given)
+
+    monkeypatch.setattr(thing, where, method)
+
+
+@pytest.mark.parametrize("where", ["whole", "_appraised", "written", "record"])
+def test_what_nobody_foresaw_in_one_hosts_evidence_costs_no_other_its_verdict(
+    engine: Engine,
+    hosts: Hosts,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+) -> None:
+    fleet = hosts(5)
+    lot = [one.arrival() for one in fleet]
+    if where == "record":
+        with engine.database.transaction() as step:
+            step.run("UPDATE host SET record='{}' WHERE name='h2'")
+    else:
+        stumble(engine, monkeypatch, where, lot[2].body)
+    answers = engine.rounds.take_in(lot)
+    stumbled = answers.pop(2)
+    assert [good(one).state.value for one in answers] == ["trusted"] * 4
+    assert [one.rounds() for one in fleet if one.name != "h2"] == [1] * 4
+    assert "h2" in caplog.text
+    if where in {"_appraised", "written"}:  # a round of its own says so
+        told = good(stumbled)
+        assert (told.state.value, FAULT.reason in told.verdict) == ("error", True)
+        assert fleet[2].rounds() == 1
+        monkeypatch.undo()
+        assert good(engine.rounds.take_in([fleet[2].arrival()])[0]).state == "trusted"
+    else:
+        assert isinstance(stumbled, HostError)
+        assert (stumbled.code, fleet[2].rounds()) == (FAULT.code, 0)
+
+
+def test_host_whose_round_cannot_be_written_is_not_asked_again_at_once(
+    engine: Engine, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = hosts(1)
+    sent = one.arrival()
+    stumble(engine, monkeypatch, "written", sent.body)
+    assert good(engine.rounds.take_in([sent])[0]).wait > 0
 
 
 def test_replay_spoils_nobody_elses_round(engine: Engine, hosts: Hosts) -> None:

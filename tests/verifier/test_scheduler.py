@@ -16,7 +16,8 @@ from casemate.policy.statemachine import State
 from casemate.verifier import scheduler, store
 from casemate.verifier.alarms import Notifier
 from casemate.verifier.database import Database, open_database
-from casemate.verifier.ledger import Done, Ledger
+from casemate.verifier.ledger import Ledger
+from casemate.verifier.results import Done
 from casemate.verifier.rounds import Rounds
 from casemate.verifier.schema import SCHEMA
 

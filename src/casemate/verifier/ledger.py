@@ -6,22 +6,18 @@ result is written, not as it stood when the round began: an operator's word in b
 
 from __future__ import annotations
 
-import json
+import logging
 import random
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from casemate.calls.verdict import appraisal_json
 from casemate.errors import CasemateError, HostError
 from casemate.machine.fleet import FleetHost, Mode, Round
-from casemate.policy.appraise import Appraisal, Verdict
 from casemate.policy.statemachine import (
     HostRecord,
     Outcome,
-    Result,
     Settings,
     State,
     Step,
@@ -31,15 +27,13 @@ from casemate.policy.statemachine import (
     tick,
 )
 from casemate.policy.tpmidentity import TpmIdentity
-from casemate.policy.verdict import Judged as Covered
-from casemate.policy.verdict import from_appraisal, submodules
 from casemate.verifier import alarmstore, audit, nonces, store
 from casemate.verifier.alarms import Notifier
 from casemate.verifier.database import Database, Transaction
-from casemate.verifier.judge import Judged
 from casemate.verifier.outbox import Notice
 from casemate.verifier.packing import Packer
-from casemate.verifier.records import moment, read_record, values_to, write_clock, write_record
+from casemate.verifier.records import moment, read_record, write_clock, write_record
+from casemate.verifier.results import FAULT, Done, Entry, Finished, Results, at_fault, told
 
 JITTER = 0.2
 """Share of the cadence by which the next round may come earlier, so that no herd forms."""
@@ -47,54 +41,13 @@ JITTER = 0.2
 DUE_FACTOR = 3
 """Cadences without a good round after which trust runs out."""
 
-_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", re.ASCII)
-
 THINNING = 0.1
 """Share of the rounds after which old ones are thinned out."""
-
-RESULTS = 1024
-"""Results remembered as they are written: some 4 KiB each."""
 
 RACES = 8
 """Tries to write a result down while others write to the same host."""
 
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How a round ended: the host's state, and whether it should be asked again at once.
-
-    ``silent``: the host gave no answer.
-    """
-
-    state: State
-    again: bool
-    sentence: str
-    silent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A finished appraisal with all that is written down of it.
-
-    ``claim`` is the TPM's identity where it was proven anew, else empty.
-    """
-
-    judged: Judged
-    claim: str
-    result: Result
-    nonce: bytes
-    reply: bytes
-    drtm: bool
-    millis: float
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A finished round of a host, which was read as ``host`` under a version of the rules."""
-
-    host: FleetHost
-    version: int
-    outcome: Finished
+_LOG = logging.getLogger("verifier.ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +78,7 @@ class Ledger:
         self._turn = threading.Lock()
         self._random = random.Random()  # noqa: S311 (jitter keeps no secret)
         self._packer = Packer()
-        self._results: dict[object, bytes] = {}
+        self._results = Results()
         self.counts: dict[str, int] = {}
 
     def count(self, name: str) -> None:
@@ -140,8 +93,10 @@ class Ledger:
     def write(self, rounds: Sequence[Entry]) -> list[Done | CasemateError]:
         """Write finished rounds down together, and say how each ended, once that is for good.
 
-        A host that has changed since it was read is read again. An error stands for a round that
-        was not written: ``nonce-reused``, or too many that write to the host.
+        A host that has changed since it was read is read again. A round that cannot be written
+        for what is in it is written as a fault, and the others as they are. An error stands for
+        a round that was not written: ``nonce-reused``, ``fault``, or too many that write to the
+        host. Raises HostError (the store).
         """
         done: list[Done | CasemateError | None] = [None] * len(rounds)
         for turn in range(RACES):
@@ -154,12 +109,29 @@ class Ledger:
                 for n in left:
                     if rounds[n].outcome.nonce in error.nonces:
                         done[n] = nonces.spent()
+            except CasemateError:
+                raise
+            except Exception:  # noqa: BLE001 (what one host sent must not cost others their rounds)
+                for n in left:
+                    done[n] = self._apart(rounds[n], alone=len(left) == 1)
         return [
             HostError(f"too many write to {entry.host.name} at once", component=entry.host.name)
             if one is None
             else one
             for entry, one in zip(rounds, done, strict=True)
         ]
+
+    def _apart(self, entry: Entry, *, alone: bool) -> Done | CasemateError:
+        """Write a round by itself; one that was alone and failed, as a fault of the verifier."""
+        if not alone:
+            return self.write([entry])[0]
+        _LOG.exception("the round of %s cannot be written", entry.host.name)
+        if FAULT in entry.outcome.judged.appraisal.findings:
+            return HostError(FAULT.reason, code=FAULT.code, component=entry.host.name)
+        self.count(Outcome.FAULT.value)
+        (done,) = self.write([at_fault(entry)])
+        # Asked again at once it would fail again.
+        return replace(done, again=False) if isinstance(done, Done) else done
 
     def _write_some(
         self,
@@ -225,7 +197,7 @@ class Ledger:
             last_good=now if trusted else host.last_good,
             policy=outcome.result.policy,
             reference=outcome.judged.reference or host.reference,
-            verdict=_told(taken.record, outcome),
+            verdict=told(taken.record, outcome),
             counters=write_clock(clock) if good else host.counters,
         )
 
@@ -244,7 +216,7 @@ class Ledger:
                 outcome.result.policy,
                 outcome.millis,
                 outcome.nonce,
-                self._result(outcome),
+                self._results.written(outcome),
                 outcome.reply,
             )
             for host, outcome in rounds
@@ -255,35 +227,6 @@ class Ledger:
         for one in made:
             if self._random.random() < THINNING:
                 store.thin_out(step, one.host)
-
-    def _result(self, outcome: Finished) -> bytes:
-        """Write the result as JSON, once for rounds whose comparison was remembered."""
-        appraisal, reference = outcome.judged.appraisal, outcome.judged.reference
-        key = (outcome.judged.key, reference, outcome.drtm, appraisal.findings, appraisal.warnings)
-        known = self._results.get(key) if outcome.judged.key else None
-        if known is not None:
-            return known
-        ruled = outcome.judged.ruled
-        if ruled is None:
-            judged, by = from_appraisal(appraisal, drtm=outcome.drtm), reference
-        else:
-            covered = ruled.sections.sections
-            judged = Covered(covered, appraisal.findings, appraisal.warnings)
-            by = outcome.judged.policy
-        sections = submodules([judged], by[:16])
-        value = {
-            **appraisal_json(appraisal),
-            "sections": {name: one.status.label for name, one in sections.items()},
-            "reference": reference,
-            "policy": outcome.judged.policy[:64],
-            "own": values_to(ruled.host) if ruled else None,
-        }
-        made = json.dumps(value).encode()
-        with self._turn:
-            if len(self._results) >= RESULTS:
-                self._results.clear()
-            self._results[key] = made
-        return made
 
     def _alarm(
         self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord
@@ -374,29 +317,6 @@ class Ledger:
                 return False
             self._raise(step, host.name, after.state, after.verdict)
             return True
-
-
-def _told(record: HostRecord, outcome: Finished) -> str:
-    text = sentence(outcome.judged.appraisal)
-    if outcome.result.outcome is Outcome.GOOD and record.state is not State.TRUSTED:
-        codes = ", ".join(sorted(record.codes)) or record.state.value
-        return f"failed before ({codes}) and stays so until an operator clears it; now it {text}"
-    return text
-
-
-def sentence(appraisal: Appraisal) -> str:
-    """Return the verdict in one sentence; digests are shortened, the findings have them whole."""
-    if appraisal.verdict is Verdict.TRUSTED and not appraisal.components:
-        return "is what its policy asks for, proven by its TPM"
-    if appraisal.verdict is Verdict.TRUSTED:
-        return (
-            f"runs exactly what its reference says: {len(appraisal.components)} components "
-            "measured and proven by its TPM"
-        )
-    first = appraisal.findings[0]
-    more = len(appraisal.findings) - 1
-    text = f"{first.component}: {first.reason}" + (f" (and {more} more)" if more else "")
-    return _DIGEST.sub(r"\1…", text)
 
 
 def _still_ours(leased: FleetHost, current: FleetHost) -> bool:

@@ -19,9 +19,9 @@ from casemate.verifier import rulestore, store
 from casemate.verifier.client import evidence_of
 from casemate.verifier.database import Database
 from casemate.verifier.judge import Assigned, Candidate, Judge
-from casemate.verifier.ledger import sentence
 from casemate.verifier.records import moment, read_claim, values_from
 from casemate.verifier.references import Anchors, ReferenceBook
+from casemate.verifier.results import sentence
 
 UNKNOWN = "unknown"
 

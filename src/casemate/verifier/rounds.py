@@ -15,7 +15,6 @@ from casemate.calls.messages import Quote
 from casemate.errors import (
     AppraisalError,
     CasemateError,
-    Finding,
     HostError,
     NotAuthenticatedError,
 )
@@ -36,10 +35,11 @@ from casemate.verifier.attempts import (
 from casemate.verifier.client import HostClient, RefusedError, prove_identity
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import NO_REFERENCE, Judge, Judged
-from casemate.verifier.ledger import Done, Entry, Finished, Ledger
+from casemate.verifier.ledger import Ledger
 from casemate.verifier.reading import Read, Reader
 from casemate.verifier.records import claim_of, moment, read_claim, read_clock, write_claim
 from casemate.verifier.references import Anchors, ReferenceBook
+from casemate.verifier.results import FAULT, FAULTY, Done, Entry, Finished
 from casemate.verifier.rulebook import RuleBook
 
 _LOG = logging.getLogger("verifier.rounds")
@@ -145,7 +145,21 @@ class Rounds:
         return [next(answers) if isinstance(one, Begun) else one for one in begun]
 
     def begin(self, arrivals: Sequence[Arrival]) -> list[Begun | CasemateError]:
-        """Find out whose evidence it is, and whether it answers a question of ours."""
+        """Find out whose evidence it is, and whether it answers a question of ours.
+
+        What nobody foresaw in one of them is the fault of none of the others.
+        """
+        try:
+            return self._begin(arrivals)
+        except CasemateError:
+            raise
+        except Exception:  # noqa: BLE001 (as said)
+            if len(arrivals) > 1:
+                return [self.begin([one])[0] for one in arrivals]
+            _LOG.exception("evidence that cannot be taken in")
+            return [HostError(FAULT.reason, code=FAULT.code)]
+
+    def _begin(self, arrivals: Sequence[Arrival]) -> list[Begun | CasemateError]:
         begun: list[Begun | CasemateError] = []
         with self._database.transaction() as step:
             hosts = {
@@ -154,13 +168,17 @@ class Rounds:
             }
             spent = store.spent_nonces(step, [one.nonce for one in arrivals])
             for arrival in arrivals:
+                found = hosts.get(arrival.secret)
                 try:
-                    attempt = self._begun(step, hosts.get(arrival.secret), arrival, spent)
+                    attempt = self._begun(step, found, arrival, spent)
                     weight = weight_of(step, attempt.host.name, arrival.body)
                     one = Begun(attempt, arrival.body, weight)
                     begun.append(one if one.heavy else self._whole(step, one))
                 except CasemateError as error:
                     begun.append(error)
+                except Exception as error:
+                    error.add_note(f"evidence of {found.host.name if found else 'nobody'}")
+                    raise
         return begun
 
     def finish(self, begun: Sequence[Begun]) -> list[Answer | CasemateError]:
@@ -177,6 +195,9 @@ class Rounds:
             except CasemateError as error:
                 answers[n] = error
                 continue
+            except Exception:  # noqa: BLE001 (one host's evidence must not stop the others)
+                _LOG.exception("evidence of %s", attempt.host.name)
+                finished = self._finished(attempt, FAULTY, b"")
             judged[n] = Entry(attempt.host, attempt.version, finished)
         written = self._ledger.write(list(judged.values()))
         for (n, entry), done in zip(judged.items(), written, strict=True):
@@ -217,7 +238,7 @@ class Rounds:
             judged = Judged(_refused(error), "")
         except Exception:  # noqa: BLE001 (one host's evidence must not stop the others)
             _LOG.exception("appraisal of %s", attempt.host.name)
-            judged = Judged(Appraisal(Verdict.UNDECIDED, (_FAULT,)), "")
+            judged = FAULTY
         return self._finished(attempt, judged, body)
 
     def _answer(self, entry: Entry, done: Done) -> Answer:
@@ -254,7 +275,7 @@ class Rounds:
             judged = Judged(_refused(error), "")
         except Exception:  # noqa: BLE001 (one host's evidence must not stop the others)
             _LOG.exception("appraisal of %s", host.name)
-            judged = Judged(Appraisal(Verdict.UNDECIDED, (_FAULT,)), "")
+            judged = FAULTY
         finished = self._finished(attempt, judged, body, claim if identity else "")
         (done,) = self._ledger.write([Entry(host, attempt.version, finished)])
         if isinstance(done, CasemateError):
@@ -281,7 +302,7 @@ class Rounds:
 
     def _finished(self, attempt: Attempt, judged: Judged, body: bytes, claim: str = "") -> Finished:
         findings = judged.appraisal.findings
-        kind = _OUTCOMES[judged.appraisal.verdict] if _FAULT not in findings else Outcome.FAULT
+        kind = _OUTCOMES[judged.appraisal.verdict] if FAULT not in findings else Outcome.FAULT
         codes = frozenset(finding.code for finding in findings)
         elapsed = time.perf_counter() - attempt.started
         launched = (
@@ -339,15 +360,8 @@ _OUTCOMES = {
     Verdict.UNDECIDED: Outcome.NOT_APPRAISED,
 }
 
-_FAULT = Finding(
-    "fault",
-    "verifier",
-    "the verifier failed while it judged this host; the host was not appraised",
-    "Look at the verifier's log; the host is asked again by itself.",
-)
-
 
 def _refused(error: Exception) -> Appraisal:
     if isinstance(error, CasemateError):
         return Appraisal(Verdict.UNTRUSTED, (error.finding(),))
-    return Appraisal(Verdict.UNDECIDED, (_FAULT,))
+    return FAULTY.appraisal
