@@ -40,7 +40,7 @@ from casemate.testing.minifleet import HonestHost, HttpsHost
 from casemate.testing.pki import shared_pki
 from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.testing.swtpmhost import SwtpmHost
-from casemate.verifier import audit, store
+from casemate.verifier import audit, roundstore
 from casemate.verifier.database import Database, open_database
 from casemate.verifier.schema import SCHEMA
 
@@ -379,7 +379,7 @@ class Story:
                 continue
             delays.append(float(bad[2]) - at)
             with self.database.transaction() as step:
-                kept = store.latest_round(step, name, bad[0])
+                kept = roundstore.latest_round(step, name, bad[0])
             named += kept is not None and attack.encode() in kept.result
         accused = sorted({a[0] for a in alarms if a[0] and a[0] not in self.tampered})
         gaps = [

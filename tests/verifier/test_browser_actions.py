@@ -19,7 +19,7 @@ from casemate.testing.pki import shared_pki
 from casemate.testing.rims import write_rim
 from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk, SoftKey
-from casemate.verifier import alarmstore, rulestore, store
+from casemate.verifier import alarmstore, roundstore, rulestore
 from casemate.verifier.enrol import Wanted
 
 pytestmark = [
@@ -164,7 +164,7 @@ def test_failed_host_says_what_is_wrong_and_its_latch_is_cleared_with_a_reason(
     olga.keep("compared")
     good = olga.web.service.database
     with good.transaction() as step:
-        number = str(store.rounds_of(step, GOOD)[-1].number)
+        number = str(roundstore.rounds_of(step, GOOD)[-1].number)
     told = olga.press("Compare", **{"against": GOOD, "against-round": number})
     assert f"log of round {number} of {GOOD}" in told
     hosts[FAILING].reboot(SmallImage())

@@ -13,7 +13,7 @@ from tests.verifier.conftest import Engine
 
 from casemate.testing.minifleet import MiniFleet
 from casemate.testing.smallhost import SmallImage
-from casemate.verifier import alarmstore, audit, store
+from casemate.verifier import alarmstore, audit, roundstore, store
 from casemate.verifier.database import Database, Postgres, open_database
 from casemate.verifier.references import Anchors
 from casemate.verifier.schema import SCHEMA
@@ -76,9 +76,9 @@ def attack(engine: Engine, made: MiniFleet) -> None:
     wait_for(lambda: all(engine.host(name).state == "failed-latched" for name in planned))
     for name, what in planned.items():
         with engine.database.transaction() as step:
-            rounds = store.rounds_of(step, name)
+            rounds = roundstore.rounds_of(step, name)
             failed = next(one for one in rounds if one.outcome == "bad")
-            found = store.latest_round(step, name, failed.number)
+            found = roundstore.latest_round(step, name, failed.number)
         assert found is not None
         assert what.encode() in found.result
     good = {name: state for name, state in engine.states().items() if name not in planned}

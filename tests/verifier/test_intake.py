@@ -25,7 +25,7 @@ from casemate.errors import (
 )
 from casemate.testing.minifleet import HonestHost
 from casemate.testing.smallhost import SmallHost, SmallImage
-from casemate.verifier import rulestore, store
+from casemate.verifier import roundstore, rulestore
 from casemate.verifier.attempts import HEAVY, Answer, Arrival, Begun
 from casemate.verifier.enrol import Wanted, token_digest
 from casemate.verifier.intake import HEAVY_THREADS, Intake
@@ -58,7 +58,7 @@ class Pusher:
 
     def rounds(self) -> int:
         with self.engine.database.transaction() as step:
-            return len(store.rounds_of(step, self.name))
+            return len(roundstore.rounds_of(step, self.name))
 
 
 Hosts = Callable[[int], list[Pusher]]
@@ -359,7 +359,7 @@ def test_short_body_that_goes_on_with_a_long_list_is_heavy_too(
     body = wire.continued(reply, HEAVY)
     good(engine.rounds.take_in([Arrival(one.secret, asked.nonce, body)])[0])
     with engine.database.transaction() as step:
-        assert wire.decode(EvidenceReply, store.last_evidence(step, one.name)) == reply
+        assert wire.decode(EvidenceReply, roundstore.last_evidence(step, one.name)) == reply
 
 
 def test_part_that_was_sent_before_need_not_be_sent_again(engine: Engine, hosts: Hosts) -> None:
@@ -374,7 +374,7 @@ def test_part_that_was_sent_before_need_not_be_sent_again(engine: Engine, hosts:
     assert len(short.body) < len(again.body) / 5
     assert good(engine.rounds.take_in([short])[0]).state == "trusted"
     with engine.database.transaction() as step:
-        kept = store.latest_round(step, "h0")
+        kept = roundstore.latest_round(step, "h0")
     assert kept is not None
     assert kept.evidence == again.body
     other.host.host.reboot(SmallImage(contents={"qemu.v00": b"evil"}))

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from casemate.errors import AppraisalError
 from casemate.machine.fleet import FleetHost, Mode, Round
 from casemate.policy.statemachine import State, enrolled
-from casemate.verifier import nonces, store
+from casemate.verifier import nonces, roundstore, store
 from casemate.verifier.database import Database, Sqlite, SteadyClock, open_database
 from casemate.verifier.packing import Packer
 from casemate.verifier.records import moment, write_record
@@ -223,7 +223,7 @@ def test_round_sent_by_many_at_once_is_written_once(database: Database) -> None:
 
     def work() -> None:
         with database.transaction() as step:
-            spent.extend(store.add_rounds(step, [round_], packer))
+            spent.extend(roundstore.add_rounds(step, [round_], packer))
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
@@ -232,7 +232,7 @@ def test_round_sent_by_many_at_once_is_written_once(database: Database) -> None:
         thread.join()
     assert spent == [round_.nonce]
     with database.transaction() as step:
-        assert store.spent_nonces(step, [round_.nonce, bytes(32)]) == {round_.nonce}
+        assert roundstore.spent_nonces(step, [round_.nonce, bytes(32)]) == {round_.nonce}
 
 
 def test_stepping_the_clock_of_the_machine_moves_no_lifetime() -> None:

@@ -55,7 +55,7 @@ from casemate.testing.linuxhost import LinuxHost
 from casemate.testing.pki import shared_pki
 from casemate.testing.smallhost import SmallImage, sign_reference
 from casemate.testing.softkeys import SoftKey
-from casemate.verifier import store
+from casemate.verifier import roundstore
 from casemate.verifier.enrol import Wanted
 
 POLICY = """policy "linux" version {version}
@@ -148,7 +148,7 @@ def test_nothing_of_a_hosts_own_is_trusted_before_it_was_approved(web: Web, linu
 def approve(web: Web, who: str) -> None:
     """Approve what the last round showed."""
     with web.service.database.transaction() as step:
-        last = store.latest_round(step, "linux")
+        last = roundstore.latest_round(step, "linux")
     assert last is not None
     web.service.rules.approve_values("linux", who, last.number)
 
@@ -540,7 +540,7 @@ def test_list_is_sent_from_where_the_last_round_ended(web: Web, linux: Linux) ->
     assert prover.round()["state"] == "trusted"
     assert sizes[2] < sizes[1] / 4
     with web.service.database.transaction() as step:
-        kept = store.latest_round(step, "linux")
+        kept = roundstore.latest_round(step, "linux")
     assert kept is not None
     assert wire.decode(EvidenceReply, kept.evidence).measurements == write_ima(
         tuple(linux.host.entries)

@@ -10,7 +10,7 @@ from casemate.calls.messages import Quote
 from casemate.errors import CasemateError
 from casemate.machine.fleet import FleetHost
 from casemate.policy.statemachine import State
-from casemate.verifier import store
+from casemate.verifier import roundstore
 from casemate.verifier.database import Transaction
 from casemate.verifier.judge import Assigned, Candidate
 
@@ -84,7 +84,7 @@ def weight_of(step: Transaction, host: str, body: bytes) -> int:
     lacks = wire.continues(body)
     if lacks is None:
         return len(body)
-    return len(body) + max(lacks[0], store.last_evidence_size(step, host))
+    return len(body) + max(lacks[0], roundstore.last_evidence_size(step, host))
 
 
 def with_next(attempt: Attempt, answer: Answer | CasemateError) -> Answer | CasemateError:

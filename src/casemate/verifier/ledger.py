@@ -27,7 +27,7 @@ from casemate.policy.statemachine import (
     tick,
 )
 from casemate.policy.tpmidentity import TpmIdentity
-from casemate.verifier import alarmstore, audit, nonces, store
+from casemate.verifier import alarmstore, audit, nonces, roundstore, store
 from casemate.verifier.alarms import Notifier
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.outbox import Notice
@@ -221,12 +221,12 @@ class Ledger:
             )
             for host, outcome in rounds
         ]
-        fresh = store.add_rounds(step, made, self._packer)
+        fresh = roundstore.add_rounds(step, made, self._packer)
         if len(fresh) < len(made):
             raise _SpentError({one.nonce for one in made} - fresh)
         for one in made:
             if self._random.random() < THINNING:
-                store.thin_out(step, one.host)
+                roundstore.thin_out(step, one.host)
 
     def _alarm(
         self, step: Transaction, host: FleetHost, taken: Step, before: HostRecord

@@ -15,7 +15,7 @@ from casemate.errors import CasemateError, Finding
 from casemate.machine.fleet import FleetHost, Round
 from casemate.policy.appraise import Verdict
 from casemate.policy.tpmidentity import check_identity
-from casemate.verifier import rulestore, store
+from casemate.verifier import roundstore, rulestore, store
 from casemate.verifier.client import evidence_of
 from casemate.verifier.database import Database
 from casemate.verifier.judge import Assigned, Candidate, Judge
@@ -46,7 +46,7 @@ def rehearse(database: Database, anchors: Anchors, candidate: Candidate) -> list
     result: list[Rehearsed] = []
     for host in hosts:
         with database.transaction() as step:
-            last = store.latest_round(step, host.name)
+            last = roundstore.latest_round(step, host.name)
         if last is None or not last.evidence or not host.identity:
             words = "no evidence of it is kept: attest it first"
             result.append(Rehearsed(host.name, host.state, UNKNOWN, words))
@@ -72,7 +72,7 @@ def rehearse_policy(
         hosts = [h for h in store.all_hosts(step) if everyone or chosen.get(h.name) == name]
     for host in hosts:
         with database.transaction() as step:
-            last = store.latest_round(step, host.name)
+            last = roundstore.latest_round(step, host.name)
             candidates = book.in_force(step, host.profile)
             row = rulestore.assignment(step, host.name)
         if last is None or not last.evidence or not host.identity:

@@ -22,7 +22,7 @@ from casemate.machine.fleet import FleetHost
 from casemate.policy.appraise import Appraisal, Verdict
 from casemate.policy.statemachine import Outcome, Result, Settings, State
 from casemate.policy.tpmidentity import TpmIdentity, check_identity
-from casemate.verifier import nonces, store
+from casemate.verifier import nonces, roundstore, store
 from casemate.verifier.attempts import (
     Answer,
     Arrival,
@@ -166,7 +166,7 @@ class Rounds:
                 one.host.token: one
                 for one in store.currents(step, "token", [a.secret for a in arrivals if a.secret])
             }
-            spent = store.spent_nonces(step, [one.nonce for one in arrivals])
+            spent = roundstore.spent_nonces(step, [one.nonce for one in arrivals])
             for arrival in arrivals:
                 found = hosts.get(arrival.secret)
                 try:
@@ -212,7 +212,7 @@ class Rounds:
             return self._whole(step, begun)
 
     def _whole(self, step: Transaction, begun: Begun) -> Begun:
-        last = partial(store.last_evidence, step, begun.attempt.host.name)
+        last = partial(roundstore.last_evidence, step, begun.attempt.host.name)
         return replace(begun, body=self._reader.whole(begun.body, last))
 
     def _begun(

@@ -24,7 +24,7 @@ from casemate.policy.ruled import Rules
 from casemate.policy.runtimefile import parse_runtime
 from casemate.policy.signedtext import check_newer, split_signed, verify_signed
 from casemate.policy.trust import TrustStore
-from casemate.verifier import audit, rulestore, store
+from casemate.verifier import audit, roundstore, rulestore, store
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.judge import Assigned
 from casemate.verifier.records import values_from
@@ -124,7 +124,7 @@ class RuleBook:
         """
         with self._database.exclusive("audit") as step:
             store.get_host(step, host)
-            one = store.latest_round(step, host, number)
+            one = roundstore.latest_round(step, host, number)
             seen = json.loads(one.result).get("own") if one and one.result else None
             # Evidence that was refused shows nothing: to approve that would approve anything.
             if not seen or not (seen["events"] or any(seen["pcrs"].values())):

@@ -22,7 +22,7 @@ from casemate.formats import ear
 from casemate.formats.ear import Ear, Section, Tier
 from casemate.policy.statemachine import State
 from casemate.policy.verdict import Judged, submodules
-from casemate.verifier import rulestore, store
+from casemate.verifier import roundstore, rulestore, store
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.records import moment, read_record
 
@@ -112,7 +112,7 @@ def _judged(step: Transaction, name: str, state: State) -> tuple[Judged, str]:
     """Return what counts, and by which policy: nothing unless the state is the last verdict."""
     if state not in {State.FAILED, State.LATCHED, State.TRUSTED}:
         return Judged(frozenset()), ""
-    last = store.latest_round(step, name)
+    last = roundstore.latest_round(step, name)
     value = json.loads(last.result) if last and last.result else {}
     policy = str(value.get("policy", ""))
     if state is not State.TRUSTED:

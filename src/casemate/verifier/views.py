@@ -18,7 +18,7 @@ from casemate.machine.fleet import FleetHost, Round, StoredReference
 from casemate.policy.eventtree import EventRow, event_rows
 from casemate.policy.hostpolicy import reference_from_log
 from casemate.policy.signedtext import split_signed
-from casemate.verifier import alarmstore, audit, rulestore, store
+from casemate.verifier import alarmstore, audit, roundstore, rulestore, store
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.ledger import DUE_FACTOR
 from casemate.verifier.records import read_record
@@ -87,7 +87,7 @@ def host(step: Transaction, name: str) -> View:
         }
         if proposal
         else None,
-        "rounds": [_round(one) for one in store.rounds_of(step, name)],
+        "rounds": [_round(one) for one in roundstore.rounds_of(step, name)],
         "alarms": [asdict(one) for one in alarmstore.alarms(step) if one.host == name],
     }
 
@@ -119,7 +119,7 @@ def evidence_in_parts(
 ) -> tuple[View, Later]:
     """Return what ``evidence`` does, but for the log, and what reads that: it can be long."""
     store.get_host(step, name)
-    one = store.latest_round(step, name, number)
+    one = roundstore.latest_round(step, name, number)
     if one is None:
         raise NotFoundError(
             "there is no such round", component=name, remedy="Attest the host first."
@@ -278,7 +278,7 @@ def _as_reference(step: Transaction, against: Against, base: Manifest | None) ->
     """Return a host's log as if it were a reference."""
     name = against.host
     store.get_host(step, name)
-    last = store.latest_round(step, name, against.round)
+    last = roundstore.latest_round(step, name, against.round)
     if last is None or not last.evidence or base is None:
         which = "" if against.round is None else f" in round {against.round}"
         raise NotFoundError(
