@@ -283,6 +283,28 @@ def test_corim_is_tried_on_the_hosts_of_its_policy_and_is_not_in_force(
         assert [one.kind for one in rulestore.policies(step)] == ["policy"]
 
 
+def test_own_password_is_changed_on_its_page_and_ends_all_sessions(web: Web) -> None:
+    csrf, new = web.browse("vera"), "another good password"
+    other = web.service.people.login("vera", PASSWORD)
+    assert "Present password" in web.client.get("/password").text
+    for fields, status in (
+        ({"old": PASSWORD, "new": new, "again": "a third good one"}, 400),
+        ({"old": "guess", "new": new, "again": new}, 401),
+        ({"old": PASSWORD, "new": "short", "again": "short"}, 400),
+    ):
+        assert send(web, "/password", csrf, **fields).status_code == status, fields
+    assert web.service.people.check(other).name == "vera"
+    answer = send(web, "/password", csrf, old=PASSWORD, new=new, again=new)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    with pytest.raises(NotAuthenticatedError):
+        web.service.people.check(other)
+    assert web.client.get("/password", follow_redirects=False).headers["location"] == "/login"
+    web.service.people.login("vera", new)
+    with web.service.database.transaction() as step:
+        row = step.one("SELECT who, thing FROM audit WHERE action='change-password'")
+    assert row == ("vera", "vera")
+
+
 def test_users_are_made_changed_and_removed_by_administrators(web: Web) -> None:
     csrf = web.browse("anna")
     new = {"name": "nils", "role": "viewer", "password": "another good password"}

@@ -10,7 +10,7 @@ import pytest
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
-from casemate.errors import BusyError, LoginError
+from casemate.errors import ArgumentError, BusyError, LoginError, NotAuthenticatedError
 from casemate.verifier import people
 from casemate.verifier.database import Database, open_database
 from casemate.verifier.people import FREE_FAILURES, People, Role
@@ -131,3 +131,77 @@ def test_a_good_password_ends_the_count(database: Database) -> None:
             with pytest.raises(LoginError):
                 known.login("anna", "wrong")
         known.login("anna", PASSWORD)
+
+
+NEW = "another good password"
+
+
+def test_guessing_an_old_password_counts_as_guessing_at_the_login(database: Database) -> None:
+    hasher = Slow()
+    known = made(database, hasher)
+    session = known.login("anna", PASSWORD)
+    for _ in range(FREE_FAILURES + 2):
+        with pytest.raises(LoginError):
+            known.change_password("anna", "guess", NEW)
+    hasher.looked.clear()
+    for attempt in (
+        lambda: known.change_password("anna", PASSWORD, NEW),
+        lambda: known.login("anna", PASSWORD),
+    ):
+        with pytest.raises(LoginError):
+            attempt()
+    assert hasher.hash(PASSWORD) not in hasher.looked
+    assert known.check(session).name == "anna"  # who guesses ends nobody's session
+
+
+def test_new_password_is_long_enough_and_another(database: Database) -> None:
+    hasher = Slow()
+    known = made(database, hasher)
+    for wrong in ("short", PASSWORD):
+        with pytest.raises(ArgumentError):
+            known.change_password("anna", PASSWORD, wrong)
+    assert hasher.looked == []
+    known.login("anna", PASSWORD)
+
+
+def test_who_comes_by_single_sign_on_or_is_nobody_has_no_password_to_change(
+    database: Database,
+) -> None:
+    known = People(database, PasswordHasher(1, 8, 1))
+    known.admit("olga@example.org", Role.OPERATOR)
+    for name in ("olga@example.org", "nobody"):
+        for old in ("", "guess"):
+            with pytest.raises(LoginError):
+                known.change_password(name, old, NEW)
+
+
+def test_password_that_was_changed_while_it_was_looked_at_opens_and_changes_nothing(
+    database: Database,
+) -> None:
+    hasher = Slow()
+    known = made(database, hasher)
+
+    def administrator() -> None:
+        hasher.meanwhile = lambda: None
+        known.set_password("anna", "what an administrator says", "test")
+
+    for attempt in (
+        lambda: known.login("anna", PASSWORD),
+        lambda: known.change_password("anna", PASSWORD, NEW),
+    ):
+        known.set_password("anna", PASSWORD, "test")
+        hasher.meanwhile = administrator
+        with pytest.raises(LoginError):
+            attempt()
+        hasher.meanwhile = lambda: None
+        known.login("anna", "what an administrator says")
+
+
+def test_changed_password_ends_every_session_of_the_old_one(database: Database) -> None:
+    known = made(database, Slow())
+    sessions = [known.login("anna", PASSWORD) for _ in range(2)]
+    known.change_password("anna", PASSWORD, NEW)
+    for one in sessions:
+        with pytest.raises(NotAuthenticatedError):
+            known.check(one)
+    known.login("anna", NEW)

@@ -53,13 +53,35 @@ def test_every_endpoint_but_login_and_keys_refuses_strangers(web: Web) -> None:
 
 
 @pytest.mark.parametrize("user", ["vera", "rita"])
-def test_viewers_cannot_change_anything(web: Web, user: str) -> None:
+def test_viewers_cannot_change_anything_but_their_own_password(web: Web, user: str) -> None:
     headers = web.login(user)
     for one in ENDPOINTS:
         path = one.path.replace("{name}", "x").replace("{identifier}", "x")
         if one.method != "GET" and one.role is not None:
             answer = web.client.request(one.method, path, headers=headers)
-            assert answer.status_code == (401 if one.agent else 403), path
+            own = path == "/api/v1/password"
+            assert answer.status_code == (401 if one.agent else 400 if own else 403), path
+
+
+def test_own_password_is_changed_over_the_api_by_who_knows_it(web: Web) -> None:
+    url, new = "/api/v1/password", "another good password"
+    headers = web.login("vera")
+    for body, status in (
+        ({"old": "guess", "new": new}, 401),
+        ({"old": PASSWORD, "new": "short"}, 400),
+        ({"old": PASSWORD, "new": PASSWORD}, 400),
+        ({"old": PASSWORD, "new": new, "user": "anna"}, 400),
+    ):
+        assert web.client.post(url, json=body, headers=headers).status_code == status
+    assert web.client.get("/api/v1/fleet", headers=headers).status_code == 200
+    body = {"old": PASSWORD, "new": new}
+    web.browse("vera")
+    assert web.client.post(url, json=body).status_code == 401  # a cookie alone changes nothing
+    assert web.client.post(url, json=body, headers=headers).json()["changed"] is True
+    assert web.client.get("/api/v1/fleet", headers=headers).status_code == 401
+    for password, status in ((PASSWORD, 401), (new, 200)):
+        login = {"user": "vera", "password": password}
+        assert web.client.post("/api/v1/login", json=login).status_code == status
 
 
 def test_operator_cannot_make_users_or_remove_hosts(web: Web) -> None:

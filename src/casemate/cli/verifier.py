@@ -69,8 +69,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verifierpolicy.add_arguments(policy)
     policy.set_defaults(func=_policy)
     users = _action(actions, "users", "people and their roles")
-    users.add_argument("change", nargs="?", choices=("list", "put", "remove"), default="list")
-    users.add_argument("name", nargs="?", help="whom")
+    users.add_argument("change", nargs="?", choices=("list", "put", "remove", "password"), default="list")
+    users.add_argument("name", nargs="?", help="whom; password: --user, that is oneself")
     users.add_argument("--role", choices=[role.value for role in Role], default="viewer")
     users.set_defaults(func=_users)
     _action(actions, "audit", "the audit log; checks its chain").set_defaults(func=_audit)
@@ -109,6 +109,7 @@ class _Session:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.service: Service = open_service(options.state)
+        self.password = ""
         self._who = self._login(options.user)
 
     def __enter__(self) -> Self:
@@ -120,8 +121,8 @@ class _Session:
     def _login(self, user: str | None) -> Who:
         if user is None:
             return Who(os.environ.get("SUDO_USER", "root"), Role.ADMINISTRATOR, "")
-        password = os.environ.get(_PASSWORD) or getpass.getpass(f"Password of {user}: ")
-        return self.service.people.check(self.service.people.login(user, password))
+        self.password = os.environ.get(_PASSWORD) or getpass.getpass(f"Password of {user}: ")
+        return self.service.people.check(self.service.people.login(user, self.password))
 
     def ask(
         self,
@@ -295,20 +296,29 @@ def _users(options: argparse.Namespace) -> int:
     with _Session(options) as session:
         if options.change == "list":
             told = session.ask("GET", "/users")
+        elif options.change == "password":
+            if options.user is None:
+                raise ArgumentError("name yourself: --user NAME", argument="user")
+            body = {"old": session.password, "new": _new_password()}
+            told = session.ask("POST", "/password", body)
         elif not options.name:
             raise ArgumentError("name the person", argument="name")
         elif options.change == "remove":
             told = session.ask("DELETE", f"/users/{options.name}")
         else:
-            password = os.environ.get("CASEMATE_NEW_PASSWORD") or getpass.getpass("New password: ")
-            body = {"role": options.role, "password": password}
+            body = {"role": options.role, "password": _new_password()}
             told = session.ask("PUT", f"/users/{options.name}", body)
     if options.json:
         print(json.dumps(told))
     else:
         for one in told.get("users", [told]):
-            print(f"{one['name']}: {one.get('role', 'removed')}")
+            done = "password changed" if "changed" in one else "removed"
+            print(f"{one['name']}: {one.get('role', done)}")
     return 0
+
+
+def _new_password() -> str:
+    return os.environ.get("CASEMATE_NEW_PASSWORD") or getpass.getpass("New password: ")
 
 
 def _audit(options: argparse.Namespace) -> int:

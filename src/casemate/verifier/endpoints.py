@@ -221,6 +221,11 @@ def _remove_user(service: Service, call: Call) -> object:
     return {"name": call.path["name"], "removed": True}
 
 
+def _change_password(service: Service, call: Call) -> object:
+    service.people.change_password(call.name, call.body["old"], call.body["new"], call.peer)
+    return {"name": call.name, "changed": True}
+
+
 def _metrics(service: Service, _call: Call) -> object:
     with service.database.transaction() as step:
         text = metrics.render(step, service.ledger.counts)
@@ -308,6 +313,7 @@ _USER: Final = {
         str, "password; a user who is there keeps theirs unless given", required=False
     ),
 }
+_PASSWORDS: Final = {"old": Field(str, "present password"), "new": Field(str, "new password")}
 _CLEAR: Final = {"why": Field(str, "why the failure is over")}
 _POLICY: Final = {"policy": Field(str, "name of a policy"), **_WHY}
 _VALUES: Final = {
@@ -368,6 +374,8 @@ ENDPOINTS: Final = (
     Endpoint("PUT", API + "/users/{name}", "Add or change a user", _put_user, Role.ADMINISTRATOR,
              fields=_USER),
     Endpoint("DELETE", API + "/users/{name}", "Remove a user", _remove_user, Role.ADMINISTRATOR),
+    Endpoint("POST", API + "/password", "Change one's own password; all one's sessions end",
+             _change_password, fields=_PASSWORDS),
     Endpoint("GET", "/metrics", "Metrics for Prometheus", _metrics),
     Endpoint("POST", AGENT + "/identity", "Show a TPM; the answer is a challenge", _introduce,
              agent=True, raw=wire.REQUEST_LIMIT),

@@ -36,7 +36,7 @@ from casemate.verifier.people import Role, Who
 from casemate.verifier.rehearsal import UNKNOWN, Rehearsed, rehearse, rehearse_policy
 from casemate.verifier.rulebook import Kind
 from casemate.verifier.service import Service
-from casemate.verifier.web import COOKIE, HEADERS, number_of, read_body
+from casemate.verifier.web import COOKIE, HEADERS, number_of, peer_of, read_body
 
 FORM_LIMIT = 16 << 10
 """Bytes of a form: a password or a reason."""
@@ -93,6 +93,7 @@ class Asked:
     who: str
     path: Mapping[str, str]
     form: Form
+    peer: str = ""
 
     @property
     def name(self) -> str:
@@ -194,6 +195,7 @@ class Forms:
                    "/users"),
             Action("/users/{name}/remove", administrator,
                    lambda a: people.remove(a.name, a.who), "/users"),
+            Action("/password", Role.VIEWER, self._change_password, "/password"),
         )  # fmt: skip
 
     def _handler(self, action: Action) -> Callable[[Request], Any]:
@@ -210,7 +212,7 @@ class Forms:
                 who.need(action.role)
                 form = await read_form(request, action.limit)
                 check_csrf(who, form)
-                result = await run_in_threadpool(action.do, Asked(who.name, path, form))
+                result = await run_in_threadpool(action.do, Asked(who.name, path, form, peer_of(request)))
             except CasemateError as error:
                 return unread(await run_in_threadpool(self._refuse, error, who, back), form)
             if isinstance(result, Shown):
@@ -278,6 +280,15 @@ class Forms:
         fields = {"kind": kind.value, "policy": name}
         about = f"for {name}"
         return _rehearsal("policies", _NAMES[kind], about, hosts, data, fields, "/policies/more")
+
+    def _change_password(self, asked: Asked) -> Response:
+        old, new, again = map(asked.form.secret, ("old", "new", "again"))
+        if new != again:
+            raise ArgumentError("the new password was not typed twice alike", argument="again")
+        self._service.people.change_password(asked.who, old, new, asked.peer)
+        answer = RedirectResponse("/login", 303, dict(HEADERS))
+        answer.delete_cookie(COOKIE, secure=True, path="/")
+        return answer
 
     def _add_user(self, asked: Asked) -> None:
         form, people = asked.form, self._service.people

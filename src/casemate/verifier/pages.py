@@ -87,6 +87,7 @@ class Pages:
             Route("/alarms", self._page(self._alarms)),
             Route("/audit", self._page(self._audit)),
             Route("/users", self._page(self._users)),
+            Route("/password", self._page(lambda _request, _who: {"page": "password"})),
             *self._forms.routes(),
         ]
 

@@ -163,6 +163,31 @@ class People:
             LoginError: whatever was wrong.
             BusyError: too many try at once, from this address or from all.
         """
+        hashed = self._proven(name, password, peer)
+        with self._database.exclusive("audit") as step:
+            _forgive(step, name, hashed)
+            return _opened(step, name)
+
+    def change_password(self, name: str, old: str, new: str, peer: str = "") -> None:
+        """Give oneself another password; all one's sessions end.
+
+        Raises:
+            ArgumentError: the new password is too short, or the old one.
+            LoginError, BusyError: as ``login``; a wrong old password counts as a wrong login.
+        """
+        _check_length(new)
+        if new == old:
+            raise ArgumentError("the new password is the old one", argument="new")
+        hashed = self._proven(name, old, peer)
+        with self._hashing:
+            fresh = self._hasher.hash(new)
+        with self._database.exclusive("audit") as step:
+            _forgive(step, name, hashed)
+            _changed(step, name, step.run("UPDATE person SET hash=? WHERE name=?", fresh, name))
+            audit.append(step, name, "change-password", name)
+
+    def _proven(self, name: str, password: str, peer: str) -> str:
+        """Return the hash that a password fits. Raises LoginError, BusyError."""
         with self._place(peer_of_address(peer)):
             # Counted before the password is looked at: guesses at once are as many as one by one.
             hashed = self._counted(name)
@@ -170,9 +195,7 @@ class People:
                 good = self._verify(self._decoy if hashed is None else hashed, password)
         if hashed is None or not good:
             raise LoginError(_WRONG, component=name)
-        with self._database.exclusive("audit") as step:
-            step.run("UPDATE person SET failures=0, locked_until=0 WHERE name=?", name)
-            return _opened(step, name)
+        return hashed
 
     @contextmanager
     def _place(self, asker: str) -> Iterator[None]:
@@ -242,10 +265,7 @@ class People:
         return str(row[1])
 
     def _hashed(self, password: str) -> str:
-        if len(password) < SHORTEST:
-            raise ArgumentError(
-                f"a password has at least {SHORTEST} characters", argument="password"
-            )
+        _check_length(password)
         return self._hasher.hash(password)
 
     def _verify(self, hashed: str, password: str) -> bool:
@@ -259,6 +279,19 @@ class People:
 def _decoy(passes: int, memory: int, lanes: int) -> str:
     """Return the hash of a password that nobody has: who does not exist takes as long to refuse."""
     return PasswordHasher(passes, memory, lanes).hash(secrets.token_urlsafe(16))
+
+
+def _check_length(password: str) -> None:
+    if len(password) < SHORTEST:
+        raise ArgumentError(f"a password has at least {SHORTEST} characters", argument="password")
+
+
+def _forgive(step: Transaction, name: str, hashed: str) -> None:
+    """Forget failures after a right password. Raises LoginError: it was changed meanwhile."""
+    if not step.run(
+        "UPDATE person SET failures=0, locked_until=0 WHERE name=? AND hash=?", name, hashed
+    ):
+        raise LoginError(_WRONG, component=name)
 
 
 def _keep_one(step: Transaction, name: str) -> None:
