@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.browser.hostpages import DATASTORE, fill, keep, press_button, show, told
 
+from casemate.calls.admin import ChangePassword
 from casemate.calls.certificates import InstallCertificate, PemReply, SigningRequest
 from casemate.calls.console import EndHost
 from casemate.calls.messages import CancelTask, Empty
@@ -282,6 +283,10 @@ def test_a_role_is_made_given_and_removed_and_a_session_ended(
     told(page, "auditor: changed")
     press_button(page, f"role-{role.number}")
     told(page, "switchers: removed")
+    fill(page, "#own", old="The-present-0ne", new="An0ther-long-one")
+    told(page, "changed; log in with the new password")
+    (own,) = (one for one in host.kernel.asked if isinstance(one, ChangePassword))
+    assert (own.old_password, own.new_password) == ("The-present-0ne", "An0ther-long-one")
     given = json.dumps({"userName": "auditor", "password": PASSWORD})
     asked = f"{{method: 'POST', credentials: 'omit', body: {json.dumps(given)}}}"
     login = "/sdk/vim25/9.1.0.0/SessionManager/ha-sessionmgr/Login"

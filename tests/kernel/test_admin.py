@@ -15,6 +15,7 @@ from casemate.calls.messages import Logout, PowerOn
 from casemate.errors import (
     ArgumentError,
     CasemateError,
+    LimitError,
     LoginError,
     NotAuthenticatedError,
     NotFoundError,
@@ -22,8 +23,9 @@ from casemate.errors import (
     StateError,
 )
 from casemate.kernel import logs
-from casemate.kernel.accounts import CONSOLE, LOCAL_ROOT, Accounts
+from casemate.kernel.accounts import CONSOLE, FREE_FAILURES, LOCAL_ROOT, Accounts
 from casemate.kernel.admin import Admin
+from casemate.kernel.logins import WAITING_OF_ONE, Logins
 from casemate.kernel.logs import COUNT_LIMIT, Logs
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
@@ -46,7 +48,13 @@ class World:
             self.accounts.set_password("root", "Administrator", PASSWORD, "Admin")
         self.stream.publish(PoolFact("pool1", "a", "ha-root-pool", Allocation(), Allocation()))
         self.stream.publish(fake_vm(1))
-        self.admin = Admin(self.store, self.stream, self.accounts, lambda: 1000.0)
+        self.admin = Admin(
+            self.store,
+            self.stream,
+            self.accounts,
+            Logins(self.accounts, lambda: 1000.0),
+            lambda: 1000.0,
+        )
 
     def do(self, request: object) -> object:
         return asyncio.run(self.admin.handlers()[type(request)](request, LOCAL_ROOT))
@@ -284,6 +292,53 @@ def test_guessing_an_old_password_counts_as_guessing(world: World) -> None:
             world.do(a.ChangePassword("root", "guess", "Another-Horse-8", "192.0.2.1"))
     with pytest.raises(LoginError):
         world.login("root")
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_guesses_at_old_passwords_cost_five_checks_whether_or_not_there_is_the_account(
+    world: World, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    checked: list[str] = []
+
+    def verify(hashed: str, _password: str) -> str:
+        checked.append(hashed)
+        return ""
+
+    monkeypatch.setattr(world.accounts, "verify", verify)
+    for _ in range(50):
+        with pytest.raises(LoginError):
+            world.do(a.ChangePassword(user, "guess", "Another-Horse-8", "192.0.2.1"))
+    assert len(checked) == FREE_FAILURES
+
+
+def test_flood_of_old_passwords_holds_up_nobody_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+
+    def verify(hashed: str, password: str) -> str:
+        checked.append(password)
+        return hashed if password == PASSWORD else ""
+
+    monkeypatch.setattr(world.accounts, "verify", verify)
+    flood = [
+        a.ChangePassword(f"name{number}", "guess", "Another-Horse-8", "192.0.2.1")
+        for number in range(1000)
+    ]
+    honest = a.ChangePassword("root", PASSWORD, "Another-Horse-8", "192.0.2.2")
+    *answers, changed = together(world, *flood, honest)
+    assert not isinstance(changed, Exception)
+    assert sum(isinstance(one, LimitError) for one in answers) == 1000 - WAITING_OF_ONE
+    assert len(checked) == WAITING_OF_ONE + 1
+
+
+@pytest.mark.parametrize("new", ["Short-1", "all small letters", "Root-is-my-name-1", "a" * 300])
+def test_new_password_of_ones_own_is_as_good_as_any_other(world: World, new: str) -> None:
+    handle, _ = world.login("root")
+    with pytest.raises(ArgumentError):
+        world.do(a.ChangePassword("root", PASSWORD, new, "192.0.2.1"))
+    world.accounts.session(handle)
+    world.login("root")
 
 
 def test_a_terminated_session_is_gone_and_told(world: World) -> None:

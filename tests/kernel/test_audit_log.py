@@ -18,6 +18,7 @@ from casemate.kernel.admin import Admin
 from casemate.kernel.home import HOSTD_UID
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.logins import Logins
 from casemate.kernel.logs import DOUBTED, Logs
 from casemate.kernel.server import Caller
 from casemate.kernel.store import AuditEntry, Store
@@ -35,7 +36,9 @@ class Asked:
         accounts = Accounts(self.store, lambda: 1000.0)
         inventory = Inventory(self.store, stream, place, "6ba7b810-9dad-11d1-80b4-00c04fd430c8")
         accounts.set_password("someone", "", PASSWORD, "NoAccess")
-        admin = Admin(self.store, stream, accounts, lambda: 1000.0)
+        admin = Admin(
+            self.store, stream, accounts, Logins(accounts, lambda: 1000.0), lambda: 1000.0
+        )
         nothing = SimpleNamespace()
         self.kernel = Kernel(
             self.store,

@@ -20,6 +20,7 @@ from casemate.kernel.home import HOSTD_UID
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.leases import Leases
+from casemate.kernel.logins import Logins
 from casemate.kernel.ova import Ova
 from casemate.kernel.server import Caller
 from casemate.kernel.store import Store
@@ -51,7 +52,9 @@ class Asker:
         self.inventory = Inventory(self.store, stream, volumes, host)
         self.inventory.publish_all(1000, 1000)
         accounts.set_password("someone", "", PASSWORD, "NoAccess")
-        self.admin = Admin(self.store, stream, accounts, lambda: 1000.0)
+        self.admin = Admin(
+            self.store, stream, accounts, Logins(accounts, lambda: 1000.0), lambda: 1000.0
+        )
         nothing = SimpleNamespace()
         self.kernel = Kernel(
             self.store,

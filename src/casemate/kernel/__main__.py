@@ -147,7 +147,8 @@ async def serve(settings: Settings, home: Home) -> None:
     inventory.publish_all(capacity.cpu_mhz, capacity.memory >> 20)
     devices = devices_of(kernel, stream)
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
-    governed(kernel, Admin(store, stream, accounts, time.time), stream, measurements)
+    admin = Admin(store, stream, accounts, kernel.logins, time.time)
+    governed(kernel, admin, stream, measurements)
     starter, switching, guests = life_of_vms(
         kernel,
         pools,

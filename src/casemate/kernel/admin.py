@@ -22,6 +22,7 @@ from casemate.errors import (
 from casemate.kernel.accounts import LOCAL_ROOT, PLATE, Accounts, Session
 from casemate.kernel.background import background
 from casemate.kernel.lockdown import DENIED, Lockdown
+from casemate.kernel.logins import Logins
 from casemate.kernel.store import Account, Store, StoredSession
 from casemate.kernel.stream import FactStream
 from casemate.machine.facts import DatastoreFact, Fact, PoolFact, VmFact
@@ -65,13 +66,19 @@ class Admin:
     """Governs who may do what. ``clock`` gives Unix seconds."""
 
     def __init__(
-        self, store: Store, stream: FactStream, accounts: Accounts, clock: Callable[[], float]
+        self,
+        store: Store,
+        stream: FactStream,
+        accounts: Accounts,
+        logins: Logins,
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._stream = stream
         self._accounts = accounts
+        self._logins = logins
         self._clock = clock
-        self._logins = asyncio.Semaphore(1)
+        self._turn = asyncio.Semaphore(1)
         self._workers = background(1, "password")
         self.rights = Rights(self._pool_of)
         self._lockdown = Lockdown(store, stream, self.rights)
@@ -327,23 +334,18 @@ class Admin:
         return Empty()
 
     async def _change_password(self, request: a.ChangePassword, _: None) -> Empty:
-        hashed = self._accounts.hash_of(request.user)
-        async with self._logins:
-            verified = await asyncio.get_running_loop().run_in_executor(
-                self._workers, self._accounts.verify, hashed, request.old_password
-            )
-        self._accounts.check(request.user, self._clock(), verified)
+        proven = await self._logins.prove(request.user, request.old_password, request.peer)
         self._lockdown.admit(request.user, request.peer)
         check_password(request.user, request.new_password)
         fresh = await self._hashed(request.new_password)
         # Whose old password was replaced meanwhile, or whose account was removed, is nobody now.
-        account = self._accounts.check(request.user, self._clock(), verified)
+        account = self._accounts.check(request.user, self._clock(), proven.hash)
         self._store.put_account(replace(account, hash=fresh))
         self._end_sessions_of(request.user)
         return Empty()
 
     async def _hashed(self, password: str) -> str:
-        async with self._logins:
+        async with self._turn:
             return await asyncio.get_running_loop().run_in_executor(
                 self._workers, self._accounts.hash_new, password
             )

@@ -82,7 +82,8 @@ class Kernel:
         self._clock = clock
         self._tasks = Tasks(stream, clock)
         self._check: Callable[[Session, str, object], None] = _by_role
-        self._logins = Logins(accounts, clock)
+        self.logins = Logins(accounts, clock)
+        """Whoever shows a password waits for the same turn."""
         self._watchers: list[Callable[[], tuple[Finding, ...]]] = []
         self._ended: list[Callable[[str], None]] = []
         self._handlers: dict[type, Handler] = {
@@ -220,7 +221,7 @@ class Kernel:
         return await self._open(request.user, request.password, request.peer)
 
     async def _open(self, user: str, password: str, peer: str) -> m.SessionReply:
-        return _session_reply(*await self._logins.open(user, password, peer))
+        return _session_reply(*await self.logins.open(user, password, peer))
 
     async def _logout(self, request: m.Logout, _: Session) -> m.Empty:
         self._accounts.logout(request.session)

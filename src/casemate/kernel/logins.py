@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from casemate.errors import LimitError, LoginError
 from casemate.kernel.accounts import Accounts, Session
 from casemate.kernel.background import background
+from casemate.kernel.store import Account
 from casemate.policy.quotas import peer_of_address
 
 LOGINS_AT_ONCE = 2
@@ -45,15 +46,19 @@ class Logins:
         self._strangers: OrderedDict[str, _Stranger] = OrderedDict()
 
     async def open(self, user: str, password: str, peer: str) -> tuple[str, Session]:
-        """Open a session and return its handle and itself.
+        """Open a session and return its handle and itself. Raises as ``prove`` and ``another``."""
+        return self._accounts.another((await self.prove(user, password, peer)).name, peer)
+
+    async def prove(self, user: str, password: str, peer: str) -> Account:
+        """Return the account whose password this is.
 
         Raises:
             LoginError: The name or the password is wrong, or the account is locked.
-            LimitError: Too many logins of this peer wait.
+            LimitError: Too many passwords of this peer wait.
         """
         if self._locked(user):
             # Says what it always says, without the work.
-            return self._accounts.conclude(user, peer, "")
+            return self._accounts.check(user, self._clock(), "")
         asker = peer_of_address(peer)
         if self._waiting[asker] >= WAITING_OF_ONE:
             raise LimitError(
@@ -70,7 +75,7 @@ class Logins:
                     verified = await asyncio.get_running_loop().run_in_executor(
                         self._workers, self._accounts.verify, hashed, password
                     )
-            return self._accounts.conclude(user, peer, verified)
+            return self._accounts.check(user, self._clock(), verified)
         except LoginError:
             self._note(user)
             raise

@@ -41,6 +41,14 @@ function changeAccount(accounts, roles, act) {
   }, given.id, "changed")));
 }
 
+function ownPassword(user, act) {
+  return folded("own", "Change your own password", form([
+    text("Present password", "old", { type: "password", autocomplete: "current-password" }),
+    password("New password", "new")], "Change your password", (given) => act(() =>
+    call(ACCOUNTS, "ChangePassword", { user, oldPassword: given.old, newPassword: given.new }),
+  user, "changed; log in with the new password")));
+}
+
 function newRole(privileges, act) {
   const chosen = h("select", { multiple: true, size: 10, "aria-label": "Privileges" },
     privileges.map((one) => h("option", {}, one)));
@@ -64,6 +72,7 @@ export async function users({ act, keep }) {
   const account = await kept(keep, "account", known, () => newAccount(given, act));
   const permit = await kept(keep, "permit", [known, (accounts || []).map((one) => one.principal)],
     () => changeAccount(accounts || [], given, act));
+  const own = await kept(keep, "own", [current.userName], () => ownPassword(current.userName, act));
   keep.role ||= newRole(roles.find((role) => role.name === "Admin")?.privilege || [], act);
   return [h("h2", {}, "Users"),
     table(["User", "Description", "Role", ""], (accounts || []).map((one) => [
@@ -71,7 +80,7 @@ export async function users({ act, keep }) {
       one.principal === "root" ? "" : button("Remove", `remove-${one.principal}`,
         () => act(() => call(ACCOUNTS, "RemoveUser", { userName: one.principal }), one.principal, "removed"),
         { question: `Remove the account ${one.principal}?` })])),
-    account, permit,
+    account, permit, own,
     h("h3", {}, "Sessions"),
     table(["User", "From", "With", "Since", "Last used", ""], (sessions || []).map((one) => [
       one.userName, one.ipAddress, h("span", { class: "any" }, (one.userAgent || "").split(" ")[0]),
