@@ -19,6 +19,7 @@ from casemate.calls.messages import (
 )
 from casemate.errors import CasemateError, FormatError, LimitError
 from casemate.machine.facts import ComponentFact
+from casemate.policy.continuity import LogHead
 
 BLOB = st.binary(max_size=40)
 TEXT = st.text(max_size=12)
@@ -51,6 +52,7 @@ MESSAGES = st.one_of(
         BLOB,
         st.lists(TEXT, max_size=3).map(tuple),
         st.lists(st.integers(0, 23), max_size=4).map(tuple),
+        st.integers(0, 9),
     ),
     st.builds(
         EvidenceReply,
@@ -60,6 +62,8 @@ MESSAGES = st.one_of(
         components=st.lists(COMPONENTS, max_size=2).map(tuple),
         boot_complete=st.booleans(),
         taken=st.floats(allow_nan=False, allow_infinity=False),
+        heads=st.lists(st.builds(LogHead, st.integers(0, 9), BLOB), max_size=2).map(tuple),
+        measurements=BLOB,
     ),
 )
 

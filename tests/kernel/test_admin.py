@@ -388,18 +388,18 @@ def test_no_fact_holds_a_secret(world: World) -> None:
 )
 def test_a_changed_audit_log_shows(world: World, attack: str) -> None:
     for number in range(4):
-        world.store.audit(1.5 * number, "root", "PowerOn", str(number), "because", "refused: x")
-    assert world.store.audit_broken() is None
+        world.store.audit.append(1.5 * number, "root", "PowerOn", str(number), "because", "refused: x")
+    assert world.store.audit.broken() is None
     with sqlite3.connect(world.place / "casemate.db") as database:
         database.execute(attack)
     database.close()
-    assert world.store.audit_broken() in {2, 3}
+    assert world.store.audit.broken() in {2, 3}
 
 
 def test_logs_are_read_in_bounds_and_by_name_only(world: World, tmp_path: Path) -> None:
     (tmp_path / "kernel.log").write_text("".join(f"line {n}\n" for n in range(3000)))
     (tmp_path / "secret.log").write_text("secret")
-    world.store.audit(0.0, "root", "PowerOn", "1", "", "ok")
+    world.store.audit.append(0.0, "root", "PowerOn", "1", "", "ok")
     logs = Logs(world.store, tmp_path)
 
     def read(log: str, start: int, count: int) -> a.LogReply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,18 +12,26 @@ import pytest
 
 from casemate.calls import messages as m
 from casemate.calls.admin import ReadLog
-from casemate.errors import CasemateError, LoginError, NotAuthenticatedError, PermissionDeniedError
-from casemate.kernel import store as stores
+from casemate.errors import (
+    CasemateError,
+    Finding,
+    LoginError,
+    NotAuthenticatedError,
+    PermissionDeniedError,
+)
+from casemate.kernel import auditlog
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
 from casemate.kernel.home import HOSTD_UID
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.logins import Logins
-from casemate.kernel.logs import DOUBTED, Logs
+from casemate.kernel.logs import CUT, DOUBTED, Logs
 from casemate.kernel.server import Caller
-from casemate.kernel.store import AuditEntry, Store
+from casemate.kernel.auditlog import AuditEntry
+from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
+from casemate.policy.continuity import LogHead, check_log
 
 HOSTD = Caller(HOSTD_UID, 1)
 PASSWORD = "Correct-Horse-7"
@@ -57,7 +66,7 @@ class Asked:
         """Send a request that is refused, and return what is in the log then."""
         with pytest.raises(kind):
             asyncio.run(self.kernel.handle(request, HOSTD))
-        found = self.store.audit_entries(1, 100)
+        found = self.store.audit.entries(1, 100)
         self.store.close()
         return found
 
@@ -82,7 +91,7 @@ def test_a_name_without_end_takes_no_room_in_the_audit_log(tmp_path: Path) -> No
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A store that keeps 40 entries, or 20 that are old, and looks at every fourth."""
     for name, value in (("ROWS", 40), ("KEPT", 20), ("SECONDS", 1000.0), ("PRUNED", 4)):
-        monkeypatch.setattr(stores, f"AUDIT_{name}", value)
+        monkeypatch.setattr(auditlog, name, value)
     store = Store(tmp_path / "casemate.db")
     # Hundreds of entries: that each is on the disk is not what is looked at here.
     store._db.execute("PRAGMA synchronous=OFF")
@@ -92,38 +101,38 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 def fill(store: Store, times: Iterable[float]) -> None:
     for time in times:
-        store.audit(time, "root", "PowerOn", "1", "", "ok")
+        store.audit.append(time, "root", "PowerOn", "1", "", "ok")
 
 
 def kept(store: Store) -> list[int]:
-    return [entry.number for entry in store.audit_entries(1, 1000)]
+    return [entry.number for entry in store.audit.entries(1, 1000)]
 
 
 def test_the_audit_log_keeps_so_many_entries_and_their_chain(small: Store) -> None:
     fill(small, (float(n) for n in range(200)))
     assert kept(small) == list(range(161, 201))
-    assert small.audit_broken() is None
+    assert small.audit.broken() is None
 
 
 def test_old_entries_go_but_a_clock_that_jumps_empties_no_log(small: Store) -> None:
     fill(small, (float(n) for n in range(30)))
     fill(small, [1e9] * 2)
     assert kept(small) == list(range(13, 33))
-    assert small.audit_broken() is None
+    assert small.audit.broken() is None
 
 
 @pytest.mark.parametrize("number", [161, 162, 200])
 def test_a_changed_entry_shows_after_others_were_taken_out(small: Store, number: int) -> None:
     fill(small, (float(n) for n in range(200)))
     small._db.execute("UPDATE audit SET user='nobody' WHERE number=?", (number,))
-    assert small.audit_broken() == number
+    assert small.audit.broken() == number
 
 
 def test_the_beginning_of_what_is_kept_cannot_be_taken_out_unseen(small: Store) -> None:
     fill(small, (float(n) for n in range(200)))
     for table in ("audit", "audit_chain"):
         small._db.execute(f"DELETE FROM {table} WHERE number<165")
-    assert small.audit_broken() == 161
+    assert small.audit.broken() == 161
 
 
 def test_what_is_read_of_the_log_has_its_own_numbers(small: Store, tmp_path: Path) -> None:
@@ -155,6 +164,143 @@ def test_who_reads_the_log_is_told_what_does_not_fit(
     assert doubted() == []
     small._db.execute(attack)
     assert doubted() == [shown]
+
+
+CUTS = [
+    ("DELETE FROM audit WHERE number>195", "DELETE FROM audit_chain WHERE number>195"),
+    ("DELETE FROM audit WHERE number>195",),
+    ("DELETE FROM audit_chain WHERE number>195",),
+]
+
+
+def cut(store: Store, attack: Iterable[str]) -> None:
+    for statement in attack:
+        store._db.execute(statement)
+
+
+@pytest.mark.parametrize("attack", CUTS)
+def test_end_that_is_taken_out_shows_at_once_and_after_more_was_written(
+    small: Store, tmp_path: Path, attack: tuple[str, ...]
+) -> None:
+    fill(small, (float(n) for n in range(200)))
+    cut(small, attack)
+    assert small.audit.broken() == 196
+    assert small.audit.broken(180, 30) == 196
+    assert small.audit.broken(161, 20) is None  # not looked at
+    read = Logs(small, tmp_path).handlers()[ReadLog]
+    reply = asyncio.run(read(ReadLog("", "audit", 180, 30), None))
+    doubted = [one for one in reply.lines if one.endswith((DOUBTED, CUT.format(200)))]
+    assert len(doubted) == 1
+    assert doubted[0].split()[1] in {"195", "196"}
+    fill(small, [300.0] * 2)
+    assert small.audit.broken() in {196, 201}
+
+
+def test_whole_log_that_is_taken_out_shows(small: Store, tmp_path: Path) -> None:
+    fill(small, (float(n) for n in range(9)))
+    cut(small, ("DELETE FROM audit", "DELETE FROM audit_chain"))
+    read = Logs(small, tmp_path).handlers()[ReadLog]
+    reply = asyncio.run(read(ReadLog("", "audit", 1, 30), None))
+    assert reply.lines == (CUT.format(9),)
+
+
+def test_entries_that_somebody_else_adds_at_the_end_show(small: Store) -> None:
+    fill(small, (float(n) for n in range(20)))
+    entry = AuditEntry(21, 20.0, "root", "Nothing", "", "", "ok")
+    digest = auditlog._chained(small.audit.head.digest, entry)
+    small._db.execute("INSERT INTO audit VALUES (21, 20.0, 'root', 'Nothing', '', '', 'ok')")
+    small._db.execute("INSERT INTO audit_chain VALUES (21, ?)", (digest,))
+    assert small.audit.broken() == 21
+    fill(small, [30.0])  # it takes the place
+    assert small.audit.broken() is None
+
+
+def reopened(store: Store, attack: Iterable[str] = ()) -> Store:
+    cut(store, attack)
+    store.close()
+    return Store(store.path)
+
+
+@pytest.mark.parametrize("attack", CUTS)
+def test_end_that_is_deleted_while_the_kernel_is_off_shows(
+    small: Store, attack: tuple[str, ...]
+) -> None:
+    fill(small, (float(n) for n in range(200)))
+    again = reopened(small, attack)
+    assert again.audit.broken() == 196
+    again.close()
+
+
+def codes(known: LogHead | None, store: Store) -> list[str]:
+    shown = store.audit.heads(known.number if known else 0)
+    return [finding.code for finding in check_log(known, shown)]
+
+
+def test_whoever_remembers_the_head_notices_a_log_that_was_made_anew(small: Store) -> None:
+    fill(small, (float(n) for n in range(200)))
+    known = small.audit.heads(0)[0]
+    assert codes(known, small) == []
+    fill(small, [300.0] * 3)
+    assert codes(known, small) == []
+    forgetful = "UPDATE sqlite_sequence SET seq=195 WHERE name='audit'"
+    again = reopened(small, (*CUTS[0], forgetful))
+    assert again.audit.broken() is None  # the host alone cannot know
+    assert codes(known, again) == ["audit-truncated"]
+    fill(again, [400.0] * 30)
+    assert again.audit.broken() is None
+    assert codes(known, again) == ["audit-changed"]
+    again.close()
+
+
+def test_digests_of_entries_are_shown_to_nobody(small: Store) -> None:
+    fill(small, (float(n) for n in range(9)))
+    kept = {bytes(row[0]) for row in small._db.execute("SELECT digest FROM audit_chain")}
+    for number in range(-1, 12):
+        shown = small.audit.heads(number)
+        assert [one.number for one in shown] == ([9, number] if 0 < number < 9 else [9])
+        assert not kept & {one.digest for one in shown}
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *CUTS,
+        ("UPDATE audit SET user='nobody' WHERE number=190",),
+        ("UPDATE audit SET user=x'00' WHERE number=190",),
+        ("UPDATE audit_chain SET digest='text' WHERE number=200",),
+        ("DROP TABLE audit_chain",),
+    ],
+)
+def test_watch_finds_what_is_done_to_the_end_of_the_log(
+    small: Store, attack: tuple[str, ...]
+) -> None:
+    fill(small, (float(n) for n in range(180)))
+    again = reopened(small)
+    look = again.audit.watch(again.path)
+    assert look() == ()
+    fill(again, (float(n) for n in range(180, 200)))
+    assert look() == ()
+    cut(again, attack)
+    (finding,) = look()
+    assert finding.code == "audit-log"
+    again.close()
+
+
+def test_watch_is_not_misled_by_what_is_written_and_pruned_while_it_looks(small: Store) -> None:
+    look, over = small.audit.watch(small.path), threading.Event()
+    found: list[Finding] = []
+
+    def watch() -> None:
+        while not over.is_set():
+            found.extend(look())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    fill(small, (float(n) for n in range(300)))
+    over.set()
+    thread.join()
+    assert found == []
+    assert look() == ()
 
 
 @pytest.mark.parametrize("start", [1, 150, 165])

@@ -146,6 +146,85 @@ def test_host_whose_round_cannot_be_written_is_not_asked_again_at_once(
     assert good(engine.rounds.take_in([sent])[0]).wait > 0
 
 
+def entries(count: int, made: bytes = b"honest") -> list[bytes]:
+    """What stands for each entry of an audit log."""
+    return [made + number.to_bytes(4, "big") for number in range(count)]
+
+
+def test_audit_log_that_grows_is_asked_for_from_where_it_was(engine: Engine, hosts: Hosts) -> None:
+    (one,) = hosts(1)
+    asked = None
+    for size in (5, 5, 9, 30):
+        one.host.host.audit = entries(size)
+        answer = good(engine.rounds.take_in([one.arrival(asked)])[0])
+        assert (answer.state.value, answer.wait > 0) == ("trusted", True)
+        asked = answer.asked
+        assert asked is not None
+        assert asked.entry == size
+    question = engine.rounds.ask(one.secret)[1]
+    assert question is not None
+    assert question.entry == 30
+
+
+@pytest.mark.parametrize(
+    ("left", "code"),
+    [
+        (entries(4), "audit-truncated"),
+        (entries(5, b"forged"), "audit-changed"),
+        ([*entries(4), *entries(9, b"forged")], "audit-changed"),
+        ([], "audit-missing"),
+    ],
+)
+def test_audit_log_that_lost_its_end_latches_until_an_operator_clears_it(
+    engine: Engine, hosts: Hosts, left: list[bytes], code: str
+) -> None:
+    (one,) = hosts(1)
+    one.host.host.audit = entries(5)
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "trusted"
+    one.host.host.audit = left
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "failed-latched"
+    with engine.database.transaction() as step:
+        kept = roundstore.latest_round(step, "h0")
+    assert kept is not None
+    assert code in {finding["code"] for finding in json.loads(kept.result)["findings"]}
+    one.host.host.audit = entries(5)  # to put it back does not help
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "failed-latched"
+    one.host.host.audit = left
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "failed-latched"
+    engine.enrolment.clear("h0", "olga", "the state was set up anew")
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "trusted"
+
+
+def test_failure_of_another_kind_that_is_cleared_does_not_excuse_the_audit_log(
+    engine: Engine, hosts: Hosts
+) -> None:
+    (one,) = hosts(1)
+    one.host.host.audit = entries(5)
+    good(engine.rounds.take_in([one.arrival()])[0])
+    one.host.host.reboot(SmallImage(contents={"qemu.v00": b"evil"}))
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "failed-latched"
+    engine.enrolment.clear("h0", "olga", "found harmless")
+    one.host.host.reboot(SmallImage())
+    one.host.host.audit = entries(4)
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "failed-latched"
+
+
+def test_host_that_shows_another_entry_than_it_was_asked_for_is_asked_again_a_few_times(
+    engine: Engine, hosts: Hosts
+) -> None:
+    (one,) = hosts(1)
+    one.host.host.audit = entries(5)
+    good(engine.rounds.take_in([one.arrival()])[0])
+    one.host.host.audit = entries(9)
+    told = []
+    for _ in range(4):
+        question = engine.rounds.ask(one.secret)[1]
+        assert question is not None
+        (answer,) = engine.rounds.take_in([one.arrival(replace(question, entry=3))])
+        told.append((good(answer).state.value, good(answer).wait > 0))
+    assert told == [("trusted", False)] * 3 + [("failed-latched", True)]
+
+
 def test_replay_spoils_nobody_elses_round(engine: Engine, hosts: Hosts) -> None:
     one, other = hosts(2)
     sent = one.arrival()

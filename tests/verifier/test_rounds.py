@@ -48,6 +48,19 @@ def test_good_host_becomes_trusted(engine: Engine, fleet: Fleet) -> None:
     assert host.lease_owner == ""
 
 
+def test_audit_log_of_a_host_that_is_asked_may_not_lose_its_end(
+    engine: Engine, fleet: Fleet
+) -> None:
+    engine.reference()
+    made = fleet(1)
+    engine.enrol(made)
+    host = made.hosts["host-001"]
+    for size, state in ((5, "trusted"), (9, "trusted"), (8, "failed-latched")):
+        host.audit = [number.to_bytes(4, "big") for number in range(size)]
+        assert engine.round("host-001").state == state
+    assert "audit log" in engine.host("host-001").verdict
+
+
 def test_pending_host_is_never_asked(engine: Engine, fleet: Fleet) -> None:
     engine.reference()
     made = fleet(1)

@@ -38,6 +38,7 @@ from casemate.calls.messages import (
 )
 from casemate.errors import FormatError, LimitError
 from casemate.machine.facts import ComponentFact, Fact
+from casemate.policy.continuity import LogHead
 
 PREFIX = "/attestation/v1/"
 IDENTITY_PATH = PREFIX + "identity"
@@ -58,6 +59,7 @@ class Fresh:
     quotes: tuple[tuple[bytes, bytes], ...]
     boot_complete: bool
     taken: float
+    heads: tuple[LogHead, ...] = ()
     accelerator: str = ""
     measurements: bytes = b""
 

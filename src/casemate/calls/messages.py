@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from casemate.machine.facts import Fact, FaultFact
+from casemate.policy.continuity import LogHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ class EvidenceReply:
 
     ``quotes`` holds (TPMS_ATTEST, TPMT_SIGNATURE) pairs that together cover the banks asked for;
     one TPM2_Quote may cover all. ``log`` is a TCG crypto-agile event log. ``accelerator`` is what
-    runs the VMs (kvm, tcg; empty where there are none): said, not proven. ``measurements`` is the
-    binary IMA list of a plain Linux host, taken after the quotes; empty where there is none.
+    runs the VMs (kvm, tcg; empty where there are none): said, not proven. ``heads`` are of the audit
+    log: the present one, then the entry that was asked for; said, not proven. ``measurements`` is
+    the binary IMA list of a plain Linux host, taken after the quotes; empty where there is none.
     """
 
     quotes: tuple[tuple[bytes, bytes], ...]
@@ -82,6 +84,7 @@ class EvidenceReply:
     components: tuple[Fact, ...]
     boot_complete: bool
     taken: float
+    heads: tuple[LogHead, ...] = ()
     accelerator: str = ""
     measurements: bytes = b""
 
@@ -273,11 +276,15 @@ class ActivateCredential:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Fresh evidence: quote over ``pcrs`` of each bank with this nonce, values, and the log."""
+    """Fresh evidence: quote over ``pcrs`` of each bank with this nonce, values, and the log.
+
+    ``entry`` is the number of the entry of the audit log that the asker knows; 0: of none.
+    """
 
     nonce: bytes
     banks: tuple[str, ...]
     pcrs: tuple[int, ...]
+    entry: int = 0
     reply: ClassVar = EvidenceReply
     privilege: ClassVar[str] = "System.Anonymous"
     audited: ClassVar[bool] = False

@@ -167,7 +167,8 @@ class Prover:
             asked = self._verifier.post("/nonce")
         if "nonce" not in asked:
             return {**asked, "verdict": "waits for approval by an operator"}
-        quote = Quote(bytes.fromhex(asked["nonce"]), tuple(asked["banks"]), tuple(asked["pcrs"]))
+        banks, pcrs, entry = tuple(asked["banks"]), tuple(asked["pcrs"]), asked.get("entry", 0)
+        quote = Quote(bytes.fromhex(asked["nonce"]), banks, pcrs, entry)
         reply = self._source.evidence(quote)
         told = self._send(f"/evidence?nonce={asked['nonce']}", reply)
         self._shown = told["state"] == "trusted"

@@ -162,7 +162,7 @@ async def serve(settings: Settings, home: Home) -> None:
             **agents(settings, home, measurements, stream),
         }
     )
-    watch = hardened(kernel, measurements, accelerator.name, home.path / settings.bank)
+    watch = hardened(kernel, measurements, accelerator.name, home.path / settings.bank, store)
     place = Place(home, settings.bank, inventory.resolve, time.time)
     plugins = await packages(kernel, place, stream, switching, measurements, *watch)
     files(kernel, inventory, accounts, plugins)

@@ -151,12 +151,14 @@ def resources(
 
 
 def hardened(
-    kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path
+    kernel: Kernel, measurements: Measurements, accelerator: str, bank: Path, store: Store
 ) -> tuple[Auditor, Integrity]:
-    """Add the audit of all processes; the caller runs it."""
+    """Add the audit of all processes, and of the log; the caller runs it."""
     auditor = Auditor(kernel.cells.running, measurements.security_option, kernel.cells.power_off)
     integrity = Integrity(measurements, first=noted_mounts())
     auditor.also(integrity.look)
+    auditor.also(store.audit.watch(store.path))
+    measurements.heads = store.audit.heads
     audit = Hardening(auditor, accelerator, bank, bank.parent / "trust")
     kernel.add(audit.handlers())
     kernel.watch(audit.findings)

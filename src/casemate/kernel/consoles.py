@@ -164,7 +164,7 @@ class Consoles:
         """
         found = self._tickets.pop(_digest(request.ticket), None)
         good = found is not None and found.until >= self._ticks() and self._alive(found.session.key)
-        self._context.store.audit(
+        self._context.store.audit.append(
             self._context.clock(),
             found.session.user if found else "",
             "OpenConsole",

@@ -212,7 +212,7 @@ class Kernel:
         why = str(getattr(request, "why", "") or getattr(request, "peer", ""))
         texts = (text[:_AUDITED] for text in (thing, why, outcome))
         name = type(request).__name__
-        self._store.audit(self._clock(), user[:_AUDITED], name, *texts)
+        self._store.audit.append(self._clock(), user[:_AUDITED], name, *texts)
 
     async def _console_login(self, request: ConsoleLogin, _: None) -> m.SessionReply:
         return await self._open(request.user, request.password, CONSOLE)

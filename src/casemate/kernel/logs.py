@@ -12,7 +12,8 @@ from pathlib import Path
 from casemate.calls.admin import LogReply, ReadLog
 from casemate.errors import NotFoundError
 from casemate.kernel.accounts import Session
-from casemate.kernel.store import AuditEntry, Store
+from casemate.kernel.auditlog import AuditEntry
+from casemate.kernel.store import Store
 
 LOGS = ("hostd", "init", "kernel")
 AUDIT = "audit"
@@ -29,6 +30,9 @@ LINE_LIMIT = 2000
 
 DOUBTED = " [does not fit the chain: it was changed, or others before it were taken out]"
 """What is said of the first such entry among those that are read."""
+
+CUT = " [others after it were taken out: the last was number {}]"
+"""What is said of the last entry where the end of the log is gone."""
 
 
 _log = logging.getLogger(__name__)
@@ -59,13 +63,15 @@ class Logs:
         count = max(0, min(request.count, COUNT_LIMIT))
         start = max(request.start, 1)
         if request.log == AUDIT:
-            entries = self._store.audit_entries(start, count)
-            broken = self._store.audit_broken(start, count)
+            log = self._store.audit
+            entries, broken = log.entries(start, count), log.broken(start, count)
             # What is older was taken out.
             start = entries[0].number if entries else start
             doubted = next((e for e in entries if broken is not None and e.number >= broken), None)
-            told = tuple(_line(e) + (DOUBTED if e is doubted else "") for e in entries)
-            return LogReply(start, self._store.audit_size(), told)
+            told = [_line(e) + (DOUBTED if e is doubted else "") for e in entries]
+            if broken is not None and doubted is None:
+                told[-1:] = ["".join((*told[-1:], CUT.format(log.head.number)))]
+            return LogReply(start, log.size(), tuple(told))
         if request.log not in LOGS:
             raise NotFoundError(f"there is no log {request.log!r:.60}", component=request.log[:40])
         lines = await asyncio.to_thread(_lines, self._place / f"{request.log}.log")

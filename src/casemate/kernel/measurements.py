@@ -31,6 +31,7 @@ from casemate.kernel.boot.record import read_record, write_record
 from casemate.kernel.journal import Journal
 from casemate.kernel.tpm.device import Maker, Tpm
 from casemate.machine.facts import ComponentFact
+from casemate.policy.continuity import LogHead
 from casemate.policy.measure import BootMeasurer, PlannedEvent
 from casemate.policy.trust import MODULE_KEYS
 
@@ -58,6 +59,8 @@ class Measurements:
         self.lost = ""
         self.find_certificate: Callable[[Maker, bytes], Awaitable[bytes]] = _nowhere
         """Looks for the certificate of a TPM that has it in no usual place."""
+        self.heads: Callable[[int], tuple[LogHead, ...]] = lambda _entry: ()
+        """Shows the head of the audit log, and an entry of it."""
 
     async def start(self) -> None:
         """Bring log and PCRs in step; a TPM that went away is noted, and no reason to stop."""
@@ -148,6 +151,8 @@ class Measurements:
         if not pcrs or not set(pcrs) <= set(PCRS):
             raise ArgumentError("PCRs are numbered 0 to 23", argument="pcrs")
 
+        heads = self.heads(request.entry)
+
         def take(tpm: Tpm) -> EvidenceReply:
             values = tpm.read_pcrs(request.banks, pcrs)
             return EvidenceReply(
@@ -159,6 +164,7 @@ class Measurements:
                 components=self.components,
                 boot_complete=self.complete,
                 taken=time.time(),
+                heads=heads,
                 accelerator=self.accelerator,
             )
 

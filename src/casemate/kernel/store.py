@@ -6,15 +6,13 @@ log and a few named values. One connection, used from one thread.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.errors import HostError
+from casemate.kernel.auditlog import AuditLog, transaction
 from casemate.policy.rights import Permission
 
 _SCHEMA = """
@@ -31,10 +29,6 @@ CREATE TABLE IF NOT EXISTS vm (
 CREATE TABLE IF NOT EXISTS pool (
     id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, name TEXT NOT NULL,
     settings TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS audit (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, user TEXT NOT NULL,
-    action TEXT NOT NULL, object TEXT NOT NULL, why TEXT NOT NULL, outcome TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS audit_chain (number INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS role (
     number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
     privileges TEXT NOT NULL);
@@ -43,36 +37,8 @@ CREATE TABLE IF NOT EXISTS permission (
     propagate INTEGER NOT NULL, PRIMARY KEY (kind, entity, principal));
 """
 
-AUDIT_ROWS = 100_000
-"""Entries of the audit log that are kept: some 30 MiB, and 130 of the longest texts."""
-
-AUDIT_SECONDS = 400 * 86400.0
-"""How long an entry is kept: more than a year, for a yearly look."""
-
-AUDIT_KEPT = 10_000
-"""Entries that are kept however old they seem: a clock that was set wrong empties no log."""
-
-AUDIT_PRUNED = 256
-"""Entries between two looks for those that may go; a look takes out 16 times as many at most."""
-
-_ANCHOR = "audit-anchor"
-"""The value that holds number and digest of the last entry that was taken out."""
-
 _FIRST_ROLE = 10
 """Number of the first added role: ESXi's own begin there too; the built-in ones are negative."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One entry of the audit log."""
-
-    number: int
-    time: float
-    user: str
-    action: str
-    object: str
-    why: str
-    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +89,14 @@ class Store:
     """The open database. Raises HostError when it cannot be opened."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
+            self.audit = AuditLog(self._db)
         except (OSError, sqlite3.Error) as error:
             raise HostError(
                 f"the store {path} cannot be opened: {error}",
@@ -233,102 +201,11 @@ class Store:
 
     def remove_vm(self, number: int) -> None:
         """Forget a VM and the permissions on it."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM vm WHERE id=?", (number,))
             self._db.execute(
                 "DELETE FROM permission WHERE kind='VirtualMachine' AND entity=?", (str(number),)
             )
-
-    def audit(
-        self, time: float, user: str, action: str, thing: str, why: str, outcome: str
-    ) -> None:
-        """Append to the audit log, chained to the entry before."""
-        with self._transaction():
-            row = self._db.execute(
-                "INSERT INTO audit (time, user, action, object, why, outcome) VALUES (?,?,?,?,?,?)",
-                (time, user, action, thing, why, outcome),
-            )
-            entry = AuditEntry(int(row.lastrowid or 0), time, user, action, thing, why, outcome)
-            digest = _chained(self._last_digest(), entry)
-            self._db.execute("INSERT INTO audit_chain VALUES (?,?)", (entry.number, digest))
-            if not entry.number % AUDIT_PRUNED:
-                self._prune(entry.number, time)
-
-    def _prune(self, last: int, now: float) -> None:
-        """Take out the oldest entries, too many or too old; the chain begins after them."""
-        first = int(self._db.execute("SELECT min(number) FROM audit").fetchone()[0])
-        young = self._db.execute(
-            "SELECT number FROM audit WHERE time>=? ORDER BY number LIMIT 1", (now - AUDIT_SECONDS,)
-        ).fetchone()
-        old = min(int(young[0]) - 1 if young else last, last - AUDIT_KEPT)
-        end = min(max(old, last - AUDIT_ROWS), first - 1 + 16 * AUDIT_PRUNED)
-        if end < first:
-            return
-        row = self._db.execute("SELECT digest FROM audit_chain WHERE number=?", (end,)).fetchone()
-        if row:
-            self.set_value(_ANCHOR, f"{end} {bytes(row[0]).hex()}")
-        self._db.execute("DELETE FROM audit WHERE number<=?", (end,))
-        self._db.execute("DELETE FROM audit_chain WHERE number<=?", (end,))
-
-    def audit_size(self) -> int:
-        """Return the number of the last entry of the audit log."""
-        row = self._db.execute("SELECT max(number) FROM audit").fetchone()
-        return int(row[0] or 0)
-
-    def audit_entries(self, start: int, count: int) -> list[AuditEntry]:
-        """Return entries from number ``start`` on."""
-        rows = self._db.execute(
-            "SELECT * FROM audit WHERE number>=? ORDER BY number LIMIT ?", (start, count)
-        )
-        return [AuditEntry(*row) for row in rows]
-
-    def audit_broken(self, start: int = 0, count: int = -1) -> int | None:
-        """Return the number of the first entry that does not fit the chain; None: all do.
-
-        ``start`` and ``count`` are as for ``audit_entries``; without, all are looked at.
-        """
-        digest, expected = self._anchor()
-        before = self._db.execute(
-            "SELECT number, digest FROM audit_chain WHERE number<? ORDER BY number DESC LIMIT 1",
-            (start,),
-        ).fetchone()
-        if before:
-            digest, expected = bytes(before[1]), int(before[0]) + 1
-        rows = self._db.execute(
-            "SELECT audit_chain.digest, audit.* FROM audit_chain LEFT JOIN audit USING (number)"
-            " WHERE audit_chain.number>=? ORDER BY audit_chain.number LIMIT ?",
-            (start, count),
-        )
-        for known, *row in rows:
-            if row[0] is None or (expected is not None and row[0] != expected):
-                return expected or 1
-            entry = AuditEntry(*row)
-            digest = _chained(digest, entry)
-            if digest != known:
-                return entry.number
-            expected = entry.number + 1
-        return None
-
-    def _anchor(self) -> tuple[bytes, int | None]:
-        """Return the digest before the first entry that is kept, and its number if known."""
-        number, _, digest = (self.value(_ANCHOR) or "").partition(" ")
-        return (bytes.fromhex(digest), int(number) + 1) if digest else (b"", None)
-
-    def _last_digest(self) -> bytes:
-        row = self._db.execute(
-            "SELECT digest FROM audit_chain ORDER BY number DESC LIMIT 1"
-        ).fetchone()
-        return bytes(row[0]) if row else b""
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def accounts(self) -> list[Account]:
         """Return all accounts."""
@@ -336,7 +213,7 @@ class Store:
 
     def drop_account(self, name: str) -> None:
         """Forget an account and what it was given."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM account WHERE name=?", (name,))
             self._db.execute("DELETE FROM permission WHERE principal=?", (name,))
 
@@ -347,7 +224,7 @@ class Store:
 
     def add_role(self, name: str, privileges: Iterable[str]) -> int:
         """Add a role and return its number; numbers are never given twice."""
-        with self._transaction():
+        with transaction(self._db):
             row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='role'").fetchone()
             number = max(int(row[0]) + 1 if row else 0, _FIRST_ROLE)
             self._db.execute(
@@ -364,7 +241,7 @@ class Store:
 
     def drop_role(self, number: int) -> None:
         """Forget a role and the permissions through it."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM role WHERE number=?", (number,))
             self._db.execute("DELETE FROM permission WHERE role=?", (number,))
 
@@ -389,10 +266,3 @@ class Store:
             "DELETE FROM permission WHERE kind=? AND entity=? AND principal=?",
             (*entity, principal),
         )
-
-
-def _chained(before: bytes, entry: AuditEntry) -> bytes:
-    """Return SHA-256 over the digest before and the entry as JSON."""
-    row = [entry.number, entry.time, entry.user, entry.action]
-    row += [entry.object, entry.why, entry.outcome]
-    return hashlib.sha256(before + json.dumps(row).encode()).digest()

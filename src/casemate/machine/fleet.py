@@ -34,7 +34,8 @@ class FleetHost:
         last_tried: when the last round ended; ``last_good`` when the last good one did.
         policy: version that the last verdict used; ``reference`` its identifier.
         verdict: one sentence about the last round.
-        counters: the TPM's clock of the last good round, as JSON.
+        counters: what only grows, as of the last good round, as JSON: the TPM's clock, and the
+            head of the host's audit log.
         token: SHA-256 of the secret by which a pushing host's agent is known.
     """
 

@@ -24,6 +24,7 @@ from casemate.formats.eventlog import Event
 from casemate.formats.eventtypes import EV_NO_ACTION
 from casemate.formats.manifest import Manifest
 from casemate.policy.compare import differences
+from casemate.policy.continuity import LogHead
 from casemate.policy.describe import Kind, describe
 from casemate.policy.explain import ComponentClaim, ComponentResult, component_table, explain
 from casemate.policy.isolation import EMULATED, TCG
@@ -59,6 +60,7 @@ class Evidence:
 
     ``accelerator`` is what the host says that it runs VMs with: no quote proves it, but a host
     whose quote is good runs software that tells the truth. ``measurements`` is its IMA list.
+    ``heads`` are of its audit log: the present one, and the one that was asked for.
     """
 
     quotes: tuple[tuple[bytes, bytes], ...]
@@ -67,6 +69,7 @@ class Evidence:
     claims: tuple[ComponentClaim, ...] = ()
     accelerator: str = ""
     measurements: bytes = b""
+    heads: tuple[LogHead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,11 @@ from typing import Final
 
 from casemate.errors import PermissionDeniedError, StateError
 
-TIMING_CODES: Final = frozenset({"quote-behind-log", "log-behind-quote", "log-incomplete"})
-"""Findings that a race between quote and log explains; nothing else is ever asked again."""
+TIMING_CODES: Final = frozenset(
+    {"quote-behind-log", "log-behind-quote", "log-incomplete", "audit-unproven"}
+)
+"""Findings that a race explains (between quote and log, between two rounds); nothing else is ever
+asked again."""
 TIMING_CONSEQUENCES: Final = frozenset({"log-event-removed", "boot-incomplete"})
 """Findings that a log without its end brings along; they never make a race by themselves."""
 

@@ -20,6 +20,7 @@ from casemate.calls.messages import (
 )
 from casemate.errors import CasemateError
 from casemate.machine.facts import ComponentFact
+from casemate.policy.continuity import LogHead
 from casemate.testing.pki import issue
 from casemate.testing.smallhost import SmallHost
 
@@ -91,7 +92,13 @@ class HonestHost:
             ),
             boot_complete=True,
             taken=0.0,
+            heads=self._heads(request.entry),
         )
+
+    def _heads(self, entry: int) -> tuple[LogHead, ...]:
+        audit = self.host.audit
+        wanted = [n for n in (len(audit), entry) if 0 < n <= len(audit)]
+        return tuple(LogHead(n, audit[n - 1]) for n in dict.fromkeys(wanted))
 
 
 class HttpsHost:

@@ -212,7 +212,10 @@ def ek_certificate(ek: SoftEk, maker: Identity | None = None) -> bytes:
 
 
 class SmallHost:
-    """A host that booted ``image``; ``log`` may be tampered with before it answers."""
+    """A host that booted ``image``; ``log`` may be tampered with before it answers.
+
+    ``audit`` holds what stands for each entry of its audit log.
+    """
 
     def __init__(
         self, image: SmallImage | None = None, *, drtm: bool = True, banks: Sequence[str] = BANKS
@@ -224,6 +227,7 @@ class SmallHost:
         self.drtm = drtm
         self.measurer = BootMeasurer(banks, drtm=drtm)
         self.log: list[Event] = []
+        self.audit: list[bytes] = []
         self.files = self.image.files()
         self._boot()
 

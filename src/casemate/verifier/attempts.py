@@ -9,10 +9,13 @@ from casemate.calls import evidence as wire
 from casemate.calls.messages import Quote
 from casemate.errors import CasemateError
 from casemate.machine.fleet import FleetHost
+from casemate.policy.continuity import LogHead
 from casemate.policy.statemachine import State
 from casemate.verifier import roundstore
 from casemate.verifier.database import Transaction
 from casemate.verifier.judge import Assigned, Candidate
+from casemate.verifier.records import read_head
+from casemate.verifier.results import Finished
 
 HEAVY = 256 << 10
 """Bytes of evidence that is judged by itself: firmware logs have 20 to 60 KiB, IMA lists more."""
@@ -87,19 +90,27 @@ def weight_of(step: Transaction, host: str, body: bytes) -> int:
     return len(body) + max(lacks[0], roundstore.last_evidence_size(step, host))
 
 
-def with_next(attempt: Attempt, answer: Answer | CasemateError) -> Answer | CasemateError:
+def with_next(
+    attempt: Attempt, answer: Answer | CasemateError, finished: Finished | None
+) -> Answer | CasemateError:
     """Let an answer bring the nonce of the next round, where that was issued."""
     if not attempt.upcoming or isinstance(answer, CasemateError):
         return answer
-    return replace(answer, asked=request_of(replace(attempt, nonce=attempt.upcoming)))
+    head = finished.head if finished is not None and finished.good else None
+    return replace(answer, asked=request_of(replace(attempt, nonce=attempt.upcoming), head))
 
 
-def request_of(attempt: Attempt) -> Quote:
-    """Return what to ask a host for, so that its policy or each reference can be applied."""
+def request_of(attempt: Attempt, head: LogHead | None = None) -> Quote:
+    """Return what to ask a host for, so that its policy or each reference can be applied.
+
+    ``head`` is of its audit log; that of its last good round unless given.
+    """
     candidates, nonce = attempt.candidates, attempt.nonce
+    head = head or read_head(attempt.host.counters)
+    entry = head.number if head else 0
     if attempt.assigned is not None:
         rules = attempt.assigned.rules
-        return Quote(nonce, rules.policy.banks, rules.pcrs)
+        return Quote(nonce, rules.policy.banks, rules.pcrs, entry)
     banks = dict.fromkeys(bank for one in candidates for bank in one.manifest.algorithms)
     pcrs = sorted({pcr for one in candidates for pcr in one.manifest.indexes})
-    return Quote(nonce, tuple(banks) or ("sha256",), tuple(pcrs) or tuple(range(24)))
+    return Quote(nonce, tuple(banks) or ("sha256",), tuple(pcrs) or tuple(range(24)), entry)

@@ -334,7 +334,13 @@ def evidence_of(reply: EvidenceReply) -> Evidence:
             raise FormatError("a PCR or a bank was sent twice", component="evidence")
         values[bank.algorithm] = dict(bank.values)
     return Evidence(
-        reply.quotes, values, reply.log, _claims(reply), reply.accelerator, reply.measurements
+        reply.quotes,
+        values,
+        reply.log,
+        _claims(reply),
+        reply.accelerator,
+        reply.measurements,
+        reply.heads,
     )
 
 

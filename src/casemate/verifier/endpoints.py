@@ -258,7 +258,13 @@ def _nonce(service: Service, call: Call) -> object:
 
 
 def _asked(asked: Quote) -> dict[str, object]:
-    return {"nonce": asked.nonce.hex(), "banks": list(asked.banks), "pcrs": list(asked.pcrs)}
+    entry = {"entry": asked.entry} if asked.entry else {}
+    return {
+        "nonce": asked.nonce.hex(),
+        "banks": list(asked.banks),
+        "pcrs": list(asked.pcrs),
+        **entry,
+    }
 
 
 def _push(service: Service, call: Call) -> object:

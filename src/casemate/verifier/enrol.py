@@ -24,7 +24,15 @@ from casemate.policy.tpmidentity import SECRET_SIZE, TpmIdentity, check_identity
 from casemate.verifier import alarmstore, audit, nonces, rulestore, store
 from casemate.verifier.client import prove_identity
 from casemate.verifier.database import Database, Transaction
-from casemate.verifier.records import claim_of, moment, read_record, write_claim, write_record
+from casemate.verifier.records import (
+    claim_of,
+    moment,
+    read_clock,
+    read_record,
+    write_claim,
+    write_counters,
+    write_record,
+)
 from casemate.verifier.references import Anchors
 from casemate.verifier.rounds import ClientMaker
 
@@ -205,7 +213,11 @@ class Enrolment:
         if not why.strip():
             raise ArgumentError("say why the failure is over", argument="why", component=name)
         with self._database.exclusive("audit") as step:
-            after = self._change(step, store.get_host(step, name), Event.CLEAR, who)
+            host = store.get_host(step, name)
+            if read_record(host.record).codes & AUDIT_CODES:
+                # What the log is from now on counts.
+                host = replace(host, counters=write_counters(read_clock(host.counters), None))
+            after = self._change(step, host, Event.CLEAR, who)
             alarmstore.clear_alarms(step, name)
             audit.append(step, who, "clear", name, why)
             return after

@@ -18,7 +18,7 @@ from functools import partial
 from casemate.errors import Finding
 from casemate.formats.manifest import Manifest
 from casemate.policy.appraise import Appraisal, Comparison, Evidence, Verdict, appraise, compare
-from casemate.policy.continuity import check_continuity
+from casemate.policy.continuity import LogHead, check_continuity, check_log
 from casemate.policy.imaseen import Seen
 from casemate.policy.quotes import Clock
 from casemate.policy.ruled import Ruled, Rules, appraise_by_rules
@@ -56,6 +56,7 @@ class Judged:
 
     ``key`` stands for all that was compared, where nothing else but quotes and keys is in it.
     ``ruled`` is what a policy made of it, for a host that has one, and ``policy`` its identifier.
+    ``head`` is that of the host's audit log, if it has shown one.
     """
 
     appraisal: Appraisal
@@ -63,6 +64,7 @@ class Judged:
     key: bytes = b""
     ruled: Ruled | None = None
     policy: str = ""
+    head: LogHead | None = None
 
 
 class Judge:
@@ -192,6 +194,18 @@ def _key(evidence: Evidence, identifier: str) -> bytes:
     rest = repr((identifier, values, evidence.claims)).encode()
     # Two digests: where one part ends and the next begins is nobody's choice.
     return hashlib.sha256(hashlib.sha256(evidence.log).digest() + rest).digest()
+
+
+def with_log(judged: Judged, known: LogHead | None, shown: Sequence[LogHead]) -> Judged:
+    """Add what the host's audit log says to a verdict on a good quote."""
+    found = judged.appraisal
+    findings = () if found.clock is None else check_log(known, shown)
+    if not findings:
+        return judged
+    appraisal = replace(
+        found, verdict=Verdict.UNTRUSTED, findings=(*findings, *found.findings)
+    )
+    return replace(judged, appraisal=appraisal)
 
 
 def _continued(found: Appraisal, previous: Clock | None) -> Appraisal:

@@ -32,7 +32,7 @@ from casemate.verifier.alarms import Notifier
 from casemate.verifier.database import Database, Transaction
 from casemate.verifier.outbox import Notice
 from casemate.verifier.packing import Packer
-from casemate.verifier.records import moment, read_record, write_clock, write_record
+from casemate.verifier.records import moment, read_record, write_counters, write_record
 from casemate.verifier.results import FAULT, Done, Entry, Finished, Results, at_fault, told
 
 JITTER = 0.2
@@ -184,8 +184,7 @@ class Ledger:
         self, step: Transaction, host: FleetHost, taken: Step, outcome: Finished
     ) -> FleetHost:
         now = step.now()
-        good = outcome.result.outcome is Outcome.GOOD
-        trusted = good and taken.record.state is State.TRUSTED
+        trusted = outcome.good and taken.record.state is State.TRUSTED
         clock = outcome.judged.appraisal.clock
         return replace(
             host,
@@ -198,7 +197,7 @@ class Ledger:
             policy=outcome.result.policy,
             reference=outcome.judged.reference or host.reference,
             verdict=told(taken.record, outcome),
-            counters=write_clock(clock) if good else host.counters,
+            counters=write_counters(clock, outcome.head) if outcome.good else host.counters,
         )
 
     def _keep(self, step: Transaction, rounds: Sequence[tuple[FleetHost, Finished]]) -> None:

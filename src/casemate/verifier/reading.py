@@ -88,6 +88,7 @@ class Reader:
             stable.claims,
             fresh.accelerator,
             fresh.measurements,
+            fresh.heads,
         )
         return Read(evidence, key)
 

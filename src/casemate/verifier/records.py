@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from casemate.calls.messages import IdentityReply
+from casemate.policy.continuity import LogHead
 from casemate.policy.hostpolicy import HostValues
 from casemate.policy.quotes import Clock
 from casemate.policy.statemachine import HostRecord, State
@@ -65,14 +66,27 @@ def read_claim(text: str) -> Claim:
     return Claim(**{name: bytes.fromhex(part) for name, part in value.items()})
 
 
-def write_clock(clock: Clock | None) -> str:
-    """Write the TPM's counters."""
-    return json.dumps(asdict(clock)) if clock else ""
+def write_counters(clock: Clock | None, head: LogHead | None) -> str:
+    """Write what only grows: the TPM's counters, and the head of the host's audit log."""
+    if clock is None:
+        return ""
+    log = {"audit": [head.number, head.digest.hex()]} if head else {}
+    return json.dumps({**asdict(clock), **log})
 
 
 def read_clock(text: str) -> Clock | None:
     """Read the TPM's counters."""
-    return Clock(**json.loads(text)) if text else None
+    if not text:
+        return None
+    value = json.loads(text)
+    value.pop("audit", None)
+    return Clock(**value)
+
+
+def read_head(text: str) -> LogHead | None:
+    """Read the head of the host's audit log."""
+    log = json.loads(text).get("audit") if text else None
+    return LogHead(int(log[0]), bytes.fromhex(log[1])) if log else None
 
 
 def values_to(values: HostValues) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from casemate.calls.verdict import appraisal_json
 from casemate.errors import Finding
 from casemate.machine.fleet import FleetHost
 from casemate.policy.appraise import Appraisal, Verdict
+from casemate.policy.continuity import LogHead
 from casemate.policy.statemachine import HostRecord, Outcome, Result, State
 from casemate.policy.verdict import Judged as Covered
 from casemate.policy.verdict import from_appraisal, submodules
@@ -49,7 +50,8 @@ class Done:
 class Finished:
     """A finished appraisal with all that is written down of it.
 
-    ``claim`` is the TPM's identity where it was proven anew, else empty.
+    ``claim`` is the TPM's identity where it was proven anew, else empty. ``head`` is that of the
+    host's audit log, if it has shown one.
     """
 
     judged: Judged
@@ -59,6 +61,12 @@ class Finished:
     reply: bytes
     drtm: bool
     millis: float
+    head: LogHead | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the host is as it should be."""
+        return self.result.outcome is Outcome.GOOD
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class Results:
 def told(record: HostRecord, outcome: Finished) -> str:
     """Return what is said of a host after a round, in one sentence."""
     text = sentence(outcome.judged.appraisal)
-    if outcome.result.outcome is Outcome.GOOD and record.state is not State.TRUSTED:
+    if outcome.good and record.state is not State.TRUSTED:
         codes = ", ".join(sorted(record.codes)) or record.state.value
         return f"failed before ({codes}) and stays so until an operator clears it; now it {text}"
     return text

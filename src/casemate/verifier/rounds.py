@@ -34,10 +34,17 @@ from casemate.verifier.attempts import (
 )
 from casemate.verifier.client import HostClient, RefusedError, prove_identity
 from casemate.verifier.database import Database, Transaction
-from casemate.verifier.judge import NO_REFERENCE, Judge, Judged
+from casemate.verifier.judge import NO_REFERENCE, Judge, Judged, with_log
 from casemate.verifier.ledger import Ledger
 from casemate.verifier.reading import Read, Reader
-from casemate.verifier.records import claim_of, moment, read_claim, read_clock, write_claim
+from casemate.verifier.records import (
+    claim_of,
+    moment,
+    read_claim,
+    read_clock,
+    read_head,
+    write_claim,
+)
 from casemate.verifier.references import Anchors, ReferenceBook
 from casemate.verifier.results import FAULT, FAULTY, Done, Entry, Finished
 from casemate.verifier.rulebook import RuleBook
@@ -202,8 +209,12 @@ class Rounds:
         written = self._ledger.write(list(judged.values()))
         for (n, entry), done in zip(judged.items(), written, strict=True):
             answers[n] = done if isinstance(done, CasemateError) else self._answer(entry, done)
-        pairs = zip(begun, answers, strict=True)
-        return [with_next(one.attempt, answer) for one, answer in pairs if answer]
+        outcomes = (judged[n].outcome if n in judged else None for n in range(len(begun)))
+        return [
+            with_next(one.attempt, answer, outcome)
+            for one, answer, outcome in zip(begun, answers, outcomes, strict=True)
+            if answer
+        ]
 
     def _completed(self, begun: Begun) -> Begun:
         if not begun.heavy:
@@ -295,10 +306,15 @@ class Rounds:
         previous = read_clock(host.counters)
         if attempt.assigned is not None:
             now = datetime.now(UTC)
-            return self._judge.judge_by_policy(
+            judged = self._judge.judge_by_policy(
                 evidence, attempt.assigned, attempt.candidates, identity, nonce, now, previous
             )
-        return self._judge.judge(evidence, attempt.candidates, identity, nonce, previous, read.key)
+        else:
+            judged = self._judge.judge(
+                evidence, attempt.candidates, identity, nonce, previous, read.key
+            )
+        judged = with_log(judged, read_head(host.counters), evidence.heads)
+        return replace(judged, head=evidence.heads[0] if evidence.heads else None)
 
     def _finished(self, attempt: Attempt, judged: Judged, body: bytes, claim: str = "") -> Finished:
         findings = judged.appraisal.findings
@@ -318,6 +334,7 @@ class Rounds:
             body,
             any(launched),
             elapsed * 1000,
+            judged.head,
         )
 
     def _identity(self, host: FleetHost) -> TpmIdentity:
