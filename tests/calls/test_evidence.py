@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -71,6 +72,17 @@ MESSAGES = st.one_of(
 @given(MESSAGES)
 def test_what_is_encoded_decodes_to_the_same(message: evidence.Message) -> None:
     assert evidence.decode(type(message), evidence.encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("number", "digest"), [(-1, b""), (1 << 53, b""), (10**4000, b""), (1, bytes(65))]
+)
+def test_entry_of_an_audit_log_without_end_is_refused(number: int, digest: bytes) -> None:
+    good = EvidenceReply((), (), b"", (), boot_complete=True, taken=1, heads=(LogHead(7, b"7"),))
+    value = json.loads(evidence.encode(good))
+    value["heads"] = [{"number": number, "digest": base64.b64encode(digest).decode()}]
+    with pytest.raises(FormatError):
+        evidence.decode(EvidenceReply, json.dumps(value).encode())
 
 
 @given(st.binary(max_size=300))

@@ -13,12 +13,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from casemate.errors import Finding
+from casemate.errors import Finding, FormatError
 from casemate.policy.quotes import Clock
 
 COMPONENT: Final = "TPM"
 _U32: Final = 1 << 32
 _HALF: Final = 1 << 31
+_MOST_ENTRIES: Final = 1 << 53
+_LONGEST_DIGEST: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,17 @@ class Continuity:
 
 @dataclass(frozen=True, slots=True)
 class LogHead:
-    """An entry of a host's audit log: its number, and what stands for it and all before it."""
+    """An entry of a host's audit log: its number, and what stands for it and all before it.
+
+    Number 0 is the beginning of a log without entries. Raises FormatError.
+    """
 
     number: int
     digest: bytes
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < _MOST_ENTRIES or len(self.digest) > _LONGEST_DIGEST:
+            raise FormatError("no entry of an audit log has such a number or digest")
 
 
 AUDIT_CODES: Final = frozenset(

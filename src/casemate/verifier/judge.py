@@ -197,15 +197,13 @@ def _key(evidence: Evidence, identifier: str) -> bytes:
 
 
 def with_log(judged: Judged, known: LogHead | None, shown: Sequence[LogHead]) -> Judged:
-    """Add what the host's audit log says to a verdict on a good quote."""
+    """Add what the host's audit log says to a verdict on a good quote, and its head."""
     found = judged.appraisal
+    head = shown[0] if shown and shown[0].number else None
     findings = () if found.clock is None else check_log(known, shown)
-    if not findings:
-        return judged
-    appraisal = replace(
-        found, verdict=Verdict.UNTRUSTED, findings=(*findings, *found.findings)
-    )
-    return replace(judged, appraisal=appraisal)
+    if findings:
+        found = replace(found, verdict=Verdict.UNTRUSTED, findings=(*findings, *found.findings))
+    return replace(judged, appraisal=found, head=head)
 
 
 def _continued(found: Appraisal, previous: Clock | None) -> Appraisal:

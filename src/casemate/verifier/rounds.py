@@ -313,8 +313,7 @@ class Rounds:
             judged = self._judge.judge(
                 evidence, attempt.candidates, identity, nonce, previous, read.key
             )
-        judged = with_log(judged, read_head(host.counters), evidence.heads)
-        return replace(judged, head=evidence.heads[0] if evidence.heads else None)
+        return with_log(judged, read_head(host.counters), evidence.heads)
 
     def _finished(self, attempt: Attempt, judged: Judged, body: bytes, claim: str = "") -> Finished:
         findings = judged.appraisal.findings
