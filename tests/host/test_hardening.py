@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -210,22 +211,35 @@ def test_attacks_inside_a_host_are_stopped_and_told(host):
     assert status == 1
     assert any("hardeningViolation" in found["reason"] for found in verdict["findings"]), verdict
 
+    # Root on the machine takes the end out of the audit log.
+    assert host.casemate("pool", "create", "evil")[0] == 0
+    place = host.home / "state" / "casemate.db"
+    with closing(sqlite3.connect(place, timeout=60)) as database, database:
+        for table in ("audit", "audit_chain"):
+            last = f"SELECT max(number) FROM {table}"
+            database.execute(f"DELETE FROM {table} WHERE number=({last})")
+    wait_for_findings(host, {"audit-log"})
+    assert "audit-log audit log" in json.dumps(host.attest()[1]["findings"])
+
     # Root on the machine puts another file behind a layer, and mounts code over a part of the root
     # while no kernel looks: the next one compares with what init noted.
     swap_layer(host, "firmware.v00")
     os.kill(kernel, signal.SIGKILL)
     mount_over(host.first_process, "/mnt")
-    wanted = {"layer-replaced", "mount-added"}
-    for _ in range(600):
-        _, told = host.casemate("status")
-        if wanted <= {found["code"] for found in (told or {}).get("findings", ())}:
-            break
-        time.sleep(0.2)
+    wait_for_findings(host, {"layer-replaced", "mount-added"})
     status, verdict = host.attest()
     assert status == 1
     said = json.dumps(verdict["findings"])
     assert "layer-replaced firmware.v00" in said
     assert "mount-added /mnt" in said
+
+
+def wait_for_findings(host, wanted: set[str]) -> None:
+    for _ in range(600):
+        _, told = host.casemate("status")
+        if wanted <= {found["code"] for found in (told or {}).get("findings", ())}:
+            break
+        time.sleep(0.2)
 
 
 def swap_layer(host, name: str) -> None:
