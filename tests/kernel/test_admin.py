@@ -49,11 +49,7 @@ class World:
         self.stream.publish(PoolFact("pool1", "a", "ha-root-pool", Allocation(), Allocation()))
         self.stream.publish(fake_vm(1))
         self.admin = Admin(
-            self.store,
-            self.stream,
-            self.accounts,
-            Logins(self.accounts, lambda: 1000.0),
-            lambda: 1000.0,
+            self.store, self.stream, self.accounts, Logins(self.accounts, lambda: 1000.0)
         )
 
     def do(self, request: object) -> object:

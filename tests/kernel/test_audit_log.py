@@ -45,9 +45,7 @@ class Asked:
         accounts = Accounts(self.store, lambda: 1000.0)
         inventory = Inventory(self.store, stream, place, "6ba7b810-9dad-11d1-80b4-00c04fd430c8")
         accounts.set_password("someone", "", PASSWORD, "NoAccess")
-        admin = Admin(
-            self.store, stream, accounts, Logins(accounts, lambda: 1000.0), lambda: 1000.0
-        )
+        admin = Admin(self.store, stream, accounts, Logins(accounts, lambda: 1000.0))
         nothing = SimpleNamespace()
         self.kernel = Kernel(
             self.store,

@@ -52,9 +52,7 @@ class Asker:
         self.inventory = Inventory(self.store, stream, volumes, host)
         self.inventory.publish_all(1000, 1000)
         accounts.set_password("someone", "", PASSWORD, "NoAccess")
-        self.admin = Admin(
-            self.store, stream, accounts, Logins(accounts, lambda: 1000.0), lambda: 1000.0
-        )
+        self.admin = Admin(self.store, stream, accounts, Logins(accounts, lambda: 1000.0))
         nothing = SimpleNamespace()
         self.kernel = Kernel(
             self.store,

@@ -21,6 +21,7 @@ from casemate.testing.smallhost import SmallHost, SmallImage, sign_reference
 from casemate.testing.softkeys import SoftEk, SoftKey
 from casemate.verifier import alarmstore, roundstore, rulestore
 from casemate.verifier.enrol import Wanted
+from casemate.verifier.people import Role
 
 pytestmark = [
     pytest.mark.browser,
@@ -306,6 +307,19 @@ def test_users_are_made_changed_and_removed_by_an_administrator(user: User) -> N
         "document.querySelector('[action=\"/users/nils/remove\"]').closest('details').open = true"
     )
     assert "nils" not in user.press("Remove nils")
+    assert not user.browser.complaints()
+
+
+def test_own_password_is_changed_by_who_has_no_other_right(user: User) -> None:
+    user.web.service.people.put("nora", Role.VIEWER, PASSWORD, "test")
+    user.enter("nora")
+    user.visit("/password")
+    for width in (PHONE, 1200):
+        user.browser.look(width=width, height=1600)
+        assert user.browser.run("document.documentElement.scrollWidth <= innerWidth")
+        user.keep(f"password-{width}")
+    assert "Log in" in user.press("Change password", old=PASSWORD, new="9" * 12, again="9" * 12)
+    assert "nora (viewer)" in user.enter("nora", "9" * 12)
     assert not user.browser.complaints()
 
 

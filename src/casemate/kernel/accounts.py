@@ -164,7 +164,7 @@ class Accounts:
 
     def conclude(self, user: str, peer: str, verified: str) -> tuple[str, Session]:
         """Open a session after a good check, or note the failure. Raises as ``another``."""
-        return self.another(self.check(user, self._clock(), verified).name, peer)
+        return self.another(self.check(user, verified).name, peer)
 
     def another(self, user: str, peer: str) -> tuple[str, Session]:
         """Open a session of somebody who has proved to be that user.
@@ -196,13 +196,13 @@ class Accounts:
         self.hooks.opened(session)
         return handle, self._session(session, account)
 
-    def check(self, user: str, now: float, verified: str) -> Account:
+    def check(self, user: str, verified: str) -> Account:
         """Return the account after a good check, or note the failure. Raises LoginError.
 
         ``verified`` is the hash that the password fitted (empty: none): it must still be the
         account's, or the password was changed while it was checked.
         """
-        account = self._store.account(user)
+        account, now = self._store.account(user), self._clock()
         locked = account is not None and account.locked_until > now
         if account is None or locked or not verified or account.hash != verified:
             if account is not None and not locked:

@@ -63,21 +63,15 @@ _BY_NAME = {role.name: role.number for role in ROLES}
 
 
 class Admin:
-    """Governs who may do what. ``clock`` gives Unix seconds."""
+    """Governs who may do what."""
 
     def __init__(
-        self,
-        store: Store,
-        stream: FactStream,
-        accounts: Accounts,
-        logins: Logins,
-        clock: Callable[[], float],
+        self, store: Store, stream: FactStream, accounts: Accounts, logins: Logins
     ) -> None:
         self._store = store
         self._stream = stream
         self._accounts = accounts
         self._logins = logins
-        self._clock = clock
         self._turn = asyncio.Semaphore(1)
         self._workers = background(1, "password")
         self.rights = Rights(self._pool_of)
@@ -339,7 +333,7 @@ class Admin:
         check_password(request.user, request.new_password)
         fresh = await self._hashed(request.new_password)
         # Whose old password was replaced meanwhile, or whose account was removed, is nobody now.
-        account = self._accounts.check(request.user, self._clock(), proven.hash)
+        account = self._accounts.check(request.user, proven.hash)
         self._store.put_account(replace(account, hash=fresh))
         self._end_sessions_of(request.user)
         return Empty()

@@ -58,7 +58,7 @@ class Logins:
         """
         if self._locked(user):
             # Says what it always says, without the work.
-            return self._accounts.check(user, self._clock(), "")
+            return self._accounts.check(user, "")
         asker = peer_of_address(peer)
         if self._waiting[asker] >= WAITING_OF_ONE:
             raise LimitError(
@@ -75,7 +75,7 @@ class Logins:
                     verified = await asyncio.get_running_loop().run_in_executor(
                         self._workers, self._accounts.verify, hashed, password
                     )
-            return self._accounts.check(user, self._clock(), verified)
+            return self._accounts.check(user, verified)
         except LoginError:
             self._note(user)
             raise
