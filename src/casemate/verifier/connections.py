@@ -224,7 +224,8 @@ class Listener:
             self._later.cancel()
         self._loop.remove_reader(self._listening)
         for greeting in self._greetings:
-            greeting.cancel()
+            # Not before it has begun: nobody else would close its connection.
+            self._loop.call_soon(greeting.cancel)
 
     async def wait_closed(self) -> None:
         """Wait for the end of those that had only begun."""
