@@ -384,7 +384,9 @@ def test_no_fact_holds_a_secret(world: World) -> None:
 )
 def test_a_changed_audit_log_shows(world: World, attack: str) -> None:
     for number in range(4):
-        world.store.audit.append(1.5 * number, "root", "PowerOn", str(number), "because", "refused: x")
+        world.store.audit.append(
+            1.5 * number, "root", "PowerOn", str(number), "because", "refused: x"
+        )
     assert world.store.audit.broken() is None
     with sqlite3.connect(world.place / "casemate.db") as database:
         database.execute(attack)

@@ -22,13 +22,13 @@ from casemate.errors import (
 from casemate.kernel import auditlog
 from casemate.kernel.accounts import Accounts
 from casemate.kernel.admin import Admin
+from casemate.kernel.auditlog import AuditEntry
 from casemate.kernel.home import HOSTD_UID
 from casemate.kernel.host import About, Kernel
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.logins import Logins
 from casemate.kernel.logs import CUT, DOUBTED, Logs
 from casemate.kernel.server import Caller
-from casemate.kernel.auditlog import AuditEntry
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.policy.continuity import LogHead, check_log

@@ -163,11 +163,10 @@ def test_a_handshake_that_fails_or_takes_too_long_gives_its_place_back(
     monkeypatch.setattr(connections.Places, "count", 2)
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.3)
     for _ in range(3):
-        with half_open(web, "127.0.0.66") as one:
-            with contextlib.suppress(ConnectionError):
-                one.sendall(said)
-                while one.recv(4096):
-                    pass
+        with half_open(web, "127.0.0.66") as one, contextlib.suppress(ConnectionError):
+            one.sendall(said)
+            while one.recv(4096):
+                pass
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 120.0)
     wait_for_room(web, "127.0.0.66")
 

@@ -85,9 +85,7 @@ def test_many_hosts_are_judged_each_by_its_own_evidence(engine: Engine, hosts: H
     assert [one.rounds() for one in fleet] == [1] * 5
 
 
-def stumble(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str, unforeseen: bytes
-) -> None:
+def stumble(engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str, unforeseen: bytes) -> None:
     """Let the verifier meet what nobody foresaw in these bytes."""
 
     def stumbles(*given: Any) -> bool:

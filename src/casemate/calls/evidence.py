@@ -102,8 +102,11 @@ def _camel(name: str) -> str:
 
 
 def encode(message: Message) -> bytes:
-    """Encode a message as a JSON body."""
-    return json.dumps(_plain(message), separators=(",", ":")).encode()
+    """Encode a message as a JSON body; hosts without an audit log are asked for no entry of it."""
+    value = typing.cast("dict[str, object]", _plain(message))
+    if isinstance(message, Quote) and not message.entry:
+        del value["entry"]
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def decode(kind: type[M], body: bytes, *, limit: int = BODY_LIMIT) -> M:

@@ -73,9 +73,10 @@ class EvidenceReply:
 
     ``quotes`` holds (TPMS_ATTEST, TPMT_SIGNATURE) pairs that together cover the banks asked for;
     one TPM2_Quote may cover all. ``log`` is a TCG crypto-agile event log. ``accelerator`` is what
-    runs the VMs (kvm, tcg; empty where there are none): said, not proven. ``heads`` are of the audit
-    log: the present one, then the entry that was asked for; said, not proven. ``measurements`` is
-    the binary IMA list of a plain Linux host, taken after the quotes; empty where there is none.
+    runs the VMs (kvm, tcg; empty where there are none): said, not proven. ``heads`` are of the
+    audit log, said as well: the present one, then the entry that was asked for.
+    ``measurements`` is the binary IMA list of a plain Linux host, taken after the quotes; empty
+    where there is none.
     """
 
     quotes: tuple[tuple[bytes, bytes], ...]

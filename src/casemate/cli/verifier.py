@@ -69,7 +69,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verifierpolicy.add_arguments(policy)
     policy.set_defaults(func=_policy)
     users = _action(actions, "users", "people and their roles")
-    users.add_argument("change", nargs="?", choices=("list", "put", "remove", "password"), default="list")
+    users.add_argument(
+        "change", nargs="?", choices=("list", "put", "remove", "password"), default="list"
+    )
     users.add_argument("name", nargs="?", help="whom; password: --user, that is oneself")
     users.add_argument("--role", choices=[role.value for role in Role], default="viewer")
     users.set_defaults(func=_users)

@@ -147,8 +147,7 @@ async def serve(settings: Settings, home: Home) -> None:
     inventory.publish_all(capacity.cpu_mhz, capacity.memory >> 20)
     devices = devices_of(kernel, stream)
     scheduler, statistics = resources(kernel, pools, inventory, cgroups, settings.boot_time)
-    admin = Admin(store, stream, accounts, kernel.logins)
-    governed(kernel, admin, stream, measurements)
+    governed(kernel, Admin(store, stream, accounts, kernel.logins), stream, measurements)
     starter, switching, guests = life_of_vms(
         kernel,
         pools,

@@ -212,7 +212,9 @@ class Forms:
                 who.need(action.role)
                 form = await read_form(request, action.limit)
                 check_csrf(who, form)
-                result = await run_in_threadpool(action.do, Asked(who.name, path, form, peer_of(request)))
+                result = await run_in_threadpool(
+                    action.do, Asked(who.name, path, form, peer_of(request))
+                )
             except CasemateError as error:
                 return unread(await run_in_threadpool(self._refuse, error, who, back), form)
             if isinstance(result, Shown):
