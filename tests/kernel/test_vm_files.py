@@ -17,23 +17,26 @@ from casemate.calls import files as f
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import FileLockedError, SpaceError
-from casemate.kernel import vms
+from casemate.kernel import virtualdisks, vms
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.consolidation import planned
 from casemate.kernel.datastores import Datastores
 from casemate.kernel.fileguard import FileGuard
+from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.ova import Ova
 from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
 from casemate.kernel.tasks import Tasks
+from casemate.kernel.virtualdisks import VirtualDisks
 from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vmfiles import destroy_files, known_files
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
 from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmConfig
+from casemate.testing.fakefiles import NoPlugins
 
 from .registering import allowed, come, registered
 
@@ -65,12 +68,14 @@ class Rooms:
             self.inventory, nothing, self.tasks, self.store, lambda: 0.0, allowed
         )
         made = Vms(self.context, lambda *_: None)
+        datastores = Datastores(self.inventory, self.tasks, lambda *_: None)
         self.handlers: dict[type, Any] = {
             **made.handlers(),
             **VmPower(self.context).handlers(),
             **Ova(self.context, made, lambda *_: None).handlers(),
             **Snapshots(self.context, nothing, nothing, lambda *_: None).handlers(),
-            **Datastores(self.inventory, self.tasks, lambda *_: None).handlers(),
+            **datastores.handlers(),
+            **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),
         }
         with self.folder("datastore1") as directory:
             directory.make_disk(DATA, spec(), thin=True)
@@ -192,6 +197,29 @@ def test_a_disk_that_is_being_removed_is_given_to_no_other_vm(
     assert rooms.files("second/shared") == []
     names = {fact.config.name for fact in rooms.inventory.vms()}
     assert names == ({"two"} if whole else {"one", "two"})
+
+
+def test_a_disk_that_is_being_copied_is_given_to_no_vm_before_it_is_whole(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(virtualdisks._fill, lambda: True)
+    monkeypatch.setattr(virtualdisks, "_fill", held)
+    path = rooms.write("one", DATA.replace("data", "copy"))
+    store = rooms.inventory.place_of("[second]").datastore
+
+    async def story() -> None:
+        request = f.CopyDisk("", store, "shared/data.vmdk", store, "shared/copy.vmdk")
+        copying = asyncio.ensure_future(rooms.fault(request))
+        try:
+            assert await asyncio.to_thread(held.begun.wait, 120)
+            with pytest.raises(FileLockedError):
+                await come(rooms.inventory, path)
+        finally:
+            held.end.set()
+        assert await copying is None
+        await come(rooms.inventory, path)
+
+    asyncio.run(asyncio.wait_for(story(), 240))
 
 
 def test_a_disk_that_was_removed_meanwhile_is_not_attached(

@@ -56,7 +56,10 @@ class VirtualDisks:
 
         def work(_job: Job) -> str:
             spec = _spec("", request.capacity, request.adapter)
-            with self._datastores.open(request.datastore) as volume:
+            with (
+                self._kept(request.datastore, request.path),
+                self._datastores.open(request.datastore) as volume,
+            ):
                 _make(volume, request.path, spec, thin=request.thin)
                 return volume.shown(request.path)
 
@@ -88,6 +91,7 @@ class VirtualDisks:
             if foreign:
                 return self._convert(request, job)
             with (
+                self._kept(request.to_datastore, request.to_path),
                 self._datastores.open(request.datastore) as volume,
                 self._datastores.open(request.to_datastore) as target,
                 _found(volume, request.path, deltas=True) as (directory, source),
@@ -108,6 +112,7 @@ class VirtualDisks:
     def _convert(self, request: c.CopyDisk, job: Job) -> str:
         """Make a flat disk of a file that a storage plug-in reads."""
         with (
+            self._kept(request.to_datastore, request.to_path),
             self._datastores.open(request.datastore) as volume,
             self._datastores.open(request.to_datastore) as target,
             contextlib.ExitStack() as opened,
@@ -211,6 +216,10 @@ class VirtualDisks:
         _split(path)
         await self._datastores.demand_free(datastore, path)
         await self._datastores.demand_free(datastore, _extent(path))
+
+    def _kept(self, datastore: str, path: str) -> contextlib.AbstractContextManager[None]:
+        """Keep a disk from becoming a VM's till it is whole. Raises FileLockedError: it is."""
+        return self._datastores.held((datastore, path), (datastore, _extent(path)))
 
     def _clear(
         self, source: set[tuple[int, int]], target: Volume, request: c.CopyDisk | c.MoveDisk
