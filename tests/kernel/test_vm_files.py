@@ -17,7 +17,7 @@ from casemate.calls import files as f
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import FileLockedError, SpaceError
-from casemate.kernel import virtualdisks, vms
+from casemate.kernel import snapshots, virtualdisks, vms
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.consolidation import planned
@@ -25,6 +25,7 @@ from casemate.kernel.datastores import Datastores
 from casemate.kernel.fileguard import FileGuard
 from casemate.kernel.foreigndisks import ForeignDisks
 from casemate.kernel.inventory import Inventory
+from casemate.kernel.leftovers import tidy
 from casemate.kernel.ova import Ova
 from casemate.kernel.snapshots import Snapshots
 from casemate.kernel.store import Store
@@ -69,11 +70,12 @@ class Rooms:
         )
         made = Vms(self.context, lambda *_: None)
         datastores = Datastores(self.inventory, self.tasks, lambda *_: None)
+        self.snapshots = Snapshots(self.context, nothing, nothing, lambda *_: None)
         self.handlers: dict[type, Any] = {
             **made.handlers(),
             **VmPower(self.context).handlers(),
             **Ova(self.context, made, lambda *_: None).handlers(),
-            **Snapshots(self.context, nothing, nothing, lambda *_: None).handlers(),
+            **self.snapshots.handlers(),
             **datastores.handlers(),
             **VirtualDisks(datastores, ForeignDisks(NoPlugins())).handlers(),
         }
@@ -298,6 +300,32 @@ def test_a_destruction_that_was_cut_off_can_be_done_again(
     rooms.done(c.DestroyVm("", one))
     assert rooms.files("second/shared") == []
     assert rooms.files("datastore1/one") == []
+
+
+def test_going_back_to_a_snapshot_that_was_cut_off_leaves_no_delta_beside_a_disk_elsewhere(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = rooms.add("one", DATA)
+    rooms.done(c.CreateSnapshot("", one, "now"))
+    before = rooms.files("second/shared"), rooms.files("datastore1/one")
+    really = snapshots.make_deltas
+
+    def cut(*arguments: Any) -> None:
+        really(*arguments)
+        raise CutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "make_deltas", cut)
+        with pytest.raises(CutError):
+            asyncio.run(rooms.snapshots.revert(rooms.inventory.vm(one), 1))
+    assert rooms.files("second/shared") != before[0]
+    rooms.inventory.publish_all(1000, 1000)
+    tidy(rooms.context)
+    assert (rooms.files("second/shared"), rooms.files("datastore1/one")) == before
+    rooms.done(c.RevertToSnapshot("", one))
+    # The delta that was in use has gone, and one is in its place.
+    assert len(rooms.files("second/shared")) == len(before[0])
+    assert rooms.files("datastore1/one") == before[1]
 
 
 def test_while_nobody_can_tell_what_a_neighbour_needs_nothing_is_removed(rooms: Rooms) -> None:

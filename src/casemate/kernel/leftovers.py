@@ -2,8 +2,8 @@
 
 A memory counts once a VM's own file or its list of snapshots names it, which is written last. One
 that nothing names is never resumed from; it is as large as the guest and is removed. A snapshot
-counts once the list names it; of one that was cut off go the deltas that nothing names, wherever
-the disks are that they are above.
+counts once the list names it; of one that was cut off, or of going back to one, go the deltas that
+nothing names, wherever the disks are that they are above.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def _unnamed(
 
 
 def _cut_off(context: VmContext, directory: VmDirectory, fact: VmFact) -> tuple[str, ...]:
-    """Return the files of a snapshot that was begun and is not in the list.
+    """Return the files of a snapshot that was begun, or gone back to, and is not in the list.
 
     Raises:
         CasemateError: What the VM or others need cannot be told.
     """
     check_book(directory, fact)
-    # Written before anything else of a snapshot.
+    # Written before anything else.
     state = state_name(fact.config, last_number(directory, fact) + 1)
     if not directory.exists(state):
         return ()

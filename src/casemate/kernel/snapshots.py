@@ -155,13 +155,21 @@ class Snapshots:
                     await self._power.power_off(fact)
                     fact = self._context.inventory.vm(fact.vm)
                 had = layers_of(directory, fact)
-                deltas = await asyncio.to_thread(make_deltas, directory, config)
+                # Were it cut off, the next start would know by this file what was begun.
+                begun = state_name(fact.config, last_number(directory, fact) + 1)
+                directory.write(begun, state)
+                try:
+                    deltas = await asyncio.to_thread(make_deltas, directory, config)
+                except CasemateError:
+                    directory.remove(begun)
+                    raise
                 config = renamed_disks(config, deltas)
                 if snapshot.memory:
                     config = with_saved_memory(config, memory_name(fact.config, snapshot))
                 directory.write(file_name(config), vmx.write(vmx_of(config, old)))
                 last = last_number(directory, fact)
                 write_book(directory, fact, fact.snapshots, snapshot.number, last)
+                directory.remove(begun)
                 fact = self._context.inventory.reread(fact.vm)
             await asyncio.to_thread(self._drop_unneeded, directory, fact, had)
         if snapshot.memory:
