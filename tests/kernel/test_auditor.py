@@ -7,14 +7,16 @@ import contextlib
 import mmap
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Never
 
 import pytest
 
 from casemate.errors import Finding
 from casemate.kernel import auditor as a
-from casemate.kernel.processes import Process, age, process, processes, read_texts
+from casemate.kernel.processes import Process, age, newest, process, processes, read_texts
 from casemate.machine import domains
 from casemate.machine.planaudit import UID_BASE
 from casemate.machine.processplan import APP_UID, HOSTD_UID, TPM_UID
@@ -122,6 +124,47 @@ def test_a_domain_that_only_warns_is_left_running():
 def test_a_measured_violation_has_a_bounded_length():
     text = a.option_text(Finding("process-alias", "VM 1", "x" * 9999, ""))
     assert len(text) <= 300
+
+
+def test_a_process_that_is_started_has_a_number_that_was_not_the_newest_before():
+    before = newest()
+    with subprocess.Popen(["/bin/true"]) as child:
+        assert newest() != before
+        assert child.wait() == 0
+
+
+def test_a_process_that_is_started_is_judged_before_all_others_are_again(monkeypatch):
+    monkeypatch.setattr(a, "EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(a, "NEW_SECONDS", 0.01)
+    auditor = Watched(CELL)
+    auditor.subjects = lambda: tuple(
+        a.Subject(one, "one", domains.VM) for one in processes() if one.parent == os.getpid()
+    )
+
+    async def story() -> None:
+        judged: asyncio.Queue[list[int]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def judge(fresh: Iterable[a.Subject]) -> list[Never]:
+            loop.call_soon_threadsafe(judged.put_nowait, [one.process.pid for one in fresh])
+            return []
+
+        auditor._suspects = judge
+        watching = asyncio.create_task(auditor.run())
+        try:
+            async with asyncio.timeout(60):
+                await judged.get()
+                child = await asyncio.create_subprocess_exec("/bin/sleep", "999")
+                try:
+                    while child.pid not in await judged.get():
+                        pass
+                finally:
+                    child.kill()
+                    await child.wait()
+        finally:
+            watching.cancel()
+
+    asyncio.run(story())
 
 
 def test_processes_are_read_and_those_that_ended_are_not_there():

@@ -22,7 +22,7 @@ from casemate.errors import CasemateError, Finding
 from casemate.kernel.boot.visor import LAYERS
 from casemate.kernel.cells.manager import CellState
 from casemate.kernel.layers import LIVE
-from casemate.kernel.processes import Process, age, namespaces, processes, read_texts
+from casemate.kernel.processes import Process, age, namespaces, newest, processes, read_texts
 from casemate.kernel.roots import VISOR, visor_root
 from casemate.kernel.sys import spawn
 from casemate.kernel.sys.views import view_of
@@ -202,21 +202,29 @@ class Auditor:
     async def run(self) -> None:
         """Watch until cancelled."""
         known: set[tuple[int, int]] = set()
-        due = 0.0
+        due, seen = 0.0, ""
         loop = asyncio.get_running_loop()
         while True:
-            everything = loop.time() >= due
+            everything, last = loop.time() >= due, newest()
             if everything:
                 due = loop.time() + EVERY_SECONDS
-            subjects = await asyncio.to_thread(self.subjects)
-            fresh = [s for s in subjects if everything or _key(s) not in known]
-            known = {_key(subject) for subject in subjects}
-            for subject, found in await asyncio.to_thread(self._suspects, fresh):
-                await self._confirm(subject, found)
-            for check in self._checks if everything else ():
-                if await asyncio.to_thread(check):
-                    await self._confirm_check(check)
+            if everything or last != seen:
+                known = await self._watch(known, everything=everything)
+            seen = last
             await asyncio.sleep(NEW_SECONDS)
+
+    async def _watch(
+        self, known: set[tuple[int, int]], *, everything: bool
+    ) -> set[tuple[int, int]]:
+        """Judge what is new, or everything; return what is known now."""
+        subjects = await asyncio.to_thread(self.subjects)
+        fresh = [s for s in subjects if everything or _key(s) not in known]
+        for subject, found in await asyncio.to_thread(self._suspects, fresh):
+            await self._confirm(subject, found)
+        for check in self._checks if everything else ():
+            if await asyncio.to_thread(check):
+                await self._confirm_check(check)
+        return {_key(subject) for subject in subjects}
 
     async def _confirm_check(self, check: Callable[[], tuple[Finding, ...]]) -> None:
         await asyncio.sleep(AGAIN_SECONDS)

@@ -37,6 +37,14 @@ def processes(proc: Path = Path("/proc")) -> Iterator[Process]:
                 yield found
 
 
+def newest(proc: Path = Path("/proc")) -> str:
+    """Return the number that was given to a process or thread last, here or further inside.
+
+    While it stays the same, none was started (proc(5), loadavg): a look at all processes can wait.
+    """
+    return (proc / "loadavg").read_text().rpartition(" ")[2].strip()
+
+
 def process(pid: int, proc: Path = Path("/proc")) -> Process | None:
     """Return one process; None when it is gone, has ended, or is a thread of Linux itself.
 
@@ -44,10 +52,10 @@ def process(pid: int, proc: Path = Path("/proc")) -> Process | None:
     """
     try:
         fields = _read(proc, pid, "stat").rpartition(b")")[2].split()
+        if fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
+            return None
         uid = _uid(proc, pid)
     except OSError:
-        return None
-    if fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
         return None
     return Process(pid, int(fields[1]), uid, int(fields[19]))
 
