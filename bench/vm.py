@@ -61,12 +61,12 @@ class Host:
             self.exited,
         )
         tasks = Tasks(self.stream, time.time)
-        context = VmContext(self.inventory, self.cells, tasks, store, time.time)
+        context = VmContext(self.inventory, self.cells, tasks, store, time.time, lambda *_: None)
         power = VmPower(context)
         self.handlers = {
             **power.handlers(),
             **Vms(context, lambda *_: None).handlers(),
-            **Snapshots(context, power, Guests(context)).handlers(),
+            **Snapshots(context, power, Guests(context), lambda *_: None).handlers(),
         }
 
     def exited(self, info: CellExit) -> None:

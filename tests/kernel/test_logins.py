@@ -38,6 +38,7 @@ class Clock:
 def accounts(tmp_path: Path) -> Iterator[Counted]:
     store = Store(tmp_path / "state.db")
     made = Counted(store, Clock())
+    made.hooks.admit = lambda _user, _peer: None
     made._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     for user in ("root", "honest"):
         made.set_password(user, user, "right", "Admin")
