@@ -117,7 +117,7 @@ class Nobody:
 
 
 async def main(place: Path) -> None:
-    cable_up()
+    await asyncio.to_thread(cable_up)
     station = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
     station.bind(("st1", KIND))
     wires, store = Wires(None), Store(place / "casemate.db")

@@ -235,6 +235,8 @@ async def rack(place: Path, teaming: Teaming, *groups: c.AddPortGroup) -> AsyncI
             for group in groups:
                 await made.ask(group)
             await made.ask(c.UpdateSwitch("", "vSwitch0", uplinks=UPLINKS, teaming=teaming))
+            # The cards come to the home's network without a link, and get it one after the other.
+            await until(lambda: made.switching.findings() == ())
             yield made
         finally:
             loop.cancel()
@@ -290,6 +292,8 @@ def test_cards_of_a_team_go_on_over_the_other_cable_when_one_is_pulled(on):
         rack.pull(0)
         rack.pull(1)
         await until(lambda: len(rack.switching.findings()) == 2)
+        await rack.at(1, "vs0v0u1")
+        await rack.at(2, "vs0v0")
         await rack.receives(1, mac(2), {"2": 1})
         await rack.receives(1, EVERYBODY, {"2": 1})
 

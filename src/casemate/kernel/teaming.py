@@ -87,11 +87,11 @@ class Teaming:
             Finding(
                 "uplink-down",
                 name,
-                f"{name} has no link: "
+                f"this uplink has no link: {switch.name} has "
                 + (
-                    f"{switch.name} has lost redundancy"
+                    "lost redundancy."
                     if set(switch.uplinks) - self.state.down
-                    else f"{switch.name} has no connection"
+                    else "no connection."
                 ),
                 "Look at the cable and at the port of the physical switch.",
             )
