@@ -1,4 +1,4 @@
-"""A whole host and a whole verifier: enrolled, trusted, updated options found, and an agent."""
+"""A whole host and a whole verifier: enrolled, trusted, an agent; another boot and log found."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ def test_a_host_is_enrolled_trusted_and_found_when_it_boots_something_else(
     port = free_port()
     status, told = host.casemate("up", "--no-demo", "--port", str(port))
     assert (status, told["attestation"]) == (0, "trusted")
+    assert host.casemate("pool", "create", "noted")[0] == 0  # in the audit log
     assert verifier("reference", "add", str(host.home / "reference.json"))[0] == 0
     address = f"127.0.0.1:{port}"
     status, told = verifier("enroll", address, "--name", "box", "--cadence", "6")
@@ -83,12 +84,18 @@ def test_a_host_is_enrolled_trusted_and_found_when_it_boots_something_else(
     assert "enrolled as box" in agent.stdout + agent.stderr
 
     host.casemate("down", "--force")
+    store = host.home / "state" / "casemate.db"
+    with closing(sqlite3.connect(store, timeout=60)) as database, database:
+        for table in ("audit", "audit_chain", "sqlite_sequence"):
+            database.execute(f"DELETE FROM {table}")
     cfg = host.bank / "boot.cfg"
     cfg.write_text(cfg.read_text().replace("kernelopt=", "kernelopt=debug=1 ", 1))
     status, told = host.casemate("up", "--no-demo", "--port", str(port))
     assert (status, told["attestation"]) == (1, "untrusted")
     bad = until(verifier, "box", "failed-latched")
-    assert "boot-option-changed" in {one["code"] for one in bad["round"]["result"]["findings"]}
+    codes = {one["code"] for one in bad["round"]["result"]["findings"]}
+    assert "boot-option-changed" in codes
+    assert {"audit-truncated", "audit-changed"} & codes
     assert verifier("token", "box")[1]["allowed"] is False
     assert verifier("audit")[0] == 0
 
