@@ -384,6 +384,21 @@ def test_what_is_taken_from_a_team_is_given_back_and_nothing_is_left_of_it(on):
     on(body, Teaming())
 
 
+def test_a_new_kernel_finds_a_team_as_the_former_one_left_it(on):
+    async def body(rack: Rack, stack: AsyncExitStack) -> None:
+        await rack.plug(stack, 1)
+        await rack.plug(stack, 2)
+        # It knows nothing of what the former one did, and plans the same.
+        for known in (rack.wires._ports, rack.wires._filters, rack.wires._links):
+            known.clear()
+        rack.wires._tables = None
+        await rack.ask(c.UpdateSwitch("", "vSwitch0", ports=64))
+        await rack.at(1, "vs0v0u1")
+        await everything_comes_once(rack)
+
+    on(body, Teaming())
+
+
 def _names() -> set[str]:
     with Links() as links:
         return set(links.all())

@@ -195,7 +195,8 @@ class Outcome:
         self.filters = {one.name: one for one in plan.filters}
         self.ends = {cable.one: cable.other for cable in plan.cables}
         self.ends |= {other: one for one, other in self.ends.items()}
-        self.uplinks = frozenset(plan.uplinks)
+        self.plan = plan
+        self.ways = {name for uplink in plan.uplinks for name in ways(plan, uplink).values()}
         self.got: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
         self._steps = 0
@@ -229,17 +230,40 @@ class Outcome:
         for port in (behind if known else [p for p in others if p.flood]) if to else others:
             if port.name in self.ends:
                 self.enter(self.ends[port.name], source, to)
-            elif port.name in self.uplinks:
+            elif port.name in self.ways:
                 self.left[port.name] += 1
             else:
                 self.got[port.name] += 1
 
-    def round(self, name: str, source: str, to: str = "") -> None:
+    def round(self, name: str, source: str, vlan: int, to: str = "") -> None:
         """As ``enter``; a physical switch sends what leaves to all other uplinks."""
         self.enter(name, source, to)
         for left in tuple(self.left):
-            for other in sorted(self.uplinks - {left}):
-                self.enter(other, source, to)
+            for other in self.plan.uplinks:
+                way = ways(self.plan, other).get(vlan)
+                # What has a tag that the uplink knows not is dropped.
+                if way is not None and way != left:
+                    self.enter(way, source, to)
+
+
+def ways(plan: NetworkPlan, name: str) -> dict[int, str]:
+    """Return the interfaces of an uplink, or of a card whose guest tags, by VLAN."""
+    return {0: name} | {link.vlan: link.name for link in plan.vlans if link.parent == name}
+
+
+def members(plan: NetworkPlan, networks: Networks, cards: list[Card], vlan: int) -> dict[Card, str]:
+    """Return the cards that are in a VLAN, and by which port."""
+    found = {}
+    for card in cards:
+        own = networks.group(card.group).vlan
+        if own == TRUNK:
+            found[card] = ways(plan, card.tap)[vlan]
+        elif own == vlan:
+            found[card] = card.tap
+    return found
+
+
+VLANS = (0, 10)
 
 
 @st.composite
@@ -268,7 +292,9 @@ def teams(draw) -> tuple[Networks, list[Card], LinkState]:
             PortGroupFact("trunk", "s", TRUNK),
         ),
     )
-    groups = draw(st.lists(st.sampled_from(("plain", "own", "loose")), min_size=1, max_size=6))
+    groups = draw(
+        st.lists(st.sampled_from(("plain", "own", "loose", "ten", "trunk")), min_size=1, max_size=6)
+    )
     cards = [
         Card(str(number), draw(st.integers(0, 1)), f"00:50:56:00:00:{number:02x}", group)
         for number, group in enumerate(groups)
@@ -281,46 +307,51 @@ def teams(draw) -> tuple[Networks, list[Card], LinkState]:
 def test_what_a_card_sends_to_everybody_reaches_each_once_and_leaves_by_its_uplink(found):
     networks, cards, state = found
     plan = plan_network(networks, cards, state=state)
-    for card in cards:
-        outcome = Outcome(plan)
-        outcome.round(card.tap, card.mac)
-        assert outcome.got == Counter(other.tap for other in cards if other is not card)
-        team = networks.team(networks.group(card.group))
-        uplink = bound(team, int(card.vm) + card.number, card.mac, state)
-        assert outcome.left == Counter([uplink] if uplink else [])
+    for vlan in VLANS:
+        ports = members(plan, networks, cards, vlan)
+        for card, port in ports.items():
+            outcome = Outcome(plan)
+            outcome.round(port, card.mac, vlan)
+            assert outcome.got == Counter(set(ports.values()) - {port})
+            team = networks.team(networks.group(card.group))
+            uplink = bound(team, int(card.vm) + card.number, card.mac, state)
+            assert outcome.left == Counter([ways(plan, uplink)[vlan]] if uplink else [])
 
 
 @given(teams())
 def test_what_cards_send_each_other_goes_past_no_uplink(found):
     networks, cards, state = found
     plan = plan_network(networks, cards, state=state)
-    for card in cards:
-        for other in cards:
-            if other is not card:
-                outcome = Outcome(plan)
-                outcome.round(card.tap, card.mac, other.mac)
-                assert outcome.left == Counter()
-                assert outcome.got[other.tap] == 1
-                assert set(outcome.got.values()) == {1}
+    for vlan in VLANS:
+        ports = members(plan, networks, cards, vlan)
+        for card, port in ports.items():
+            for other, target in ports.items():
+                if other is not card:
+                    outcome = Outcome(plan)
+                    outcome.round(port, card.mac, vlan, other.mac)
+                    assert outcome.left == Counter()
+                    assert outcome.got[target] == 1
+                    assert set(outcome.got.values()) == {1}
 
 
 @given(teams())
 def test_what_comes_in_reaches_those_that_are_bound_to_its_uplink_and_leaves_by_none(found):
     networks, cards, state = found
     plan = plan_network(networks, cards, state=state)
-    total: Counter[str] = Counter()
-    for uplink in plan.uplinks:
-        outcome = Outcome(plan)
-        outcome.enter(uplink, STRANGER)
-        assert outcome.left == Counter()
-        total += outcome.got
-    # Copies by all uplinks: each card takes one of them, unless its group takes no uplink.
-    without = {
-        card.tap
-        for card in cards
-        if not bound(networks.team(networks.group(card.group)), 0, card.mac, state)
-    }
-    assert total == Counter(card.tap for card in cards if card.tap not in without)
+    for vlan in VLANS:
+        total: Counter[str] = Counter()
+        for uplink in plan.uplinks:
+            if vlan in ways(plan, uplink):
+                outcome = Outcome(plan)
+                outcome.enter(ways(plan, uplink)[vlan], STRANGER)
+                assert outcome.left == Counter()
+                total += outcome.got
+        # Copies by all uplinks: each card takes one of them, unless its group takes no uplink.
+        assert total == Counter(
+            port
+            for card, port in members(plan, networks, cards, vlan).items()
+            if bound(networks.team(networks.group(card.group)), 0, card.mac, state)
+        )
 
 
 @given(teams())
@@ -334,14 +365,16 @@ def test_what_strangers_behind_a_card_send_to_everybody_comes_once_where_uplinks
         ),
     )
     plan = plan_network(networks, cards, state=state)
-    for card in cards:
-        outcome = Outcome(plan)
-        outcome.round(card.tap, STRANGER)
-        if set(NICS[: len(plan.uplinks)]) <= state.down:
-            # No physical switch hears it: cables alone carry it.
+    for vlan in VLANS:
+        ports = members(plan, networks, cards, vlan)
+        for port in ports.values():
             outcome = Outcome(plan)
-            outcome.enter(card.tap, STRANGER)
-        assert outcome.got == Counter(other.tap for other in cards if other is not card)
+            if set(plan.uplinks) <= state.down:
+                # No physical switch hears it: cables alone carry it.
+                outcome.enter(port, STRANGER)
+            else:
+                outcome.round(port, STRANGER, vlan)
+            assert outcome.got == Counter(set(ports.values()) - {port})
 
 
 @given(teams())
