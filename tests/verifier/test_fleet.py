@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 from tests.verifier.conftest import Engine
+from tests.verifier.test_intake import Pusher
 
+from casemate.policy.statemachine import HostRecord
 from casemate.testing.minifleet import MiniFleet
 from casemate.testing.smallhost import SmallImage
-from casemate.verifier import alarmstore, audit, roundstore, store
+from casemate.verifier import alarmstore, audit, ledger, roundstore, store
+from casemate.verifier.attempts import Answer
 from casemate.verifier.database import Database, Postgres, open_database
 from casemate.verifier.references import Anchors
+from casemate.verifier.results import Finished
 from casemate.verifier.schema import SCHEMA
 
 HOSTS = int(os.environ.get("CASEMATE_FLEET", "12"))
@@ -122,6 +126,31 @@ def test_two_verifiers_on_postgresql_lose_nothing_when_one_is_killed(
         with database.transaction() as step:
             by = step.all("SELECT count(*) FROM round")
         assert by[0][0] >= HOSTS
+    finally:
+        engine.close()
+
+
+@pytest.mark.host
+def test_words_that_postgresql_does_not_keep_cost_no_other_host_its_verdict(
+    postgres: str, anchors: Anchors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(postgres, SCHEMA)
+    engine = Engine(database, anchors)
+    try:
+        emptied(database)
+        engine.reference()
+        hosts = [Pusher(engine, f"h{number}") for number in range(4)]
+        lot = [one.arrival() for one in hosts]
+        honest = ledger.told
+
+        def told(record: HostRecord, outcome: Finished) -> str:
+            return "NUL \0" if outcome.reply == lot[1].body else honest(record, outcome)
+
+        monkeypatch.setattr(ledger, "told", told)
+        answers = engine.rounds.take_in(lot)
+        states = [one.state.value for one in answers if isinstance(one, Answer)]
+        assert states == ["trusted", "error", "trusted", "trusted"]
+        assert [one.rounds() for one in hosts] == [1] * 4
     finally:
         engine.close()
 
