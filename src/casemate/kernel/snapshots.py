@@ -154,7 +154,7 @@ class Snapshots:
                 if fact.power is not PowerState.POWERED_OFF:
                     await self._power.power_off(fact)
                     fact = self._context.inventory.vm(fact.vm)
-                had = layers_of(directory, fact)
+                had = await asyncio.to_thread(layers_of, directory, fact)
                 # Were it cut off, the next start would know by this file what was begun.
                 begun = state_name(fact.config, last_number(directory, fact) + 1)
                 directory.write(begun, state)
@@ -193,7 +193,7 @@ class Snapshots:
                 book.find(fact.snapshots, number, fact.config.name)
                 below = book.below(fact.snapshots, number)
                 gone = below if children else frozenset({number})
-            had = layers_of(directory, fact)
+            had = await asyncio.to_thread(layers_of, directory, fact)
             kept, current = book.without(fact.snapshots, fact.current_snapshot, gone)
             write_book(directory, fact, kept, current, last_number(directory, fact))
             for snapshot in fact.snapshots:
