@@ -128,6 +128,7 @@ def test_a_team_is_made_read_changed_and_written_back(system):
             setattr(change.policy.nicTeaming, field, value)
             with pytest.raises(vmodl.fault.NotSupported):
                 system.UpdateVirtualSwitch("vSwitch6", change)
+        assert system.capabilities.supportsNicTeaming
         assert "loadbalance_ip" not in system.capabilities.nicTeamingPolicy
 
 

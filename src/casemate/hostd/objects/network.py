@@ -312,7 +312,7 @@ def nic_key(name: str) -> str:
 
 
 def _abilities() -> Iterator[str]:
-    yield from ("supportsVlan", "vswitchConfigSupported", "ipV6Supported")
+    yield from ("supportsVlan", "supportsNicTeaming", "vswitchConfigSupported", "ipV6Supported")
 
 
 NETWORK_GETTERS: Getters = {
