@@ -20,7 +20,7 @@ from casemate.calls.messages import (
 )
 from casemate.errors import CasemateError, FormatError, LimitError
 from casemate.machine.facts import ComponentFact
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 
 BLOB = st.binary(max_size=40)
 TEXT = st.text(max_size=12)

@@ -31,7 +31,7 @@ from casemate.kernel.logs import CUT, DOUBTED, Logs
 from casemate.kernel.server import Caller
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
-from casemate.policy.continuity import LogHead, check_log
+from casemate.policy.auditheads import LogHead, check_log
 
 HOSTD = Caller(HOSTD_UID, 1)
 PASSWORD = "Correct-Horse-7"

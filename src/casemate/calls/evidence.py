@@ -38,7 +38,7 @@ from casemate.calls.messages import (
 )
 from casemate.errors import FormatError, LimitError
 from casemate.machine.facts import ComponentFact, Fact
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 
 PREFIX = "/attestation/v1/"
 IDENTITY_PATH = PREFIX + "identity"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from casemate.machine.facts import Fact, FaultFact
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from casemate.errors import Finding
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS audit (

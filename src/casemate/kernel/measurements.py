@@ -31,7 +31,7 @@ from casemate.kernel.boot.record import read_record, write_record
 from casemate.kernel.journal import Journal
 from casemate.kernel.tpm.device import Maker, Tpm
 from casemate.machine.facts import ComponentFact
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 from casemate.policy.measure import BootMeasurer, PlannedEvent
 from casemate.policy.trust import MODULE_KEYS
 

@@ -23,8 +23,8 @@ from casemate.formats.algorithms import ALGORITHMS, digest
 from casemate.formats.eventlog import Event
 from casemate.formats.eventtypes import EV_NO_ACTION
 from casemate.formats.manifest import Manifest
+from casemate.policy.auditheads import LogHead
 from casemate.policy.compare import differences
-from casemate.policy.continuity import LogHead
 from casemate.policy.describe import Kind, describe
 from casemate.policy.explain import ComponentClaim, ComponentResult, component_table, explain
 from casemate.policy.isolation import EMULATED, TCG

@@ -20,7 +20,7 @@ from casemate.calls.messages import (
 )
 from casemate.errors import CasemateError
 from casemate.machine.facts import ComponentFact
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 from casemate.testing.pki import issue
 from casemate.testing.smallhost import SmallHost
 

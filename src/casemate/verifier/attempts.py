@@ -9,7 +9,7 @@ from casemate.calls import evidence as wire
 from casemate.calls.messages import Quote
 from casemate.errors import CasemateError
 from casemate.machine.fleet import FleetHost
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 from casemate.policy.statemachine import State
 from casemate.verifier import roundstore
 from casemate.verifier.database import Transaction

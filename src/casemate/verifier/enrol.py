@@ -18,7 +18,7 @@ from casemate.calls.messages import ActivateCredential, IdentityReply
 from casemate.errors import ArgumentError, StateError
 from casemate.formats.tpm import ENTROPY_SIZE
 from casemate.machine.fleet import FleetHost, Mode, Proposal
-from casemate.policy.continuity import AUDIT_CODES
+from casemate.policy.auditheads import AUDIT_CODES
 from casemate.policy.enrolment import Pinned, check_registration
 from casemate.policy.statemachine import Event, HostRecord, State, Step, enrolled, operator
 from casemate.policy.tpmidentity import SECRET_SIZE, TpmIdentity, check_identity, make_challenge

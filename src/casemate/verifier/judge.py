@@ -18,7 +18,8 @@ from functools import partial
 from casemate.errors import Finding
 from casemate.formats.manifest import Manifest
 from casemate.policy.appraise import Appraisal, Comparison, Evidence, Verdict, appraise, compare
-from casemate.policy.continuity import LogHead, check_continuity, check_log
+from casemate.policy.auditheads import LogHead, check_log
+from casemate.policy.continuity import check_continuity
 from casemate.policy.imaseen import Seen
 from casemate.policy.quotes import Clock
 from casemate.policy.ruled import Ruled, Rules, appraise_by_rules

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from casemate.calls.messages import IdentityReply
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 from casemate.policy.hostpolicy import HostValues
 from casemate.policy.quotes import Clock
 from casemate.policy.statemachine import HostRecord, State

@@ -11,7 +11,7 @@ from casemate.calls.verdict import appraisal_json
 from casemate.errors import Finding
 from casemate.machine.fleet import FleetHost
 from casemate.policy.appraise import Appraisal, Verdict
-from casemate.policy.continuity import LogHead
+from casemate.policy.auditheads import LogHead
 from casemate.policy.statemachine import HostRecord, Outcome, Result, State
 from casemate.policy.verdict import Judged as Covered
 from casemate.policy.verdict import from_appraisal, submodules
