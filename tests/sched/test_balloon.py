@@ -85,6 +85,17 @@ def test_two_thirds_of_a_guest_is_the_most_that_is_taken():
     assert plan.blocked == ("a",)
 
 
+def test_at_the_lowest_state_who_has_nothing_to_give_and_takes_no_more_is_not_held_back():
+    held = {"busy": balloon(available=60), "idle": balloon(available=400)}
+    entitled = {"busy": 400 * MIB, "idle": 100 * MIB}
+
+    def blocked(*still: str) -> tuple[str, ...]:
+        return plan_balloons(held, entitled, MemoryState.LOW, 1 << 40, set(still)).blocked
+
+    assert blocked("busy", "idle") == ("idle",)
+    assert blocked("idle") == ("busy", "idle")
+
+
 def test_a_guest_keeps_its_floor_of_available_memory():
     plan = plan_balloons({"a": balloon(available=100)}, {"a": 0}, MemoryState.HARD, 1 << 40)
     assert plan.targets == {"a": 512 * MIB - (100 * MIB - GUEST_FLOOR)}

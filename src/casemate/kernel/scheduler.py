@@ -73,6 +73,7 @@ class Scheduler:
         self._read_memory = read_memory
         self._demand: dict[str, float] = {}
         self._slowed: tuple[str, ...] = ()
+        self._held: dict[str, int] = {}
         self._memory_due = 0.0
         self._plan_for: frozenset[str] = frozenset()
         self.metered: dict[str, Metered] = {}
@@ -137,7 +138,10 @@ class Scheduler:
         if state is MemoryState.CLEAR and lacking:
             # What idle guests hold beyond their part goes to those that are squeezed.
             state = MemoryState.SOFT
-        plan = plan_balloons(balloons, entitled, state, missing)
+        if state is not MemoryState.LOW:
+            self._held = {vm: self.held(vm) for vm in running}
+        still = {vm for vm in running if self.held(vm) <= self._held.get(vm, 0) + DEAD_BAND}
+        plan = plan_balloons(balloons, entitled, state, missing, still)
         self._slowed = plan.blocked
         await self._move(self._limited(plan, running), entitled, missing, now)
         calm = self.state is MemoryState.HIGH and not plan.targets

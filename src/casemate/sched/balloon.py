@@ -15,6 +15,7 @@ VMs that hold more than their entitlement, in proportion to the excess.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,8 +80,12 @@ def plan_balloons(
     entitled: Mapping[str, int],
     state: MemoryState,
     missing: int,
+    still: AbstractSet[str] = frozenset(),
 ) -> BalloonPlan:
     """Decide on the balloons of all running VMs.
+
+    At the lowest state those above their entitlement are held back, but who takes no more and has
+    nothing to give: that would cost a busy guest its processor, and bring the host nothing.
 
     Args:
         balloons: as they stand, by VM.
@@ -88,6 +93,7 @@ def plan_balloons(
         state: the host's memory state.
         missing: bytes to bring free memory back above the minimum. With ``HIGH`` it is negative:
             what may be given back.
+        still: VMs that hold no more than before memory was that short.
     """
     unresponsive = tuple(sorted(vm for vm, b in balloons.items() if not b.driver and b.stalled))
     usable = {vm: b for vm, b in sorted(balloons.items()) if vm not in unresponsive}
@@ -109,7 +115,12 @@ def plan_balloons(
     blocked: tuple[str, ...] = ()
     if state is MemoryState.LOW:
         blocked = tuple(
-            sorted(vm for vm, b in balloons.items() if b.actual > entitled.get(vm, b.actual))
+            sorted(
+                vm
+                for vm, b in balloons.items()
+                if b.actual > entitled.get(vm, b.actual)
+                and (vm not in still or b.actual - least_size(b) >= DEAD_BAND)
+            )
         )
     return BalloonPlan(targets, blocked, unresponsive)
 

@@ -85,6 +85,21 @@ def test_at_its_lowest_a_vm_above_its_part_is_slowed_and_then_let_go(world: Worl
         assert quota.read_text() == "max 100000"
 
 
+def test_at_the_lowest_state_a_busy_vm_is_slowed_only_if_it_takes_more(world: World) -> None:
+    vm = started(world)
+    quota = world.groups.place / vm / "cpu.max"
+    with world.holding(vm):
+        telling(world, actual=1024 * MIB, available=60 * MIB)
+        world.groups.use(vm, held=900 * MIB)
+        passes(world, HOST // 2)
+        passes(world, 0)
+        assert world.scheduler.state is MemoryState.LOW
+        assert quota.read_text() == "max 100000"
+        world.groups.use(vm, held=940 * MIB)
+        passes(world, 0)
+        assert quota.read_text() == "10000 100000"
+
+
 def test_a_memory_limit_below_the_size_is_kept_by_the_balloon(world: World) -> None:
     vm = started(world, sched_mem_max="600")
     with world.holding(vm):
