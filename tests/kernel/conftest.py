@@ -1,4 +1,4 @@
-"""Hosts of VMs for tests of the kernel."""
+"""Hosts of VMs, and small audit logs, for tests of the kernel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from casemate.kernel import auditlog
+from casemate.kernel.store import Store
 
 from .vmbench import Host
 
@@ -37,3 +40,15 @@ def on(vmhost: Host) -> Callable[[Callable[[Host], Coroutine[Any, Any, None]]], 
         asyncio.run(asyncio.wait_for(whole(), 280))
 
     return runner
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store that keeps 40 entries, or 20 that are old, and looks at every fourth."""
+    for name, value in (("ROWS", 40), ("KEPT", 20), ("SECONDS", 1000.0), ("PRUNED", 4)):
+        monkeypatch.setattr(auditlog, name, value)
+    store = Store(tmp_path / "casemate.db")
+    # Hundreds of entries: that each is on the disk is not what is looked at here.
+    store._db.execute("PRAGMA synchronous=OFF")
+    yield store
+    store.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +12,6 @@ from casemate.calls import messages as m
 from casemate.calls.admin import ReadLog
 from casemate.errors import (
     CasemateError,
-    Finding,
     LoginError,
     NotAuthenticatedError,
     PermissionDeniedError,
@@ -31,7 +28,8 @@ from casemate.kernel.logs import CUT, DOUBTED, Logs
 from casemate.kernel.server import Caller
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
-from casemate.policy.auditheads import LogHead, check_log
+
+from .auditstore import CUTS, codes, cut, fill, reopened
 
 HOSTD = Caller(HOSTD_UID, 1)
 PASSWORD = "Correct-Horse-7"
@@ -83,23 +81,6 @@ def test_strangers_do_not_fill_the_audit_log(tmp_path: Path) -> None:
 def test_a_name_without_end_takes_no_room_in_the_audit_log(tmp_path: Path) -> None:
     (entry,) = Asked(tmp_path).refused(m.Login("x" * 100_000, "p", "y" * 100_000), LoginError)
     assert len(entry.user) + len(entry.why) < 1000
-
-
-@pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store that keeps 40 entries, or 20 that are old, and looks at every fourth."""
-    for name, value in (("ROWS", 40), ("KEPT", 20), ("SECONDS", 1000.0), ("PRUNED", 4)):
-        monkeypatch.setattr(auditlog, name, value)
-    store = Store(tmp_path / "casemate.db")
-    # Hundreds of entries: that each is on the disk is not what is looked at here.
-    store._db.execute("PRAGMA synchronous=OFF")
-    yield store
-    store.close()
-
-
-def fill(store: Store, times: Iterable[float]) -> None:
-    for time in times:
-        store.audit.append(time, "root", "PowerOn", "1", "", "ok")
 
 
 def kept(store: Store) -> list[int]:
@@ -164,18 +145,6 @@ def test_who_reads_the_log_is_told_what_does_not_fit(
     assert doubted() == [shown]
 
 
-CUTS = [
-    ("DELETE FROM audit WHERE number>195", "DELETE FROM audit_chain WHERE number>195"),
-    ("DELETE FROM audit WHERE number>195",),
-    ("DELETE FROM audit_chain WHERE number>195",),
-]
-
-
-def cut(store: Store, attack: Iterable[str]) -> None:
-    for statement in attack:
-        store._db.execute(statement)
-
-
 @pytest.mark.parametrize("attack", CUTS)
 def test_end_that_is_taken_out_shows_at_once_and_after_more_was_written(
     small: Store, tmp_path: Path, attack: tuple[str, ...]
@@ -213,12 +182,6 @@ def test_entries_that_somebody_else_adds_at_the_end_show(small: Store) -> None:
     assert small.audit.broken() is None
 
 
-def reopened(store: Store, attack: Iterable[str] = ()) -> Store:
-    cut(store, attack)
-    store.close()
-    return Store(store.path)
-
-
 @pytest.mark.parametrize("attack", CUTS)
 def test_end_that_is_deleted_while_the_kernel_is_off_shows(
     small: Store, attack: tuple[str, ...]
@@ -227,11 +190,6 @@ def test_end_that_is_deleted_while_the_kernel_is_off_shows(
     again = reopened(small, attack)
     assert again.audit.broken() == 196
     again.close()
-
-
-def codes(known: LogHead | None, store: Store) -> list[str]:
-    shown = store.audit.heads(known.number if known else 0)
-    return [finding.code for finding in check_log(known, shown)]
 
 
 def test_whoever_remembers_the_head_notices_a_log_that_was_made_anew(small: Store) -> None:
@@ -257,48 +215,6 @@ def test_digests_of_entries_are_shown_to_nobody(small: Store) -> None:
         shown = small.audit.heads(number)
         assert [one.number for one in shown] == ([9, number] if 0 < number < 9 else [9])
         assert not kept & {one.digest for one in shown}
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        *CUTS,
-        ("UPDATE audit SET user='nobody' WHERE number=190",),
-        ("UPDATE audit SET user=x'00' WHERE number=190",),
-        ("UPDATE audit_chain SET digest='text' WHERE number=200",),
-        ("DROP TABLE audit_chain",),
-    ],
-)
-def test_watch_finds_what_is_done_to_the_end_of_the_log(
-    small: Store, attack: tuple[str, ...]
-) -> None:
-    fill(small, (float(n) for n in range(180)))
-    again = reopened(small)
-    look = again.audit.watch(again.path)
-    assert look() == ()
-    fill(again, (float(n) for n in range(180, 200)))
-    assert look() == ()
-    cut(again, attack)
-    (finding,) = look()
-    assert finding.code == "audit-log"
-    again.close()
-
-
-def test_watch_is_not_misled_by_what_is_written_and_pruned_while_it_looks(small: Store) -> None:
-    look, over = small.audit.watch(small.path), threading.Event()
-    found: list[Finding] = []
-
-    def watch() -> None:
-        while not over.is_set():
-            found.extend(look())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    fill(small, (float(n) for n in range(300)))
-    over.set()
-    thread.join()
-    assert found == []
-    assert look() == ()
 
 
 @pytest.mark.parametrize("start", [1, 150, 165])

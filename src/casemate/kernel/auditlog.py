@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from casemate.errors import Finding
-from casemate.policy.auditheads import LogHead
+from casemate.policy.auditheads import MOST_ENTRIES, LogHead
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS audit (
@@ -44,10 +44,22 @@ PRUNED = 256
 LOOKED = 1000
 """Entries that a watch looks at each time, the last ones: some 5 ms."""
 
+UNREAD = 12
+"""Looks in a row that cannot read the store, a minute, after which that is told: a machine may
+lack descriptors for a moment, and the head is known all the while."""
+
 _ANCHOR: Final = "audit-anchor"
 """The value that holds number and digest of the last entry that was taken out."""
 _KEY: Final = "audit-key"
 """The value that holds the key under which digests are shown to anybody who asks."""
+_DIGEST: Final = hashlib.sha256().digest_size
+_LACKING: Final = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL),
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM),
+    }
+)
+"""What SQLite says when the machine lacks something, whatever the log is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,10 @@ class Head:
     digest: bytes
 
 
+_FORGED: Final = Head(0, b"")
+"""Stands for an anchor that no prune has written; no entry is chained to it."""
+
+
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
     """Do all of it or nothing."""
@@ -92,14 +108,13 @@ class AuditLog:
         last = _last(database)
         # SQLite counts what it has given numbers to: who only deletes entries is found out.
         row = database.execute("SELECT seq FROM sqlite_sequence WHERE name='audit'").fetchone()
-        self.head = Head(max(last.number, int(row[0]) if row else 0), last.digest)
+        self.head = Head(max(last.number, _number(row[0]) if row else 0), last.digest)
         self._next = self.head
         self._first = last.number + 1
-        key = _value(database, _KEY)
-        if not key:
-            key = secrets.token_hex(32)
-            _set_value(database, _KEY, key)
-        self._key = bytes.fromhex(key)
+        self._key = _unhex(_value(database, _KEY))
+        if len(self._key) != _DIGEST:
+            self._key = secrets.token_bytes(_DIGEST)
+            _set_value(database, _KEY, self._key.hex())
 
     def append(
         self, time: float, user: str, action: str, thing: str, why: str, outcome: str
@@ -174,17 +189,22 @@ class AuditLog:
         here can answer for.
         """
         first, place = self._first, f"{path.absolute().as_uri()}?mode=ro"
+        unread = 0
 
         def look() -> tuple[Finding, ...]:
+            nonlocal unread
             before = self.head
             try:
                 with closing(sqlite3.connect(place, uri=True)) as db:
                     db.execute("BEGIN")
                     end = _last(db)
                     broken, _ = _walk(db, max(first, end.number - LOOKED + 1), LOOKED)
-            except sqlite3.Error:
-                return (_finding(before.number),)
-            after = self._next
+            except Exception as error:  # noqa: BLE001  (whoever wrote there chose what it raises)
+                if not _lacking(error, path):
+                    return (_finding(before.number),)
+                unread += 1
+                return () if unread < UNREAD else (_unread(error),)
+            unread, after = 0, self._next
             if broken is None and end.number <= before.number:
                 broken = _beyond(end, before)
             elif broken is None and end.number >= after.number:
@@ -210,6 +230,8 @@ def _walk(database: sqlite3.Connection, start: int, count: int) -> tuple[int | N
         (start,),
     ).fetchone()
     anchor = Head(int(before[0]), _bytes(before[1])) if before else _anchor(database)
+    if anchor == _FORGED:
+        return 1, anchor
     last, known_begin = anchor or Head(0, b""), anchor is not None
     rows = database.execute(
         "SELECT audit_chain.digest, audit.* FROM audit_chain LEFT JOIN audit USING (number)"
@@ -229,7 +251,8 @@ def _walk(database: sqlite3.Connection, start: int, count: int) -> tuple[int | N
 def _last(database: sqlite3.Connection) -> Head:
     """Return the head as the store has it."""
     row = database.execute(
-        "SELECT number, digest FROM audit_chain ORDER BY number DESC LIMIT 1"
+        "SELECT number, digest FROM audit_chain WHERE number<? ORDER BY number DESC LIMIT 1",
+        (MOST_ENTRIES,),
     ).fetchone()
     return Head(int(row[0]), _bytes(row[1])) if row else _anchor(database) or Head(0, b"")
 
@@ -243,13 +266,38 @@ def _beyond(found: Head, head: Head) -> int | None:
 
 def _anchor(database: sqlite3.Connection) -> Head | None:
     """Return the entry before the first that is kept, if some were taken out."""
-    number, _, digest = _value(database, _ANCHOR).partition(" ")
-    return Head(int(number), bytes.fromhex(digest)) if digest else None
+    text = _value(database, _ANCHOR)
+    if not text:
+        return None
+    number, _, digest = text.partition(" ")
+    plain = number.isascii() and number.isdecimal() and len(number) < len(str(MOST_ENTRIES))
+    anchor = Head(_number(int(number)) if plain else 0, _unhex(digest))
+    return anchor if anchor.number and len(anchor.digest) == _DIGEST else _FORGED
 
 
 def _bytes(value: object) -> bytes:
     """Return a digest; empty where somebody has written something else in its place."""
     return value if isinstance(value, bytes) else b""
+
+
+def _unhex(text: str) -> bytes:
+    """Return the bytes; none where it is no hex."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
+
+
+def _number(value: object) -> int:
+    """Return an entry's number; 0 where it is none."""
+    return value if isinstance(value, int) and 0 < value < MOST_ENTRIES else 0
+
+
+def _lacking(error: Exception, path: Path) -> bool:
+    """Tell whether the machine lacked something to read with, and not the store what was read."""
+    if isinstance(error, OSError | MemoryError):
+        return True
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _LACKING and path.exists()
 
 
 def _value(database: sqlite3.Connection, name: str) -> str:
@@ -274,4 +322,13 @@ def _finding(number: int) -> Finding:
         "audit log",
         f"Entry {number} of the audit log is not what was written, or was taken out.",
         "Find out who wrote to the store; compare the log with what a verifier has heard.",
+    )
+
+
+def _unread(error: Exception) -> Finding:
+    return Finding(
+        "audit-log-unread",
+        "audit log",
+        f"The audit log could not be read for a minute: {error}",
+        "Find out what the host lacks: descriptors, memory, or a disk that can be read.",
     )

@@ -97,7 +97,7 @@ class Store:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
             self.audit = AuditLog(self._db)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, ValueError, TypeError) as error:
             raise HostError(
                 f"the store {path} cannot be opened: {error}",
                 component=str(path),

@@ -12,7 +12,8 @@ from typing import Final
 
 from casemate.errors import Finding, FormatError
 
-_MOST_ENTRIES: Final = 1 << 53
+MOST_ENTRIES: Final = 1 << 53
+"""No entry of a log has this number: beyond, JSON's numbers are not exact everywhere."""
 _LONGEST_DIGEST: Final = 64
 
 
@@ -27,7 +28,7 @@ class LogHead:
     digest: bytes
 
     def __post_init__(self) -> None:
-        if not 0 <= self.number < _MOST_ENTRIES or len(self.digest) > _LONGEST_DIGEST:
+        if not 0 <= self.number < MOST_ENTRIES or len(self.digest) > _LONGEST_DIGEST:
             raise FormatError("no entry of an audit log has such a number or digest")
 
 
