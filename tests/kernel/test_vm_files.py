@@ -17,6 +17,7 @@ from casemate.calls import files as f
 from casemate.calls import messages as m
 from casemate.calls import vms as c
 from casemate.errors import FileLockedError, SpaceError
+from casemate.formats import vmx
 from casemate.kernel import snapshots, virtualdisks, vms
 from casemate.kernel.accounts import LOCAL_ROOT
 from casemate.kernel.cells.directory import VmDirectory
@@ -36,7 +37,15 @@ from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vmfiles import destroy_files, known_files
 from casemate.kernel.vmpower import VmPower
 from casemate.kernel.vms import Vms
-from casemate.machine.facts import DiskSpec, FaultFact, TaskFact, TaskState, VmConfig
+from casemate.machine.facts import (
+    DiskSpec,
+    FaultFact,
+    SnapshotSpec,
+    TaskFact,
+    TaskState,
+    VmConfig,
+)
+from casemate.machine.snapshots import vmsd_of
 from casemate.testing.fakefiles import NoPlugins
 
 from .registering import allowed, come, registered
@@ -471,3 +480,46 @@ def test_a_vm_does_not_start_without_its_disk_and_says_which_file_is_not_there(
     fault = rooms.refused(m.PowerOn("", vm))
     assert fault.fault == "FileNotFound"
     assert dict(fault.details)["file"] == f"{shown}{lost}"
+
+
+@pytest.mark.parametrize("reading", [1, 2], ids=["first", "second"])
+@pytest.mark.parametrize("swapped", [".vmx", ".vmsd"])
+@pytest.mark.parametrize("copied", [False, True], ids=["made", "copied"])
+def test_a_file_that_is_written_over_before_its_vm_is_registered_gives_it_no_disk_of_others(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, reading: int, swapped: str, copied: bool
+) -> None:
+    one = rooms.add_with_disk("one")
+    really, times = Inventory._demand_new, 0
+
+    def upload(self: Inventory, path: str, pool: str) -> None:
+        nonlocal times
+        times += 1
+        if times == 1 and reading == 1:
+            swap(self.resolve(path))
+        really(self, path, pool)
+
+    def late(self: Inventory, fact: Any, allow: Any) -> None:
+        fit(self, fact, allow)
+        if reading == 2:
+            swap(self.resolve(fact.config.vmx_path))
+
+    def swap(place: Path) -> None:
+        FileGuard(rooms.inventory).demand_free(place.with_suffix(swapped), "it")
+        if swapped == ".vmsd":
+            mine = SnapshotSpec(1, 0, "mine", "", 0.0, memory=False, disks=(("scsi0:0", DATA),))
+            place.with_suffix(".vmsd").write_bytes(vmx.write(vmsd_of((mine,), 1, 1)))
+            return
+        rows = [row for row in place.read_text().splitlines() if not row.startswith("scsi0.")]
+        rows += ['scsi0.present = "TRUE"', 'scsi0:5.present = "TRUE"']
+        place.write_text("\n".join([*rows, f'scsi0:5.fileName = "{DATA}"', ""]))
+
+    fit = Inventory._demand_fit
+    monkeypatch.setattr(Inventory, "_demand_new", upload)
+    monkeypatch.setattr(Inventory, "_demand_fit", late)
+    request: Any = c.CloneVm("", one, "new") if copied else c.CreateVm("", NEW, thin=True)
+    fault = rooms.refused(request)
+    assert "written by somebody else" in fault.reason
+    assert len(rooms.inventory.vms()) == 1
+    assert rooms.files("second/shared") == ["data-flat.vmdk", "data.vmdk"]
+    monkeypatch.undo()
+    rooms.done(request)

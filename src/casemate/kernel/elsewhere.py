@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from casemate.calls.files import DeleteFile
+from casemate.errors import StateError
 from casemate.formats.datastorepath import full, in_volume, local, show
 from casemate.formats.datastorepath import parse as parse_path
 from casemate.kernel.accounts import Session
@@ -15,9 +17,9 @@ from casemate.kernel.fileguard import FileGuard
 from casemate.kernel.inventory import ALLOCATE, BROWSE, Inventory
 from casemate.kernel.snapshotfiles import check_needs
 from casemate.kernel.vmcontext import VmContext
-from casemate.kernel.vmfiles import owned_files, strangers
+from casemate.kernel.vmfiles import disks_of_snapshots, owned_files, strangers
 from casemate.kernel.vmmaking import grown_disks
-from casemate.machine.facts import VmConfig, VmFact
+from casemate.machine.facts import DiskSpec, VmConfig, VmFact
 
 Check = Callable[[Session, str, object], None]
 """Raises where a session lacks a privilege on what it is told."""
@@ -75,6 +77,28 @@ def demand_elsewhere(
         inventory.demand_datastore(datastore)
         for privilege in privileges:
             check(session, privilege, inventory.place_of(f"[{datastore}]"))
+
+
+def demand_as_made(made: VmConfig, fact: VmFact) -> None:
+    """Raise StateError unless a VM that is being registered is what was made just now.
+
+    Nobody owned its files till then: who may write to its folder may have named disks of others.
+    """
+    written = replace(fact.config, disks=tuple(map(_as_named, fact.config.disks)))
+    if disks_of_snapshots(fact) or written != replace(
+        made, disks=tuple(map(_as_named, made.disks))
+    ):
+        raise StateError(
+            f"{made.vmx_path} was written by somebody else while its VM was made",
+            code="changed",
+            component=made.vmx_path,
+            remedy="Look at who may write to its folder, then make it again.",
+        )
+
+
+def _as_named(disk: DiskSpec) -> DiskSpec:
+    """Return a disk as the file of a VM tells, which its own files say more of."""
+    return replace(disk, capacity=0, uuid="", thin=True)
 
 
 def used_by_others(context: VmContext, fact: VmFact) -> set[str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from casemate.calls import vms as c
@@ -24,7 +25,7 @@ from casemate.kernel.cells import blocks
 from casemate.kernel.cells import disks as disks_of
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.hotplug import Hotplug
-from casemate.kernel.elsewhere import demand_elsewhere, going, used_by_others
+from casemate.kernel.elsewhere import demand_as_made, demand_elsewhere, going, used_by_others
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import ALLOCATE, ROOT_POOL, Destination
 from casemate.kernel.longwork import in_own_thread
@@ -64,7 +65,13 @@ from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import added, with_added
 from casemate.machine.hotplug import HotChange, grown, hot_change, settled
 from casemate.machine.power import Operation, next_state
-from casemate.machine.vmconfig import INSTANCE_UUID, TEMPLATE, disk_shares, with_saved_memory
+from casemate.machine.vmconfig import (
+    INSTANCE_UUID,
+    TEMPLATE,
+    disk_shares,
+    vm_config,
+    with_saved_memory,
+)
 from casemate.machine.vmxwrite import check_addresses, vmx_of
 
 Fill = Callable[[VmDirectory, tuple[DiskSpec, ...]], None]
@@ -136,8 +143,9 @@ class Vms:
         check_made(config)
         self._context.inventory.demand_name(config.name)
         with contextlib.ExitStack() as undo:
-            path = await in_own_thread(self._make, config, undo, thin=thin, fill=fill)
-            vm = await self._context.inventory.register(path, pool, allow=_asked_before)
+            made = await in_own_thread(self._make, config, undo, thin=thin, fill=fill)
+            allow = partial(demand_as_made, made)
+            vm = await self._context.inventory.register(made.vmx_path, pool, allow=allow)
             undo.pop_all()
         return vm
 
@@ -200,8 +208,9 @@ class Vms:
 
         async def work(fact: VmFact, job: Job) -> str:
             with contextlib.ExitStack() as undo:
-                path = await in_own_thread(self._copy, fact, request.name, undo, job)
-                vm = await self._context.inventory.register(path, allow=_asked_before)
+                made = await in_own_thread(self._copy, fact, request.name, undo, job)
+                allow = partial(demand_as_made, made)
+                vm = await self._context.inventory.register(made.vmx_path, allow=allow)
                 undo.pop_all()
             return vm
 
@@ -356,8 +365,10 @@ class Vms:
         if disk_shares(fact.config) != disk_shares(before.config):
             self._context.cells.set_disk_shares(fact.vm, fact.config)
 
-    def _make(self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool, fill: Fill) -> str:
-        """Make directory, disks and file; ``undo`` gets what removes them. Returns the path."""
+    def _make(
+        self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool, fill: Fill
+    ) -> VmConfig:
+        """Make directory, disks and file; ``undo`` gets what removes them. Returns what it says."""
         path = choose_place(self._context.inventory, config, undo)
         config = replace(config, vmx_path=path)
         inventory = self._context.inventory
@@ -370,10 +381,10 @@ class Vms:
             made = vmx_of(replace(config, disks=disks), Vmx(()))
             undo.callback(remove_file, directory.path, file_name(config))
             directory.make(file_name(config), [(0, vmx.write(made))])
-        return path
+        return vm_config(made, path)
 
-    def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack, job: Job) -> str:
-        """Copy a VM's files; disks with deltas are copied with what lies below.
+    def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack, job: Job) -> VmConfig:
+        """Copy a VM's files; disks with deltas are copied with what lies below. As ``_make``.
 
         Of a disk that lies elsewhere the copy has one of its own, as the guest sees it.
         """
@@ -420,11 +431,7 @@ class Vms:
             made = vmx_of(config, self._context.read_vmx(source, fact))
             undo.callback(remove_file, target.path, file_name(config))
             target.make(file_name(config), [(0, vmx.write(made))])
-        return path
-
-
-def _asked_before(_fact: VmFact) -> None:
-    """Allow what was asked for: its files elsewhere were looked at then."""
+        return vm_config(made, path)
 
 
 def _changed(fact: VmFact) -> StateError:
