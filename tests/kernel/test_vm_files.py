@@ -523,3 +523,44 @@ def test_a_file_that_is_written_over_before_its_vm_is_registered_gives_it_no_dis
     assert rooms.files("second/shared") == ["data-flat.vmdk", "data.vmdk"]
     monkeypatch.undo()
     rooms.done(request)
+
+
+@pytest.mark.parametrize("name", ["two.vmx", "two.vmsd"])
+def test_what_a_vm_may_need_whose_files_could_not_be_read_is_not_taken_from_it(
+    rooms: Rooms, name: str
+) -> None:
+    one, two = rooms.add("one", DATA), rooms.add("two", DATA)
+    rooms.done(c.CreateSnapshot("", two, "now"))
+    if name == "two.vmsd":
+        # What its snapshot is of is on no disk that it has now.
+        rooms.done(rooms.change(two))
+    broken = rooms.volumes / "datastore1/two" / name
+    good = broken.read_bytes()
+    before = rooms.files("second/shared"), rooms.files("datastore1/two")
+    broken.write_bytes(b"\xff\xfe no file of a VM")
+    rooms.inventory.publish_all(1000, 1000)
+    store = rooms.inventory.place_of("[second]").datastore
+    own = rooms.inventory.place_of("[datastore1]").datastore
+    code = "snapshot-list" if name == "two.vmsd" else "unread"
+    assert rooms.refused(c.DestroyVm("", one)).code == code
+    assert rooms.refused(rooms.change(one, destroy=(DATA,))).code == code
+    for place, path in (
+        (store, "shared/data-flat.vmdk"),
+        (store, "shared"),
+        *((own, f"two/{one}") for one in before[1]),
+    ):
+        with pytest.raises(FileLockedError):
+            rooms.started(f.DeleteFile("", place, path))
+    with pytest.raises(FileLockedError):
+        rooms.started(f.CopyDisk("", store, "shared/data.vmdk", store, "shared/data.vmdk"))
+    # What is new is nobody's, and what is repaired is seen when it comes again.
+    rooms.done(f.CopyDisk("", store, "shared/data.vmdk", store, "shared/copy.vmdk"))
+    for part in ("copy.vmdk", "copy-flat.vmdk"):
+        (rooms.shared / part).unlink()
+    assert (rooms.files("second/shared"), rooms.files("datastore1/two")) == before
+    broken.write_bytes(good)
+    assert rooms.refused(c.DestroyVm("", one)).code == "unread"
+    rooms.inventory.unregister(two)
+    registered(rooms.inventory, "[datastore1] two/two.vmx")
+    rooms.done(c.DestroyVm("", one))
+    assert (rooms.files("second/shared"), rooms.files("datastore1/two")) == before

@@ -77,7 +77,8 @@ class FileGuard:
     def refuse(self, wanted: Sequence[tuple[Path, str]], fact: VmFact, directory: Path) -> None:
         """Raise FileLockedError if a VM owns one of the files, or lives in one that is a folder.
 
-        Where it cannot be told what a VM owns, all disks beside its own count as that.
+        Where it cannot be told what a VM owns, all disks beside its own count as that; where its
+        own files could not be read, all that is in its directory, and every disk that there is.
         """
         if not wanted:
             return
@@ -86,6 +87,8 @@ class FileGuard:
         known: set[tuple[int, int] | None] | None = None
         for place, shown in wanted:
             if place in owned or place in folders:
+                raise _locked(shown, fact)
+            if fact.unread and (place.parent == directory or _may_be_needed(place)):
                 raise _locked(shown, fact)
             if place.parent in doubtful and place.suffix.lower().removeprefix(".") in EXTENTS:
                 raise _locked(shown, fact)
@@ -139,5 +142,16 @@ def _identity(place: Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
+def _may_be_needed(place: Path) -> bool:
+    """Tell whether there is a file that any VM may have as a disk, or a folder of some."""
+    if place.suffix.lower().removeprefix(".") in EXTENTS and _identity(place):
+        return True
+    return place.is_dir() and not place.is_symlink()
+
+
 def _locked(shown: str, fact: VmFact) -> FileLockedError:
+    if fact.unread:
+        reason = f"{shown} may belong to the VM {fact.config.name}, whose files could not be read"
+        remedy = "Unregister that VM, and register it again once its files are repaired."
+        return FileLockedError(reason, file=shown, remedy=remedy)
     return FileLockedError(f"{shown} belongs to the VM {fact.config.name}", file=shown)

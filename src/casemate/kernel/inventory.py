@@ -292,12 +292,13 @@ class Inventory:
     def reread(self, vm: str) -> VmFact:
         """Read a VM's files again, publish it and return it. Raises our errors."""
         fact = self.vm(vm)
-        snapshots, current = self._snapshots(fact.config.vmx_path)
+        snapshots, current, unread = self._snapshots(fact.config.vmx_path)
         fact = replace(
             fact,
             config=self._read(fact.config.vmx_path),
             snapshots=snapshots,
             current_snapshot=current,
+            unread=unread,
         )
         if fact.power is not PowerState.POWERED_ON:
             fact = replace(fact, power=resting_state(fact.config))
@@ -351,32 +352,33 @@ class Inventory:
             disks = _with_capacities(directory, config.disks)
         return replace(config, uuid=config.uuid or own, disks=disks)
 
-    def _snapshots(self, path: str) -> tuple[tuple[SnapshotSpec, ...], int]:
-        """Read the list of a VM's snapshots; a broken one shows none, and is left alone."""
+    def _snapshots(self, path: str) -> tuple[tuple[SnapshotSpec, ...], int, bool]:
+        """Read the list of a VM's snapshots; a broken one shows none, and tells so."""
         place = self.resolve(path)
         try:
             with VmDirectory(place.parent) as directory:
                 name = place.name.removesuffix(".vmx") + ".vmsd"
                 if not directory.exists(name):
-                    return (), 0
-                return snapshots_of(vmx.parse(directory.read(name, VMX_LIMIT)))
+                    return (), 0, False
+                return *snapshots_of(vmx.parse(directory.read(name, VMX_LIMIT))), False
         except CasemateError as error:
             _log.warning("snapshots of %s: %s", path, error.reason)
-            return (), 0
+            return (), 0, True
 
     def _publish_stored(self, stored: StoredVm) -> None:
         try:
-            config = self._read(stored.vmx_path)
+            fact = self._fact(str(stored.number), self._read(stored.vmx_path), stored.pool)
         except CasemateError as error:
             config = replace(
                 _unreadable(stored), annotation=f"{error.reason} {error.remedy}".strip()
             )
-        self.update(self._fact(str(stored.number), config, stored.pool))
+            fact = replace(self._fact(str(stored.number), config, stored.pool), unread=True)
+        self.update(fact)
 
     def _fact(self, vm: str, config: VmConfig, pool: str) -> VmFact:
         found = _PATH.fullmatch(config.vmx_path)
         name = found[1] if found else ""
-        snapshots, current = self._snapshots(config.vmx_path)
+        snapshots, current, unread = self._snapshots(config.vmx_path)
         return VmFact(
             vm=vm,
             config=config,
@@ -385,6 +387,7 @@ class Inventory:
             datastore=str(uuid.uuid5(uuid.UUID(self._host_uuid), name)),
             snapshots=snapshots,
             current_snapshot=current,
+            unread=unread,
         )
 
 

@@ -80,6 +80,8 @@ def last_number(directory: VmDirectory, fact: VmFact) -> int:
 def check_book(directory: VmDirectory, fact: VmFact, *, seen_from: VmFact | None = None) -> None:
     """Raise FormatError where the list cannot be read: nobody knows which disks are needed then.
 
+    Nor does anybody where the VM's files could not be read when it was shown last.
+
     ``seen_from`` is the VM whose directory it is, if another's.
     """
     name = full(f"{stem(fact.config)}.vmsd", fact.config.vmx_path)
@@ -94,6 +96,14 @@ def check_book(directory: VmDirectory, fact: VmFact, *, seen_from: VmFact | None
                 component=name,
                 remedy=f"Restore {name} from a backup; all deltas are kept until then.",
             ) from error
+    if fact.unread:
+        raise FormatError(
+            f"it cannot be told which files {fact.config.name} needs: what says so was not read",
+            code="unread",
+            component=fact.config.vmx_path,
+            remedy=f"Repair its files if need be, then unregister {fact.config.name} and register "
+            "it again.",
+        )
 
 
 def check_needs(directory: VmDirectory, fact: VmFact, *, seen_from: VmFact | None = None) -> None:

@@ -126,13 +126,18 @@ class VmContext:
         return VmDirectory(self.inventory.directory(fact), volumes=self.inventory.volumes)
 
     def neighbours(self, fact: VmFact) -> tuple[VmFact, ...]:
-        """Return the other VMs that have files in the folders where a VM has some."""
+        """Return the other VMs that have files in the folders where a VM has some.
+
+        One whose files could not be read may have some anywhere.
+        """
         place, places = self.inventory.directory(fact), folders(fact)
         return tuple(
             other
             for other in self.inventory.vms()
             if other.vm != fact.vm
-            and (self.inventory.directory(other) == place or places & folders(other))
+            and (
+                other.unread or self.inventory.directory(other) == place or places & folders(other)
+            )
         )
 
     def read_vmx(self, directory: VmDirectory, fact: VmFact) -> vmx.Vmx:

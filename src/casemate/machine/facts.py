@@ -260,7 +260,10 @@ class GuestFacts:
 
 @dataclass(frozen=True, slots=True)
 class VmFact:
-    """A registered VM and its run-time state. ``vm`` is its id: plain digits, as hostd's are."""
+    """A registered VM and its run-time state. ``vm`` is its id: plain digits, as hostd's are.
+
+    ``unread``: its file, or the list of its snapshots, could not be read; it may need any disk.
+    """
 
     vm: str
     config: VmConfig
@@ -281,6 +284,7 @@ class VmFact:
     snapshots: tuple[SnapshotSpec, ...] = ()
     current_snapshot: int = 0
     guest: GuestFacts = GuestFacts()
+    unread: bool = False
 
     @property
     def key(self) -> str:
