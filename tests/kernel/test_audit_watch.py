@@ -127,6 +127,61 @@ def test_store_that_was_taken_away_shows_at_once(small: Store) -> None:
     assert [finding.code for finding in look()] == ["audit-log"]
 
 
+INSIDE = [
+    ("UPDATE audit SET user='alice'",),
+    ("UPDATE audit SET user='alice' WHERE number=162",),
+    ("DELETE FROM audit WHERE number<170", "DELETE FROM audit_chain WHERE number<170"),
+    ("DELETE FROM audit WHERE number=180", "DELETE FROM audit_chain WHERE number=180"),
+    ("DELETE FROM audit WHERE number>195", "DELETE FROM audit_chain WHERE number>195"),
+]
+
+
+@pytest.mark.parametrize("attack", INSIDE)
+@pytest.mark.parametrize("looked", [5, 1000])
+def test_log_that_is_changed_while_the_kernel_is_off_is_found_by_the_next_kernel(
+    small: Store, monkeypatch: pytest.MonkeyPatch, attack: tuple[str, ...], looked: int
+) -> None:
+    monkeypatch.setattr(auditlog, "LOOKED", looked)
+    fill(small, (float(n) for n in range(200)))
+    known = small.audit.heads(0)[0]
+    again = reopened(small, attack)
+    look = again.audit.watch(again.path)
+    fill(again, [300.0])
+    for _ in range(3):  # it stays true, also where later looks are at the end alone
+        assert [finding.code for finding in look()] == ["audit-log"]
+    # The digests of the entries are what they were: only the host can tell.
+    assert codes(known, again) == (["audit-unproven"] if "195" in attack[0] else [])
+    again.close()
+
+
+@pytest.mark.parametrize("attack", INSIDE)
+def test_entries_of_an_earlier_kernel_that_are_changed_while_this_one_runs_show(
+    small: Store, attack: tuple[str, ...]
+) -> None:
+    fill(small, (float(n) for n in range(200)))
+    again = reopened(small)
+    look = again.audit.watch(again.path)
+    assert look() == ()
+    fill(again, [300.0])
+    cut(again, attack)
+    assert [finding.code for finding in look()] == ["audit-log"]
+    again.close()
+
+
+def test_old_entry_that_is_changed_while_the_kernel_runs_is_found_by_the_next_kernel(
+    small: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditlog, "LOOKED", 5)
+    fill(small, (float(n) for n in range(200)))
+    look = small.audit.watch(small.path)
+    assert look() == ()
+    cut(small, ("UPDATE audit SET user='alice' WHERE number=180",))
+    assert look() == ()
+    again = reopened(small)
+    assert [finding.code for finding in again.audit.watch(again.path)()] == ["audit-log"]
+    again.close()
+
+
 def test_watch_is_not_misled_by_what_is_written_and_pruned_while_it_looks(small: Store) -> None:
     look, over = small.audit.watch(small.path), threading.Event()
     found: list[Finding] = []
