@@ -189,15 +189,14 @@ class Wires:
     def _apply(self, plan: NetworkPlan) -> None:
         with Links() as links, contextlib.closing(PacketFilters()) as filters:
             self._look(links)
+            self._take_out(plan, links)
             self._give_back(plan, links)
             for bridge in plan.bridges:
                 if bridge.name not in self._links:
                     links.add_bridge(bridge.name)
                     links.set_up(links.index(bridge.name), up=True)
             self._look(links)
-            for vlan in plan.vlans:
-                if vlan.name not in self._links and vlan.parent in self._links:
-                    links.add_vlan(vlan.name, self._links[vlan.parent].index, vlan.vlan)
+            self._tag(plan, links)
             for cable in plan.cables:
                 if cable.one not in self._links:
                     links.add_cable(cable.one, cable.other)
@@ -226,6 +225,30 @@ class Wires:
     def _note(self, name: str, **changes: int | bool) -> None:
         self._links[name] = replace(self._links[name], **changes)  # type: ignore[arg-type]  # fields of Link
 
+    def _take_out(self, plan: NetworkPlan, links: Links) -> None:
+        """Take what leads outside out of the bridges that it leaves, before any is joined.
+
+        Two uplinks in one bridge were a loop, if only for a moment.
+        """
+        for port in plan.ports:
+            link, bridge = self._links.get(port.name), self._links.get(port.bridge)
+            if port.flood and link and link.master and (not bridge or link.master != bridge.index):
+                links.join(link.index, 0)
+                self._note(port.name, master=0)
+
+    def _tag(self, plan: NetworkPlan, links: Links) -> None:
+        """Make the interfaces of VLANs; those of an uplink that took another's place are new."""
+        parents = {vlan.name: self._links.get(vlan.parent) for vlan in plan.vlans}
+        for link in tuple(self._links.values()):
+            parent = parents.get(link.name)
+            if link.kind == "vlan" and (not parent or link.parent != parent.index):
+                links.remove(link.index)
+                del self._links[link.name]
+        for vlan in plan.vlans:
+            parent = parents[vlan.name]
+            if parent and vlan.name not in self._links:
+                links.add_vlan(vlan.name, parent.index, vlan.vlan)
+
     def _give_back(self, plan: NetworkPlan, links: Links) -> None:
         """Give back the machine's interfaces that are uplinks no more, and end other cables."""
         kept = {*plan.uplinks, *(router.inside for router in plan.routers), "lo"}
@@ -243,14 +266,19 @@ class Wires:
                 del self._links[link.name]
             elif link.kind in _TAKEN:
                 links.give(link.index, self._machine)
-                del self._links[link.name]
+                # Interfaces of its VLANs stay, switched off: they are looked at again.
+                self._links = {
+                    name: other
+                    for name, other in self._links.items()
+                    if name != link.name and other.parent != link.index
+                }
 
     def _remove(self, plan: NetworkPlan, links: Links) -> None:
         """Remove what is not planned; the interfaces of cards are only cut off."""
-        kept = {bridge.name for bridge in plan.bridges} | {vlan.name for vlan in plan.vlans}
+        kept = {bridge.name for bridge in plan.bridges}
         ports = {port.name for port in plan.ports}
         for link in tuple(self._links.values()):
-            if link.kind in {"bridge", "vlan"} and link.name not in kept:
+            if link.kind == "bridge" and link.name not in kept:
                 links.remove(link.index)
                 del self._links[link.name]
             elif link.kind == "tun" and link.name not in ports and (link.master or link.up):

@@ -41,7 +41,10 @@ _STACKED: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface. ``kind`` is ``bridge``, ``tun``, ``vlan``, ... or empty for hardware."""
+    """An interface. ``kind`` is ``bridge``, ``tun``, ``vlan``, ... or empty for hardware.
+
+    ``parent``: of a VLAN's, the interface of this namespace whose tagged frames it has; 0: none.
+    """
 
     name: str
     index: int
@@ -50,6 +53,7 @@ class Link:
     up: bool
     mtu: int
     address: str
+    parent: int = 0
 
 
 @contextmanager
@@ -295,12 +299,15 @@ class Links:
 
 def _link(message: Any) -> Link:  # noqa: ANN401 (the library's message)
     info = message.get_attr("IFLA_LINKINFO")
+    kind = str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
+    own = kind == "vlan" and message.get_attr("IFLA_LINK_NETNSID") is None
     return Link(
         name=str(message.get_attr("IFLA_IFNAME")),
         index=int(message["index"]),
-        kind=str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
+        kind=kind,
         master=int(message.get_attr("IFLA_MASTER") or 0),
         up=bool(int(message["flags"]) & _UP),
         mtu=int(message.get_attr("IFLA_MTU") or 0),
         address=str(message.get_attr("IFLA_ADDRESS") or ""),
+        parent=int(message.get_attr("IFLA_LINK") or 0) if own else 0,
     )
