@@ -34,11 +34,14 @@ from casemate.image.demo import (
     kernel_release,
     write_disk,
 )
+from casemate.sched.memory import MIB, QEMU_TCG, minimum_free
 
+GUESTS = 1.5
+"""There is memory for so many, with what QEMU needs and the host keeps free."""
 FILLED = 0.7
 RESERVED = 0.8
 """Of the busy guest's memory."""
-BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 1800, 900, 600
+BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 3600, 1800, 900
 """Seconds until the guests have filled their memory, one gives way, and it has all of it again."""
 CALM = "no_timer_check lpj=4000000 tsc=reliable nokaslr mitigations=off"
 """What spares a kernel that is emulated by an emulated machine the measuring of its clocks."""
@@ -152,7 +155,9 @@ def until(true: Callable[[], bool], what: str, seconds: float) -> float:
 def experiment(host: Host) -> None:
     """Tell the story; raises SystemExit where it goes another way."""
     room = host.free()
-    guests = Guests(host, int(room / 1.5) // 8 * 8)
+    overhead = -(-QEMU_TCG.reserve(1, room) // MIB)
+    usable = room - minimum_free(MEMORY * MIB) // MIB
+    guests = Guests(host, int(usable / GUESTS - overhead) // 8 * 8)
     try:
         story(host, guests, room)
     except SystemExit:

@@ -18,6 +18,7 @@ from casemate.sched.targets import (
     WeightScale,
     changed,
     cpu_targets,
+    end_scores,
     memory_targets,
 )
 from casemate.sched.tax import MemoryUse, divide_memory
@@ -168,6 +169,33 @@ def test_memory_bounds_protect_and_contain_but_never_reclaim():
     assert got["p"].maximum == 900
     assert got["a"].low + got["b"].low == got["p"].low == 900
     assert all(t.minimum <= t.low for t in got.values())
+
+
+def test_what_a_vm_is_entitled_to_does_not_count_where_one_must_end():
+    tree = Tree.of(
+        1000,
+        [],
+        [Vm("kept", ROOT, Allocation(600), 800, 50), Vm("idle", ROOT, Allocation(), 800, 50)],
+    )
+    use = {"kept": MemoryUse(700, 800), "idle": MemoryUse(10, 600)}
+    division = divide_memory(tree, use)
+    assert division["kept"] > division["idle"]
+    scores = end_scores(division, 2000)
+    assert scores["kept"] == 0
+    assert scores["idle"] == (division["kept"] - division["idle"]) * 1000 // 2000
+    held = {"kept": 850, "idle": 650}
+    chosen = max(held, key=lambda vm: held[vm] + scores[vm] * 2000 // 1000)
+    assert chosen == "idle"
+
+
+def test_scores_are_such_as_linux_takes():
+    tree = Tree.of(
+        1000, [], [Vm("all", ROOT, Allocation(1000), 1000, 0), Vm("none", ROOT, Allocation(), 9, 0)]
+    )
+    division = divide_memory(tree, {})
+    assert end_scores(division, 1)["none"] == 1000
+    assert end_scores(division, 0) == {"all": 0, "none": 1000}
+    assert end_scores(divide_memory(Tree.of(1000, [], []), {}), 1000) == {}
 
 
 def test_only_what_changed_is_written():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from casemate.errors import CasemateError
 from casemate.kernel.cells.cgroups import Cgroups
 from casemate.kernel.sys.libc import from_os_error
+from casemate.kernel.sys.process import end_for_memory
 from casemate.sched.targets import PERIOD_US, CpuTarget, MemoryTarget, WeightScale
 
 _HOST_PART: Final = 20
@@ -18,6 +20,8 @@ starves the other."""
 _DEFAULT: Final = {1: 1024, 2: 100}
 _DEAD_BAND: Final = 50
 """A weight is written again when it differs by a fiftieth: measured demand is never quite still."""
+_SCORE_BAND: Final = 5
+"""Thousandths of the host's memory by which a score must differ to be written again."""
 
 
 class Groups:
@@ -29,10 +33,11 @@ class Groups:
         self.scale = WeightScale.V1 if cgroups.version == 1 else WeightScale.V2
         self._cpu: dict[str, CpuTarget] = {}
         self._memory: dict[str, MemoryTarget] = {}
+        self._ends: dict[str, int] = {}
 
     def forget(self, running: Mapping[str, object]) -> None:
         """Forget the VMs that do not run any more."""
-        for known in (self._cpu, self._memory):
+        for known in (self._cpu, self._memory, self._ends):
             for gone in known.keys() - running.keys():
                 del known[gone]
 
@@ -84,6 +89,17 @@ class Groups:
             _write(place / "memory.low", str(targets[vm].low))
             self._memory[vm] = targets[vm]
         return changed
+
+    def order_ends(self, scores: Mapping[str, int]) -> None:
+        """Have Linux end VMs in this order where memory is out (``targets.end_scores``)."""
+        for vm, score in scores.items():
+            if abs(score - self._ends.get(vm, 0)) < _SCORE_BAND:
+                continue
+            with suppress(CasemateError, OSError):  # it may end meanwhile
+                place = self._directory(vm, "cgroup.procs")
+                for pid in (place / "cgroup.procs").read_text().split():
+                    end_for_memory(score, pid)
+                self._ends[vm] = score
 
     def target(self, vm: str) -> CpuTarget | None:
         """Return what a VM's group was told last."""

@@ -24,7 +24,7 @@ from casemate.machine.facts import VmFact
 from casemate.sched.balloon import DEAD_BAND, BalloonPlan, least_size, plan_balloons
 from casemate.sched.divvy import Division, divide_cpu, divide_static
 from casemate.sched.memory import MemoryState, minimum_free, next_state
-from casemate.sched.targets import CpuTarget, cpu_targets, memory_targets
+from casemate.sched.targets import CpuTarget, cpu_targets, end_scores, memory_targets
 from casemate.sched.tax import MemoryUse, divide_memory
 from casemate.sched.tree import Tree
 
@@ -127,6 +127,8 @@ class Scheduler:
         self.guests = await self._balloons.look(sizes, now)
         view = self.view_memory()
         self._protect(view)
+        scores = end_scores(view.division, self.memory.total)
+        self._groups.order_ends({vm: scores[vm] for vm in scores.keys() & self.metered.keys()})
         entitled = {
             vm: max(0, view.division[vm] - claim.overhead)
             for vm, claim in view.division.tree.vms.items()

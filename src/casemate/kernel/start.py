@@ -14,10 +14,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from casemate.errors import BootError
+from casemate.errors import BootError, HostError
 from casemate.formats.bootcfg import BootState
 from casemate.kernel import confine
 from casemate.kernel.boot.firstwords import NAME
@@ -30,9 +31,12 @@ from casemate.kernel.roots import visor_root
 from casemate.kernel.sys.memfd import sealed_bytes
 from casemate.kernel.sys.namespaces import Namespace, unshare
 from casemate.kernel.sys.power import Power, end_machine
+from casemate.kernel.sys.process import end_for_memory
 from casemate.kernel.sys.spawn import Program
 from casemate.machine.processplan import CONSOLE, HOSTD, INIT, KERNEL, TERMINALS, ProcessPlan
 
+SPARED = -900
+"""Of the host's processes where Linux must end one for its memory: VMs end before they do."""
 TRIAL_SECONDS = 600
 """Until a machine's boot must be complete; a bank that does not get there is not booted again."""
 
@@ -149,6 +153,8 @@ def main() -> int:
 
 def _serve(settings: Settings) -> bool:
     """Serve until told to stop; return whether the machine shall start again."""
+    with suppress(HostError):  # a container may not
+        end_for_memory(SPARED)
     confine.enter(INIT)
     home = settings.home_inside
     log = _log_file(home, "init")

@@ -27,6 +27,7 @@ PERIOD_US: Final = 100_000
 """Period of CPU bandwidth control; the kernel's own default."""
 MIN_QUOTA_US: Final = 1000
 """Least quota the kernel accepts."""
+_THOUSAND: Final = 1000
 
 
 class WeightScale(Enum):
@@ -102,6 +103,26 @@ def memory_targets(division: Division) -> dict[str, MemoryTarget]:
             maximum=None if most >= MAX_AMOUNT else most,
         )
     return targets
+
+
+def end_scores(division: Division, total: int) -> dict[str, int]:
+    """Return by VM what is added to its score where Linux must end a process for its memory.
+
+    The score is what it holds, in thousandths of the host's memory (proc(5), oom_score_adj). With
+    this added VMs end in the order of what they hold beyond their entitlements: a reservation is
+    not what costs a VM its life. None is spared more than the host's other processes are.
+
+    Args:
+        division: of memory, in bytes.
+        total: bytes of the host's memory.
+    """
+    layout = division.tree.layout
+    vms = range(layout.pools, len(layout.ids))
+    most = max((division.amounts[vm] for vm in vms), default=0)
+    return {
+        layout.ids[vm]: min(_THOUSAND, _THOUSAND * (most - division.amounts[vm]) // max(1, total))
+        for vm in vms
+    }
 
 
 Target = TypeVar("Target", CpuTarget, MemoryTarget)

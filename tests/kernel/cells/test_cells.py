@@ -22,6 +22,7 @@ from casemate.errors import (
 from casemate.kernel.cells import runstate
 from casemate.kernel.cells.cell import CellExit
 from casemate.kernel.cells.memory import save
+from casemate.kernel.sys.process import end_for_memory
 from casemate.machine.facts import DiskSpec
 from casemate.machine.planaudit import UID_BASE, UID_END
 from casemate.machine.power import Operation
@@ -68,6 +69,22 @@ def test_a_running_cell_has_no_rights_and_sees_only_its_own(bench, run):
         assert bench.leftovers() == []
 
     run(body())
+
+
+def test_a_cell_does_not_inherit_how_its_host_is_treated_where_memory_is_out(bench, run):
+    place = Path("/proc/self/oom_score_adj")
+    before = int(place.read_text())
+
+    async def body():
+        async with bench.cells() as cells:
+            state = await cells.power_on("7", bench.config(), bench.vm_dir)
+            assert lines_of(state.pid, "oom_score_adj") == ["0"]
+
+    end_for_memory(before + 5)
+    try:
+        run(body())
+    finally:
+        end_for_memory(before)
 
 
 def test_the_cell_can_write_and_execute_nowhere_but_run_its_visor_root(bench, run):

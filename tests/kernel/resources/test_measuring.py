@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -99,6 +100,31 @@ def test_only_what_changed_is_written(tmp_path: Path, version: int) -> None:
     assert quota.read_text().split()[0] == "25000"
     groups.forget({})
     assert groups.target("1") is None
+
+
+def test_the_order_in_which_vms_end_is_written_to_all_their_processes(tmp_path: Path) -> None:
+    fake = FakeGroups(tmp_path)
+    fake.make("1")
+    groups = Groups(fake, 1)
+    with Popen(["/bin/sleep", "999"]) as one, Popen(["/bin/sleep", "999"]) as two:
+        try:
+            fake.use("1", pids=f"{one.pid}\n{two.pid}\n")
+
+            def scores() -> list[int]:
+                places = (Path(f"/proc/{it.pid}/oom_score_adj") for it in (one, two))
+                return [int(place.read_text()) for place in places]
+
+            # Positive ones need no privilege.
+            groups.order_ends({"1": 7, "gone": 9})
+            assert scores() == [7, 7]
+            groups.order_ends({"1": 9})
+            assert scores() == [7, 7], "no write for next to nothing"
+            groups.forget({})
+            groups.order_ends({"1": 9})
+            assert scores() == [9, 9]
+        finally:
+            one.kill()
+            two.kill()
 
 
 def test_memory_is_protected_where_the_kernel_can(tmp_path: Path) -> None:

@@ -130,6 +130,10 @@ def said(lab: Lab, vm: str) -> str:
     return log.read_text(errors="replace") if log.exists() else ""
 
 
+def end_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def test_the_idle_guest_gives_way_and_the_reservation_holds(lab: Lab, linux: Path) -> None:
     def memory() -> HostMemory:
         held = sum(lab.scheduler.held(state.vm) for state in lab.cells.running())
@@ -172,6 +176,9 @@ def test_the_idle_guest_gives_way_and_the_reservation_holds(lab: Lab, linux: Pat
                 seen = said(lab, vm).count("alive")
                 await until(lambda vm=vm, n=seen: said(lab, vm).count("alive") > n, "it lives")
             assert "Out of memory" not in said(lab, busy) + said(lab, idle)
+
+            ends = {state.vm: end_score(state.pid) for state in lab.cells.running()}
+            assert ends[busy] == 0 < ends[idle], "where all else fails, the idle one ends first"
 
             # With memory to spare, it is given back.
             lab.read_memory = lambda: HostMemory(HOST, HOST)

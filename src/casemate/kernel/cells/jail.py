@@ -25,7 +25,7 @@ from casemate.kernel.sys import mounts
 from casemate.kernel.sys.files import lock, open_beneath, open_directory, write_all
 from casemate.kernel.sys.libc import from_os_error
 from casemate.kernel.sys.namespaces import Namespace, restrict_memfd_execution, unshare
-from casemate.kernel.sys.process import die_with_parent
+from casemate.kernel.sys.process import die_with_parent, end_for_memory
 from casemate.kernel.sys.seccomp import refuse_commands
 from casemate.kernel.sys.spawn import Child, Identity, Program, execute, spawn_detached
 from casemate.machine.callfilters import WIRE_COMMANDS
@@ -110,6 +110,7 @@ def _launch(plan: CellPlan, around: Surroundings, fds: Mapping[int, int]) -> Chi
         die_with_parent()
         os.setsid()
         attach_self(around.cgroup_directories)
+        end_for_memory(0)
         unshare(kinds)
 
     def become(report: int) -> None:

@@ -92,6 +92,23 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end_for_memory(score: int, pid: int | str = "self") -> None:
+    """Add to the score by which Linux chooses what to end when memory is out: -1000 to 1000.
+
+    Raises:
+        HostError: Less than before takes CAP_SYS_RESOURCE.
+    """
+    place = f"/proc/{pid}/oom_score_adj"
+    try:
+        handle = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(handle, b"%d" % score)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise from_os_error(f"cannot write {place}", error, component=str(pid)) from error
+
+
 def become_subreaper() -> None:
     """Have orphaned descendants become children of this process."""
     prctl(_PR_SET_CHILD_SUBREAPER, 1, what="cannot become a subreaper")
