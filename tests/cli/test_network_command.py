@@ -134,10 +134,19 @@ def test_a_team_is_said_and_shown(typed: Callable[[str], str]) -> None:
         return [told["switches"][0]["teaming"], group["teaming"]]
 
     switch = Teaming(BY_ORDER, None, False, ("eth9",), ("eth7",))
-    group = Teaming(notify=False, active=("eth8",))
+    group = Teaming(notify=False, active=("eth8",), standby=("eth7",))
     assert said() == json.loads(json.dumps([asdict(switch), asdict(group)]))
+    typed("set-group web --standby eth9")
+    assert said()[1]["active"] == ["eth8"]
+    # What is not said of stays, in the switch as well.
+    typed("set-switch vSwitch0 --active eth8")
+    assert "vSwitch0  MTU 1500, eth8, eth7 (standby), eth9 (unused)" in typed("list")
     typed("set-group web --team-inherit --failback yes")
     assert said()[1] == asdict(Teaming(failback=True))
+    typed("remove-group web")
+    typed("set-switch vSwitch0 --uplink eth7")
+    typed("add-switch s2 --uplink eth8 --uplink eth9 --standby eth8")
+    assert "s2  MTU 1500, eth9, eth8 (standby)" in typed("list")
 
 
 @pytest.mark.host

@@ -32,6 +32,7 @@ from casemate.machine.teaming import (
     Teaming,
     announcement,
     bound,
+    changed,
     in_force,
     over,
 )
@@ -149,6 +150,27 @@ def test_a_port_group_says_what_it_wants_otherwise_and_the_rest_is_its_switchs()
     assert in_force(AS_ABOVE, AS_ABOVE, ("eth1",)) == Team(BY_PORT, True, True, ("eth1",), (), ())
     assert over(whole, Teaming(standby=("eth1",))) == replace(whole, active=None)
     assert over(whole, Teaming(failback=False)) == replace(whole, failback=False)
+
+
+def test_who_types_one_list_of_uplinks_keeps_the_other_but_for_what_moved():
+    nics = ("eth0", "eth1", "eth2")
+    before = Teaming(BY_ORDER, active=("eth0",), standby=("eth1",))
+    assert changed(before, Teaming(active=("eth2",)), nics) == replace(before, active=("eth2",))
+    moved = replace(before, active=("eth1", "eth0"), standby=())
+    assert changed(before, Teaming(active=("eth1", "eth0")), nics) == moved
+    assert changed(before, Teaming(standby=("eth0",)), nics) == replace(
+        before, active=(), standby=("eth0",)
+    )
+    assert changed(before, Teaming(notify=False), nics) == replace(before, notify=False)
+    # Where nobody ordered any, all are active; a port group begins with its switch's.
+    assert changed(AS_ABOVE, Teaming(standby=("eth2",)), nics) == Teaming(
+        active=("eth0", "eth1"), standby=("eth2",)
+    )
+    assert changed(AS_ABOVE, Teaming(active=("eth2",)), nics, before) == Teaming(
+        active=("eth2",), standby=("eth1",)
+    )
+    # What the switch has no more is kept by neither.
+    assert changed(before, Teaming(active=("eth0",)), ("eth0",)) == replace(before, standby=())
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from casemate.machine.teaming import (
     BY_ORDER,
     BY_PORT,
     Teaming,
+    changed,
     in_force,
-    over,
 )
 
 WHY = "command line"
@@ -123,23 +123,27 @@ def _teams(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", choices=("yes", "no"), help=words)
 
 
-def _teaming(options: argparse.Namespace, before: Teaming) -> Teaming:
+def _teaming(options: argparse.Namespace) -> Teaming:
+    """Return what is said of a team; None: it stays."""
+
     def names(given: list[str] | None) -> tuple[str, ...] | None:
         return None if given is None else tuple(filter(None, given))
 
     def truth(given: str | None) -> bool | None:
         return None if given is None else given == "yes"
 
-    return over(
-        AS_ABOVE if getattr(options, "team_inherit", False) else before,
-        Teaming(
-            None if options.balance is None else _BALANCING[options.balance],
-            truth(options.notify),
-            truth(options.failback),
-            names(options.active),
-            names(options.standby),
-        ),
+    return Teaming(
+        None if options.balance is None else _BALANCING[options.balance],
+        truth(options.notify),
+        truth(options.failback),
+        names(options.active),
+        names(options.standby),
     )
+
+
+def _group_teaming(options: argparse.Namespace, before: Teaming, switch: SwitchFact) -> Teaming:
+    own = AS_ABOVE if options.team_inherit else before
+    return changed(own, _teaming(options), switch.uplinks, switch.teaming)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -230,30 +234,34 @@ def _uplinks(options: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def _add_switch(options: argparse.Namespace) -> int:
+    uplinks = _uplinks(options) or ()
     request = c.AddSwitch(
         "",
         options.switch,
         options.ports or PORTS,
         options.mtu or SwitchFact("", 0).mtu,
-        _uplinks(options) or (),
+        uplinks,
         _security(options, SecurityPolicy()),
         WHY,
-        teaming=_teaming(options, AS_ABOVE),
+        teaming=changed(AS_ABOVE, _teaming(options), uplinks),
     )
     return _ask(options, request, f"{options.switch} is made")
 
 
 def _set_switch(options: argparse.Namespace) -> int:
     before = _present(options).networks.switch(options.switch)
+    uplinks = _uplinks(options)
     request = c.UpdateSwitch(
         "",
         options.switch,
         options.ports,
         options.mtu,
-        _uplinks(options),
+        uplinks,
         _security(options, before.security),
         WHY,
-        teaming=_teaming(options, before.teaming),
+        teaming=changed(
+            before.teaming, _teaming(options), before.uplinks if uplinks is None else uplinks
+        ),
     )
     return _ask(options, request, f"{options.switch} is changed")
 
@@ -288,15 +296,18 @@ def _set_nat(options: argparse.Namespace) -> int:
 
 def _add_group(options: argparse.Namespace) -> int:
     policy = _override(options, PolicyOverride())
+    switch = _present(options).networks.switch(options.switch)
     request = c.AddPortGroup(
         *("", options.group, options.switch, options.vlan or 0, policy, WHY),
-        teaming=_teaming(options, AS_ABOVE),
+        teaming=_group_teaming(options, AS_ABOVE, switch),
     )
     return _ask(options, request, f"{options.group} is made")
 
 
 def _set_group(options: argparse.Namespace) -> int:
-    before = _present(options).networks.group(options.group)
+    networks = _present(options).networks
+    before = networks.group(options.group)
+    switch = networks.switch(options.switch or before.switch)
     request = c.UpdatePortGroup(
         "",
         options.group,
@@ -305,7 +316,7 @@ def _set_group(options: argparse.Namespace) -> int:
         options.vlan,
         _override(options, before.security),
         WHY,
-        teaming=_teaming(options, before.teaming),
+        teaming=_group_teaming(options, before.teaming, switch),
     )
     return _ask(options, request, f"{options.group} is changed")
 

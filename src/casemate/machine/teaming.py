@@ -5,7 +5,7 @@ Pure choices: what the policies say and which uplinks have a link gives one upli
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from casemate.errors import ArgumentError, NotSupportedError
@@ -170,6 +170,21 @@ def over(before: Teaming, change: Teaming) -> Teaming:
         order.active,
         order.standby,
     )
+
+
+def changed(
+    before: Teaming, change: Teaming, uplinks: tuple[str, ...], whole: Teaming = AS_ABOVE
+) -> Teaming:
+    """Return what was said before with what somebody types; ``whole``: a port group's switch's.
+
+    Of the two lists of uplinks the one that is not given stays, without those that the other has.
+    """
+    team, active, standby = in_force(whole, before, uplinks), change.active, change.standby
+    if active is not None and standby is None:
+        standby = tuple(name for name in team.standby if name not in active)
+    elif standby is not None and active is None:
+        active = tuple(name for name in team.active if name not in standby)
+    return over(before, replace(change, active=active, standby=standby))
 
 
 def choices(team: Team, port: int, mac: str, state: LinkState = ALL_UP) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from casemate.machine.teaming import (
     BY_PORT,
     Team,
     Teaming,
+    changed,
     in_force,
-    over,
 )
 
 WHY = "esxcli"
@@ -83,11 +83,8 @@ def _get_group(options: argparse.Namespace) -> Run:
     return Answer([row], structure="PortGroupFailoverPolicy")
 
 
-def _changed(options: argparse.Namespace, before: Teaming, team: Team) -> Teaming:
-    """Return what is said with what is asked for; ``team`` is what was in force.
-
-    Of the two lists of uplinks the one that is not given stays, without those that the other has.
-    """
+def _asked(options: argparse.Namespace) -> Teaming:
+    """Return what is asked for; None: it stays. Raises NotSupportedError."""
     if options.failure_detection == "beacon":
         raise NotSupportedError(
             "An uplink fails when its link is down: there is no beacon probing.",
@@ -95,27 +92,18 @@ def _changed(options: argparse.Namespace, before: Teaming, team: Team) -> Teamin
             component="network",
             remedy="Use -f link.",
         )
-    active, standby = options.active_uplinks, options.standby_uplinks
-    if active is not None and standby is None:
-        standby = tuple(name for name in team.standby if name not in active)
-    elif standby is not None and active is None:
-        active = tuple(name for name in team.active if name not in standby)
-    return over(
-        before,
-        Teaming(
-            None if options.load_balancing is None else _GIVEN[options.load_balancing],
-            options.notify_switches,
-            options.failback,
-            active,
-            standby,
-        ),
+    return Teaming(
+        None if options.load_balancing is None else _GIVEN[options.load_balancing],
+        options.notify_switches,
+        options.failback,
+        options.active_uplinks,
+        options.standby_uplinks,
     )
 
 
 def _set_switch(options: argparse.Namespace) -> Run:
     switch = (yield from present()).networks.switch(options.vswitch_name)
-    team = in_force(switch.teaming, AS_ABOVE, switch.uplinks)
-    teaming = _changed(options, switch.teaming, team)
+    teaming = changed(switch.teaming, _asked(options), switch.uplinks)
     yield from ask(c.UpdateSwitch("", switch.name, why=WHY, teaming=teaming), Empty)
     return Answer([])
 
@@ -123,7 +111,8 @@ def _set_switch(options: argparse.Namespace) -> Run:
 def _set_group(options: argparse.Namespace) -> Run:
     networks = (yield from present()).networks
     group = networks.group(options.portgroup_name)
+    switch = networks.switch(group.switch)
     own = AS_ABOVE if options.use_vswitch else group.teaming
-    teaming = _changed(options, own, networks.team(group))
+    teaming = changed(own, _asked(options), switch.uplinks, switch.teaming)
     yield from ask(c.UpdatePortGroup("", group.name, why=WHY, teaming=teaming), Empty)
     return Answer([])
