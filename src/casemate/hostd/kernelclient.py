@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from casemate.calls.codec import FRAME_LIMIT, FrameReader, decode, encode, encode_request
 from casemate.calls.files import CHUNK_LIMIT
+from casemate.calls.hardening import HardeningAudit
 from casemate.calls.messages import Empty, FactReply, Refusal, Subscribe
 from casemate.calls.modules import ModuleList, ModuleLoad, ModuleSet
 from casemate.calls.software import AcceptanceSet, DepotList, SoftwareChange, SoftwareValidate
@@ -31,7 +32,7 @@ WRITING_SECONDS = 900.0
 
 _WRITING: Final = (
     *(SoftwareChange, SoftwareValidate, AcceptanceSet, DepotList),
-    *(ModuleList, ModuleLoad, ModuleSet),
+    *(ModuleList, ModuleLoad, ModuleSet, HardeningAudit),
 )
 
 SETTLE_SECONDS = 600.0
