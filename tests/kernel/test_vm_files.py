@@ -16,7 +16,7 @@ import pytest
 from casemate.calls import files as f
 from casemate.calls import messages as m
 from casemate.calls import vms as c
-from casemate.errors import FileLockedError, SpaceError
+from casemate.errors import CancelledError, FileLockedError, SpaceError
 from casemate.formats import vmx
 from casemate.kernel import snapshots, virtualdisks, vms
 from casemate.kernel.accounts import LOCAL_ROOT
@@ -564,3 +564,109 @@ def test_what_a_vm_may_need_whose_files_could_not_be_read_is_not_taken_from_it(
     registered(rooms.inventory, "[datastore1] two/two.vmx")
     rooms.done(c.DestroyVm("", one))
     assert (rooms.files("second/shared"), rooms.files("datastore1/two")) == before
+
+
+async def take(rooms: Rooms, way: str, name: str) -> None:
+    """Have something else done to a disk on the second datastore."""
+    store = rooms.inventory.place_of("[second]").datastore
+    path = name.removeprefix("/vmfs/volumes/second/")
+    if way == "registered":
+        await come(rooms.inventory, rooms.write("three", name))
+        return
+    requests: dict[str, Any] = {
+        "replaced": f.CopyDisk("", store, "shared/data.vmdk", store, path, force=True),
+        "removed": f.DeleteDisk("", store, path),
+    }
+    if way == "attached":
+        (two,) = (fact.vm for fact in rooms.inventory.vms() if fact.config.name == "two")
+        requests[way] = rooms.change(two, spec(name))
+    fault = await rooms.fault(requests[way])
+    if fault is not None and fault.fault == "FileLocked":
+        raise FileLockedError(fault.reason, file="")
+
+
+@pytest.mark.parametrize("way", ["attached", "registered", "replaced", "removed"])
+@pytest.mark.parametrize("made", [False, True], ids=["reconfigured", "made"])
+def test_a_disk_that_may_have_to_go_again_is_nobody_elses_before_its_vm_has_it(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, way: str, made: bool
+) -> None:
+    """One's second disk fails, and takes the first with it, which nobody can have by then."""
+    first, second = DATA.replace("data", "first"), DATA.replace("data", "second")
+    one, two = rooms.add("one"), rooms.add("two")
+    really = VmDirectory.make_disk
+
+    def full(self: VmDirectory, name: str, *arguments: Any, **more: Any) -> None:
+        if name == second:
+            held()
+            raise SpaceError("full", file=name, datastore="second")
+        really(self, name, *arguments, **more)
+
+    held = Held(lambda: None, lambda: True)
+    monkeypatch.setattr(VmDirectory, "make_disk", full)
+    disks = (spec(wanted=first), spec(unit=1, wanted=second))
+    request: Any = rooms.change(one, *disks)
+    if made:
+        request = c.CreateVm("", replace(NEW, disks=disks), thin=True)
+    before = rooms.files("second/shared")
+
+    async def story() -> None:
+        making = asyncio.ensure_future(rooms.fault(request))
+        try:
+            assert await asyncio.to_thread(held.begun.wait, 120)
+            assert "first.vmdk" in rooms.files("second/shared")
+            with pytest.raises(FileLockedError):
+                await take(rooms, way, first)
+        finally:
+            held.end.set()
+        fault = await making
+        assert fault is not None
+        assert fault.fault == "NoDiskSpace"
+
+    asyncio.run(asyncio.wait_for(story(), 240))
+    assert rooms.files("second/shared") == before
+    monkeypatch.undo()
+    # It is free again, and a VM that has it can give it away.
+    rooms.done(rooms.change(two, spec(wanted=first)))
+    rooms.done(rooms.change(two, destroy=(first,)))
+    assert rooms.files("second/shared") == before
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["to its end", "cancelled"])
+def test_a_disk_that_is_being_copied_is_replaced_by_no_other_copy(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    held = Held(virtualdisks._fill, lambda: True)
+
+    def fill(*arguments: Any) -> None:
+        waited = held.begun.is_set()
+        held(*arguments)
+        if cancelled and not waited:
+            raise CancelledError("The task was canceled by a user.")
+
+    monkeypatch.setattr(virtualdisks, "_fill", fill)
+    store = rooms.inventory.place_of("[second]").datastore
+    request = f.CopyDisk("", store, "shared/data.vmdk", store, "shared/copy.vmdk", force=True)
+
+    async def story() -> None:
+        copying = asyncio.ensure_future(rooms.fault(request))
+        try:
+            assert await asyncio.to_thread(held.begun.wait, 120)
+            for other in (
+                request,
+                f.DeleteDisk("", store, "shared/copy.vmdk"),
+                f.DeleteFile("", store, "shared/copy-flat.vmdk"),
+                f.MoveFile("", store, "shared", store, "elsewhere"),
+            ):
+                fault = await rooms.fault(other)
+                assert fault is not None
+                assert fault.fault == "FileLocked"
+        finally:
+            held.end.set()
+        fault = await copying
+        assert (fault.fault if fault else "") == ("RequestCanceled" if cancelled else "")
+
+    asyncio.run(asyncio.wait_for(story(), 240))
+    whole = ["copy-flat.vmdk", "copy.vmdk", "data-flat.vmdk", "data.vmdk"]
+    assert rooms.files("second/shared") == (whole[2:] if cancelled else whole)
+    rooms.done(request)
+    assert rooms.files("second/shared") == whole

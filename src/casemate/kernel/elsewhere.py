@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -132,19 +132,35 @@ def going(context: VmContext, fact: VmFact, names: Iterable[str]) -> Iterator[se
     not for the event loop.
 
     Raises:
-        FileLockedError: Another VM is about to have one.
+        FileLockedError: Another VM is about to have one, or a task of no VM changes it.
     """
-    inventory, path = context.inventory, fact.config.vmx_path
-    guard, held = FileGuard(inventory), set(names)
+    held = set(names)
+    with _held(context.inventory, fact.config.vmx_path, held, shared=True):
+        yield held
+
+
+def coming(inventory: Inventory, path: str, names: Iterable[str]) -> AbstractContextManager[None]:
+    """Let files that are made for a VM be nobody else's while they may have to go again.
+
+    ``path`` is its .vmx, ``names`` are as it calls them. Reads files: not for the event loop.
+
+    Raises:
+        FileLockedError: Another VM is about to have one, or a task changes it.
+    """
+    return _held(inventory, path, set(names), shared=False)
+
+
+@contextmanager
+def _held(inventory: Inventory, path: str, held: set[str], *, shared: bool) -> Iterator[None]:
+    guard = FileGuard(inventory)
+
+    def wanted() -> list[tuple[Path, str]]:
+        places = (in_volume(full(name, path)) for name in tuple(held))
+        return [(Path(inventory.volumes, *one), show(*one)) for one in places if one is not None]
 
     def refuse(other: VmFact, directory: Path) -> None:
-        if other.vm == fact.vm:
-            return
-        places = (in_volume(full(name, path)) for name in tuple(held))
-        wanted = [
-            (Path(inventory.volumes, *place), show(*place)) for place in places if place is not None
-        ]
-        guard.refuse(wanted, other, directory)
+        if other.config.vmx_path != path:
+            guard.refuse(wanted(), other, directory)
 
-    with inventory.guarded(refuse, present=False):
-        yield held
+    with inventory.guarded(refuse, wanted(), present=False, shared=shared):
+        yield

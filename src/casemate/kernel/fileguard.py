@@ -46,8 +46,13 @@ class Places(Protocol):
     def directory(self, fact: VmFact) -> Path:
         """Return the directory of a VM's files."""
 
-    def guarded(self, refuse: Refuse) -> AbstractContextManager[None]:
-        """Let no VM be registered that ``refuse`` refuses; it is asked about those there are."""
+    def guarded(
+        self, refuse: Refuse, changed: Sequence[tuple[Path, str]]
+    ) -> AbstractContextManager[None]:
+        """Let no VM be registered that ``refuse`` refuses; it is asked about those there are.
+
+        What is ``changed`` is so by nobody else meanwhile.
+        """
 
 
 class FileGuard:
@@ -70,9 +75,9 @@ class FileGuard:
         """Keep files from becoming a VM's while they are changed: (place, datastore path) each.
 
         Raises:
-            FileLockedError: One is a VM's already.
+            FileLockedError: One is a VM's already, or another task changes it.
         """
-        return self._places.guarded(partial(self.refuse, wanted))
+        return self._places.guarded(partial(self.refuse, wanted), wanted)
 
     def refuse(self, wanted: Sequence[tuple[Path, str]], fact: VmFact, directory: Path) -> None:
         """Raise FileLockedError if a VM owns one of the files, or lives in one that is a folder.

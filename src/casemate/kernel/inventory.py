@@ -13,7 +13,7 @@ import re
 import stat
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from casemate.errors import (
     CasemateError,
     DatastorePathError,
     DuplicateNameError,
+    FileLockedError,
     NotFoundError,
 )
 from casemate.formats import vmx
@@ -81,6 +82,7 @@ class Inventory:
         self._changes = threading.Lock()
         self._refusing: list[Callable[[VmFact, Path], None]] = []
         self._coming: dict[object, VmFact] = {}
+        self._changing: dict[object, tuple[frozenset[Path], bool]] = {}
 
     def publish_all(self, cpu_mhz: int, memory_mib: int) -> None:
         """Publish pool, datastores and every registered VM (as powered off)."""
@@ -225,17 +227,30 @@ class Inventory:
 
     @contextmanager
     def guarded(
-        self, refuse: Callable[[VmFact, Path], None], *, present: bool = True
+        self,
+        refuse: Callable[[VmFact, Path], None],
+        changed: Sequence[tuple[Path, str]] = (),
+        *,
+        present: bool = True,
+        shared: bool = False,
     ) -> Iterator[None]:
         """Let no VM come to have files so that ``refuse`` refuses it.
 
         It is asked about those that are coming, and where ``present`` about those there are. Reads
         files: not for the event loop.
 
+        Args:
+            refuse: Raises FileLockedError.
+            changed: What is changed meanwhile, and by nobody else: (place, datastore path) each.
+            present: Whether it is asked about the VMs that there are.
+            shared: Others that are ``shared`` may change it too: they ask each other.
+
         Raises:
-            FileLockedError: It refuses one of them.
+            FileLockedError: It refuses one of them, or somebody else changes one of the files.
         """
+        key = object()
         with self._changes:
+            self._demand_unchanged(changed, shared=shared)
             # In this order: who has come is among the present before it is no longer coming.
             asked = tuple(self._coming.values())
             for fact in (*asked, *(self.vms() if present else ())):
@@ -245,10 +260,25 @@ class Inventory:
                     continue
                 refuse(fact, place)
             self._refusing.append(refuse)
+            self._changing[key] = frozenset(place for place, _ in changed), shared
         try:
             yield
         finally:
+            del self._changing[key]
             self._refusing.remove(refuse)
+
+    def _demand_unchanged(self, changed: Sequence[tuple[Path, str]], *, shared: bool) -> None:
+        for places, both in tuple(self._changing.values()):
+            if shared and both:
+                continue
+            above = {up for place in places for up in place.parents}
+            for place, shown in changed:
+                if place in places or place in above or not places.isdisjoint(place.parents):
+                    raise FileLockedError(
+                        f"{shown} is being changed by another task",
+                        file=shown,
+                        remedy="Wait till that task has ended, or cancel it.",
+                    )
 
     @asynccontextmanager
     async def admitting(self, fact: VmFact) -> AsyncIterator[None]:

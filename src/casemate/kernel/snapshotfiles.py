@@ -98,7 +98,8 @@ def check_book(directory: VmDirectory, fact: VmFact, *, seen_from: VmFact | None
             ) from error
     if fact.unread:
         raise FormatError(
-            f"it cannot be told which files {fact.config.name} needs: what says so was not read",
+            f"it cannot be told which files {fact.config.vmx_path} needs: it, or the list of its "
+            "snapshots, could not be read",
             code="unread",
             component=fact.config.vmx_path,
             remedy=f"Repair its files if need be, then unregister {fact.config.name} and register "

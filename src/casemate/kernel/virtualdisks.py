@@ -102,7 +102,7 @@ class VirtualDisks:
                 try:
                     _fill(directory, source, target, request.to_path, job)
                 except BaseException:
-                    self._remove(target, request.to_datastore, request.to_path)
+                    self._remove(target, request.to_datastore, request.to_path, kept=True)
                     raise
                 return target.shown(request.to_path)
 
@@ -127,7 +127,7 @@ class VirtualDisks:
             try:
                 _fill_from(disk, target, request.to_path, job)
             except BaseException:
-                self._remove(target, request.to_datastore, request.to_path)
+                self._remove(target, request.to_datastore, request.to_path, kept=True)
                 raise
             return target.shown(request.to_path)
 
@@ -231,15 +231,19 @@ class VirtualDisks:
         # Paths may be written in many ways: files are the same when Linux says so.
         if not request.force or source & _inodes(target, request.to_path):
             raise FilePresentError(f"{shown} exists already", file=shown)
-        self._remove(target, request.to_datastore, request.to_path)
+        self._remove(target, request.to_datastore, request.to_path, kept=True)
 
-    def _remove(self, volume: Volume, datastore: str, path: str) -> None:
-        """Remove a disk's files, the extent first: a descriptor without one tells what it was."""
+    def _remove(self, volume: Volume, datastore: str, path: str, *, kept: bool = False) -> None:
+        """Remove a disk's files, the extent first: a descriptor without one tells what it was.
+
+        Where it is ``kept``, only the extents of other names are held besides.
+        """
         folder, name = _split(path)
         with volume.folder(folder) as directory:
             files = directory.files_of(name)
         below = {part: f"{folder}/{part}".strip("/") for part in files}
-        with self._datastores.held(*((datastore, part) for part in below.values())):
+        mine = {path.strip("/"), _extent(path)} if kept else set()
+        with self._datastores.held(*((datastore, p) for p in below.values() if p not in mine)):
             for part in reversed(files):
                 if part == name or volume.exists(below[part]):
                     volume.remove(below[part])

@@ -43,6 +43,8 @@ _PIECE: Final = 1 << 20
 # Characters of a VM's name that the names of its files begin with.
 _STEM_LIMIT: Final = 60
 _VMX: Final = ".vmx"
+Hold = Callable[[tuple[str, ...]], None]
+"""Keeps files, as a VM calls them, from everybody else."""
 
 
 def complete(config: VmConfig) -> VmConfig:
@@ -128,8 +130,17 @@ def make_disks(
     had: tuple[DiskSpec, ...] = (),
     *,
     thin: bool,
+    hold: Hold,
 ) -> tuple[DiskSpec, ...]:
     """Make the disks that have no file yet, and return all of them with their files.
+
+    Args:
+        directory: Of the VM.
+        config: What the VM is to be made of.
+        undo: Gets what removes the disks.
+        had: The disks that the VM had.
+        thin: Whether thin ones are thin.
+        hold: Is told of files before they are made.
 
     Raises:
         FileMissingError: A disk that lies elsewhere, and that the VM did not have, is not there.
@@ -142,6 +153,7 @@ def make_disks(
             made.append(disk)
             continue
         name = _wanted_name(directory, config, disk, undo)
+        hold((name, _flat(name)))
         with file_faults(name):
             directory.make_disk(name, disk, thin=thin and disk.thin)
         for part in directory.files_of(name):
@@ -197,6 +209,7 @@ def with_disks_here(
     config: VmConfig,
     undo: contextlib.ExitStack,
     step: Callable[[int], None],
+    hold: Hold,
 ) -> VmConfig:
     """Copy the disks that lie elsewhere into a VM's directory, as the guest sees them.
 
@@ -206,6 +219,7 @@ def with_disks_here(
         config: What the VM is made of.
         undo: Gets what removes the copies.
         step: Is told of every further bytes; what it raises ends the copying.
+        hold: Is told of files before they are made.
 
     Returns:
         The configuration with the copies.
@@ -215,6 +229,7 @@ def with_disks_here(
         found = disks.resolve(source, (disk,))[0]
         name = _free_name(target, stem(config), "vmdk")
         made = replace(disk, file_name=name, format="vmdk", capacity=found.disk.capacity)
+        hold((name, _flat(name)))
         target.make_disk(name, made, thin=True)
         for part in target.files_of(name):
             undo.callback(remove_file, target.path, part)
@@ -279,10 +294,13 @@ def _folder_on(datastore: str, directory: VmDirectory, undo: contextlib.ExitStac
 def _free_name(directory: VmDirectory, beginning: str, suffix: str) -> str:
     for number in range(_COPIES):
         name = f"{beginning}_{number}.{suffix}" if number else f"{beginning}.{suffix}"
-        flat = f"{name.removesuffix('.vmdk')}-flat.vmdk"
-        if not directory.exists(name) and not directory.exists(flat):
+        if not directory.exists(name) and not directory.exists(_flat(name)):
             return name
     raise HostError(f"no free name for a disk of {beginning}", code="disk-names")
+
+
+def _flat(name: str) -> str:
+    return f"{name.removesuffix('.vmdk')}-flat.vmdk"
 
 
 def _suffix(disk: DiskSpec) -> str:

@@ -25,7 +25,13 @@ from casemate.kernel.cells import blocks
 from casemate.kernel.cells import disks as disks_of
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.hotplug import Hotplug
-from casemate.kernel.elsewhere import demand_as_made, demand_elsewhere, going, used_by_others
+from casemate.kernel.elsewhere import (
+    coming,
+    demand_as_made,
+    demand_elsewhere,
+    going,
+    used_by_others,
+)
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import ALLOCATE, ROOT_POOL, Destination
 from casemate.kernel.longwork import in_own_thread
@@ -47,6 +53,7 @@ from casemate.kernel.vmfiles import (
     serial_files,
 )
 from casemate.kernel.vmmaking import (
+    Hold,
     check_made,
     choose_place,
     complete,
@@ -142,8 +149,8 @@ class Vms:
         config = complete(config)
         check_made(config)
         self._context.inventory.demand_name(config.name)
-        with contextlib.ExitStack() as undo:
-            made = await in_own_thread(self._make, config, undo, thin=thin, fill=fill)
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as undo:
+            made = await in_own_thread(self._make, config, undo, held, thin=thin, fill=fill)
             allow = partial(demand_as_made, made)
             vm = await self._context.inventory.register(made.vmx_path, pool, allow=allow)
             undo.pop_all()
@@ -207,8 +214,8 @@ class Vms:
         self._context.inventory.demand_name(request.name)
 
         async def work(fact: VmFact, job: Job) -> str:
-            with contextlib.ExitStack() as undo:
-                made = await in_own_thread(self._copy, fact, request.name, undo, job)
+            with contextlib.ExitStack() as held, contextlib.ExitStack() as undo:
+                made = await in_own_thread(self._copy, fact, request.name, undo, held, job)
                 allow = partial(demand_as_made, made)
                 vm = await self._context.inventory.register(made.vmx_path, allow=allow)
                 undo.pop_all()
@@ -276,15 +283,21 @@ class Vms:
         change = hot_change(fact.config, config, unplug)
         if fact.power is PowerState.POWERED_ON and change is not None:
             config = grown(fact.config, config, change)
-        with self._context.open(fact) as directory, contextlib.ExitStack() as undo:
+        with (
+            self._context.open(fact) as directory,
+            contextlib.ExitStack() as held,
+            contextlib.ExitStack() as undo,
+        ):
             if request.destroy:
                 # Refused, if it is, before anything changes.
-                had = {disk.file_name for disk in fact.config.disks}
-                kept = tuple(disk for disk in config.disks if disk.file_name in had)
+                names = {disk.file_name for disk in fact.config.disks}
+                kept = tuple(disk for disk in config.disks if disk.file_name in names)
                 left = replace(fact, config=replace(config, disks=kept))
                 await asyncio.to_thread(self._needed, directory, left, fact)
+            hold = self._holder(fact.config.vmx_path, held)
+            had = fact.config.disks
             disks = await asyncio.to_thread(
-                make_disks, directory, config, undo, fact.config.disks, thin=request.thin
+                make_disks, directory, config, undo, had, thin=request.thin, hold=hold
             )
             for spec, capacity in grown_disks(fact.config, config):
                 if fact.power is not PowerState.POWERED_ON:
@@ -308,6 +321,7 @@ class Vms:
                 await self._plug_in(directory, before, fact, unplug)
             # The file names the new disks from here on, and a guest may have them.
             undo.pop_all()
+            held.close()
             if fact.power is PowerState.POWERED_ON:
                 await self._share_disks(before, fact)
             names = {disk.file_name for disk in before.config.disks}
@@ -365,10 +379,27 @@ class Vms:
         if disk_shares(fact.config) != disk_shares(before.config):
             self._context.cells.set_disk_shares(fact.vm, fact.config)
 
+    def _holder(self, path: str, held: contextlib.ExitStack) -> Hold:
+        """Return what keeps files for the VM of a .vmx till ``held`` ends: longer than the undo."""
+
+        def hold(names: tuple[str, ...]) -> None:
+            held.enter_context(coming(self._context.inventory, path, names))
+
+        return hold
+
     def _make(
-        self, config: VmConfig, undo: contextlib.ExitStack, *, thin: bool, fill: Fill
+        self,
+        config: VmConfig,
+        undo: contextlib.ExitStack,
+        held: contextlib.ExitStack,
+        *,
+        thin: bool,
+        fill: Fill,
     ) -> VmConfig:
-        """Make directory, disks and file; ``undo`` gets what removes them. Returns what it says."""
+        """Make directory, disks and file, and return what it says.
+
+        ``undo`` gets what removes them, ``held`` what keeps them for this VM.
+        """
         path = choose_place(self._context.inventory, config, undo)
         config = replace(config, vmx_path=path)
         inventory = self._context.inventory
@@ -376,14 +407,23 @@ class Vms:
         with VmDirectory(place, volumes=inventory.volumes) as directory:
             if directory.exists(file_name(config)):
                 raise HostError(f"{path} exists already", code="host-eexist", component=path)
-            disks = make_disks(directory, config, undo, thin=thin)
+            hold = self._holder(path, held)
+            hold((file_name(config),))
+            disks = make_disks(directory, config, undo, thin=thin, hold=hold)
             fill(directory, disks)
             made = vmx_of(replace(config, disks=disks), Vmx(()))
             undo.callback(remove_file, directory.path, file_name(config))
             directory.make(file_name(config), [(0, vmx.write(made))])
         return vm_config(made, path)
 
-    def _copy(self, fact: VmFact, name: str, undo: contextlib.ExitStack, job: Job) -> VmConfig:
+    def _copy(
+        self,
+        fact: VmFact,
+        name: str,
+        undo: contextlib.ExitStack,
+        held: contextlib.ExitStack,
+        job: Job,
+    ) -> VmConfig:
         """Copy a VM's files; disks with deltas are copied with what lies below. As ``_make``.
 
         Of a disk that lies elsewhere the copy has one of its own, as the guest sees it.
@@ -420,6 +460,8 @@ class Vms:
             target.demand_space(taken, file_name(config))
             away = sum(disk.capacity for disk in disks_elsewhere(config))
             step = job.counter(sum(source.size(part) for part in parts) + away)
+            hold = self._holder(path, held)
+            hold((*parts, stem(config) + ".nvram", file_name(config)))
             for part in parts:
                 undo.callback(remove_file, target.path, part)
                 source.copy(part, target, part, step)
@@ -427,7 +469,7 @@ class Vms:
             if source.exists(nvram):
                 undo.callback(remove_file, target.path, stem(config) + ".nvram")
                 source.copy(nvram, target, stem(config) + ".nvram")
-            config = with_disks_here(source, target, config, undo, step)
+            config = with_disks_here(source, target, config, undo, step, hold)
             made = vmx_of(config, self._context.read_vmx(source, fact))
             undo.callback(remove_file, target.path, file_name(config))
             target.make(file_name(config), [(0, vmx.write(made))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -170,8 +170,9 @@ class FakeFiles:
         return self._facts.all(VmFact)
 
     @contextmanager
-    def guarded(self, refuse: Refuse) -> Iterator[None]:
+    def guarded(self, refuse: Refuse, changed: Sequence[tuple[Path, str]] = ()) -> Iterator[None]:
         """See ``Places``."""
+        assert all(place.is_absolute() for place, _ in changed)
         for fact in self.vms():
             refuse(fact, self.directory(fact))
         yield
