@@ -223,6 +223,39 @@ def test_host_that_shows_another_entry_than_it_was_asked_for_is_asked_again_a_fe
     assert told == [("trusted", False)] * 3 + [("failed-latched", True)]
 
 
+def altered(sent: Arrival, change: Callable[[dict[str, object]], object]) -> Arrival:
+    told = json.loads(sent.body)
+    change(told)
+    return replace(sent, body=json.dumps(told, separators=(",", ":")).encode())
+
+
+def test_host_that_is_older_than_its_verifier_is_trusted_without_an_audit_log(
+    engine: Engine, hosts: Hosts
+) -> None:
+    (one,) = hosts(1)
+    for _ in range(2):
+        question = engine.rounds.ask(one.secret)[1]
+        assert question is not None
+        assert b"entry" not in wire.encode(question)  # which such a host would refuse
+        sent = altered(one.arrival(question), lambda told: told.pop("heads"))
+        assert good(engine.rounds.take_in([sent])[0]).state == "trusted"
+
+
+def test_host_that_is_newer_than_its_verifier_fails_until_an_operator_clears_it(
+    engine: Engine, hosts: Hosts
+) -> None:
+    (one,) = hosts(1)
+    sent = altered(one.arrival(), lambda told: told.update(later=[]))
+    answer = good(engine.rounds.take_in([sent])[0])
+    assert (answer.state.value, "unknown field 'later'" in answer.verdict) == (
+        "failed-latched",
+        True,
+    )
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "failed-latched"
+    engine.enrolment.clear("h0", "olga", "its verifier was updated")
+    assert good(engine.rounds.take_in([one.arrival()])[0]).state == "trusted"
+
+
 def test_replay_spoils_nobody_elses_round(engine: Engine, hosts: Hosts) -> None:
     one, other = hosts(2)
     sent = one.arrival()

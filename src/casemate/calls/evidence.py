@@ -12,7 +12,7 @@ POST    /attestation/v1/evidence        ``Quote``                ``EvidenceReply
 ======  ==============================  =======================  ==================
 
 Decoding is strict: unknown, missing or doubled fields and values of another type are refused; only
-fields that have a default may be missing.
+fields that have a default may be missing. So a verifier is updated before its hosts.
 """
 
 from __future__ import annotations
