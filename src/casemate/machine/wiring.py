@@ -100,7 +100,8 @@ class _Member:
 class _Part:
     """The wires of one switch.
 
-    ``numbers``: of the bridges of each VLAN; ``joined``: of those with cards, where several are.
+    ``found``: by VLAN and number of a bridge, the addresses of its cards; ``numbers``: of the
+    bridges of each VLAN; ``joined``: of those with cards, where several are.
     """
 
     def __init__(
@@ -121,6 +122,9 @@ class _Part:
         own = [card for card in wired if networks.group(card.group).switch == switch.name]
         self._macs = tuple(card.mac for card in own)
         self._cards = [made for card in own for made in self._card(card)]
+        self._found: dict[int, dict[int, list[str]]] = {vlan: {} for vlan in self._used}
+        for made in self._cards:
+            self._found[made.vlan].setdefault(made.number, []).append(made.port.mac)
         self._numbers = {vlan: self._bridged(vlan) for vlan in self._used}
         self._joined = {vlan: self._several(vlan) for vlan in self._used}
 
@@ -143,15 +147,15 @@ class _Part:
                 yield from self._cable(vlan, pair)
 
     def _bridged(self, vlan: int) -> tuple[int, ...]:
-        found = {0, *(made.number for made in self._cards if made.vlan == vlan)}
+        found = {0, *self._found[vlan]}
         if not vlan:
             # Uplinks wait in a bridge, whether a card is bound to them or not.
             found |= set(range(len(self._switch.uplinks)))
         return tuple(sorted(found))
 
     def _several(self, vlan: int) -> tuple[int, ...]:
-        found = sorted({made.number for made in self._cards if made.vlan == vlan})
-        return tuple(found) if len(found) > 1 else ()
+        found = self._found[vlan]
+        return tuple(sorted(found)) if len(found) > 1 else ()
 
     def _link(self, vlan: int, number: int) -> str:
         """Return the name of an uplink, or of one VLAN of it."""
@@ -230,9 +234,7 @@ class _Part:
         self.cables.append(Cable(*names))
         checked = all(map(self._works, pair))
         for name, (here, there) in zip(names, ends, strict=True):
-            beyond = tuple(
-                made.port.mac for made in self._cards if (made.vlan, made.number) == (vlan, there)
-            )
+            beyond = tuple(self._found[vlan][there])
             port = Port(
                 name,
                 bridge_name(switch, vlan, here),
