@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from casemate.errors import ArgumentError, InUseError, NotSupportedError
 from casemate.machine.networkplan import Card, NetworkPlan, Notice
 from casemate.machine.networks import (
+    CABLES_LIMIT,
     FIRST,
+    GROUPS_LIMIT,
     TRUNK,
     UPLINKS_LIMIT,
     Networks,
@@ -409,6 +411,45 @@ def test_names_of_a_team_are_interfaces_of_linux_and_each_is_one(found):
     assert all(0 < len(name) < 16 for name in names)
     assert {port.bridge for port in plan.ports} <= {bridge.name for bridge in plan.bridges}
     assert {notice.by for notice in plan.notices} <= {port.name for port in plan.ports}
+
+
+@given(teams())
+def test_no_plan_has_more_cables_than_are_counted_before(found):
+    networks, cards, state = found
+    assert len(plan_network(networks, cards, state=state).cables) <= networks.cables()
+
+
+def test_teams_that_take_too_many_cables_are_refused_and_fewer_uplinks_a_group_are_not():
+    uplinks = tuple(f"eth{number}" for number in range(UPLINKS_LIMIT))
+    networks = Networks((SwitchFact("s", 0, uplinks=uplinks),))
+    each = UPLINKS_LIMIT * (UPLINKS_LIMIT - 1) // 2
+    for vlan in range(CABLES_LIMIT // each):
+        networks = networks.with_group(PortGroupFact(f"g{vlan}", "s", vlan))
+    assert networks.cables() == each * (CABLES_LIMIT // each)
+    another = PortGroupFact("another", "s", 4000)
+    with pytest.raises(NotSupportedError) as caught:
+        networks.with_group(another)
+    assert "uplinks" in caught.value.remedy
+    two = Teaming(active=uplinks[:1], standby=uplinks[1:2])
+    wide = networks.with_group(replace(another, teaming=two))
+    with pytest.raises(NotSupportedError):
+        wide.changed_group("another", another, ())
+    # Uplinks that come after the port groups are counted as well.
+    narrow = replace(networks.switches[0], uplinks=uplinks[:4])
+    less = networks.changed_switch(narrow, uplinks).with_group(another)
+    with pytest.raises(NotSupportedError):
+        less.changed_switch(networks.switches[0], uplinks)
+    # Whoever has too many already can have fewer, step by step.
+    other = PortGroupFact("other", "s", 4001)
+    more = replace(networks, groups=(*networks.groups, another, other))
+    fewer = more.changed_group("another", replace(another, teaming=two), ())
+    assert more.cables() > fewer.cables() > CABLES_LIMIT
+
+
+def test_two_uplinks_team_for_every_port_group_that_a_host_can_have():
+    groups = tuple(PortGroupFact(f"g{vlan}", "s", vlan) for vlan in range(GROUPS_LIMIT))
+    networks = Networks((SwitchFact("s", 0, uplinks=NICS[:2]),), groups)
+    assert networks.cables() == GROUPS_LIMIT <= CABLES_LIMIT
 
 
 def test_the_longest_names_of_a_team_still_fit():

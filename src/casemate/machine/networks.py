@@ -12,7 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from casemate.errors import AbsentError, ArgumentError, ExistsError, InUseError
+from casemate.errors import (
+    AbsentError,
+    ArgumentError,
+    ExistsError,
+    InUseError,
+    NotSupportedError,
+)
 from casemate.machine.nat import Nat, check_nat, overlapping
 from casemate.machine.shaping import INHERITED, NOT_SHAPED, Shaping, check_shaping
 from casemate.machine.teaming import AS_ABOVE, Team, Teaming, check_teaming, in_force
@@ -33,6 +39,8 @@ GROUPS_LIMIT: Final = 512
 """Switches and port groups of a host: below ESXi's limits, and few enough to plan at once."""
 UPLINKS_LIMIT: Final = 8
 """Of a switch: below ESXi's 32, and as many as two digits of an interface's name tell apart."""
+CABLES_LIMIT: Final = 1000
+"""Of all teams: each costs Linux some 80 KiB, and 4 ms in which no other VM is wired."""
 DEFAULT_SWITCH: Final = "vSwitch0"
 DEFAULT_GROUP: Final = "VM Network"
 
@@ -175,6 +183,20 @@ class Networks:
             name for switch in self.switches if len(switch.uplinks) > 1 for name in switch.uplinks
         )
 
+    def cables(self) -> int:
+        """Return how many cables the teams' bridges can need, wherever cards are bound to."""
+        return sum(map(self._cables, self.switches))
+
+    def _cables(self, switch: SwitchFact) -> int:
+        groups = [group for group in self.groups if group.switch == switch.name]
+        plain = {group.vlan for group in groups if group.vlan != TRUNK} | {0}
+        places: dict[int, set[str]] = {vlan: set() for vlan in plain}
+        for group in groups if switch.uplinks else ():
+            team = in_force(switch.teaming, group.teaming, switch.uplinks)
+            for vlan in plain if group.vlan == TRUNK else {group.vlan}:
+                places[vlan] |= {*team.active, *team.standby} or {""}
+        return sum(len(found) * (len(found) - 1) // 2 for found in places.values())
+
     def with_nat(self) -> dict[str, Nat]:
         """Return the private networks of the switches that lead outside by NAT."""
         return {switch.name: switch.nat for switch in self.switches if switch.nat is not None}
@@ -210,15 +232,14 @@ class Networks:
             AbsentError: There is none of this name.
             InUseError: An uplink belongs to another switch.
             ArgumentError: A value is out of range.
-            NotSupportedError: Its new teaming is by the hash of IP addresses.
+            NotSupportedError: Its new teaming is by the hash of IP addresses, or takes too much.
         """
         before = self.switch(switch.name)
         switch = replace(switch, number=before.number)
         self._check_switch(switch, frozenset(nics) | set(before.uplinks))
         check_teaming(switch.teaming, switch.uplinks, before.teaming)
-        return replace(
-            self, switches=tuple(switch if s.name == switch.name else s for s in self.switches)
-        )
+        after = tuple(switch if s.name == switch.name else s for s in self.switches)
+        return self._checked(replace(self, switches=after))
 
     def without_switch(self, name: str, used: Iterable[str]) -> Networks:
         """Remove a switch and its port groups; ``used``: port groups that VMs are in.
@@ -243,7 +264,7 @@ class Networks:
             ExistsError: There is one of this name.
             AbsentError: Its switch does not exist.
             ArgumentError: A value is out of range.
-            NotSupportedError: Its teaming is by the hash of IP addresses.
+            NotSupportedError: Its teaming is by the hash of IP addresses, or takes too much.
         """
         if self.has(group.name):
             raise ExistsError(f"there is a port group {group.name!r}", name=group.name)
@@ -251,7 +272,7 @@ class Networks:
             raise ArgumentError(f"there are {GROUPS_LIMIT} port groups", argument="portgrp.name")
         self._check_group(group)
         check_teaming(group.teaming, self.switch(group.switch).uplinks)
-        return replace(self, groups=(*self.groups, group))
+        return self._checked(replace(self, groups=(*self.groups, group)))
 
     def changed_group(self, name: str, group: PortGroupFact, used: Iterable[str]) -> Networks:
         """Change a port group, perhaps its name; ``used``: port groups that VMs are in.
@@ -261,7 +282,7 @@ class Networks:
             ExistsError: The new name is taken.
             InUseError: A new name, while VMs know the old one.
             ArgumentError: A value is out of range.
-            NotSupportedError: Its new teaming is by the hash of IP addresses.
+            NotSupportedError: Its new teaming is by the hash of IP addresses, or takes too much.
         """
         before = self.group(name)
         if group.name != name and self.has(group.name):
@@ -270,7 +291,8 @@ class Networks:
             raise InUseError(f"VMs use the port group {name!r}", name=name)
         self._check_group(group)
         check_teaming(group.teaming, self.switch(group.switch).uplinks, before.teaming)
-        return replace(self, groups=tuple(group if g.name == name else g for g in self.groups))
+        after = tuple(group if g.name == name else g for g in self.groups)
+        return self._checked(replace(self, groups=after))
 
     def without_group(self, name: str, used: Iterable[str]) -> Networks:
         """Remove a port group; ``used``: port groups that VMs are in.
@@ -283,6 +305,19 @@ class Networks:
         if name in set(used):
             raise InUseError(f"VMs use the port group {name!r}", name=name)
         return replace(self, groups=tuple(g for g in self.groups if g.name != name))
+
+    def _checked(self, after: Networks) -> Networks:
+        """Return what comes after a change, whose cables are not too many, or no more than now."""
+        if CABLES_LIMIT < (cables := after.cables()) > self.cables():
+            raise NotSupportedError(
+                f"the teams of uplinks can need {cables} cables between their bridges, which is"
+                f" more than {CABLES_LIMIT}: one for each VLAN and pair of uplinks that its cards"
+                " may take",
+                code="cables",
+                component="network",
+                remedy="Give the port groups fewer active and standby uplinks each.",
+            )
+        return after
 
     def _check_switch(self, switch: SwitchFact, nics: frozenset[str]) -> None:
         _check_name(switch.name, SWITCH_NAME_LIMIT, "vswitchName")
