@@ -168,6 +168,27 @@ def test_entries_of_an_earlier_kernel_that_are_changed_while_this_one_runs_show(
     again.close()
 
 
+@pytest.mark.parametrize(("number", "missing"), [(180, True), (202, False), (1 << 40, False)])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_entry_that_is_put_in_beside_the_chain_shows(
+    small: Store, number: int, *, missing: bool, restarted: bool
+) -> None:
+    fill(small, (float(n) for n in range(200)))
+    look = small.audit.watch(small.path)
+    assert look() == ()
+    gone = [
+        f"DELETE FROM {table} WHERE number=180" for table in ("audit", "audit_chain") if missing
+    ]
+    put = f"INSERT INTO audit VALUES ({number}, 1.0, 'alice', 'PowerOn', '1', '', 'ok')"
+    cut(small, (*gone, put))
+    assert small.audit.broken() == number
+    assert [finding.code for finding in look()] == ["audit-log"]
+    if restarted:
+        again = reopened(small)
+        assert [finding.code for finding in again.audit.watch(again.path)()] == ["audit-log"]
+        again.close()
+
+
 def test_old_entry_that_is_changed_while_the_kernel_runs_is_found_by_the_next_kernel(
     small: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
