@@ -11,22 +11,14 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Final
 
-from casemate.calls import networks as c
 from casemate.calls.messages import Empty
 from casemate.errors import CasemateError, Finding, HostError, InUseError
-from casemate.kernel.accounts import Session
 from casemate.kernel.inventory import Inventory
 from casemate.kernel.natting import Natting
-from casemate.kernel.networkchanges import (
-    changed_group,
-    changed_switch,
-    made_group,
-    made_switch,
-    tell_networks,
-)
+from casemate.kernel.networkchanges import tell_networks
+from casemate.kernel.networkrequests import NetworkRequests, Request
 from casemate.kernel.networkstore import keep_networks, load_networks
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
@@ -40,7 +32,6 @@ from casemate.machine.wiring import plan_network
 
 LOOK_SECONDS: Final = 10.0
 """Between two looks at what the machine's own network has become."""
-Request = Callable[..., Awaitable[object]]
 _log = logging.getLogger(__name__)
 
 
@@ -87,15 +78,9 @@ class Switching:
 
     def handlers(self) -> dict[type, Request]:
         """Return what answers which request."""
-        return {
-            c.AddSwitch: self._add_switch,
-            c.UpdateSwitch: self._update_switch,
-            c.RemoveSwitch: self._remove_switch,
-            c.SetNat: self._set_nat,
-            c.AddPortGroup: self._add_group,
-            c.UpdatePortGroup: self._update_group,
-            c.RemovePortGroup: self._remove_group,
-        }
+        return NetworkRequests(
+            self._change, self._free, self._used, self._natting, self._wires
+        ).handlers()
 
     def live(self, config: VmConfig) -> tuple[bool, ...]:
         """Tell which cards are connected when the VM runs."""
@@ -307,43 +292,6 @@ class Switching:
                     f"the running VM {taken[card.mac]} has the address {card.mac} too",
                     name=card.mac,
                 )
-
-    async def _add_switch(self, request: c.AddSwitch, _: Session) -> Empty:
-        switch = made_switch(request)
-        return await self._change(lambda now: now.with_switch(switch, self._free()))
-
-    async def _update_switch(self, request: c.UpdateSwitch, _: Session) -> Empty:
-        def change(now: Networks) -> Networks:
-            switch = changed_switch(now.switch(request.name), request)
-            return now.changed_switch(switch, self._free())
-
-        return await self._change(change)
-
-    async def _remove_switch(self, request: c.RemoveSwitch, _: Session) -> Empty:
-        return await self._change(lambda now: now.without_switch(request.name, self._used()))
-
-    async def _set_nat(self, request: c.SetNat, _: Session) -> Empty:
-        taken = await self._wires.networks() if request.on else frozenset()
-
-        def change(now: Networks) -> Networks:
-            before = now.switch(request.switch)
-            nat = self._natting.wanted(before, request, now, taken) if request.on else None
-            return now.changed_switch(replace(before, nat=nat), self._free())
-
-        return await self._change(change)
-
-    async def _add_group(self, request: c.AddPortGroup, _: Session) -> Empty:
-        return await self._change(lambda now: now.with_group(made_group(request)))
-
-    async def _update_group(self, request: c.UpdatePortGroup, _: Session) -> Empty:
-        def change(now: Networks) -> Networks:
-            group = changed_group(now.group(request.group), request)
-            return now.changed_group(request.group, group, self._used())
-
-        return await self._change(change)
-
-    async def _remove_group(self, request: c.RemovePortGroup, _: Session) -> Empty:
-        return await self._change(lambda now: now.without_group(request.name, self._used()))
 
     def _free(self) -> frozenset[str]:
         """Return the network cards by which nobody reaches the host itself."""

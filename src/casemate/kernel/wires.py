@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from casemate.errors import CasemateError, HostError
+from casemate.kernel import linkjobs
 from casemate.kernel.routing import Routing
 from casemate.kernel.sys.linkstate import open_watch, send_frames, without_link
 from casemate.kernel.sys.netlink import Link, Links
@@ -37,7 +38,6 @@ from casemate.machine.networkplan import (
     Port,
     Router,
     routers_of,
-    traffic_of,
 )
 from casemate.machine.networks import AddressFact
 from casemate.machine.teaming import announcement
@@ -49,7 +49,6 @@ _BETWEEN: Final = re.compile("p[0-9]{1,3}v[0-9]{1,4}u[0-9]{2}")
 _TAKEN: Final = ("", "veth")
 """Kinds of interfaces that can be uplinks: hardware, and what stands for it in a container."""
 _TEXT: Final = 300  # characters of a reason
-_COUNTERS: Final = Path("/proc/thread-self/net/dev")
 _FEW: Final = 8
 """Interfaces that are looked at one by one: all at once cost a millisecond each as well."""
 P = ParamSpec("P")
@@ -95,7 +94,7 @@ class Wires:
         if plan.uplinks:
             home = await self._run(open_namespace)
             try:
-                await self._beyond(_take, plan.uplinks, home)
+                await self._beyond(linkjobs.take, plan.uplinks, home)
             finally:
                 os.close(home)
         await self._beyond(self._routing.clear, plan.routers)
@@ -115,7 +114,7 @@ class Wires:
 
     async def networks(self) -> frozenset[str]:
         """Return the IPv4 networks that the machine has routes to. Raises HostError."""
-        return await self._beyond(_networks, routers_of(self._identifier))
+        return await self._beyond(linkjobs.networks, routers_of(self._identifier))
 
     async def _lay(self, router: Router) -> None:
         """Lay the cable of a router where it is not: its two ends come and go together."""
@@ -123,7 +122,9 @@ class Wires:
             return
         if await self._beyond(self._routing.there, router):
             await self._beyond(self._routing.drop_end, router)
-        await self._run(_lay, router.inside, router.outside(self._identifier), self._machine)
+        await self._run(
+            linkjobs.lay, router.inside, router.outside(self._identifier), self._machine
+        )
 
     async def open_tap(self, name: str, *, header: bool = True) -> int:
         """Make the interface of a card; the caller closes the descriptor. Raises HostError."""
@@ -131,19 +132,19 @@ class Wires:
 
     async def links(self) -> dict[str, Link]:
         """Return all interfaces of the namespace. Raises HostError."""
-        return await self._run(_links)
+        return await self._run(linkjobs.all_links)
 
     async def traffic(self) -> dict[str, tuple[int, int]]:
         """Return bytes that each running VM has received and sent."""
-        return await self._run(_traffic)
+        return await self._run(linkjobs.traffic)
 
     async def addresses(self) -> tuple[AddressFact, ...]:
         """Return the addresses of the machine itself. Raises HostError."""
-        return await self._beyond(_addresses)
+        return await self._beyond(linkjobs.addresses)
 
     async def occupied(self) -> frozenset[str]:
         """Return the interfaces that the machine itself uses. Raises HostError."""
-        return await self._beyond(_occupied)
+        return await self._beyond(linkjobs.occupied)
 
     async def without_link(self, names: Iterable[str]) -> frozenset[str]:
         """Return those uplinks that have no link. Raises HostError."""
@@ -160,7 +161,7 @@ class Wires:
 
     async def can_tag(self) -> bool:
         """Tell whether this Linux knows VLAN tags (its driver 8021q is there)."""
-        return await self._run(_can_tag)
+        return await self._run(linkjobs.can_tag)
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run something in the namespace."""
@@ -353,63 +354,3 @@ def _guarded(work: Callable[[], R]) -> R:
             component="network",
             remedy="Look at the log of the kernel.",
         ) from error
-
-
-def _take(uplinks: Iterable[str], home: int) -> None:
-    """Move interfaces of this namespace to the home's; those that are not here are there."""
-    with Links() as links:
-        present, occupied = links.all(), links.occupied()
-        for name in uplinks:
-            if name in occupied:
-                raise HostError(
-                    f"{name} carries an address, a route, a bridge or a bond of the machine itself",
-                    code="uplink-in-use",
-                    component=name,
-                    remedy="Take another network card, or take those from this one.",
-                )
-        for name in uplinks:
-            if name in present:
-                links.give(present[name].index, home)
-
-
-def _traffic() -> dict[str, tuple[int, int]]:
-    return traffic_of(_COUNTERS.read_text())
-
-
-def _addresses() -> tuple[AddressFact, ...]:
-    with Links() as links:
-        return links.addresses()
-
-
-def _occupied() -> frozenset[str]:
-    with Links() as links:
-        return links.occupied()
-
-
-def _lay(inside: str, outside: str, machine: int) -> None:
-    with Links() as links:
-        links.add_cable(inside, outside, machine)
-
-
-def _networks(but: str) -> frozenset[str]:
-    with Links() as links:
-        return frozenset(net for net, by in links.networks().items() if not by.startswith(but))
-
-
-def _links() -> dict[str, Link]:
-    with Links() as links:
-        return links.all()
-
-
-def _can_tag() -> bool:
-    """Try it, between two interfaces that nobody uses."""
-    with Links() as links:
-        try:
-            links.add_bridge("probe0")
-            links.add_vlan("probe1", links.index("probe0"), 1)
-        except CasemateError:
-            return False
-        finally:
-            with contextlib.suppress(CasemateError):
-                links.remove(links.index("probe0"))
-        return True
