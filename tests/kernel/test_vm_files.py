@@ -16,7 +16,14 @@ import pytest
 from casemate.calls import files as f
 from casemate.calls import messages as m
 from casemate.calls import vms as c
-from casemate.errors import CancelledError, FileLockedError, SpaceError
+from casemate.errors import (
+    CancelledError,
+    CasemateError,
+    FileLockedError,
+    HostError,
+    SpaceError,
+    StateError,
+)
 from casemate.formats import vmx
 from casemate.kernel import snapshots, virtualdisks, vms
 from casemate.kernel.accounts import LOCAL_ROOT
@@ -40,10 +47,12 @@ from casemate.kernel.vms import Vms
 from casemate.machine.facts import (
     DiskSpec,
     FaultFact,
+    PowerState,
     SnapshotSpec,
     TaskFact,
     TaskState,
     VmConfig,
+    VmFact,
 )
 from casemate.machine.snapshots import vmsd_of
 from casemate.testing.fakefiles import NoPlugins
@@ -319,8 +328,8 @@ def test_going_back_to_a_snapshot_that_was_cut_off_leaves_no_delta_beside_a_disk
     before = rooms.files("second/shared"), rooms.files("datastore1/one")
     really = snapshots.make_deltas
 
-    def cut(*arguments: Any) -> None:
-        really(*arguments)
+    def cut(*arguments: Any, **more: Any) -> None:
+        really(*arguments, **more)
         raise CutError
 
     with monkeypatch.context() as patched:
@@ -670,3 +679,65 @@ def test_a_disk_that_is_being_copied_is_replaced_by_no_other_copy(
     assert rooms.files("second/shared") == (whole[2:] if cancelled else whole)
     rooms.done(request)
     assert rooms.files("second/shared") == whole
+
+
+class Power:
+    """Powers a VM off, if it can."""
+
+    def __init__(self, rooms: Rooms, error: CasemateError | None = None) -> None:
+        self._inventory, self._error = rooms.inventory, error
+
+    async def power_off(self, fact: VmFact) -> None:
+        if self._error is not None:
+            raise self._error
+        self._inventory.update(replace(fact, power=PowerState.POWERED_OFF))
+
+
+def power_on(rooms: Rooms, vm: str) -> None:
+    rooms.inventory.update(replace(rooms.inventory.vm(vm), power=PowerState.POWERED_ON))
+
+
+def test_a_vm_on_a_full_datastore_goes_back_to_a_snapshot(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = rooms.add_with_disk("one")
+    rooms.done(c.CreateSnapshot("", one, "now"))
+    before = rooms.files("datastore1/one")
+    monkeypatch.setattr(rooms.snapshots, "_power", Power(rooms))
+    monkeypatch.setattr(SPARE, 1 << 62)
+    power_on(rooms, one)
+    rooms.done(c.RevertToSnapshot("", one))
+    assert len(rooms.files("datastore1/one")) == len(before)
+    assert rooms.inventory.vm(one).power is PowerState.POWERED_OFF
+    fault = rooms.refused(c.CreateSnapshot("", one, "more"))
+    assert fault.fault == "NoDiskSpace"
+    assert "cannot grow" in fault.reason
+
+
+@pytest.mark.parametrize("why", ["no room at all", "not told what others need", "goes on"])
+def test_a_vm_that_cannot_go_back_to_a_snapshot_runs_on_as_it_was(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    one = rooms.add_with_disk("one")
+    rooms.done(c.CreateSnapshot("", one, "now"))
+    before, config = rooms.files("datastore1/one"), rooms.inventory.vm(one).config
+    power_on(rooms, one)
+    really = VmDirectory.make
+
+    def full(self: VmDirectory, name: str, *arguments: Any, **more: Any) -> None:
+        if name.endswith("2.vmdk"):
+            raise HostError("no space", code="host-enospc")
+        really(self, name, *arguments, **more)
+
+    power = Power(rooms, StateError("it goes on", code="on") if why == "goes on" else None)
+    monkeypatch.setattr(rooms.snapshots, "_power", power)
+    if why == "no room at all":
+        monkeypatch.setattr(VmDirectory, "make", full)
+    if why == "not told what others need":
+        rooms.add("two", folder="one")
+        (rooms.volumes / "datastore1/one/two.vmx").write_text("no file of a VM")
+        before = rooms.files("datastore1/one")
+    rooms.refused(c.RevertToSnapshot("", one))
+    assert rooms.files("datastore1/one") == before
+    assert rooms.inventory.vm(one).power is PowerState.POWERED_ON
+    assert rooms.inventory.vm(one).config == config

@@ -29,25 +29,33 @@ def slot_of(disk: DiskSpec) -> str:
 
 
 def make_deltas(
-    directory: VmDirectory, config: VmConfig, *, running: bool = False
+    directory: VmDirectory, config: VmConfig, *, running: bool = False, spare: bool = True
 ) -> dict[str, str]:
     """Make an empty delta above every disk; returns the deltas by what lies below.
+
+    ``spare``: they take nothing of what no file may take.
 
     Raises:
         FileLockedError: Another VM writes to a disk; ``running``: this one may.
         CasemateError: A disk is not in order, or there is no space.
     """
     made: dict[str, str] = {}
+    if not running:
+        demand_unused(directory, config)
     try:
         for disk in written(config):
-            if not running:
-                directory.demand_unused(disks.resolve(directory, (disk,))[0].file_name)
-            made[disk.file_name] = directory.make_delta(disk)
+            made[disk.file_name] = directory.make_delta(disk, spare=spare)
     except BaseException:
         for name in made.values():
             drop(directory, name)
         raise
     return made
+
+
+def demand_unused(directory: VmDirectory, config: VmConfig) -> None:
+    """Raise FileLockedError where a VM that runs writes to a disk that snapshots are of."""
+    for disk in written(config):
+        directory.demand_unused(disks.resolve(directory, (disk,))[0].file_name)
 
 
 def renamed_disks(config: VmConfig, names: Mapping[str, str]) -> VmConfig:

@@ -26,12 +26,13 @@ from casemate.kernel.consolidation import (
     planned,
     untold,
 )
-from casemate.kernel.elsewhere import Check, demand_elsewhere
+from casemate.kernel.elsewhere import Check, demand_elsewhere, used_by_others
 from casemate.kernel.guests import Guests
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import VMX_LIMIT
 from casemate.kernel.snapshotfiles import (
     check_book,
+    demand_unused,
     drop,
     last_number,
     make_deltas,
@@ -141,8 +142,10 @@ class Snapshots:
         """Go back to a snapshot; what was written since the last one is lost.
 
         Raises:
-            CasemateError: Its files are not in order; a running VM is powered off then.
+            CasemateError: Its files are not in order, or it cannot be told which of them others
+                need; a VM that runs goes on then.
         """
+        running = fact.power is not PowerState.POWERED_OFF
         snapshot = book.find(fact.snapshots, number or fact.current_snapshot, fact.config.name)
         with self._context.open(fact) as directory:
             state = directory.read(state_name(fact.config, snapshot.number), VMX_LIMIT)
@@ -151,16 +154,25 @@ class Snapshots:
             disks.resolve(directory, config.disks)
             # What wrote that file may have named disks that are others' by now.
             async with self._context.inventory.admitting(replace(fact, config=config)):
-                if fact.power is not PowerState.POWERED_OFF:
-                    await self._power.power_off(fact)
-                    fact = self._context.inventory.vm(fact.vm)
-                had = await asyncio.to_thread(layers_of, directory, fact)
+                # What may be dropped afterwards must be known.
+                await asyncio.to_thread(used_by_others, self._context, fact)
                 # Were it cut off, the next start would know by this file what was begun.
                 begun = state_name(fact.config, last_number(directory, fact) + 1)
                 directory.write(begun, state)
+                deltas: dict[str, str] = {}
                 try:
-                    deltas = await asyncio.to_thread(make_deltas, directory, config)
+                    # The spare is for this too: it gives back what was written since.
+                    deltas = await asyncio.to_thread(
+                        make_deltas, directory, config, running=running, spare=False
+                    )
+                    if running:
+                        await self._power.power_off(fact)
+                        fact = self._context.inventory.vm(fact.vm)
+                        demand_unused(directory, config)
+                    had = await asyncio.to_thread(layers_of, directory, fact)
                 except CasemateError:
+                    for name in deltas.values():
+                        drop(directory, name)
                     directory.remove(begun)
                     raise
                 config = renamed_disks(config, deltas)

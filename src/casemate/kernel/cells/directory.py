@@ -295,19 +295,27 @@ class VmDirectory:
             self.remove(extent)
             raise
 
-    def make_delta(self, disk: DiskSpec) -> str:
+    def make_delta(self, disk: DiskSpec, *, spare: bool = True) -> str:
         """Make an empty delta above a disk, beside it, and return the name of its descriptor.
+
+        ``spare``: it takes nothing of what no file may take.
 
         Raises:
             CasemateError: The disk below is not in order, or there is no space.
         """
-        self.demand_space(0, disk.file_name)
+        if spare:
+            self.demand_space(0, disk.file_name)
         source = disks.resolve(self, (disk,))[0]
         check_offered(source)
         name = self.free_name(delta_stem(disk.file_name), ".vmdk")
         described = self.delta_of(source, name)
-        self.make(beside(name, described.extent), qcow2.empty(described.capacity))
-        self.make(name, [(0, vmdk.write(described))])
+        extent = beside(name, described.extent)
+        self.make(extent, qcow2.empty(described.capacity))
+        try:
+            self.make(name, [(0, vmdk.write(described))])
+        except BaseException:
+            self.remove(extent)
+            raise
         return name
 
     def delta_of(self, source: DiskSource, name: str) -> Vmdk:

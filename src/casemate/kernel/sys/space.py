@@ -23,8 +23,9 @@ def demand_space(descriptor: int, size: int, *, file: str, datastore: str) -> No
     space = os.fstatvfs(descriptor)
     free = space.f_bavail * space.f_frsize - SPARE
     if size > free:
+        wants = f"needs {size} bytes more" if size else "cannot grow"
         raise SpaceError(
-            f"{file} needs {size} bytes more; {max(0, free)} are free for files",
+            f"{file} {wants}; {max(0, free)} are free for files, and {SPARE} are for none",
             file=file,
             datastore=datastore,
         )
