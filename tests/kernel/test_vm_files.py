@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -741,3 +742,34 @@ def test_a_vm_that_cannot_go_back_to_a_snapshot_runs_on_as_it_was(
     assert rooms.files("datastore1/one") == before
     assert rooms.inventory.vm(one).power is PowerState.POWERED_ON
     assert rooms.inventory.vm(one).config == config
+
+
+def test_two_disks_that_each_fit_do_not_take_the_spare_together(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = 16 * MIB
+    disk = replace(spec(), capacity=3 * piece)
+    taken, whole = 0, 4 * piece + (256 << 20)
+    begun = False
+
+    def free(_descriptor: int) -> Any:
+        return SimpleNamespace(f_bavail=whole - taken, f_frsize=1)
+
+    def allocate(_descriptor: int, _offset: int, size: int) -> None:
+        nonlocal taken, begun
+        taken += size
+        assert taken <= whole - (256 << 20)
+        if not begun:
+            begun = True
+            # It fits too at the moment: another is made in the midst of the first.
+            with rooms.folder("datastore1") as other:
+                other.make_disk(DATA.replace("data", "other"), disk, thin=False)
+
+    monkeypatch.setattr(os, "fstatvfs", free)
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    with rooms.folder("datastore1") as directory, pytest.raises(SpaceError):
+        directory.make_disk(DATA.replace("data", "more"), disk, thin=False)
+    assert taken == 4 * piece
+    assert rooms.files("second/shared") == [
+        *("data-flat.vmdk", "data.vmdk", "other-flat.vmdk", "other.vmdk")
+    ]

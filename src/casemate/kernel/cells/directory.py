@@ -26,6 +26,8 @@ from casemate.machine.planstorage import DiskSource, check_offered
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _FILE_MODE: Final = 0o600
 _NAMES: Final = 1000
+_PIECE: Final = 16 << 20
+"""Bytes that a disk takes at once: of the spare, where many are made, each takes no more."""
 
 
 class VmDirectory:
@@ -411,9 +413,14 @@ class VmDirectory:
 
     def _allocate(self, name: str, size: int) -> None:
         self.demand_space(size, name)
+        datastore, file = self._shown(name)
         handle = self._open(name, os.O_RDWR)
         try:
-            os.posix_fallocate(handle, 0, size)
+            for offset in range(0, size, _PIECE):
+                # Others may take what there was.
+                piece = min(_PIECE, size - offset)
+                demand_space(handle, piece, file=file, datastore=datastore)
+                os.posix_fallocate(handle, offset, piece)
         except OSError as error:
             raise from_os_error(f"cannot reserve {size} bytes", error, component=name) from error
         finally:
