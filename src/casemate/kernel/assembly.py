@@ -145,7 +145,12 @@ def resources(
     def disk_weigher(fact: VmFact) -> str:
         return weigher(cgroups.directories(fact.vm), inventory.directory(fact))
 
-    kernel.add(PoolCalls(pools, scheduler, inventory, kernel.check, disk_weigher).handlers())
+    calls = PoolCalls(
+        *(pools, scheduler, inventory, kernel.check),
+        kernel.vms.tasks.demand_free,
+        disk_weigher,
+    )
+    kernel.add(calls.handlers())
     kernel.add(statistics.handlers())
     return scheduler, statistics
 

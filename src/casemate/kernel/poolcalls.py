@@ -41,7 +41,8 @@ class PoolCalls:
     """The handlers. ``check`` refuses what a session may not do to what a request names.
 
     Whoever moves something needs the privilege where it comes from, which was checked before, and
-    where it goes to. ``disk_weigher`` tells what weighs the disks of a running VM against others'.
+    where it goes to. ``demand_free`` raises where a task has a VM for itself: it would write down
+    what it knows. ``disk_weigher`` tells what weighs the disks of a running VM against others'.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class PoolCalls:
         scheduler: Scheduler,
         inventory: Inventory,
         check: Callable[[Session, str, object], None],
+        demand_free: Callable[[str], None],
         disk_weigher: Callable[[VmFact], str] = lambda _: "",
     ) -> None:
         self._disk_weigher = disk_weigher
         self._check = check
+        self._demand_free = demand_free
         self._pools = pools
         self._scheduler = scheduler
         self._inventory = inventory
@@ -111,6 +114,7 @@ class PoolCalls:
 
     async def _reconfigure(self, request: c.ReconfigureResources, _: Session) -> Empty:
         fact = self._inventory.vm(request.vm)
+        self._demand_free(fact.vm)
         cpu, memory = self._wanted(fact, request.cpu, request.memory)
         self._pools.check_vm(fact, cpu, memory)
         config = replace(fact.config, cpu_allocation=cpu, memory_allocation=memory)

@@ -16,6 +16,7 @@ from casemate.calls import pools as c
 from casemate.errors import (
     AdmissionError,
     ArgumentError,
+    BusyError,
     NotFoundError,
     PermissionDeniedError,
 )
@@ -31,7 +32,7 @@ from casemate.kernel.pools import Capacity, Pools, Settings
 from casemate.kernel.scheduler import Scheduler
 from casemate.kernel.store import Store
 from casemate.kernel.stream import FactStream
-from casemate.kernel.tasks import fault_of
+from casemate.kernel.tasks import Job, Tasks, fault_of
 from casemate.machine.facts import Allocation, PoolFact
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -70,9 +71,12 @@ class World:
             lambda: self.memory,
         )
         self.forbidden = ""
+        self.tasks = Tasks(self.stream, lambda: 0.0)
         self.weigher = ""
         self.calls = PoolCalls(
-            self.pools, self.scheduler, self.inventory, self.check, lambda _: self.weigher
+            *(self.pools, self.scheduler, self.inventory, self.check),
+            self.tasks.demand_free,
+            lambda _: self.weigher,
         )
 
     def check(self, _session: object, privilege: str, request: object) -> None:
@@ -225,6 +229,32 @@ def test_a_vms_resources_are_written_into_its_file(world: World) -> None:
         world.ask(c.ReconfigureResources("", vm, Allocation(500, 400), None))
     with pytest.raises(ArgumentError):
         world.ask(c.ReconfigureResources("", vm, None, Allocation(2048)))
+
+
+def test_a_vms_resources_are_not_written_while_a_task_has_it_for_itself(world: World) -> None:
+    vm = world.add("one")
+    file = world.place / "volumes/datastore1/one/one.vmx"
+    before = file.read_bytes()
+    handler: Any = world.calls.handlers()[c.ReconfigureResources]
+    request = c.ReconfigureResources("", vm, Allocation(500), None)
+
+    async def story() -> None:
+        ready = asyncio.Event()
+
+        async def work(_: Job) -> str:
+            await ready.wait()
+            return ""
+
+        world.tasks.start(vm, "VirtualMachine", "clone", "root", work)
+        with pytest.raises(BusyError):
+            await handler(request, LOCAL_ROOT)
+        assert file.read_bytes() == before
+        ready.set()
+        await world.tasks.drain()
+        await handler(request, LOCAL_ROOT)
+
+    asyncio.run(story())
+    assert b'sched.cpu.min = "500"' in file.read_bytes()
 
 
 def test_a_running_vm_is_not_reconfigured_beyond_what_there_is(world: World) -> None:
