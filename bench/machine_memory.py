@@ -41,7 +41,7 @@ GUESTS = 1.5
 FILLED = 0.7
 RESERVED = 0.8
 """Of the busy guest's memory."""
-BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 3600, 1800, 900
+BOOT_LIMIT, SQUEEZE_LIMIT, RETURN_LIMIT = 1800, 900, 600
 """Seconds until the guests have filled their memory, one gives way, and it has all of it again."""
 CALM = "no_timer_check lpj=4000000 tsc=reliable nokaslr mitigations=off"
 """What spares a kernel that is emulated by an emulated machine the measuring of its clocks."""
