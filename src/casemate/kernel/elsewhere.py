@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from casemate.kernel.inventory import ALLOCATE, BROWSE, Inventory
 from casemate.kernel.snapshotfiles import check_needs
 from casemate.kernel.vmcontext import VmContext
 from casemate.kernel.vmfiles import disks_of_snapshots, owned_files, strangers
-from casemate.kernel.vmmaking import grown_disks
+from casemate.kernel.vmmaking import Hold, grown_disks
 from casemate.machine.facts import DiskSpec, VmConfig, VmFact
 
 Check = Callable[[Session, str, object], None]
@@ -148,6 +148,15 @@ def coming(inventory: Inventory, path: str, names: Iterable[str]) -> AbstractCon
         FileLockedError: Another VM is about to have one, or a task changes it.
     """
     return _held(inventory, path, set(names), shared=False)
+
+
+def holder(inventory: Inventory, path: str, held: ExitStack) -> Hold:
+    """Return what keeps files for the VM of a .vmx till ``held`` ends: longer than an undo."""
+
+    def hold(names: tuple[str, ...]) -> None:
+        held.enter_context(coming(inventory, path, names))
+
+    return hold
 
 
 @contextmanager

@@ -7,84 +7,60 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Final
 
 from casemate.calls import vms as c
 from casemate.calls.messages import TaskReply
 from casemate.calls.pools import AssignVm
 from casemate.errors import (
     CasemateError,
-    HostError,
     StateError,
 )
-from casemate.formats import vmx
-from casemate.formats.vmdk import is_plain_name
-from casemate.formats.vmx import Vmx
 from casemate.kernel.accounts import Session
 from casemate.kernel.cells import blocks
 from casemate.kernel.cells import disks as disks_of
 from casemate.kernel.cells.directory import VmDirectory
 from casemate.kernel.cells.hotplug import Hotplug
 from casemate.kernel.elsewhere import (
-    coming,
     demand_as_made,
     demand_elsewhere,
     going,
+    holder,
     used_by_others,
 )
 from casemate.kernel.host import Handler
 from casemate.kernel.inventory import ALLOCATE, ROOT_POOL, Destination
 from casemate.kernel.longwork import in_own_thread
+from casemate.kernel.newvms import Fill, copy_vm, make_vm
 from casemate.kernel.tasks import Job
 from casemate.kernel.vmcontext import (
     VmContext,
-    file_name,
-    instance_entry,
-    new_uuid,
-    stem,
     with_addresses,
 )
 from casemate.kernel.vmfiles import (
-    OWN_SUFFIXES,
     destroy_files,
     from_below,
     known_files,
     owned_files,
-    serial_files,
 )
 from casemate.kernel.vmmaking import (
-    Hold,
     check_made,
-    choose_place,
     complete,
     demand_found,
-    disks_elsewhere,
     grown_disks,
     make_disks,
-    remove_file,
     stem_of,
     takes_space,
     unplugged,
-    with_disks_here,
 )
 from casemate.machine.diskmodes import changes_mode, is_forgetful
-from casemate.machine.facts import DiskSpec, PowerState, VmConfig, VmFact
+from casemate.machine.facts import PowerState, VmConfig, VmFact
 from casemate.machine.hotnotes import added, with_added
 from casemate.machine.hotplug import HotChange, grown, hot_change, settled
 from casemate.machine.power import Operation, next_state
 from casemate.machine.vmconfig import (
-    INSTANCE_UUID,
-    TEMPLATE,
     disk_shares,
-    vm_config,
-    with_saved_memory,
 )
-from casemate.machine.vmxwrite import check_addresses, vmx_of
-
-Fill = Callable[[VmDirectory, tuple[DiskSpec, ...]], None]
-"""Puts content into a VM's new disks."""
-_VMX: Final = ".vmx"
-_NOT_COPIED: Final = frozenset({INSTANCE_UUID.lower(), TEMPLATE.lower()})
+from casemate.machine.vmxwrite import check_addresses
 
 
 class Vms:
@@ -150,7 +126,9 @@ class Vms:
         check_made(config)
         self._context.inventory.demand_name(config.name)
         with contextlib.ExitStack() as held, contextlib.ExitStack() as undo:
-            made = await in_own_thread(self._make, config, undo, held, thin=thin, fill=fill)
+            made = await in_own_thread(
+                make_vm, self._context.inventory, config, undo, held, thin=thin, fill=fill
+            )
             allow = partial(demand_as_made, made)
             vm = await self._context.inventory.register(made.vmx_path, pool, allow=allow)
             undo.pop_all()
@@ -215,7 +193,9 @@ class Vms:
 
         async def work(fact: VmFact, job: Job) -> str:
             with contextlib.ExitStack() as held, contextlib.ExitStack() as undo:
-                made = await in_own_thread(self._copy, fact, request.name, undo, held, job)
+                made = await in_own_thread(
+                    copy_vm, self._context, fact, request.name, undo, held, job
+                )
                 allow = partial(demand_as_made, made)
                 vm = await self._context.inventory.register(made.vmx_path, allow=allow)
                 undo.pop_all()
@@ -294,7 +274,7 @@ class Vms:
                 kept = tuple(disk for disk in config.disks if disk.file_name in names)
                 left = replace(fact, config=replace(config, disks=kept))
                 await asyncio.to_thread(self._needed, directory, left, fact)
-            hold = self._holder(fact.config.vmx_path, held)
+            hold = holder(self._context.inventory, fact.config.vmx_path, held)
             had = fact.config.disks
             disks = await asyncio.to_thread(
                 make_disks, directory, config, undo, had, thin=request.thin, hold=hold
@@ -378,102 +358,6 @@ class Vms:
         await self._context.throttle(fact.vm, fact.config, before.config)
         if disk_shares(fact.config) != disk_shares(before.config):
             self._context.cells.set_disk_shares(fact.vm, fact.config)
-
-    def _holder(self, path: str, held: contextlib.ExitStack) -> Hold:
-        """Return what keeps files for the VM of a .vmx till ``held`` ends: longer than the undo."""
-
-        def hold(names: tuple[str, ...]) -> None:
-            held.enter_context(coming(self._context.inventory, path, names))
-
-        return hold
-
-    def _make(
-        self,
-        config: VmConfig,
-        undo: contextlib.ExitStack,
-        held: contextlib.ExitStack,
-        *,
-        thin: bool,
-        fill: Fill,
-    ) -> VmConfig:
-        """Make directory, disks and file, and return what it says.
-
-        ``undo`` gets what removes them, ``held`` what keeps them for this VM.
-        """
-        path = choose_place(self._context.inventory, config, undo)
-        config = replace(config, vmx_path=path)
-        inventory = self._context.inventory
-        place = inventory.resolve(path).parent
-        with VmDirectory(place, volumes=inventory.volumes) as directory:
-            if directory.exists(file_name(config)):
-                raise HostError(f"{path} exists already", code="host-eexist", component=path)
-            hold = self._holder(path, held)
-            hold((file_name(config),))
-            disks = make_disks(directory, config, undo, thin=thin, hold=hold)
-            fill(directory, disks)
-            made = vmx_of(replace(config, disks=disks), Vmx(()))
-            undo.callback(remove_file, directory.path, file_name(config))
-            directory.make(file_name(config), [(0, vmx.write(made))])
-        return vm_config(made, path)
-
-    def _copy(
-        self,
-        fact: VmFact,
-        name: str,
-        undo: contextlib.ExitStack,
-        held: contextlib.ExitStack,
-        job: Job,
-    ) -> VmConfig:
-        """Copy a VM's files; disks with deltas are copied with what lies below. As ``_make``.
-
-        Of a disk that lies elsewhere the copy has one of its own, as the guest sees it.
-        """
-        datastore = fact.config.vmx_path.partition("]")[0] + "]"
-        kept = tuple(e for e in fact.config.extra if e[0].lower() not in _NOT_COPIED)
-        config = replace(
-            with_saved_memory(fact.config, ""),
-            extra=(*kept, instance_entry()),
-            name=name,
-            uuid=new_uuid(),
-            vmx_path=datastore,
-            nics=tuple(replace(nic, mac="", manual=False) for nic in fact.config.nics),
-        )
-        config = replace(config, nics=with_addresses(config, config))
-        path = choose_place(self._context.inventory, config, undo)
-        config = replace(config, vmx_path=path)
-        with (
-            self._context.open(fact) as source,
-            VmDirectory(
-                self._context.inventory.resolve(path).parent,
-                volumes=self._context.inventory.volumes,
-            ) as target,
-        ):
-            files = owned_files(source, replace(fact, snapshots=()), media=True)
-            own = file_name(fact.config)
-            # A copy has UEFI variables like the VM's, and a TPM, snapshots, and what its serial
-            # ports write of its own.
-            skipped = {own.removesuffix(_VMX) + suffix for suffix in OWN_SUFFIXES}
-            skipped |= set(serial_files(fact.config))
-            here = {name for name in files - skipped if is_plain_name(name)}
-            parts = [part for part in sorted(here) if source.exists(part)]
-            taken = sum(disks_of.taken(source, part) for part in parts)
-            target.demand_space(taken, file_name(config))
-            away = sum(disk.capacity for disk in disks_elsewhere(config))
-            step = job.counter(sum(source.size(part) for part in parts) + away)
-            hold = self._holder(path, held)
-            hold((*parts, stem(config) + ".nvram", file_name(config)))
-            for part in parts:
-                undo.callback(remove_file, target.path, part)
-                source.copy(part, target, part, step)
-            nvram = own.removesuffix(_VMX) + ".nvram"
-            if source.exists(nvram):
-                undo.callback(remove_file, target.path, stem(config) + ".nvram")
-                source.copy(nvram, target, stem(config) + ".nvram")
-            config = with_disks_here(source, target, config, undo, step, hold)
-            made = vmx_of(config, self._context.read_vmx(source, fact))
-            undo.callback(remove_file, target.path, file_name(config))
-            target.make(file_name(config), [(0, vmx.write(made))])
-        return vm_config(made, path)
 
 
 def _changed(fact: VmFact) -> StateError:
