@@ -271,7 +271,10 @@ def _is_violation(one: Difference) -> bool:
 
 def _remedy(one: Difference) -> str:
     if _is_violation(one):
-        return "Look at the host: casemate hardening audit. It says so until it boots again."
+        return (
+            "Look at the host: casemate status says what to do. It stays so until the host boots "
+            "again, and finds the same no more."
+        )
     match one.about.kind:
         case Kind.COMMAND_LINE | Kind.SECURITY_OPTION:
             return (
