@@ -93,7 +93,8 @@ class Groups:
     def order_ends(self, scores: Mapping[str, int]) -> None:
         """Have Linux end VMs in this order where memory is out (``targets.end_scores``)."""
         for vm, score in scores.items():
-            if abs(score - self._ends.get(vm, 0)) < _SCORE_BAND:
+            before = self._ends.get(vm)
+            if before is not None and abs(score - before) < _SCORE_BAND:
                 continue
             with suppress(CasemateError, OSError):  # it may end meanwhile
                 place = self._directory(vm, "cgroup.procs")

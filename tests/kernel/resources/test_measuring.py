@@ -122,6 +122,8 @@ def test_the_order_in_which_vms_end_is_written_to_all_their_processes(tmp_path: 
             groups.forget({})
             groups.order_ends({"1": 9})
             assert scores() == [9, 9]
+            Groups(fake, 1).order_ends({"1": 2})
+            assert scores() == [2, 2], "a new kernel does not know what the last one wrote"
         finally:
             one.kill()
             two.kill()
